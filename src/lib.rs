@@ -1,0 +1,3 @@
+//! wsgate, a WebSocket-aware reverse proxy.
+pub mod inspect;
+pub mod proxy;

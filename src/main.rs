@@ -1,0 +1,2 @@
+//! The `wsgate` program.
+fn main() {}

@@ -1,0 +1,3 @@
+//! The seat on Pingora.
+
+pub mod settings;

@@ -1,0 +1,118 @@
+//! What the proxy is told to do: listeners, upstreams and routes, as the configuration means them.
+
+use crate::inspect::{Rules, closing};
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Where a listener listens or a server is reached.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Address {
+    /// An IP address and a port.
+    Tcp(SocketAddr),
+    /// A host name and a port, resolved at each connect (servers only).
+    Name(String, u16),
+    /// The path of a Unix socket.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Tcp(addr) => write!(f, "{addr}"),
+            Address::Name(name, port) => write!(f, "{name}:{port}"),
+            Address::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// One address on which clients are accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// TCP (port 0 takes a free one) or Unix.
+    pub address: Address,
+}
+
+/// How requests of clients are read, on every listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Client {
+    /// From the first connection, or the end of the last request, to the end of a request's head; 408 beyond it.
+    pub header_timeout: Duration,
+    /// How long a connection may wait for its next plain HTTP request.
+    pub keepalive_timeout: Duration,
+    /// Largest head of a request, in bytes; 431 beyond it.
+    pub max_header_size: usize,
+}
+
+impl Default for Client {
+    fn default() -> Self {
+        Client {
+            header_timeout: Duration::from_secs(10),
+            keepalive_timeout: Duration::from_secs(60),
+            max_header_size: 32 << 10,
+        }
+    }
+}
+
+/// A named pool of servers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upstream {
+    /// As routes, logs and metrics name it.
+    pub name: String,
+    /// At least one.
+    pub servers: Vec<Address>,
+    /// How long one connect may take before the next server is tried.
+    pub connect_timeout: Duration,
+    /// From the connect to the server's answer to the upgrade; 504 beyond it.
+    pub handshake_timeout: Duration,
+    /// How long a server may stay silent in answering a plain HTTP request; 504 beyond it.
+    pub read_timeout: Duration,
+}
+
+impl Upstream {
+    /// An upstream with the default time-outs.
+    pub fn new(name: impl Into<String>, servers: Vec<Address>) -> Self {
+        Upstream {
+            name: name.into(),
+            servers,
+            connect_timeout: Duration::from_secs(5),
+            handshake_timeout: Duration::from_secs(10),
+            read_timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Which requests go to which upstream, and what their connections are held to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// As logs and metrics name it.
+    pub name: String,
+    /// Hosts, in lower case and without port; `*.example.com` matches any name below it; empty matches every host.
+    pub hosts: Vec<String>,
+    /// Path prefix, matched at segment borders; `/` matches every path.
+    pub path: String,
+    /// Index of its upstream in [`Settings::upstreams`].
+    pub upstream: usize,
+    /// Origins that may open a WebSocket (`https://example.com`); empty allows all, and requests without an Origin.
+    pub allowed_origins: Vec<String>,
+    /// Most WebSocket connections at a time, 0 for no limit; 503 with Retry-After beyond it.
+    pub max_connections: usize,
+    /// What the frames are held to.
+    pub rules: Rules,
+    /// How connections are ended.
+    pub closing: closing::Policy,
+}
+
+/// All that the proxy is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// At least one.
+    pub listeners: Vec<Listener>,
+    /// How requests of clients are read.
+    pub client: Client,
+    /// At least one.
+    pub upstreams: Vec<Upstream>,
+    /// The most specific wins: exact host before wildcard before any, then the longest path.
+    pub routes: Vec<Route>,
+}
