@@ -1,3 +1,4 @@
 //! wsgate, a WebSocket-aware reverse proxy.
+pub mod frame;
 pub mod inspect;
 pub mod proxy;

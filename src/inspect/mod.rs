@@ -1,7 +1,44 @@
 //! One proxied connection after its 101: what may pass, what may not, and what each side is told.
+//!
+//! - [`flow`]: one direction, frame by frame.
+//! - [`violation`]: the table of what can be wrong.
+//! - [`closing`]: the table of what each side is told in the end.
+//!
+//! Pure: bytes and time come in as arguments, decisions go out as values. No I/O, no clock, no lock.
 
 pub mod closing;
+pub mod flow;
 pub mod violation;
+
+pub use flow::{Block, Event, Flow, Passage, Tally, Until};
+pub use violation::{Kind, Violation};
+
+/// One end of a proxied connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// Who asked for the connection.
+    Client,
+    /// The server that was chosen for it.
+    Upstream,
+}
+
+impl Side {
+    /// The opposite one.
+    pub const fn other(self) -> Side {
+        match self {
+            Side::Client => Side::Upstream,
+            Side::Upstream => Side::Client,
+        }
+    }
+
+    /// Its name in metrics and logs.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Side::Client => "client",
+            Side::Upstream => "upstream",
+        }
+    }
+}
 
 /// What is done about a violation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,1 +1,235 @@
-//! (to come)
+//! What can be wrong with what a side sends: one exhaustive table from kind to close code, label and sentence.
+
+use crate::frame::close;
+use std::fmt;
+
+/// One rule broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// RFC 6455 §5.2: RSV1-3 without an extension that gives them a meaning.
+    ReservedBits,
+    /// §5.2: opcodes 3-7 and B-F.
+    ReservedOpcode,
+    /// §5.5: a control frame without FIN.
+    ControlFragmented,
+    /// §5.5: a control frame of more than 125 bytes.
+    ControlTooLong,
+    /// §5.1: a client's frame without a masking key.
+    MaskMissing,
+    /// §5.1: a server's frame with one.
+    MaskPresent,
+    /// §5.2: a length in a longer form than it needs.
+    LengthNotMinimal,
+    /// §5.2: a 64-bit length with its highest bit set.
+    LengthTopBit,
+    /// §5.4: a continuation frame where no message is under way.
+    ContinuationWithoutStart,
+    /// §5.4: a new message before the one under way has ended.
+    MessageInsideMessage,
+    /// §5.5.1: a Close payload of one byte.
+    CloseOneByte,
+    /// §7.4: a code that may not stand in a Close frame.
+    CloseCode,
+    /// §5.5.1: a Close reason that is not UTF-8.
+    CloseReasonNotUtf8,
+    /// §8.1: text that is not UTF-8.
+    TextNotUtf8,
+    /// §8.1: a text message that ends inside a code point.
+    TextUnfinished,
+    /// The frame limit of the route.
+    FrameTooBig,
+    /// The message limit of the route.
+    MessageTooBig,
+    /// The limit of fragments per message of the route.
+    TooManyFragments,
+}
+
+impl Kind {
+    /// All of them, in the order of the table.
+    pub const ALL: [Kind; 18] = [
+        Kind::ReservedBits,
+        Kind::ReservedOpcode,
+        Kind::ControlFragmented,
+        Kind::ControlTooLong,
+        Kind::MaskMissing,
+        Kind::MaskPresent,
+        Kind::LengthNotMinimal,
+        Kind::LengthTopBit,
+        Kind::ContinuationWithoutStart,
+        Kind::MessageInsideMessage,
+        Kind::CloseOneByte,
+        Kind::CloseCode,
+        Kind::CloseReasonNotUtf8,
+        Kind::TextNotUtf8,
+        Kind::TextUnfinished,
+        Kind::FrameTooBig,
+        Kind::MessageTooBig,
+        Kind::TooManyFragments,
+    ];
+
+    /// Close code for the side that broke the rule, label in metrics and logs, and the sentence for its developer.
+    const fn row(self) -> (u16, &'static str, &'static str) {
+        match self {
+            Kind::ReservedBits => (
+                close::PROTOCOL_ERROR,
+                "reserved_bits",
+                "reserved bits set; no extension was agreed",
+            ),
+            Kind::ReservedOpcode => (close::PROTOCOL_ERROR, "reserved_opcode", "reserved opcode"),
+            Kind::ControlFragmented => (
+                close::PROTOCOL_ERROR,
+                "control_fragmented",
+                "fragmented control frame",
+            ),
+            Kind::ControlTooLong => (
+                close::PROTOCOL_ERROR,
+                "control_too_long",
+                "control frame longer than 125 bytes",
+            ),
+            Kind::MaskMissing => (
+                close::PROTOCOL_ERROR,
+                "mask_missing",
+                "frame of a client without a mask",
+            ),
+            Kind::MaskPresent => (
+                close::PROTOCOL_ERROR,
+                "mask_present",
+                "frame of a server with a mask",
+            ),
+            Kind::LengthNotMinimal => (
+                close::PROTOCOL_ERROR,
+                "length_not_minimal",
+                "payload length not in its shortest form",
+            ),
+            Kind::LengthTopBit => (
+                close::PROTOCOL_ERROR,
+                "length_top_bit",
+                "64-bit payload length with its highest bit set",
+            ),
+            Kind::ContinuationWithoutStart => (
+                close::PROTOCOL_ERROR,
+                "continuation_without_start",
+                "continuation frame without a message to continue",
+            ),
+            Kind::MessageInsideMessage => (
+                close::PROTOCOL_ERROR,
+                "message_inside_message",
+                "new message before the last one was finished",
+            ),
+            Kind::CloseOneByte => (
+                close::PROTOCOL_ERROR,
+                "close_one_byte",
+                "Close payload of one byte",
+            ),
+            Kind::CloseCode => (
+                close::PROTOCOL_ERROR,
+                "close_code",
+                "Close code that may not be sent",
+            ),
+            Kind::CloseReasonNotUtf8 => (
+                close::INVALID_PAYLOAD,
+                "close_reason_not_utf8",
+                "Close reason is not UTF-8",
+            ),
+            Kind::TextNotUtf8 => (close::INVALID_PAYLOAD, "text_not_utf8", "invalid UTF-8"),
+            Kind::TextUnfinished => (
+                close::INVALID_PAYLOAD,
+                "text_unfinished",
+                "text message ends inside a UTF-8 code point",
+            ),
+            Kind::FrameTooBig => (
+                close::TOO_BIG,
+                "frame_too_big",
+                "frame larger than the limit",
+            ),
+            Kind::MessageTooBig => (
+                close::TOO_BIG,
+                "message_too_big",
+                "message larger than the limit",
+            ),
+            Kind::TooManyFragments => (
+                close::POLICY_VIOLATION,
+                "too_many_fragments",
+                "message of more fragments than the limit",
+            ),
+        }
+    }
+
+    /// The code that the side which broke the rule is closed with: 1002, 1007, 1008 or 1009.
+    pub const fn code(self) -> u16 {
+        self.row().0
+    }
+
+    /// Its name in metrics and logs.
+    pub const fn label(self) -> &'static str {
+        self.row().1
+    }
+
+    /// This kind as one bit, for a set of those seen.
+    pub(super) const fn bit(self) -> u32 {
+        1 << self as u32
+    }
+}
+
+/// A rule broken, and where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Which rule.
+    pub kind: Kind,
+    /// Where: for text the byte of the message, from 0, that proves it; for a limit the limit; else the byte of the
+    /// stream after the handshake, from 0, at which the offending frame begins.
+    pub at: u64,
+}
+
+impl fmt::Display for Violation {
+    /// The sentence that goes into the Close reason: at most 123 bytes, never payload.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sentence = self.kind.row().2;
+        let at = self.at;
+        match self.kind {
+            Kind::TextNotUtf8 => {
+                write!(
+                    f,
+                    "{sentence} at byte {at} of the message; send raw bytes as binary"
+                )
+            }
+            Kind::TextUnfinished => write!(f, "{sentence}, at byte {at} of the message"),
+            Kind::FrameTooBig | Kind::MessageTooBig => write!(f, "{sentence} of {at} bytes"),
+            Kind::TooManyFragments => write!(f, "{sentence} of {at}"),
+            Kind::ReservedBits
+            | Kind::ReservedOpcode
+            | Kind::ControlFragmented
+            | Kind::ControlTooLong
+            | Kind::MaskMissing
+            | Kind::MaskPresent
+            | Kind::LengthNotMinimal
+            | Kind::LengthTopBit
+            | Kind::ContinuationWithoutStart
+            | Kind::MessageInsideMessage
+            | Kind::CloseOneByte
+            | Kind::CloseCode
+            | Kind::CloseReasonNotUtf8 => {
+                write!(f, "{sentence} (frame at byte {at} of the stream)")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_has_no_doubles_and_every_reason_fits() {
+        for (i, kind) in Kind::ALL.into_iter().enumerate() {
+            assert_eq!(kind as usize, i, "ALL is in the order of the enum");
+            assert!(close::may_travel(kind.code()));
+            let same = Kind::ALL
+                .iter()
+                .filter(|other| other.label() == kind.label());
+            assert_eq!(same.count(), 1, "{}", kind.label());
+            let longest = Violation { kind, at: u64::MAX }.to_string();
+            assert!(longest.len() <= close::MAX_REASON, "{longest}");
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! The wire: RFC 6455 §5 (frames), §7.4 (close codes) and §8.1 (UTF-8). Bytes in, values out.
+//!
+//! Nothing here knows which side sent the bytes, what is allowed on this connection or what comes next;
+//! that is [`inspect`](crate::inspect). Nothing here allocates.
+
+pub mod close;
+pub mod header;
+pub mod mask;
+pub mod utf8;
+
+pub use header::{Header, Opcode};

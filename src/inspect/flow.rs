@@ -1,0 +1,645 @@
+//! One direction of a connection: every frame that one side sends, judged as it passes.
+//!
+//! What lives as long as a frame ([`FrameState`]) is kept apart from what lives as long as a message
+//! ([`MessageState`]): a Ping between two fragments must not disturb the message.
+//!
+//! The flow never changes a byte, never copies one that passes, and never blocks. It is always true that the bytes it
+//! has released, from the first one on, are a prefix of what the side sent, and that this prefix breaks no rule.
+
+use super::violation::{Kind, Violation};
+use super::{Mode, Rules, Side};
+use crate::frame::close;
+use crate::frame::header::{self, First, Header, MAX_CONTROL_PAYLOAD, Opcode, Second};
+use crate::frame::mask::Mask;
+use crate::frame::utf8::Utf8;
+
+/// Room for the unmasked copy of what is validated. One serves any number of flows in turn.
+#[derive(Debug)]
+pub struct Block(Box<[u8; Block::LEN]>);
+
+impl Block {
+    /// Large enough to make the cost of a call small, small enough to stay in the first-level cache.
+    const LEN: usize = 8 << 10;
+}
+
+impl Default for Block {
+    fn default() -> Self {
+        Block(Box::new([0; Block::LEN]))
+    }
+}
+
+/// One direction of a connection.
+///
+/// The caller keeps the *window*: the bytes that the side sent and the flow has not released yet. It calls
+/// [`Flow::inspect`] whenever the window has grown and takes what was released off its front:
+///
+/// ```
+/// use wsgate::inspect::{Block, Event, Flow, Rules, Side, Tally, Until};
+///
+/// let (rules, mut block, mut tally) = (Rules::default(), Block::default(), Tally::default());
+/// let mut flow = Flow::new(Side::Upstream);
+/// let (mut window, mut passed) = (Vec::new(), Vec::new());
+/// for byte in *b"\x81\x02hi\x81\x02\xc3\x28" {
+///     window.push(byte);
+///     let passage = flow.inspect(&rules, &window, Until::End, &mut block, &mut tally);
+///     passed.extend(window.drain(..passage.release));
+///     if let Some(Event::Violation(violation)) = passage.event {
+///         assert_eq!(violation.to_string(), "invalid UTF-8 at byte 1 of the message; send raw bytes as binary");
+///     }
+/// }
+/// assert_eq!(passed, b"\x81\x02hi");
+/// ```
+///
+/// An event ends the call early: the caller deals with it and calls again with what is left of the window. A
+/// violation is an event once per kind. Under [`Mode::Enforce`] the first one ends the judging: after it, the flow only
+/// walks from frame to frame, so that the Close of the side is still found in what is discarded.
+#[derive(Debug)]
+pub struct Flow {
+    from: Side,
+    /// Whether anything is still held against the rules.
+    judging: Judging,
+    frame: FrameState,
+    message: Option<MessageState>,
+    /// How much of the window has been looked at.
+    scanned: usize,
+    /// How many bytes have been released, all in all.
+    released: u64,
+    /// Kinds of violations that were reported, one bit each.
+    reported: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Judging {
+    /// As the rules say.
+    On,
+    /// A violation ended it: nothing more passes, frames are only walked.
+    Over {
+        /// Whether what had passed ended at a frame boundary.
+        at_boundary: bool,
+    },
+    /// Not even frames can be told apart any more.
+    Lost,
+}
+
+/// The frame under way.
+#[derive(Clone, Copy, Debug)]
+enum FrameState {
+    /// Its header is not complete; the window begins with it.
+    Header,
+    /// Its payload is coming.
+    Payload(Payload),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Payload {
+    kind: FrameKind,
+    fin: bool,
+    /// Nothing of the frame is released before all of it is there.
+    held: bool,
+    mask: Option<Mask>,
+    /// In bytes, as the header says.
+    len: u64,
+    /// How much of it has not been looked at.
+    remaining: u64,
+    /// How much of it has been released; as long as it is 0, so is the header.
+    passed: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum FrameKind {
+    /// Text, Binary or Continuation: part of [`Flow::message`].
+    Data,
+    Close,
+    Ping,
+    Pong,
+    /// A frame that breaks a rule and was let pass.
+    Unknown,
+}
+
+/// The message under way, over all its fragments.
+#[derive(Clone, Copy, Debug)]
+struct MessageState {
+    text: bool,
+    /// Whether it is text that is still to be judged.
+    judged: bool,
+    utf8: Utf8,
+    /// Payload of all its frames whose headers were read, in bytes.
+    announced: u64,
+    /// Payload of it that was judged, in bytes.
+    len: u64,
+    fragments: u32,
+}
+
+/// How far to go in one call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// To the end of the window.
+    End,
+    /// To the end of the frame under way, because something else is to be sent after it.
+    FrameEnd,
+}
+
+/// What a call found.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Passage {
+    /// How many bytes of the window, from its front, may go on to the other side.
+    pub release: usize,
+    /// What stopped the walk, if anything did.
+    pub event: Option<Event>,
+}
+
+/// What the caller has to know of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A rule was broken. The first byte after those released belongs to the offending frame.
+    Violation(Violation),
+    /// A Close frame came whole and right. It is *not* released: it is the first `frame_len` bytes of the window after
+    /// what was released, and nothing of this side passes after it. See [`Flow::release_close`].
+    Close {
+        /// Length of the frame on the wire, in bytes.
+        frame_len: usize,
+        /// What it says; `None` where it was empty.
+        code: Option<u16>,
+    },
+}
+
+/// Messages and payload bytes that were released, by kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Whole messages (text, binary) and control frames.
+    pub messages: [u64; Tally::KINDS],
+    /// Their payload in bytes.
+    pub bytes: [u64; Tally::KINDS],
+}
+
+impl Tally {
+    /// Text, binary, ping, pong and close.
+    pub const KINDS: usize = 5;
+    /// Their labels, in order.
+    pub const LABELS: [&'static str; Tally::KINDS] = ["text", "binary", "ping", "pong", "close"];
+    const CLOSE: usize = 4;
+}
+
+/// Proof that all that was released ends at the end of a frame, so that a frame of our own may follow.
+#[derive(Debug)]
+pub struct FrameBoundary(());
+
+/// Proof that it ends at the end of a message: no message is left unfinished if nothing more follows.
+#[derive(Debug)]
+pub struct MessageBoundary(());
+
+impl Flow {
+    /// The flow of what `from` sends, right after the handshake.
+    pub const fn new(from: Side) -> Self {
+        Flow {
+            from,
+            judging: Judging::On,
+            frame: FrameState::Header,
+            message: None,
+            scanned: 0,
+            released: 0,
+            reported: 0,
+        }
+    }
+
+    /// Bytes released so far, frame headers included.
+    pub const fn released(&self) -> u64 {
+        self.released
+    }
+
+    /// Proof that what has passed ends at a frame boundary, or `None` where it ends inside a frame.
+    ///
+    /// After a violation under [`Mode::Enforce`] nothing more passes, so the answer stays what it was then.
+    pub fn frame_boundary(&self) -> Option<FrameBoundary> {
+        let at_boundary = match (self.judging, self.frame) {
+            (Judging::On, FrameState::Header) => true,
+            (Judging::On, FrameState::Payload(payload)) => payload.passed == 0,
+            (Judging::Over { at_boundary }, _) => at_boundary,
+            (Judging::Lost, _) => false,
+        };
+        at_boundary.then_some(FrameBoundary(()))
+    }
+
+    /// Proof that what has passed ends at a message boundary.
+    pub fn message_boundary(&self) -> Option<MessageBoundary> {
+        let inside = match (self.frame, self.message) {
+            (_, None) => false,
+            // The first frame of a message, still held: nothing of the message has passed.
+            (
+                FrameState::Payload(Payload {
+                    kind: FrameKind::Data,
+                    ..
+                }),
+                Some(m),
+            ) => m.fragments > 1,
+            (_, Some(_)) => true,
+        };
+        self.frame_boundary()
+            .filter(|_| !inside)
+            .map(|_| MessageBoundary(()))
+    }
+
+    /// How many bytes the frame under way still needs before it can be released, 0 where that is not known. A hint for
+    /// how much to read.
+    pub fn missing(&self) -> usize {
+        match self.frame {
+            FrameState::Payload(Payload {
+                held: true,
+                remaining,
+                ..
+            }) => remaining as usize,
+            _ => 0,
+        }
+    }
+
+    /// Judges what is new in `window`, which begins after the last byte released.
+    ///
+    /// What is released is added to `tally`. No input makes it panic or allocate, and no byte is looked at twice, apart
+    /// from those of an unfinished header.
+    pub fn inspect(
+        &mut self,
+        rules: &Rules,
+        window: &[u8],
+        until: Until,
+        block: &mut Block,
+        tally: &mut Tally,
+    ) -> Passage {
+        let mut release = 0;
+        let event = self.walk(rules, window, until, block, tally, &mut release);
+        self.scanned -= release;
+        self.released += release as u64;
+        Passage { release, event }
+    }
+
+    /// After [`Event::Close`]: its frame of `frame_len` bytes goes on as well.
+    pub fn release_close(&mut self, frame_len: usize, tally: &mut Tally) {
+        self.released += frame_len as u64;
+        let header_len = if self.from == Side::Client { 6 } else { 2 };
+        tally.messages[Tally::CLOSE] += 1;
+        tally.bytes[Tally::CLOSE] += frame_len.saturating_sub(header_len) as u64;
+    }
+
+    /// All of `window` before `release` may pass; outside of a frame it is also where the next header begins.
+    fn walk(
+        &mut self,
+        rules: &Rules,
+        window: &[u8],
+        until: Until,
+        block: &mut Block,
+        tally: &mut Tally,
+        release: &mut usize,
+    ) -> Option<Event> {
+        loop {
+            if self.judging == Judging::Lost {
+                self.scanned = window.len();
+                *release = window.len();
+                return None;
+            }
+            let mut payload = match self.frame {
+                FrameState::Payload(payload) => payload,
+                FrameState::Header => {
+                    self.scanned = *release;
+                    match self.read_header(rules, &window[*release..]) {
+                        Err(violation) => return Some(Event::Violation(violation)),
+                        Ok(Some((header, payload))) => {
+                            self.scanned += header.len;
+                            payload
+                        }
+                        Ok(None) if self.judging == Judging::Lost => continue,
+                        Ok(None) => return None,
+                    }
+                }
+            };
+            let have = window.len() - self.scanned;
+            let take =
+                usize::try_from(payload.remaining).map_or(have, |remaining| remaining.min(have));
+            let chunk = &window[self.scanned..self.scanned + take];
+            self.scanned += take;
+            payload.remaining -= take as u64;
+            let verdict = self.judge(&mut payload, chunk, block);
+            if !payload.held {
+                // In chunks: all that is proven, up to the last whole code point.
+                let unproven = match verdict {
+                    Err(proof) => take - proof,
+                    Ok(()) => 0,
+                } + self.pending(&payload);
+                self.pass(&mut payload, unproven, release, tally);
+            }
+            self.frame = FrameState::Payload(payload);
+            if let Err(proof) = verdict {
+                let at = self.message.as_mut().map_or(0, |message| {
+                    message.judged = false;
+                    message.len + proof as u64
+                });
+                if let Some(violation) = self.violated(rules, Kind::TextNotUtf8, at) {
+                    return Some(Event::Violation(violation));
+                }
+                continue;
+            }
+            if payload.remaining > 0 {
+                return None;
+            }
+            let frame = *release..self.scanned;
+            if payload.kind == FrameKind::Close {
+                match self.read_close(rules, &payload, &window[frame.clone()]) {
+                    Err(violation) => return Some(Event::Violation(violation)),
+                    Ok(code) => {
+                        self.frame = FrameState::Header;
+                        self.scanned = *release;
+                        return Some(Event::Close {
+                            frame_len: frame.len(),
+                            code,
+                        });
+                    }
+                }
+            }
+            if let Err(violation) = self.check_end(rules, &payload) {
+                return Some(Event::Violation(violation));
+            }
+            self.pass(&mut payload, 0, release, tally);
+            self.end_frame(&payload, tally);
+            *release = self.scanned;
+            if until == Until::FrameEnd {
+                return None;
+            }
+        }
+    }
+
+    /// Reads and judges the header at the beginning of `bytes`, as far as it is there. `None`: more bytes are needed, or
+    /// the frames are lost.
+    fn read_header(
+        &mut self,
+        rules: &Rules,
+        bytes: &[u8],
+    ) -> Result<Option<(Header, Payload)>, Violation> {
+        let at = self.released + self.scanned as u64;
+        let Some(&first) = bytes.first() else {
+            return Ok(None);
+        };
+        let first = First(first);
+        // §5.2: "MUST be 0 unless an extension is negotiated that defines meanings for non-zero values."
+        self.check(first.rsv() == 0, rules, Kind::ReservedBits, at)?;
+        // §5.2: "If an unknown opcode is received, the receiving endpoint MUST _Fail the WebSocket Connection_."
+        self.check(first.opcode().is_some(), rules, Kind::ReservedOpcode, at)?;
+        // §5.5: "All control frames [...] MUST NOT be fragmented."
+        self.check(
+            first.fin() || !first.is_control(),
+            rules,
+            Kind::ControlFragmented,
+            at,
+        )?;
+        match first.opcode() {
+            // §5.4: fragments "MUST NOT be interleaved" with those of another message.
+            Some(Opcode::Continuation) => {
+                self.check(
+                    self.message.is_some(),
+                    rules,
+                    Kind::ContinuationWithoutStart,
+                    at,
+                )?;
+            }
+            Some(Opcode::Text | Opcode::Binary) => {
+                self.check(
+                    self.message.is_none(),
+                    rules,
+                    Kind::MessageInsideMessage,
+                    at,
+                )?;
+            }
+            Some(Opcode::Close | Opcode::Ping | Opcode::Pong) | None => {}
+        }
+
+        let Some(&second) = bytes.get(1) else {
+            return Ok(None);
+        };
+        let second = Second(second);
+        match self.from {
+            // §5.1: "a client MUST mask all frames that it sends to the server".
+            Side::Client => self.check(second.masked(), rules, Kind::MaskMissing, at)?,
+            // §5.1: "A server MUST NOT mask any frames that it sends to the client."
+            Side::Upstream => self.check(!second.masked(), rules, Kind::MaskPresent, at)?,
+        }
+        // §5.5: "All control frames MUST have a payload length of 125 bytes or less". The form alone tells.
+        let short = u64::from(second.short_len()) <= MAX_CONTROL_PAYLOAD;
+        self.check(
+            short || !first.is_control(),
+            rules,
+            Kind::ControlTooLong,
+            at,
+        )?;
+
+        let Some(len) = header::payload_len(bytes) else {
+            return Ok(None);
+        };
+        // §5.2: "the most significant bit MUST be 0".
+        if len.value >> 63 != 0 {
+            self.check(false, rules, Kind::LengthTopBit, at)?;
+            self.judging = Judging::Lost;
+            return Ok(None);
+        }
+        // §5.2: "the minimal number of bytes MUST be used to encode the length".
+        self.check(len.minimal, rules, Kind::LengthNotMinimal, at)?;
+        let is_data = !first.is_control() && first.opcode().is_some();
+        let message = self
+            .message
+            .filter(|_| first.opcode() == Some(Opcode::Continuation));
+        if is_data {
+            let fits = len.value <= rules.max_frame_size;
+            self.check(fits, rules, Kind::FrameTooBig, rules.max_frame_size)?;
+            let announced = message.map_or(0, |m| m.announced).saturating_add(len.value);
+            let fits = announced <= rules.max_message_size;
+            self.check(fits, rules, Kind::MessageTooBig, rules.max_message_size)?;
+            let fits = message.map_or(0, |m| m.fragments) < rules.max_fragments;
+            self.check(
+                fits,
+                rules,
+                Kind::TooManyFragments,
+                u64::from(rules.max_fragments),
+            )?;
+        }
+
+        let Some(header) = header::decode(bytes) else {
+            return Ok(None);
+        };
+        let kind = match first.opcode() {
+            Some(Opcode::Continuation | Opcode::Text | Opcode::Binary) => FrameKind::Data,
+            Some(_) if !short => FrameKind::Unknown,
+            Some(Opcode::Close) => FrameKind::Close,
+            Some(Opcode::Ping) => FrameKind::Ping,
+            Some(Opcode::Pong) => FrameKind::Pong,
+            None => FrameKind::Unknown,
+        };
+        if is_data {
+            let mut message = message.unwrap_or(MessageState {
+                text: first.opcode() == Some(Opcode::Text),
+                judged: first.opcode() == Some(Opcode::Text)
+                    && first.rsv() == 0
+                    && self.judging == Judging::On,
+                utf8: Utf8::new(),
+                announced: 0,
+                len: 0,
+                fragments: 0,
+            });
+            message.announced = message.announced.saturating_add(len.value);
+            message.fragments = message.fragments.saturating_add(1);
+            self.message = Some(message);
+        }
+        let judged = self.message.is_some_and(|message| message.judged);
+        let held = match kind {
+            FrameKind::Data => judged && len.value <= rules.hold as u64,
+            FrameKind::Close | FrameKind::Ping | FrameKind::Pong => true,
+            FrameKind::Unknown => false,
+        };
+        let payload = Payload {
+            kind,
+            fin: first.fin(),
+            held,
+            mask: header.mask.map(Mask::new),
+            len: len.value,
+            remaining: len.value,
+            passed: 0,
+        };
+        Ok(Some((header, payload)))
+    }
+
+    /// Judges a chunk of payload. `Err`: the index in it of the byte that proves the text wrong.
+    fn judge(
+        &mut self,
+        payload: &mut Payload,
+        chunk: &[u8],
+        block: &mut Block,
+    ) -> Result<(), usize> {
+        let message = match &mut self.message {
+            Some(message) if message.judged && payload.kind == FrameKind::Data => message,
+            _ => return Ok(()),
+        };
+        match &mut payload.mask {
+            None => message.utf8.feed(chunk)?,
+            Some(mask) => {
+                for (i, piece) in chunk.chunks(Block::LEN).enumerate() {
+                    let result = if message.utf8.is_complete() && mask.is_ascii(piece) {
+                        mask.advance(piece.len());
+                        Ok(())
+                    } else {
+                        mask.apply_to(piece, &mut block.0[..]);
+                        message.utf8.feed(&block.0[..piece.len()])
+                    };
+                    result.map_err(|at| i * Block::LEN + at)?;
+                }
+            }
+        }
+        message.len += chunk.len() as u64;
+        Ok(())
+    }
+
+    /// Bytes of this frame that end what was looked at without ending a code point.
+    fn pending(&self, payload: &Payload) -> usize {
+        match &self.message {
+            Some(message) if message.judged && payload.kind == FrameKind::Data => {
+                message.utf8.pending()
+            }
+            _ => 0,
+        }
+    }
+
+    /// Releases what was looked at of a frame, less its last `unproven` bytes.
+    fn pass(&self, payload: &mut Payload, unproven: usize, release: &mut usize, tally: &mut Tally) {
+        let proven = (payload.len - payload.remaining).saturating_sub(unproven as u64);
+        if proven > payload.passed {
+            if let Some(kind) = self.tally_index(payload) {
+                tally.bytes[kind] += proven - payload.passed;
+            }
+            payload.passed = proven;
+            *release = self.scanned - unproven;
+        }
+    }
+
+    /// What a whole Close frame says.
+    fn read_close(
+        &mut self,
+        rules: &Rules,
+        payload: &Payload,
+        frame: &[u8],
+    ) -> Result<Option<u16>, Violation> {
+        let mut copy = [0; MAX_CONTROL_PAYLOAD as usize];
+        let copy = &mut copy[..payload.len as usize];
+        copy.copy_from_slice(&frame[frame.len() - payload.len as usize..]);
+        if let Some(mut mask) = payload.mask {
+            mask.apply(copy);
+        }
+        let at = self.released + (self.scanned - frame.len()) as u64;
+        let kind = match close::parse(copy) {
+            Ok(close) => return Ok(close.code),
+            Err(close::Malformed::OneByte) => Kind::CloseOneByte,
+            Err(close::Malformed::Code(_)) => Kind::CloseCode,
+            Err(close::Malformed::Reason(_)) => Kind::CloseReasonNotUtf8,
+        };
+        self.check(false, rules, kind, at)?;
+        // Let pass: whatever it says, a side that sent a Close has nothing more to say.
+        Ok(None)
+    }
+
+    /// §8.1: a text message has to end with a whole code point.
+    fn check_end(&mut self, rules: &Rules, payload: &Payload) -> Result<(), Violation> {
+        match self.message {
+            Some(message) if payload.kind == FrameKind::Data && payload.fin && message.judged => {
+                self.check(
+                    message.utf8.is_complete(),
+                    rules,
+                    Kind::TextUnfinished,
+                    message.len,
+                )
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn end_frame(&mut self, payload: &Payload, tally: &mut Tally) {
+        if payload.fin {
+            if let Some(kind) = self.tally_index(payload) {
+                tally.messages[kind] += 1;
+            }
+            if payload.kind == FrameKind::Data {
+                self.message = None;
+            }
+        }
+        self.frame = FrameState::Header;
+    }
+
+    fn tally_index(&self, payload: &Payload) -> Option<usize> {
+        match payload.kind {
+            FrameKind::Data => self.message.map(|message| usize::from(!message.text)),
+            FrameKind::Ping => Some(2),
+            FrameKind::Pong => Some(3),
+            FrameKind::Close | FrameKind::Unknown => None,
+        }
+    }
+
+    fn check(&mut self, holds: bool, rules: &Rules, kind: Kind, at: u64) -> Result<(), Violation> {
+        if holds {
+            return Ok(());
+        }
+        self.violated(rules, kind, at).map_or(Ok(()), Err)
+    }
+
+    /// The violation, where it is one that has to be told of.
+    fn violated(&mut self, rules: &Rules, kind: Kind, at: u64) -> Option<Violation> {
+        let new = self.judging == Judging::On && self.reported & kind.bit() == 0;
+        if !new {
+            return None;
+        }
+        self.reported |= kind.bit();
+        if rules.mode == Mode::Enforce {
+            let at_boundary = self.frame_boundary().is_some();
+            self.judging = Judging::Over { at_boundary };
+            if let FrameState::Payload(payload) = &mut self.frame {
+                // Nothing of it will pass, so there is nothing to hold it for; a Close is still read whole.
+                payload.held &= payload.kind == FrameKind::Close;
+            }
+            if let Some(message) = &mut self.message {
+                message.judged = false;
+            }
+        }
+        Some(Violation { kind, at })
+    }
+}
