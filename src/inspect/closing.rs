@@ -1,5 +1,7 @@
-//! The closing handshake and what each side is told.
+//! The end of a connection: what each side is told, by cause. One table, [`orders`].
 
+use super::{Side, Violation};
+use crate::frame::close;
 use std::time::Duration;
 
 /// What a client is told when its upstream closes with 1001 or 1012.
@@ -31,10 +33,266 @@ impl Default for Policy {
     fn default() -> Self {
         Policy {
             close_timeout: Duration::from_secs(5),
-            restart_code: 1012,
+            restart_code: close::SERVICE_RESTART,
             reconnect_after: (Duration::from_secs(1), Duration::from_secs(5)),
             upstream_close: UpstreamClose::Translate,
-            upstream_fault_code: 1011,
+            upstream_fault_code: close::INTERNAL_ERROR,
         }
+    }
+}
+
+impl Policy {
+    /// Whether an upstream's Close with this code, sent of its own accord, is told to the client as a restart.
+    pub fn translates(&self, code: Option<u16>) -> bool {
+        self.upstream_close == UpstreamClose::Translate
+            && matches!(code, Some(close::GOING_AWAY | close::SERVICE_RESTART))
+    }
+}
+
+/// Why a connection ends. The first cause decides; what happens after it belongs to the closing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// A side broke a rule.
+    Violation {
+        /// Who broke it.
+        by: Side,
+        /// Which, and where.
+        violation: Violation,
+    },
+    /// A side sent a Close, which is passed on as it is.
+    Closed {
+        /// Who sent it.
+        by: Side,
+        /// `None` where it was empty.
+        code: Option<u16>,
+    },
+    /// The upstream sent a Close that means a restart, and the policy translates it.
+    UpstreamRestarts {
+        /// 1001 or 1012.
+        code: u16,
+    },
+    /// A side is gone without a Close: end of stream or an error of its socket.
+    Vanished {
+        /// Who is gone.
+        by: Side,
+    },
+}
+
+impl Cause {
+    /// Its name in logs.
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Cause::Violation { .. } => "violation",
+            Cause::Closed { .. } => "closed",
+            Cause::UpstreamRestarts { .. } => "restart",
+            Cause::Vanished { .. } => "vanished",
+        }
+    }
+
+    /// Whose doing it was.
+    pub const fn initiator(&self) -> Side {
+        match self {
+            Cause::Violation { by, .. } | Cause::Closed { by, .. } | Cause::Vanished { by } => *by,
+            Cause::UpstreamRestarts { .. } => Side::Upstream,
+        }
+    }
+}
+
+/// What one side is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// No frame of ours: the other side's Close reaches it unchanged, or nobody is there.
+    Nothing,
+    /// A Close of ours.
+    Close {
+        /// `None` for an empty one.
+        code: Option<u16>,
+        /// At most 123 bytes are sent of it.
+        reason: String,
+    },
+}
+
+/// What both sides are told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Orders {
+    /// Toward the client.
+    pub client: Order,
+    /// Toward the upstream.
+    pub upstream: Order,
+}
+
+/// The table: what each side is told when a connection ends for this cause.
+///
+/// `delay` is what a restart suggests to this client, between the bounds of [`Policy::reconnect_after`].
+pub fn orders(cause: &Cause, policy: &Policy, delay: Duration) -> Orders {
+    let close = |code, reason| Order::Close {
+        code: Some(code),
+        reason,
+    };
+    let restart = || {
+        let delay = delay.as_millis();
+        close(
+            policy.restart_code,
+            format!("service restart; retry-after-ms={delay}"),
+        )
+    };
+    match *cause {
+        Cause::Violation {
+            by: Side::Client,
+            violation,
+        } => Orders {
+            client: close(violation.kind.code(), violation.to_string()),
+            upstream: close(close::GOING_AWAY, "client broke the protocol".to_owned()),
+        },
+        // Never the offender's code: the client did nothing wrong.
+        Cause::Violation {
+            by: Side::Upstream,
+            violation,
+        } => Orders {
+            client: close(
+                policy.upstream_fault_code,
+                format!("the server sent bad data: {violation}"),
+            ),
+            upstream: close(violation.kind.code(), violation.to_string()),
+        },
+        Cause::Closed { .. } => Orders {
+            client: Order::Nothing,
+            upstream: Order::Nothing,
+        },
+        Cause::UpstreamRestarts { code } => Orders {
+            client: restart(),
+            // §5.5.1: "the endpoint typically echos the status code it received".
+            upstream: close(code, String::new()),
+        },
+        Cause::Vanished { by: Side::Upstream } => Orders {
+            client: restart(),
+            upstream: Order::Nothing,
+        },
+        Cause::Vanished { by: Side::Client } => Orders {
+            client: Order::Nothing,
+            upstream: close(close::GOING_AWAY, "client is gone".to_owned()),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inspect::Kind;
+
+    fn codes(cause: Cause, policy: &Policy) -> (Option<u16>, Option<u16>) {
+        let code = |order| match order {
+            Order::Nothing => None,
+            Order::Close { code, .. } => code,
+        };
+        let orders = orders(&cause, policy, Duration::from_millis(2400));
+        (code(orders.client), code(orders.upstream))
+    }
+
+    /// The table of the design, row by row: what the client gets, what the upstream gets.
+    #[test]
+    fn what_each_side_is_told() {
+        let policy = Policy::default();
+        for (kind, code) in [
+            (Kind::TextNotUtf8, 1007),
+            (Kind::ReservedOpcode, 1002),
+            (Kind::MessageTooBig, 1009),
+            (Kind::TooManyFragments, 1008),
+        ] {
+            let violation = Violation { kind, at: 5 };
+            let by = |by| Cause::Violation { by, violation };
+            assert_eq!(codes(by(Side::Client), &policy), (Some(code), Some(1001)));
+            assert_eq!(codes(by(Side::Upstream), &policy), (Some(1011), Some(code)));
+        }
+        for code in [1001, 1012] {
+            let cause = Cause::UpstreamRestarts { code };
+            assert_eq!(codes(cause, &policy), (Some(1012), Some(code)));
+        }
+        assert_eq!(
+            codes(Cause::Vanished { by: Side::Upstream }, &policy),
+            (Some(1012), None)
+        );
+        assert_eq!(
+            codes(Cause::Vanished { by: Side::Client }, &policy),
+            (None, Some(1001))
+        );
+        for by in [Side::Client, Side::Upstream] {
+            assert_eq!(
+                codes(
+                    Cause::Closed {
+                        by,
+                        code: Some(4000)
+                    },
+                    &policy
+                ),
+                (None, None)
+            );
+        }
+    }
+
+    #[test]
+    fn a_route_can_name_other_codes() {
+        let policy = Policy {
+            restart_code: 4012,
+            upstream_fault_code: 4011,
+            ..Policy::default()
+        };
+        let violation = Violation {
+            kind: Kind::MaskPresent,
+            at: 0,
+        };
+        let fault = Cause::Violation {
+            by: Side::Upstream,
+            violation,
+        };
+        assert_eq!(codes(fault, &policy), (Some(4011), Some(1002)));
+        assert_eq!(
+            codes(Cause::Vanished { by: Side::Upstream }, &policy),
+            (Some(4012), None)
+        );
+    }
+
+    #[test]
+    fn reasons_tell_what_to_do() {
+        let violation = Violation {
+            kind: Kind::TextNotUtf8,
+            at: 5,
+        };
+        let cause = Cause::Violation {
+            by: Side::Client,
+            violation,
+        };
+        let Order::Close { reason, .. } = orders(&cause, &Policy::default(), Duration::ZERO).client
+        else {
+            panic!("the client is told");
+        };
+        assert_eq!(
+            reason,
+            "invalid UTF-8 at byte 5 of the message; send raw bytes as binary"
+        );
+        let cause = Cause::Vanished { by: Side::Upstream };
+        let orders = orders(&cause, &Policy::default(), Duration::from_millis(2400));
+        let reason = "service restart; retry-after-ms=2400".to_owned();
+        assert_eq!(
+            orders.client,
+            Order::Close {
+                code: Some(1012),
+                reason
+            }
+        );
+    }
+
+    #[test]
+    fn only_restarts_are_translated() {
+        let policy = Policy::default();
+        for code in 1000..5000 {
+            assert_eq!(policy.translates(Some(code)), code == 1001 || code == 1012);
+        }
+        assert!(!policy.translates(None));
+        let pass = Policy {
+            upstream_close: UpstreamClose::Pass,
+            ..policy
+        };
+        assert!(!pass.translates(Some(1012)));
     }
 }

@@ -1,0 +1,537 @@
+//! The opening handshake, RFC 6455 §4 and §9.1: a request and a 101, what was agreed, or why not. Pure.
+//!
+//! A proxy that believes in an upgrade before the server has agreed to it lets a client smuggle requests past it. So
+//! both halves are checked to the letter: nothing but a correct request goes on, and nothing but a 101 that answers
+//! *this* request makes a tunnel.
+
+use base64::Engine;
+use base64::alphabet;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, StatusCode, Version};
+use sha1::{Digest, Sha1};
+use std::fmt;
+
+/// The one version there is, RFC 6455 §4.1.
+pub const VERSION: &str = "13";
+
+/// §1.3: concatenated with the key before it is hashed.
+const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+
+/// Keys are random bytes; some clients draw the base64 text itself, whose last bits then are not zero.
+const KEY_BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),
+);
+
+/// A correct request for a WebSocket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    accept: String,
+    protocols: Vec<String>,
+}
+
+impl Request {
+    /// What the server has to answer in `Sec-WebSocket-Accept` (§4.2.2).
+    pub fn accept(&self) -> &str {
+        &self.accept
+    }
+}
+
+/// Both sides agreed to this.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Agreed {
+    /// The subprotocol, one of those offered, or none.
+    pub protocol: Option<String>,
+}
+
+/// Why a request is not passed on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// §4.1: "The method of the request MUST be GET".
+    Method,
+    /// §4.1: "the HTTP version MUST be at least 1.1"; there is no other way to upgrade than 1.1.
+    HttpVersion,
+    /// §4.1: "MUST contain a |Host| header field".
+    Host,
+    /// §4.1: "MUST contain an |Upgrade| header field whose value MUST include the "websocket" keyword".
+    Upgrade,
+    /// §4.1: "MUST contain a |Connection| header field whose value MUST include the "Upgrade" token".
+    Connection,
+    /// §4.1: a key of 16 bytes in base64, once.
+    Key,
+    /// §4.1: `Sec-WebSocket-Version: 13`, once.
+    MissingVersion,
+    /// §4.4: another version than 13.
+    OtherVersion,
+    /// §4.1: subprotocols are tokens, each once.
+    Protocols,
+    /// RFC 9112 §6: a body, which would be taken for frames by one side and for a request by the other.
+    Body,
+}
+
+impl Refusal {
+    /// 426 for another version, else 400.
+    pub const fn status(&self) -> StatusCode {
+        match self {
+            Refusal::OtherVersion => StatusCode::UPGRADE_REQUIRED,
+            Refusal::Method
+            | Refusal::HttpVersion
+            | Refusal::Host
+            | Refusal::Upgrade
+            | Refusal::Connection
+            | Refusal::Key
+            | Refusal::MissingVersion
+            | Refusal::Protocols
+            | Refusal::Body => StatusCode::BAD_REQUEST,
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    /// The sentence in the body of the answer.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Refusal::Method => "a WebSocket is opened with GET",
+            Refusal::HttpVersion => "a WebSocket is opened with HTTP/1.1",
+            Refusal::Host => "the Host header is missing, empty or there twice",
+            Refusal::Upgrade => {
+                "the header `Upgrade: websocket` is missing; does a proxy in front of this one remove it?"
+            }
+            Refusal::Connection => {
+                "the header `Connection: Upgrade` is missing; does a proxy in front of this one remove it?"
+            }
+            Refusal::Key => "Sec-WebSocket-Key has to be there once, 16 bytes in base64",
+            Refusal::MissingVersion => "Sec-WebSocket-Version has to be there once; this is a server of version 13",
+            Refusal::OtherVersion => "this is a server of WebSocket version 13",
+            Refusal::Protocols => "Sec-WebSocket-Protocol has to be a list of different tokens",
+            Refusal::Body => "a request for a WebSocket has no body",
+        })
+    }
+}
+
+/// Why a 101 does not make a tunnel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BadSwitch {
+    /// §4.1: `Upgrade: websocket` is missing or says more.
+    Upgrade,
+    /// §4.1: `Connection: Upgrade` is missing.
+    Connection,
+    /// §4.1: `Sec-WebSocket-Accept` is missing, there twice, or not the answer to the key.
+    Accept,
+    /// §4.1: a subprotocol that was not offered, or more than one.
+    Protocol,
+    /// §4.1: an extension that was not offered.
+    Extension,
+}
+
+impl fmt::Display for BadSwitch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            BadSwitch::Upgrade => "its 101 has no `Upgrade: websocket`",
+            BadSwitch::Connection => "its 101 has no `Connection: Upgrade`",
+            BadSwitch::Accept => "the Sec-WebSocket-Accept of its 101 does not answer the key",
+            BadSwitch::Protocol => "its 101 names a subprotocol that was not offered",
+            BadSwitch::Extension => "its 101 names an extension that was not offered",
+        })
+    }
+}
+
+/// Whether a request means to open a WebSocket, correctly or not.
+///
+/// `Sec-WebSocket-Key` without `Upgrade` counts: it is what is left where a proxy in front removes hop-by-hop headers.
+pub fn is_attempt(headers: &HeaderMap) -> bool {
+    tokens(headers, header::UPGRADE).any(is_websocket)
+        || headers.contains_key(header::SEC_WEBSOCKET_KEY)
+}
+
+/// Reads a request that [means](is_attempt) to open a WebSocket.
+///
+/// # Errors
+/// The first rule of RFC 6455 §4.1 that it breaks.
+pub fn check_request(
+    method: &Method,
+    version: Version,
+    headers: &HeaderMap,
+) -> Result<Request, Refusal> {
+    let holds = |ok: bool, refusal| if ok { Ok(()) } else { Err(refusal) };
+    holds(method == Method::GET, Refusal::Method)?;
+    holds(version == Version::HTTP_11, Refusal::HttpVersion)?;
+    holds(
+        single(headers, header::HOST).is_some_and(|host| !host.is_empty()),
+        Refusal::Host,
+    )?;
+    holds(
+        tokens(headers, header::UPGRADE).any(is_websocket),
+        Refusal::Upgrade,
+    )?;
+    holds(
+        tokens(headers, header::CONNECTION).any(is_upgrade),
+        Refusal::Connection,
+    )?;
+    let no_body = !headers.contains_key(header::TRANSFER_ENCODING)
+        && headers
+            .get_all(header::CONTENT_LENGTH)
+            .iter()
+            .all(|length| length == "0");
+    holds(no_body, Refusal::Body)?;
+    let version = single(headers, header::SEC_WEBSOCKET_VERSION).ok_or(Refusal::MissingVersion)?;
+    holds(version == VERSION.as_bytes(), Refusal::OtherVersion)?;
+    let key = single(headers, header::SEC_WEBSOCKET_KEY).ok_or(Refusal::Key)?;
+    let decoded = KEY_BASE64.decode(key).map_err(|_| Refusal::Key)?;
+    holds(decoded.len() == 16, Refusal::Key)?;
+    let mut protocols = Vec::new();
+    for protocol in tokens(headers, header::SEC_WEBSOCKET_PROTOCOL) {
+        let protocol = str::from_utf8(protocol)
+            .map_err(|_| Refusal::Protocols)?
+            .to_owned();
+        let right = protocol.bytes().all(is_token_byte) && !protocols.contains(&protocol);
+        holds(right, Refusal::Protocols)?;
+        protocols.push(protocol);
+    }
+    Ok(Request {
+        accept: accept_for(key),
+        protocols,
+    })
+}
+
+/// Holds the headers of a server's 101 against the request that it answers.
+///
+/// # Errors
+/// The first rule of RFC 6455 §4.1 (the client's checks) that it breaks.
+pub fn check_switch(request: &Request, headers: &HeaderMap) -> Result<Agreed, BadSwitch> {
+    let holds = |ok: bool, bad| if ok { Ok(()) } else { Err(bad) };
+    let mut upgrade = tokens(headers, header::UPGRADE);
+    holds(
+        upgrade.next().is_some_and(is_websocket) && upgrade.next().is_none(),
+        BadSwitch::Upgrade,
+    )?;
+    holds(
+        tokens(headers, header::CONNECTION).any(is_upgrade),
+        BadSwitch::Connection,
+    )?;
+    let accept = single(headers, header::SEC_WEBSOCKET_ACCEPT).ok_or(BadSwitch::Accept)?;
+    holds(accept == request.accept.as_bytes(), BadSwitch::Accept)?;
+    let extensions = tokens(headers, header::SEC_WEBSOCKET_EXTENSIONS).next();
+    holds(extensions.is_none(), BadSwitch::Extension)?;
+    let mut protocols = tokens(headers, header::SEC_WEBSOCKET_PROTOCOL);
+    let protocol = match protocols.next() {
+        None => None,
+        Some(chosen) => {
+            let offered = request
+                .protocols
+                .iter()
+                .find(|offered| offered.as_bytes() == chosen);
+            holds(protocols.next().is_none(), BadSwitch::Protocol)?;
+            Some(offered.ok_or(BadSwitch::Protocol)?.clone())
+        }
+    };
+    Ok(Agreed { protocol })
+}
+
+/// `Sec-WebSocket-Accept` for a key (§4.2.2, item 5.4).
+pub fn accept_for(key: &[u8]) -> String {
+    STANDARD.encode(Sha1::new().chain_update(key).chain_update(GUID).finalize())
+}
+
+/// The headers of a message that go no further than one hop, RFC 9110 §7.6.1: those it names and those that always are.
+///
+/// A `Connection` that names what the message cannot do without (`Host`, the handshake's own fields, the framing) is
+/// not obeyed in that: it is a known way to make a proxy drop a header that somebody relies on.
+pub fn hop_by_hop(headers: &HeaderMap) -> Vec<HeaderName> {
+    let always = [
+        header::CONNECTION,
+        header::UPGRADE,
+        header::TE,
+        HeaderName::from_static("keep-alive"),
+        HeaderName::from_static("proxy-connection"),
+    ];
+    let kept = |name: &HeaderName| {
+        let framing = [
+            header::HOST,
+            header::CONTENT_LENGTH,
+            header::TRANSFER_ENCODING,
+        ];
+        framing.contains(name) || name.as_str().starts_with("sec-websocket-")
+    };
+    let named = tokens(headers, header::CONNECTION)
+        .filter_map(|name| HeaderName::from_bytes(name).ok())
+        .filter(|name| !kept(name));
+    always
+        .into_iter()
+        .filter(|name| headers.contains_key(name))
+        .chain(named)
+        .collect()
+}
+
+/// Whether a request may come from here: cross-site hijacking is prevented by nothing but the server (RFC 6455 §10.2).
+///
+/// Without an `Origin` a request does not come from a browser page, and is allowed.
+pub fn origin_is_allowed(allowed: &[String], headers: &HeaderMap) -> bool {
+    if allowed.is_empty() {
+        return true;
+    }
+    let mut origins = headers.get_all(header::ORIGIN).iter();
+    let Some(origin) = origins.next() else {
+        return true;
+    };
+    let matches = |origin: &HeaderValue| {
+        allowed
+            .iter()
+            .any(|allowed| allowed.as_bytes().eq_ignore_ascii_case(origin.as_bytes()))
+    };
+    matches(origin) && origins.next().is_none()
+}
+
+/// The elements of a list header over all its lines, RFC 9110 §5.6.1. Empty ones are left out.
+fn tokens(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &[u8]> {
+    headers
+        .get_all(name)
+        .into_iter()
+        .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
+        .map(<[u8]>::trim_ascii)
+        .filter(|token| !token.is_empty())
+}
+
+/// The value of a header that is there exactly once.
+fn single(headers: &HeaderMap, name: HeaderName) -> Option<&[u8]> {
+    let mut lines = headers.get_all(name).into_iter();
+    let value = lines.next()?.as_bytes().trim_ascii();
+    lines.next().is_none().then_some(value)
+}
+
+fn is_websocket(token: &[u8]) -> bool {
+    token.eq_ignore_ascii_case(b"websocket")
+}
+
+fn is_upgrade(token: &[u8]) -> bool {
+    token.eq_ignore_ascii_case(b"upgrade")
+}
+
+/// RFC 9110 §5.6.2.
+fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[(&str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
+            headers.append(name, HeaderValue::from_str(value).unwrap());
+        }
+        headers
+    }
+
+    /// The request of §1.2.
+    const REQUEST: [(&str, &str); 7] = [
+        ("Host", "server.example.com"),
+        ("Upgrade", "websocket"),
+        ("Connection", "keep-alive, Upgrade"),
+        ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+        ("Origin", "http://example.com"),
+        ("Sec-WebSocket-Protocol", "chat, superchat"),
+        ("Sec-WebSocket-Version", "13"),
+    ];
+
+    const SWITCH: [(&str, &str); 4] = [
+        ("Upgrade", "websocket"),
+        ("Connection", "Upgrade"),
+        ("Sec-WebSocket-Accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="),
+        ("Sec-WebSocket-Protocol", "chat"),
+    ];
+
+    /// `lines` with `name` replaced by these values: none takes it away, two make it come twice.
+    fn with(
+        lines: &[(&'static str, &'static str)],
+        name: &'static str,
+        values: &[&'static str],
+    ) -> HeaderMap {
+        let mut lines = lines.to_vec();
+        lines.retain(|(other, _)| *other != name);
+        lines.extend(values.iter().map(|value| (name, *value)));
+        headers(&lines)
+    }
+
+    fn request() -> Request {
+        check_request(&Method::GET, Version::HTTP_11, &headers(&REQUEST)).unwrap()
+    }
+
+    #[test]
+    fn section_1_3_example() {
+        assert_eq!(request().accept(), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        let agreed = check_switch(&request(), &headers(&SWITCH)).unwrap();
+        assert_eq!(agreed.protocol.as_deref(), Some("chat"));
+    }
+
+    #[test]
+    fn section_4_1_requests() {
+        let check =
+            |headers: &HeaderMap| check_request(&Method::GET, Version::HTTP_11, headers).err();
+        for (name, values, refusal) in [
+            ("Host", &[][..], Some(Refusal::Host)),
+            ("Host", &[""], Some(Refusal::Host)),
+            ("Host", &["a", "b"], Some(Refusal::Host)),
+            ("Upgrade", &[], Some(Refusal::Upgrade)),
+            ("Upgrade", &["h2c"], Some(Refusal::Upgrade)),
+            ("Upgrade", &["h2c, WebSocket"], None),
+            ("Connection", &[], Some(Refusal::Connection)),
+            ("Connection", &["close"], Some(Refusal::Connection)),
+            ("Connection", &["keep-alive", "upgrade"], None),
+            ("Sec-WebSocket-Key", &[], Some(Refusal::Key)),
+            (
+                "Sec-WebSocket-Key",
+                &["dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZSBub25jZQ=="],
+                Some(Refusal::Key),
+            ),
+            (
+                "Sec-WebSocket-Key",
+                &["dGhlIHNhbXBsZQ=="],
+                Some(Refusal::Key),
+            ),
+            (
+                "Sec-WebSocket-Key",
+                &["not base64 at all"],
+                Some(Refusal::Key),
+            ),
+            ("Sec-WebSocket-Key", &["dGhlIHNhbXBsZSBub25jZT=="], None),
+            ("Sec-WebSocket-Version", &[], Some(Refusal::MissingVersion)),
+            (
+                "Sec-WebSocket-Version",
+                &["13", "13"],
+                Some(Refusal::MissingVersion),
+            ),
+            ("Sec-WebSocket-Version", &["8"], Some(Refusal::OtherVersion)),
+            (
+                "Sec-WebSocket-Version",
+                &["013"],
+                Some(Refusal::OtherVersion),
+            ),
+            ("Sec-WebSocket-Protocol", &[], None),
+            ("Sec-WebSocket-Protocol", &["a", "b, c"], None),
+            (
+                "Sec-WebSocket-Protocol",
+                &["a, a"],
+                Some(Refusal::Protocols),
+            ),
+            ("Sec-WebSocket-Protocol", &["a b"], Some(Refusal::Protocols)),
+            ("Content-Length", &["0"], None),
+            ("Content-Length", &["5"], Some(Refusal::Body)),
+            ("Transfer-Encoding", &["chunked"], Some(Refusal::Body)),
+        ] {
+            assert_eq!(
+                check(&with(&REQUEST, name, values)),
+                refusal,
+                "{name}: {values:?}"
+            );
+        }
+        let right = headers(&REQUEST);
+        assert_eq!(
+            check_request(&Method::POST, Version::HTTP_11, &right),
+            Err(Refusal::Method)
+        );
+        assert_eq!(
+            check_request(&Method::GET, Version::HTTP_10, &right),
+            Err(Refusal::HttpVersion)
+        );
+    }
+
+    #[test]
+    fn section_4_1_answers() {
+        for (name, values, bad) in [
+            ("Upgrade", &[][..], Some(BadSwitch::Upgrade)),
+            ("Upgrade", &["h2c"], Some(BadSwitch::Upgrade)),
+            ("Upgrade", &["websocket, h2c"], Some(BadSwitch::Upgrade)),
+            ("Upgrade", &["WebSocket"], None),
+            ("Connection", &[], Some(BadSwitch::Connection)),
+            ("Connection", &["keep-alive"], Some(BadSwitch::Connection)),
+            ("Sec-WebSocket-Accept", &[], Some(BadSwitch::Accept)),
+            (
+                "Sec-WebSocket-Accept",
+                &["S3pPLMBiTxaQ9kYGzzhZRbK+xOo="],
+                Some(BadSwitch::Accept),
+            ),
+            (
+                "Sec-WebSocket-Accept",
+                &[SWITCH[2].1, SWITCH[2].1],
+                Some(BadSwitch::Accept),
+            ),
+            ("Sec-WebSocket-Protocol", &[], None),
+            ("Sec-WebSocket-Protocol", &["superchat"], None),
+            (
+                "Sec-WebSocket-Protocol",
+                &["Chat"],
+                Some(BadSwitch::Protocol),
+            ),
+            (
+                "Sec-WebSocket-Protocol",
+                &["mqtt"],
+                Some(BadSwitch::Protocol),
+            ),
+            (
+                "Sec-WebSocket-Protocol",
+                &["chat, superchat"],
+                Some(BadSwitch::Protocol),
+            ),
+            (
+                "Sec-WebSocket-Extensions",
+                &["permessage-deflate"],
+                Some(BadSwitch::Extension),
+            ),
+            ("Sec-WebSocket-Extensions", &[""], None),
+        ] {
+            let checked = check_switch(&request(), &with(&SWITCH, name, values));
+            assert_eq!(checked.err(), bad, "{name}: {values:?}");
+        }
+    }
+
+    #[test]
+    fn attempts_are_told_from_plain_requests() {
+        assert!(is_attempt(&headers(&REQUEST)));
+        assert!(is_attempt(&with(&REQUEST, "Upgrade", &[])));
+        assert!(is_attempt(&headers(&[("Upgrade", "websocket")])));
+        assert!(!is_attempt(&headers(&[
+            ("Upgrade", "h2c"),
+            ("Connection", "Upgrade")
+        ])));
+        assert!(!is_attempt(&headers(&[("Host", "a")])));
+    }
+
+    #[test]
+    fn rfc_9110_section_7_6_1() {
+        let named = headers(&[
+            ("Connection", "close, X-Trace, Host"),
+            ("Connection", "Sec-WebSocket-Key, content-length"),
+            ("Keep-Alive", "timeout=5"),
+            ("X-Trace", "1"),
+            ("X-Kept", "1"),
+        ]);
+        let mut names: Vec<String> = hop_by_hop(&named).iter().map(ToString::to_string).collect();
+        names.sort();
+        assert_eq!(names, ["close", "connection", "keep-alive", "x-trace"]);
+    }
+
+    #[test]
+    fn section_10_2_origins() {
+        let allowed = [
+            "https://example.com".to_owned(),
+            "http://localhost:3000".to_owned(),
+        ];
+        let from =
+            |origins: &[&'static str]| origin_is_allowed(&allowed, &with(&[], "Origin", origins));
+        assert!(from(&["https://example.com"]));
+        assert!(from(&["HTTPS://Example.com"]));
+        assert!(from(&[]));
+        assert!(!from(&["https://example.com.evil.net"]));
+        assert!(!from(&["http://example.com"]));
+        assert!(!from(&["null"]));
+        assert!(!from(&["https://example.com", "https://evil.net"]));
+        assert!(origin_is_allowed(
+            &[],
+            &with(&[], "Origin", &["https://evil.net"])
+        ));
+    }
+}
