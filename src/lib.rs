@@ -2,4 +2,6 @@
 pub mod frame;
 pub mod handshake;
 pub mod inspect;
+pub mod metrics;
 pub mod proxy;
+pub mod relay;

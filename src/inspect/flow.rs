@@ -220,6 +220,11 @@ impl Flow {
         at_boundary.then_some(FrameBoundary(()))
     }
 
+    /// Whether frames are still held against the rules: until a violation is enforced, or frames cannot be told apart.
+    pub fn is_judging(&self) -> bool {
+        self.judging == Judging::On
+    }
+
     /// Proof that what has passed ends at a message boundary.
     pub fn message_boundary(&self) -> Option<MessageBoundary> {
         let inside = match (self.frame, self.message) {

@@ -1,0 +1,437 @@
+//! Every series that wsgate exports, declared here and nowhere else, in a registry that is owned and not global.
+//!
+//! No label takes its value from the network: close codes of the application's own are counted by range.
+
+use crate::inspect::{Kind, Side, Tally};
+use prometheus::{
+    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts,
+    Registry, TextEncoder,
+};
+use std::cell::Cell;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+/// Bounds of the buckets for the age of a connection, in seconds: from a failed page load to a week.
+const DURATIONS: [f64; 12] = [
+    0.1, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 43_200.0, 86_400.0, 604_800.0,
+];
+
+/// Bounds of the buckets for the handshake with an upstream, in seconds.
+const HANDSHAKES: [f64; 11] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0,
+];
+
+/// How an upgrade request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handshake {
+    /// The connection is a tunnel.
+    Ok,
+    /// The client's request was not one: 400 or 426.
+    BadRequest,
+    /// The origin is not among those allowed: 403.
+    Forbidden,
+    /// The route has all the connections that it may have: 503.
+    Full,
+    /// The upstream answered with something else than 101, which was relayed.
+    Declined,
+    /// The upstream's 101 was wrong: 502.
+    BadSwitch,
+    /// No server could be reached, or it ended the connection before it answered: 502.
+    Unreachable,
+    /// The upstream did not answer in time: 504.
+    TimedOut,
+    /// The client was gone before it was done.
+    Abandoned,
+}
+
+impl Handshake {
+    const fn label(self) -> &'static str {
+        match self {
+            Handshake::Ok => "ok",
+            Handshake::BadRequest => "bad_request",
+            Handshake::Forbidden => "forbidden",
+            Handshake::Full => "full",
+            Handshake::Declined => "declined",
+            Handshake::BadSwitch => "bad_switch",
+            Handshake::Unreachable => "unreachable",
+            Handshake::TimedOut => "timed_out",
+            Handshake::Abandoned => "abandoned",
+        }
+    }
+}
+
+/// Whose Close it is that a side is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Initiator {
+    /// Passed on from this side.
+    Side(Side),
+    /// Ours.
+    Gate,
+}
+
+impl Initiator {
+    /// Its name in metrics and logs.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Initiator::Side(side) => side.label(),
+            Initiator::Gate => "gate",
+        }
+    }
+}
+
+/// All series. Share it in an `Arc`; every method takes `&self` and blocks nobody.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    connections_open: IntGaugeVec,
+    connections_total: IntCounterVec,
+    connection_duration: HistogramVec,
+    handshakes: IntCounterVec,
+    upstream_handshake: Histogram,
+    violations: IntCounterVec,
+    closes: IntCounterVec,
+    traffic: Traffic,
+    exported: Mutex<TrafficExport>,
+}
+
+#[derive(Debug)]
+struct TrafficExport {
+    messages: IntCounterVec,
+    bytes: IntCounterVec,
+}
+
+impl Metrics {
+    /// A registry with every series in it.
+    ///
+    /// # Panics
+    /// Never in practice: names and labels are constants, and a test makes one.
+    pub fn new() -> Self {
+        let registry = Registry::new();
+        let counter = |name: &str, help: &str, labels: &[&str]| {
+            let series = IntCounterVec::new(Opts::new(name, help), labels).expect("a valid series");
+            registry
+                .register(Box::new(series.clone()))
+                .expect("no series is there twice");
+            series
+        };
+        let connections_total = counter(
+            "wsgate_connections_total",
+            "WebSocket connections established.",
+            &["route"],
+        );
+        let handshakes = counter(
+            "wsgate_handshakes_total",
+            "Upgrade requests by how they ended.",
+            &["route", "result"],
+        );
+        let violations = counter(
+            "wsgate_violations_total",
+            "Rules broken, once per connection and kind, enforced or observed.",
+            &["side", "kind"],
+        );
+        let closes = counter(
+            "wsgate_closes_total",
+            "Close frames by whose they are and which side they were sent to.",
+            &["initiator", "told", "code"],
+        );
+        let messages = counter(
+            "wsgate_messages_total",
+            "Whole messages and control frames passed on.",
+            &["direction", "kind"],
+        );
+        let bytes = counter(
+            "wsgate_bytes_total",
+            "Payload passed on, in bytes.",
+            &["direction", "kind"],
+        );
+
+        let opts = Opts::new("wsgate_connections_open", "WebSocket connections open now.");
+        let connections_open = IntGaugeVec::new(opts, &["route"]).expect("a valid series");
+        registry
+            .register(Box::new(connections_open.clone()))
+            .expect("no series is there twice");
+        let opts = HistogramOpts::new(
+            "wsgate_connection_duration_seconds",
+            "Age of WebSocket connections at their end.",
+        )
+        .buckets(DURATIONS.to_vec());
+        let connection_duration = HistogramVec::new(opts, &["route"]).expect("a valid series");
+        registry
+            .register(Box::new(connection_duration.clone()))
+            .expect("no series is there twice");
+        let opts = HistogramOpts::new(
+            "wsgate_upstream_handshake_seconds",
+            "From the first connect to the upstream's answer to an upgrade request.",
+        )
+        .buckets(HANDSHAKES.to_vec());
+        let upstream_handshake = Histogram::with_opts(opts).expect("a valid series");
+        registry
+            .register(Box::new(upstream_handshake.clone()))
+            .expect("no series is there twice");
+        let opts = Opts::new(
+            "wsgate_build_info",
+            "Always 1; the label tells the version.",
+        )
+        .const_label("version", env!("CARGO_PKG_VERSION"));
+        let build_info = Gauge::with_opts(opts).expect("a valid series");
+        build_info.set(1.0);
+        registry
+            .register(Box::new(build_info))
+            .expect("no series is there twice");
+        #[cfg(target_os = "linux")]
+        {
+            use prometheus::process_collector::ProcessCollector;
+            registry
+                .register(Box::new(ProcessCollector::for_self()))
+                .expect("no series is there twice");
+        }
+
+        Metrics {
+            registry,
+            connections_open,
+            connections_total,
+            connection_duration,
+            handshakes,
+            upstream_handshake,
+            violations,
+            closes,
+            traffic: Traffic::default(),
+            exported: Mutex::new(TrafficExport { messages, bytes }),
+        }
+    }
+
+    /// Makes the series of a route appear with zero, so that a rate over them has a beginning.
+    pub fn add_route(&self, route: &str) {
+        self.connections_open.with_label_values(&[route]);
+        self.connections_total.with_label_values(&[route]);
+        self.handshakes
+            .with_label_values(&[route, Handshake::Ok.label()]);
+    }
+
+    /// An upgrade request ended.
+    pub fn handshake(&self, route: &str, result: Handshake) {
+        self.handshakes
+            .with_label_values(&[route, result.label()])
+            .inc();
+    }
+
+    /// An upstream answered an upgrade request.
+    pub fn upstream_answered(&self, after: Duration) {
+        self.upstream_handshake.observe(after.as_secs_f64());
+    }
+
+    /// A connection was established.
+    pub fn connection_opened(&self, route: &str) {
+        self.connections_open.with_label_values(&[route]).inc();
+        self.connections_total.with_label_values(&[route]).inc();
+    }
+
+    /// A connection that [was established](Metrics::connection_opened) ended.
+    pub fn connection_ended(&self, route: &str, age: Duration) {
+        self.connections_open.with_label_values(&[route]).dec();
+        self.connection_duration
+            .with_label_values(&[route])
+            .observe(age.as_secs_f64());
+    }
+
+    /// A side broke a rule.
+    pub fn violation(&self, by: Side, kind: Kind) {
+        self.violations
+            .with_label_values(&[by.label(), kind.label()])
+            .inc();
+    }
+
+    /// A Close frame was sent to a side.
+    pub fn close(&self, initiator: Initiator, told: Side, code: Option<u16>) {
+        self.closes
+            .with_label_values(&[initiator.label(), told.label(), code_label(code)])
+            .inc();
+    }
+
+    /// What passed in one direction since the last call. Threads do not share what they count in.
+    pub fn passed(&self, from: Side, tally: &Tally) {
+        self.traffic.add(from, tally);
+    }
+
+    /// All series in Prometheus' text format.
+    pub fn render(&self) -> Vec<u8> {
+        {
+            // One scrape at a time brings the exported counters up to what the threads have counted.
+            let exported = self
+                .exported
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
+            for from in [Side::Client, Side::Upstream] {
+                let sum = self.traffic.sum(from);
+                for (kind, label) in Tally::LABELS.into_iter().enumerate() {
+                    let labels = [direction(from), label];
+                    let messages = exported.messages.with_label_values(&labels);
+                    messages.inc_by(sum.messages[kind].saturating_sub(messages.get()));
+                    let bytes = exported.bytes.with_label_values(&labels);
+                    bytes.inc_by(sum.bytes[kind].saturating_sub(bytes.get()));
+                }
+            }
+        }
+        let mut text = Vec::new();
+        let families = self.registry.gather();
+        if let Err(error) = TextEncoder::new().encode(&families, &mut text) {
+            tracing::error!(%error, "the metrics cannot be encoded");
+        }
+        text
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Metrics::new()
+    }
+}
+
+/// The label of the direction in which `from` sends.
+const fn direction(from: Side) -> &'static str {
+    match from {
+        Side::Client => "client_to_upstream",
+        Side::Upstream => "upstream_to_client",
+    }
+}
+
+/// Codes of the registry by themselves, the others by range; `none` for an empty Close.
+const fn code_label(code: Option<u16>) -> &'static str {
+    match code {
+        None => "none",
+        Some(1000) => "1000",
+        Some(1001) => "1001",
+        Some(1002) => "1002",
+        Some(1003) => "1003",
+        Some(1007) => "1007",
+        Some(1008) => "1008",
+        Some(1009) => "1009",
+        Some(1010) => "1010",
+        Some(1011) => "1011",
+        Some(1012) => "1012",
+        Some(1013) => "1013",
+        Some(1014) => "1014",
+        Some(3000..=3999) => "3xxx",
+        Some(4000..=4999) => "4xxx",
+        Some(_) => "other",
+    }
+}
+
+/// Counters that every message touches: each thread has its own, on cache lines of its own.
+#[derive(Debug, Default)]
+struct Traffic {
+    shards: [Shard; Traffic::SHARDS],
+}
+
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Shard {
+    /// By side, then messages and bytes, then kind.
+    counts: [[[AtomicU64; Tally::KINDS]; 2]; 2],
+}
+
+impl Traffic {
+    /// More threads than this share shards, which costs speed and nothing else.
+    const SHARDS: usize = 32;
+
+    fn add(&self, from: Side, tally: &Tally) {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        thread_local! {
+            static MINE: Cell<usize> = Cell::new(NEXT.fetch_add(1, Ordering::Relaxed) % Traffic::SHARDS);
+        }
+        let [messages, bytes] = &self.shards[MINE.get()].counts[from as usize];
+        for kind in 0..Tally::KINDS {
+            if tally.messages[kind] != 0 {
+                messages[kind].fetch_add(tally.messages[kind], Ordering::Relaxed);
+            }
+            if tally.bytes[kind] != 0 {
+                bytes[kind].fetch_add(tally.bytes[kind], Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn sum(&self, from: Side) -> Tally {
+        let mut sum = Tally::default();
+        for shard in &self.shards {
+            let [messages, bytes] = &shard.counts[from as usize];
+            for kind in 0..Tally::KINDS {
+                sum.messages[kind] += messages[kind].load(Ordering::Relaxed);
+                sum.bytes[kind] += bytes[kind].load(Ordering::Relaxed);
+            }
+        }
+        sum
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rendered(metrics: &Metrics) -> String {
+        String::from_utf8(metrics.render()).unwrap()
+    }
+
+    #[test]
+    fn traffic_of_all_threads_is_summed_once() {
+        let metrics = Metrics::new();
+        let tally = Tally {
+            messages: [3, 0, 1, 0, 0],
+            bytes: [300, 0, 4, 0, 0],
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| metrics.passed(Side::Client, &tally));
+            }
+        });
+        for _ in 0..2 {
+            let text = rendered(&metrics);
+            assert!(
+                text.contains(
+                    "wsgate_messages_total{direction=\"client_to_upstream\",kind=\"text\"} 24"
+                ),
+                "{text}"
+            );
+            assert!(
+                text.contains(
+                    "wsgate_bytes_total{direction=\"client_to_upstream\",kind=\"text\"} 2400"
+                ),
+                "{text}"
+            );
+            assert!(
+                text.contains(
+                    "wsgate_messages_total{direction=\"upstream_to_client\",kind=\"text\"} 0"
+                ),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn every_series_is_rendered() {
+        let metrics = Metrics::new();
+        metrics.add_route("chat");
+        metrics.handshake("chat", Handshake::Ok);
+        metrics.upstream_answered(Duration::from_millis(2));
+        metrics.connection_opened("chat");
+        metrics.connection_ended("chat", Duration::from_secs(2));
+        metrics.violation(Side::Client, Kind::TextNotUtf8);
+        metrics.close(Initiator::Gate, Side::Client, Some(1007));
+        metrics.close(Initiator::Side(Side::Upstream), Side::Client, Some(4321));
+        let text = rendered(&metrics);
+        for line in [
+            "wsgate_build_info{version=\"",
+            "wsgate_connections_open{route=\"chat\"} 0",
+            "wsgate_connections_total{route=\"chat\"} 1",
+            "wsgate_handshakes_total{result=\"ok\",route=\"chat\"} 1",
+            "wsgate_violations_total{kind=\"text_not_utf8\",side=\"client\"} 1",
+            "wsgate_closes_total{code=\"1007\",initiator=\"gate\",told=\"client\"} 1",
+            "wsgate_closes_total{code=\"4xxx\",initiator=\"upstream\",told=\"client\"} 1",
+            "wsgate_connection_duration_seconds_count{route=\"chat\"} 1",
+            "wsgate_upstream_handshake_seconds_count 1",
+            "\nprocess_resident_memory_bytes",
+        ] {
+            assert!(text.contains(line), "{line} is missing in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! The head of a request, read before Pingora sees it: within a time and a size, and with an answer where it is not.
+//!
+//! Pingora's own limits are 1 MiB and 60 seconds *per read*: a client that drips a byte a second would keep its
+//! connection for weeks. What is read here is given to Pingora's session as the beginning of its stream.
+
+use super::settings::Client;
+use bytes::BytesMut;
+use http::StatusCode;
+use pingora::protocols::Stream;
+use std::io;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, timeout_at};
+
+/// Why there is no head.
+#[derive(Debug)]
+pub(super) enum NoHead {
+    /// The client closed the connection, or let it idle, without having begun a request.
+    Idle,
+    /// Its stream broke within the head.
+    Broken,
+    /// The time was over within the head: 408.
+    TimedOut,
+    /// The head is too large: 431.
+    TooLarge,
+}
+
+/// Reads until the end of a head is there, and whatever came with it.
+///
+/// The first byte may take `idle`; from then on the head has to be complete within the client's header time-out.
+pub(super) async fn read(
+    stream: &mut Stream,
+    client: &Client,
+    idle: Duration,
+) -> Result<BytesMut, NoHead> {
+    // Most heads of browsers need no second allocation.
+    let mut head = BytesMut::with_capacity(2048);
+    let mut deadline = Instant::now() + idle;
+    loop {
+        let had = head.len();
+        match timeout_at(deadline, stream.read_buf(&mut head)).await {
+            Ok(Ok(n)) if n > 0 => {}
+            Ok(_) if had == 0 => return Err(NoHead::Idle),
+            Ok(_) => return Err(NoHead::Broken),
+            Err(_) if had == 0 => return Err(NoHead::Idle),
+            Err(_) => return Err(NoHead::TimedOut),
+        }
+        if had == 0 {
+            deadline = Instant::now() + client.header_timeout;
+            // RFC 9112 §2.2: "a server [...] SHOULD ignore at least one empty line (CRLF) received prior to the
+            // request-line."
+            let empty = head
+                .iter()
+                .take_while(|byte| matches!(byte, b'\r' | b'\n'))
+                .count();
+            let _ = head.split_to(empty);
+        }
+        // The end may lie across the border to what was there before.
+        match end_of_head(&head[had.saturating_sub(3).min(head.len())..]) {
+            true if head_len(&head) <= client.max_header_size => return Ok(head),
+            false if head.len() <= client.max_header_size => {}
+            _ => return Err(NoHead::TooLarge),
+        }
+    }
+}
+
+/// Whether an empty line is in `bytes`. Like Pingora's parser it takes a bare LF for the end of a line.
+fn end_of_head(bytes: &[u8]) -> bool {
+    bytes.windows(2).any(|two| two == b"\n\n") || bytes.windows(3).any(|three| three == b"\n\r\n")
+}
+
+/// Length of a head that is known to be complete, without what came behind it.
+fn head_len(bytes: &[u8]) -> usize {
+    let lf = bytes
+        .windows(2)
+        .position(|two| two == b"\n\n")
+        .map(|at| at + 2);
+    let crlf = bytes
+        .windows(3)
+        .position(|three| three == b"\n\r\n")
+        .map(|at| at + 3);
+    lf.into_iter().chain(crlf).min().unwrap_or(bytes.len())
+}
+
+/// Tells the client why its request was not read, where anybody may still be listening.
+pub(super) async fn refuse(mut stream: Stream, why: &NoHead, client: &Client) {
+    let (status, sentence) = match why {
+        NoHead::Idle | NoHead::Broken => return,
+        NoHead::TimedOut => {
+            let seconds = client.header_timeout.as_secs_f32();
+            (
+                StatusCode::REQUEST_TIMEOUT,
+                format!("the head of the request was not complete after {seconds} s"),
+            )
+        }
+        NoHead::TooLarge => {
+            let limit = client.max_header_size;
+            let sentence = format!("the head of the request is larger than {limit} bytes");
+            (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, sentence)
+        }
+    };
+    let body = format!("{sentence}\n");
+    let response = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len(),
+    );
+    let farewell = async {
+        stream.write_all(response.as_bytes()).await?;
+        stream.flush().await?;
+        AsyncWriteExt::shutdown(&mut stream).await?;
+        // Closing a socket with unread bytes resets it, and the reset would overtake the answer.
+        let mut rest = [0; 4096];
+        let mut unread = MAX_UNREAD;
+        while unread > 0 {
+            match stream.read(&mut rest).await? {
+                0 => break,
+                n => unread = unread.saturating_sub(n),
+            }
+        }
+        io::Result::Ok(())
+    };
+    // The client is at fault and may be gone: whether it heard us changes nothing.
+    let _ = timeout_at(Instant::now() + FAREWELL, farewell).await;
+}
+
+/// How long a client that is refused may take to read why.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// How many bytes it may still send meanwhile.
+const MAX_UNREAD: usize = 4 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{DuplexStream, duplex};
+
+    async fn read_in_pieces(
+        pieces: &[&[u8]],
+        client: &Client,
+    ) -> (Result<BytesMut, NoHead>, DuplexStream) {
+        let (mut far, near) = duplex(1 << 20);
+        let mut stream: Stream = Box::new(near);
+        for piece in pieces {
+            far.write_all(piece).await.unwrap();
+        }
+        let head = read(&mut stream, client, Duration::from_secs(60)).await;
+        (head, far)
+    }
+
+    #[tokio::test]
+    async fn a_head_is_found_at_every_cut() {
+        for request in [
+            &b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"[..],
+            b"GET / HTTP/1.1\nHost: a\n\n",
+        ] {
+            for cut in 1..request.len() {
+                let (mut far, near) = duplex(64);
+                let mut stream: Stream = Box::new(near);
+                far.write_all(&request[..cut]).await.unwrap();
+                let client = Client::default();
+                let (head, ()) =
+                    tokio::join!(read(&mut stream, &client, Duration::from_secs(60)), async {
+                        tokio::task::yield_now().await;
+                        far.write_all(&request[cut..]).await.unwrap();
+                    });
+                assert_eq!(head.unwrap(), request);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_comes_with_the_head_is_kept_and_does_not_count() {
+        let client = Client {
+            max_header_size: 32,
+            ..Client::default()
+        };
+        let body = [
+            b"\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n".as_slice(),
+            &[0x81; 100],
+        ]
+        .concat();
+        let (head, _far) = read_in_pieces(&[&body], &client).await;
+        assert_eq!(head.unwrap(), &body[2..]);
+    }
+
+    #[tokio::test]
+    async fn a_head_beyond_the_limit_is_too_large() {
+        let client = Client {
+            max_header_size: 1024,
+            ..Client::default()
+        };
+        let (head, _far) = read_in_pieces(&[b"GET /", &[b'a'; 4096]], &client).await;
+        assert!(matches!(head, Err(NoHead::TooLarge)), "{head:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn dripping_does_not_extend_the_time() {
+        let client = Client {
+            header_timeout: Duration::from_secs(3),
+            ..Client::default()
+        };
+        let (mut far, near) = duplex(64);
+        let mut stream: Stream = Box::new(near);
+        let drip = async {
+            for byte in b"GET / HTTP/1.1\r\nHost: a\r\n" {
+                far.write_all(&[*byte]).await.unwrap();
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        };
+        let head = tokio::select! {
+            head = read(&mut stream, &client, Duration::from_secs(60)) => head,
+            () = drip => panic!("dripping was not interrupted"),
+        };
+        assert!(matches!(head, Err(NoHead::TimedOut)), "{head:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_client_is_idle() {
+        let (_far, near) = duplex(64);
+        let mut stream: Stream = Box::new(near);
+        let head = read(&mut stream, &Client::default(), Duration::from_secs(10)).await;
+        assert!(matches!(head, Err(NoHead::Idle)), "{head:?}");
+    }
+}

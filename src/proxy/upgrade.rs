@@ -1,0 +1,359 @@
+//! A WebSocket from its upgrade request to the relay: the handshake with the server, the 101, the take-over of both
+//! connections.
+//!
+//! Nothing that a client sent behind its request reaches a server before the server's 101 was verified. A connection on
+//! which an upgrade failed is never used again, on either side.
+
+use super::answer::{Answer, forwarded, text};
+use super::{RouteState, Ticket};
+use crate::handshake::{self, Refusal, Request};
+use crate::metrics::Handshake;
+use crate::relay::{Outcome, Relay};
+use bytes::{Bytes, BytesMut};
+use http::header::{self, HeaderName};
+use http::{StatusCode, Version};
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::protocols::Stream;
+use pingora::protocols::http::ServerSession;
+use pingora::protocols::http::v1::client::HttpSession as UpstreamSession;
+use pingora::proxy::Session;
+use pingora::{Error, ErrorType, Result};
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Instant;
+use tokio::time::timeout;
+
+/// Answers a request that means to open a WebSocket: with a tunnel, or with the reason why there is none.
+///
+/// # Errors
+/// Only those of the client's own connection.
+pub(super) async fn serve(session: &mut Session, route: &Arc<RouteState>) -> Result<()> {
+    let result = attempt(session, route).await;
+    let result = match result {
+        Ok(result) => Ok(result),
+        Err(error) => {
+            tracing::debug!(route = route.name(), %error, "client left during the handshake");
+            Err((Handshake::Abandoned, error))
+        }
+    };
+    let counted = match &result {
+        Ok(counted) | Err((counted, _)) => *counted,
+    };
+    route.terms.metrics.handshake(route.name(), counted);
+    result.map(|_| ()).map_err(|(_, error)| error)
+}
+
+async fn attempt(session: &mut Session, route: &Arc<RouteState>) -> Result<Handshake> {
+    let head = session.req_header();
+    let request = match handshake::check_request(&head.method, head.version, &head.headers) {
+        Ok(request) => request,
+        Err(refusal) => return refuse(session, &refusal).await,
+    };
+    if !handshake::origin_is_allowed(&route.settings.allowed_origins, &head.headers) {
+        let sentence = "this origin may not open a WebSocket here";
+        Answer::new(StatusCode::FORBIDDEN, sentence)
+            .write(session)
+            .await?;
+        return Ok(Handshake::Forbidden);
+    }
+    let Some(ticket) = Ticket::take(route) else {
+        let answer = Answer::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "all connections of this route are taken",
+        );
+        answer.with(header::RETRY_AFTER, "5").write(session).await?;
+        return Ok(Handshake::Full);
+    };
+
+    let started = Instant::now();
+    let pool = &route.pool;
+    let (stream, server) = match pool.connect().await {
+        Ok(connected) => connected,
+        Err(unreachable) if unreachable.timed_out => return timed_out(session).await,
+        Err(_) => {
+            Answer::new(StatusCode::BAD_GATEWAY, "no server can be reached")
+                .write(session)
+                .await?;
+            return Ok(Handshake::Unreachable);
+        }
+    };
+    let upstream_request = request_for_upstream(session)?;
+    let mut upstream = UpstreamSession::new(stream);
+    upstream.read_timeout = None;
+    let exchange = exchange(&mut upstream, upstream_request);
+    let (name, route_name) = (pool.settings.name.as_str(), route.name());
+    let response = match timeout(pool.settings.handshake_timeout, exchange).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(error)) => {
+            tracing::warn!(route = route_name, upstream = name, %server, %error, "server did not answer the handshake");
+            let sentence = "the server ended the connection instead of answering";
+            Answer::new(StatusCode::BAD_GATEWAY, sentence)
+                .write(session)
+                .await?;
+            return Ok(Handshake::Unreachable);
+        }
+        Err(_) => {
+            tracing::warn!(route = route_name, upstream = name, %server, "server did not answer the handshake in time");
+            return timed_out(session).await;
+        }
+    };
+    route.terms.metrics.upstream_answered(started.elapsed());
+
+    if response.status != StatusCode::SWITCHING_PROTOCOLS {
+        relay_answer(session, upstream, response, route).await?;
+        return Ok(Handshake::Declined);
+    }
+    let agreed = match handshake::check_switch(&request, &response.headers) {
+        Ok(agreed) => agreed,
+        Err(bad) => {
+            tracing::warn!(route = route_name, upstream = name, %server, %bad, "server's handshake is wrong");
+            let sentence = format!("the server's handshake is wrong: {bad}");
+            Answer::new(StatusCode::BAD_GATEWAY, &sentence)
+                .write(session)
+                .await?;
+            return Ok(Handshake::BadSwitch);
+        }
+    };
+    // The 101 may have brought the first frames with it.
+    let from_upstream = drain(&mut upstream).await;
+    let upstream = upstream.into_inner();
+    let (client, from_client) = take_over(session, answer_for_client(response, &request)?).await?;
+
+    let connection = Connection {
+        ticket,
+        server: server.to_string(),
+        peer: session_peer(&client),
+        protocol: agreed.protocol,
+        started: Instant::now(),
+    };
+    let relay = Relay::new(
+        route.terms.clone(),
+        client,
+        from_client,
+        upstream,
+        from_upstream,
+    );
+    route.terms.metrics.connection_opened(route_name);
+    tokio::spawn(connection.run(relay));
+    Ok(Handshake::Ok)
+}
+
+async fn refuse(session: &mut Session, refusal: &Refusal) -> Result<Handshake> {
+    let sentence = refusal.to_string();
+    let mut answer = Answer::new(refusal.status(), &sentence);
+    if matches!(refusal, Refusal::OtherVersion | Refusal::MissingVersion) {
+        // RFC 6455 §4.4.
+        answer = answer.with(header::SEC_WEBSOCKET_VERSION, handshake::VERSION);
+    }
+    answer.write(session).await?;
+    Ok(Handshake::BadRequest)
+}
+
+async fn timed_out(session: &mut Session) -> Result<Handshake> {
+    let sentence = "no server answered in time";
+    Answer::new(StatusCode::GATEWAY_TIMEOUT, sentence)
+        .write(session)
+        .await?;
+    Ok(Handshake::TimedOut)
+}
+
+/// The client's request as the server gets it: end to end headers as they came, our own hop.
+fn request_for_upstream(session: &Session) -> Result<Box<RequestHeader>> {
+    let mut request = session.req_header().clone();
+    for name in handshake::hop_by_hop(&request.headers) {
+        request.remove_header(&name);
+    }
+    // Only what can be inspected is offered; so far that is no extension.
+    request.remove_header(&header::SEC_WEBSOCKET_EXTENSIONS);
+    request.insert_header("Connection", "Upgrade")?;
+    request.insert_header("Upgrade", "websocket")?;
+    request.set_version(Version::HTTP_11);
+    let client = session
+        .client_addr()
+        .and_then(|address| address.as_inet())
+        .map(|address| address.ip());
+    forwarded(&mut request, client)?;
+    Ok(Box::new(request))
+}
+
+async fn exchange(
+    upstream: &mut UpstreamSession,
+    request: Box<RequestHeader>,
+) -> Result<ResponseHeader> {
+    upstream.write_request_header(request).await?;
+    loop {
+        upstream.read_response().await?;
+        let response = upstream
+            .resp_header()
+            .ok_or_else(|| Error::new(ErrorType::InvalidHTTPHeader))?;
+        // RFC 9110 §15.2: interim responses come before the one that counts; 101 is the one.
+        if !response.status.is_informational() || response.status == StatusCode::SWITCHING_PROTOCOLS
+        {
+            return Ok(response.clone());
+        }
+    }
+}
+
+/// Passes on an answer that is not a 101, with its body. Both connections end with it.
+async fn relay_answer(
+    session: &mut Session,
+    mut upstream: UpstreamSession,
+    mut response: ResponseHeader,
+    route: &RouteState,
+) -> Result<()> {
+    for name in handshake::hop_by_hop(&response.headers) {
+        response.remove_header(&name);
+    }
+    session.set_keepalive(None);
+    session
+        .write_response_header(Box::new(response), false)
+        .await?;
+    let limit = route.pool.settings.read_timeout;
+    loop {
+        match timeout(limit, upstream.read_body_bytes()).await {
+            Ok(Ok(Some(chunk))) => session.write_response_body(Some(chunk), false).await?,
+            Ok(Ok(None)) => return session.write_response_body(None, true).await,
+            // The head is out: all that can be told now is that the body is not complete, by ending the connection.
+            Ok(Err(error)) => return Err(error),
+            Err(_) => {
+                return Err(Error::explain(
+                    ErrorType::ReadTimedout,
+                    "the body of the server's answer",
+                ));
+            }
+        }
+    }
+}
+
+/// The server's 101 as the client gets it.
+fn answer_for_client(
+    mut response: ResponseHeader,
+    request: &Request,
+) -> Result<Box<ResponseHeader>> {
+    for name in handshake::hop_by_hop(&response.headers) {
+        response.remove_header(&name);
+    }
+    // RFC 9110 §8.6, RFC 9112 §6.1: not in a 101, where a client might take them for the framing of what follows.
+    response.remove_header(&header::CONTENT_LENGTH);
+    response.remove_header(&header::TRANSFER_ENCODING);
+    response.remove_header(&header::SEC_WEBSOCKET_EXTENSIONS);
+    response.insert_header("Upgrade", "websocket")?;
+    response.insert_header("Connection", "Upgrade")?;
+    response.insert_header("Sec-WebSocket-Accept", request.accept())?;
+    Ok(Box::new(response))
+}
+
+/// Writes the 101 and takes the client's connection out of its session, with what the client sent behind its request.
+async fn take_over(
+    session: &mut Session,
+    response: Box<ResponseHeader>,
+) -> Result<(Stream, BytesMut)> {
+    let downstream = session.as_downstream_mut();
+    downstream.write_response_header(response).await?;
+    let mut read = BytesMut::new();
+    // After the 101 the session takes all that follows for one body without end.
+    while let Some(Some(chunk)) = ready(downstream.read_request_body()).await {
+        read.extend_from_slice(&chunk);
+    }
+    // The session ends as if it had closed its connection: on the far end of this pipe there is nobody.
+    let (nobody, _) = tokio::io::duplex(1);
+    let session = std::mem::replace(downstream, ServerSession::new_http1(Box::new(nobody)));
+    match session {
+        ServerSession::H1(session) => Ok((session.into_inner(), read)),
+        _ => Err(Error::explain(
+            ErrorType::InternalError,
+            "a WebSocket over something else than HTTP/1.1",
+        )),
+    }
+}
+
+/// What the server sent behind its 101 and was read with it.
+async fn drain(upstream: &mut UpstreamSession) -> BytesMut {
+    let mut read = BytesMut::new();
+    while let Some(Some(chunk)) = ready(upstream.read_body_bytes()).await {
+        read.extend_from_slice(&chunk);
+    }
+    read
+}
+
+/// What a read has at once, without waiting for more. An error or an end will show again in the relay.
+async fn ready(read: impl Future<Output = Result<Option<Bytes>>>) -> Option<Option<Bytes>> {
+    let mut read = pin!(read);
+    poll_fn(|cx| match read.as_mut().poll(cx) {
+        Poll::Ready(Ok(chunk)) => Poll::Ready(Some(chunk.filter(|chunk| !chunk.is_empty()))),
+        Poll::Ready(Err(_)) | Poll::Pending => Poll::Ready(None),
+    })
+    .await
+}
+
+fn session_peer(client: &Stream) -> String {
+    let digest = client.get_socket_digest();
+    let address = digest.as_ref().and_then(|digest| digest.peer_addr());
+    address.map_or_else(|| "unix".to_owned(), ToString::to_string)
+}
+
+/// What has to be known of a connection until its end, for the log and the metrics.
+struct Connection {
+    ticket: Ticket,
+    server: String,
+    peer: String,
+    protocol: Option<String>,
+    started: Instant,
+}
+
+impl Connection {
+    async fn run(self, relay: Relay<Stream, Stream>) {
+        let outcome = relay.await;
+        self.log(&outcome);
+        let route = &self.ticket.route;
+        route
+            .terms
+            .metrics
+            .connection_ended(route.name(), self.started.elapsed());
+    }
+
+    fn log(&self, outcome: &Outcome) {
+        let Outcome {
+            cause,
+            from_client,
+            from_upstream,
+            ..
+        } = outcome;
+        let (violation, at) = match cause {
+            crate::inspect::closing::Cause::Violation { violation, .. } => {
+                (Some(violation.kind.label()), Some(violation.at))
+            }
+            _ => (None, None),
+        };
+        tracing::info!(
+            route = self.ticket.route.name(),
+            upstream = self.ticket.route.pool.settings.name,
+            server = self.server,
+            peer = self.peer,
+            protocol = self.protocol,
+            duration_ms = self.started.elapsed().as_millis() as u64,
+            messages_from_client = from_client.messages,
+            bytes_from_client = from_client.bytes,
+            messages_from_upstream = from_upstream.messages,
+            bytes_from_upstream = from_upstream.bytes,
+            initiator = cause.initiator().label(),
+            cause = cause.label(),
+            violation,
+            at,
+            client_told = outcome.client_told.flatten(),
+            upstream_told = outcome.upstream_told.flatten(),
+            timed_out = outcome.timed_out,
+            "connection ended"
+        );
+    }
+}
+
+/// The host that a request asks for, port included.
+pub(super) fn host_of(request: &RequestHeader) -> &str {
+    match request.uri.authority() {
+        Some(authority) => authority.as_str(),
+        None => text(&request.headers, HeaderName::from_static("host")),
+    }
+}

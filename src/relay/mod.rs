@@ -1,0 +1,450 @@
+//! Bytes between two streams: the loop that reads, has the [`Flow`](crate::inspect::Flow) judge, and writes.
+//!
+//! One future per connection, without channels and without tasks of its own. A side that does not read makes the other
+//! side wait: nothing is read for it while anything is unwritten, so that a connection never holds more than one held
+//! text frame and one chunk per direction. It is always true that toward a side the relay writes exactly what the other
+//! side sent, then at most one Close of ours, then the end of the stream.
+//!
+//! It never parses a frame itself and never decides what a side is told: the first is
+//! [`inspect::flow`](crate::inspect::flow)'s, the second [`inspect::closing`](crate::inspect::closing)'s.
+
+mod outcome;
+mod pipe;
+
+pub use outcome::Outcome;
+pub use pipe::Passed;
+
+use crate::frame::close;
+use crate::inspect::closing::{self, Cause, Order};
+use crate::inspect::{Block, Event, Mode, Rules, Side, Tally, Until, Violation, closing::Policy};
+use crate::metrics::{Initiator, Metrics};
+use bytes::BytesMut;
+use pipe::{CHUNK, CloseOrder, Pipe, Sink};
+use rand::Rng;
+use std::cell::RefCell;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, Sleep, sleep};
+
+/// What every connection of a route is held to.
+#[derive(Debug)]
+pub struct Terms {
+    /// Name of the route, for logs and metrics.
+    pub route: String,
+    /// What frames are held to.
+    pub rules: Rules,
+    /// How connections are ended.
+    pub closing: Policy,
+    /// Where it is counted.
+    pub metrics: Arc<Metrics>,
+}
+
+/// A proxied connection after its 101, until both sides are done with it.
+#[derive(Debug)]
+#[must_use = "a relay moves nothing unless it is polled"]
+pub struct Relay<C, U> {
+    client: C,
+    upstream: U,
+    state: State,
+}
+
+impl<C, U> Relay<C, U> {
+    /// `from_client` and `from_upstream` came behind the heads of the handshake and were read with them.
+    pub fn new(
+        terms: Arc<Terms>,
+        client: C,
+        from_client: BytesMut,
+        upstream: U,
+        from_upstream: BytesMut,
+    ) -> Self {
+        let pipes = [
+            Pipe::new(Side::Client, from_client),
+            Pipe::new(Side::Upstream, from_upstream),
+        ];
+        let state = State {
+            terms,
+            pipes,
+            cause: None,
+            deadline: None,
+            overtime: false,
+            told: [None; 2],
+        };
+        Relay {
+            client,
+            upstream,
+            state,
+        }
+    }
+}
+
+/// Room that all connections of a thread share: an idle one owns none.
+struct Workspace {
+    scratch: Box<[u8]>,
+    block: Block,
+}
+
+thread_local! {
+    static WORKSPACE: RefCell<Workspace> = RefCell::new(Workspace {
+        scratch: vec![0; CHUNK].into_boxed_slice(),
+        block: Block::default(),
+    });
+}
+
+impl<C, U> Future for Relay<C, U>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    U: AsyncRead + AsyncWrite + Unpin,
+{
+    type Output = Outcome;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
+        let Relay {
+            client,
+            upstream,
+            state,
+        } = self.get_mut();
+        WORKSPACE.with_borrow_mut(|work| {
+            loop {
+                let mut moved = state.pump(Side::Client, client, upstream, cx, work);
+                moved |= state.pump(Side::Upstream, upstream, client, cx, work);
+                moved |= state.poll_deadline(cx);
+                if let Some(outcome) = state.outcome() {
+                    // Best effort: what matters has been written, and the streams are dropped after this.
+                    let _ = Pin::new(client).poll_shutdown(cx);
+                    let _ = Pin::new(upstream).poll_shutdown(cx);
+                    return Poll::Ready(outcome);
+                }
+                if !moved {
+                    return Poll::Pending;
+                }
+            }
+        })
+    }
+}
+
+/// All of a connection but its streams.
+#[derive(Debug)]
+struct State {
+    terms: Arc<Terms>,
+    /// By the side that they read from.
+    pipes: [Pipe; 2],
+    /// Why the connection ends, once it does.
+    cause: Option<Cause>,
+    /// When the closing is cut short.
+    deadline: Option<Pin<Box<Sleep>>>,
+    /// The deadline has passed once and what could still be said was said.
+    overtime: bool,
+    /// Code of the Close that each side was sent.
+    told: [Option<Option<u16>>; 2],
+}
+
+/// What has to be done about what was found in a window, once the bytes before it are out of the way.
+enum Found {
+    Violation(Violation),
+    Close { code: Option<u16>, passed: bool },
+}
+
+impl State {
+    /// Moves what can be moved from one side to the other. Whether anything happened.
+    fn pump(
+        &mut self,
+        from: Side,
+        source: &mut (impl AsyncRead + Unpin),
+        sink: &mut (impl AsyncWrite + Unpin),
+        cx: &mut Context<'_>,
+        work: &mut Workspace,
+    ) -> bool {
+        let mut moved = false;
+        loop {
+            moved |= self.flush(from, sink, cx);
+            let pipe = &mut self.pipes[from as usize];
+            if pipe.source.ended || (pipe.is_passing() && !pipe.is_flushed()) {
+                return moved;
+            }
+            let mut chunk: &[u8] = &[];
+            if !pipe.fresh {
+                let was_empty = pipe.is_empty();
+                match pipe.poll_fill(Pin::new(source), cx, &mut work.scratch) {
+                    Poll::Pending => return moved,
+                    Poll::Ready(Ok(n)) if n > 0 => {
+                        if was_empty {
+                            chunk = &work.scratch[..n];
+                        }
+                    }
+                    Poll::Ready(Ok(_) | Err(_)) => {
+                        self.handle_end(from);
+                        return true;
+                    }
+                }
+            }
+            moved = true;
+            let pipe = &mut self.pipes[from as usize];
+            if pipe.source.closed.is_some() {
+                // §5.5.1: after a Close a side sends nothing more; whatever this is, nobody gets it.
+                pipe.drop_window();
+                continue;
+            }
+            let passing = pipe.is_passing();
+            let found = if chunk.is_empty() {
+                let window = pipe.take_window();
+                let (release, found) = self.judge(from, &window, &mut work.block);
+                self.pipes[from as usize].put_window(window, release, passing);
+                found
+            } else {
+                let (release, found) = self.judge(from, chunk, &mut work.block);
+                let (released, window) = chunk.split_at(release);
+                let released = if passing { released } else { &[] };
+                let pipe = &mut self.pipes[from as usize];
+                if pipe.forward(released, window, Pin::new(sink), cx).is_err() {
+                    self.arm();
+                }
+                found
+            };
+            self.execute_order(from);
+            match found {
+                None => {}
+                Some(Found::Violation(violation)) => self.handle_violation(from, violation),
+                Some(Found::Close { code, passed }) => self.handle_close(from, code, passed),
+            }
+        }
+    }
+
+    /// Writes what is ready for the side opposite to `from`, and ends its stream where that is all.
+    fn flush(
+        &mut self,
+        from: Side,
+        sink: &mut (impl AsyncWrite + Unpin),
+        cx: &mut Context<'_>,
+    ) -> bool {
+        let to = from.other();
+        let pipe = &mut self.pipes[from as usize];
+        let moved = match pipe.poll_flush(Pin::new(sink), cx) {
+            Ok(moved) => moved,
+            Err(_) => {
+                // Its reading end tells soon whether it said something before it went; it has until the deadline.
+                self.arm();
+                return true;
+            }
+        };
+        let pipe = &self.pipes[from as usize];
+        let ends = pipe.is_flushed()
+            && match pipe.sink {
+                Sink::Cut => true,
+                // §7.1.1: the server ends the TCP connection first, and toward the client that is us.
+                Sink::Told => to == Side::Client && self.pipes[to as usize].source.closed.is_some(),
+                Sink::Flowing | Sink::Ordered(_) | Sink::Finished => false,
+            };
+        if ends && Pin::new(sink).poll_shutdown(cx).is_ready() {
+            self.pipes[from as usize].sink = Sink::Finished;
+            return true;
+        }
+        moved
+    }
+
+    /// Has the flow judge the window, as far as it goes. How much of it is released, and what stopped it.
+    fn judge(&mut self, from: Side, window: &[u8], block: &mut Block) -> (usize, Option<Found>) {
+        let terms = &*self.terms;
+        let pipe = &mut self.pipes[from as usize];
+        let passing = pipe.is_passing();
+        let until = match pipe.sink {
+            Sink::Ordered(_) => Until::FrameEnd,
+            Sink::Flowing | Sink::Told | Sink::Cut | Sink::Finished => Until::End,
+        };
+        let mut tally = Tally::default();
+        let mut release = 0;
+        pipe.fresh = false;
+        let found = loop {
+            let passage =
+                pipe.flow
+                    .inspect(&terms.rules, &window[release..], until, block, &mut tally);
+            release += passage.release;
+            match passage.event {
+                None => {
+                    pipe.fresh = until == Until::FrameEnd && release < window.len();
+                    break None;
+                }
+                Some(Event::Violation(violation)) => {
+                    if passing {
+                        terms.metrics.violation(from, violation.kind);
+                    }
+                    if terms.rules.mode == Mode::Enforce {
+                        // What follows is not passed on, but the side's Close may be in it.
+                        pipe.fresh = release < window.len();
+                        break Some(Found::Violation(violation));
+                    }
+                    let (route, side, kind) =
+                        (terms.route.as_str(), from.label(), violation.kind.label());
+                    tracing::warn!(route, side, kind, %violation, "violation observed");
+                }
+                Some(Event::Close { frame_len, code }) => {
+                    let translated = from == Side::Upstream
+                        && self.cause.is_none()
+                        && terms.closing.translates(code);
+                    let passed = passing && !translated;
+                    if passed {
+                        pipe.flow.release_close(frame_len, &mut tally);
+                        release += frame_len;
+                    }
+                    break Some(Found::Close { code, passed });
+                }
+            }
+        };
+        if passing && tally != Tally::default() {
+            pipe.count(&tally);
+            terms.metrics.passed(from, &tally);
+        }
+        (release, found)
+    }
+
+    fn handle_violation(&mut self, by: Side, violation: Violation) {
+        self.end(Cause::Violation { by, violation });
+    }
+
+    fn handle_close(&mut self, by: Side, code: Option<u16>, passed: bool) {
+        let pipe = &mut self.pipes[by as usize];
+        pipe.source.closed = Some(code);
+        pipe.drop_window();
+        if passed {
+            pipe.sink = Sink::Told;
+            self.told[by.other() as usize] = Some(code);
+            self.terms
+                .metrics
+                .close(Initiator::Side(by), by.other(), code);
+            self.end(Cause::Closed { by, code });
+        } else if self.cause.is_none() {
+            self.end(Cause::UpstreamRestarts {
+                code: code.unwrap_or(close::GOING_AWAY),
+            });
+        }
+        self.settle();
+    }
+
+    /// The stream of a side is at its end, or broken.
+    fn handle_end(&mut self, by: Side) {
+        self.pipes[by as usize].source.ended = true;
+        self.execute_order(by);
+        if self.pipes[by as usize].source.closed.is_none() {
+            let to_it = &mut self.pipes[by.other() as usize];
+            if to_it.is_passing() {
+                // It left without a word, and gets none.
+                to_it.sink = Sink::Cut;
+            }
+            self.end(Cause::Vanished { by });
+        }
+        self.settle();
+    }
+
+    /// The connection ends: the first cause is kept, and each side is told what the table says.
+    fn end(&mut self, cause: Cause) {
+        let (low, high) = self.terms.closing.reconnect_after;
+        let delay = rand::thread_rng().gen_range(low..=high.max(low));
+        let orders = closing::orders(&cause, &self.terms.closing, delay);
+        self.cause.get_or_insert(cause);
+        self.arm();
+        self.order(Side::Client, orders.client);
+        self.order(Side::Upstream, orders.upstream);
+    }
+
+    /// A side that closed has to be answered; where the other side cannot do that any more, it is us.
+    fn settle(&mut self) {
+        for side in [Side::Client, Side::Upstream] {
+            let answerer = &self.pipes[side.other() as usize];
+            if let (Some(code), true) = (
+                self.pipes[side as usize].source.closed,
+                answerer.source.ended || self.overtime,
+            ) {
+                self.order(
+                    side,
+                    Order::Close {
+                        code,
+                        reason: String::new(),
+                    },
+                );
+            }
+        }
+    }
+
+    fn order(&mut self, to: Side, order: Order) {
+        let pipe = &mut self.pipes[to.other() as usize];
+        if let (Order::Close { code, reason }, Sink::Flowing) = (order, &pipe.sink) {
+            // §5.3: the key "MUST be derived from a strong source of entropy". Toward the upstream we are the client.
+            let mask = (to == Side::Upstream).then(|| rand::thread_rng().r#gen());
+            let frame = close::Frame::new(code, &reason, mask);
+            pipe.sink = Sink::Ordered(Box::new(CloseOrder { frame, code }));
+            self.execute_order(to.other());
+        }
+    }
+
+    fn execute_order(&mut self, from: Side) {
+        if let Some(code) = self.pipes[from as usize].execute_order() {
+            self.told[from.other() as usize] = Some(code);
+            self.terms
+                .metrics
+                .close(Initiator::Gate, from.other(), code);
+        }
+    }
+
+    /// Gives the closing its time, from the first call on.
+    fn arm(&mut self) {
+        if self.deadline.is_none() {
+            self.deadline = Some(Box::pin(sleep(self.terms.closing.close_timeout)));
+        }
+    }
+
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(deadline) = &mut self.deadline else {
+            return false;
+        };
+        if deadline.as_mut().poll(cx).is_pending() {
+            return false;
+        }
+        if self.overtime {
+            // The end of both streams, whatever they were about to say.
+            self.pipes
+                .iter_mut()
+                .for_each(|pipe| pipe.source.ended = true);
+        } else {
+            // A side that closed and was never answered by the other gets its answer from us, and a moment to take it.
+            self.overtime = true;
+            deadline.as_mut().reset(Instant::now() + OVERTIME);
+            self.settle();
+        }
+        true
+    }
+
+    /// Whether nothing more is to be said to a side nor heard from it.
+    fn is_done(&self, side: Side) -> bool {
+        let (source, to_it) = (
+            &self.pipes[side as usize].source,
+            &self.pipes[side.other() as usize],
+        );
+        source.ended || (source.closed.is_some() && to_it.is_flushed() && !to_it.is_passing())
+    }
+
+    fn outcome(&self) -> Option<Outcome> {
+        let over = self.is_done(Side::Client) && self.is_done(Side::Upstream);
+        let [client, upstream] = &self.pipes;
+        let vanished = Cause::Vanished {
+            by: if client.source.ended {
+                Side::Client
+            } else {
+                Side::Upstream
+            },
+        };
+        over.then(|| Outcome {
+            cause: self.cause.unwrap_or(vanished),
+            client_told: self.told[Side::Client as usize],
+            upstream_told: self.told[Side::Upstream as usize],
+            timed_out: self.overtime,
+            from_client: client.passed,
+            from_upstream: upstream.passed,
+        })
+    }
+}
+
+/// What a side has to take the answer that the other side owed it.
+const OVERTIME: Duration = Duration::from_millis(500);

@@ -1,0 +1,257 @@
+//! One direction between two streams: what was read from the source and has not reached the sink.
+//!
+//! ```text
+//!            ready                window
+//!  sink  <- [released, unwritten][held or not inspected]  <- source
+//! ```
+//!
+//! Usually both parts are empty and the pipe owns no memory: what is read into the workspace of the thread is written
+//! from there. It is always true that the sink was given a prefix of what the flow released, then at most one Close.
+
+use crate::frame::close;
+use crate::inspect::{Flow, Side, Tally};
+use bytes::{Buf, BytesMut};
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::io::poll_read_buf;
+
+/// Most that is read at once.
+pub(super) const CHUNK: usize = 64 << 10;
+
+/// What the pipe knows of the side that it reads from.
+#[derive(Debug, Default)]
+pub(super) struct Source {
+    /// The side has sent a Close, with this code if any: nothing of it passes any more.
+    pub closed: Option<Option<u16>>,
+    /// Its stream is at its end, or broken.
+    pub ended: bool,
+}
+
+/// What the pipe does with the side that it writes to.
+#[derive(Debug)]
+pub(super) enum Sink {
+    /// It is given what the source sends.
+    Flowing,
+    /// It is given the rest of the frame under way, then this Close.
+    Ordered(Box<CloseOrder>),
+    /// A Close was written to it, or is ready to be: nothing can follow.
+    Told,
+    /// The frame under way will never end, so no Close can be sent: the stream is ended after what is ready.
+    Cut,
+    /// The stream is ended, or broken.
+    Finished,
+}
+
+/// A Close of ours.
+#[derive(Debug)]
+pub(super) struct CloseOrder {
+    pub frame: close::Frame,
+    pub code: Option<u16>,
+}
+
+#[derive(Debug)]
+pub(super) struct Pipe {
+    pub flow: Flow,
+    pub source: Source,
+    pub sink: Sink,
+    /// Messages and payload bytes passed so far.
+    pub passed: Passed,
+    /// The window holds bytes that were not inspected.
+    pub fresh: bool,
+    /// `ready` bytes, then the window.
+    buf: BytesMut,
+    ready: usize,
+    /// Something was written that the stream may keep to itself until it is flushed.
+    unflushed: bool,
+}
+
+/// How much has passed in one direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Passed {
+    /// Whole data messages.
+    pub messages: u64,
+    /// Payload of data and control frames, in bytes.
+    pub bytes: u64,
+}
+
+impl Pipe {
+    /// `read` came from the source already, behind the handshake.
+    pub fn new(from: Side, read: BytesMut) -> Self {
+        Pipe {
+            flow: Flow::new(from),
+            source: Source::default(),
+            sink: Sink::Flowing,
+            passed: Passed::default(),
+            fresh: !read.is_empty(),
+            buf: read,
+            ready: 0,
+            unflushed: false,
+        }
+    }
+
+    /// Whether what the source sends still goes to the sink.
+    pub fn is_passing(&self) -> bool {
+        matches!(self.sink, Sink::Flowing | Sink::Ordered(_))
+    }
+
+    /// Whether all that was meant for the sink has been written.
+    pub fn is_flushed(&self) -> bool {
+        self.ready == 0 && !self.unflushed
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.buf.is_empty()
+    }
+
+    pub fn count(&mut self, tally: &Tally) {
+        self.passed.messages += tally.messages[0] + tally.messages[1];
+        self.passed.bytes += tally.bytes.iter().sum::<u64>();
+    }
+
+    /// Reads once: into `scratch` if the pipe is empty, else behind the window.
+    pub fn poll_fill(
+        &mut self,
+        source: Pin<&mut impl AsyncRead>,
+        cx: &mut Context<'_>,
+        scratch: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.buf.is_empty() {
+            let mut into = ReadBuf::new(scratch);
+            ready!(source.poll_read(cx, &mut into))?;
+            return Poll::Ready(Ok(into.filled().len()));
+        }
+        // Enough for the rest of the frame, so that a held frame is read with as few calls as a passing one.
+        self.buf.reserve(self.flow.missing().clamp(4096, CHUNK));
+        poll_read_buf(source, cx, &mut self.buf)
+    }
+
+    /// Writes what is ready. `Ok(true)` if anything was written.
+    ///
+    /// # Errors
+    /// Those of the stream; the sink is [`Sink::Finished`] after one.
+    pub fn poll_flush(
+        &mut self,
+        mut sink: Pin<&mut impl AsyncWrite>,
+        cx: &mut Context<'_>,
+    ) -> io::Result<bool> {
+        let mut wrote = false;
+        while self.ready > 0 {
+            match sink.as_mut().poll_write(cx, &self.buf[..self.ready]) {
+                Poll::Pending => return Ok(wrote),
+                Poll::Ready(Ok(n)) if n > 0 => {
+                    self.buf.advance(n);
+                    self.ready -= n;
+                    wrote = true;
+                }
+                Poll::Ready(Ok(_)) => return Err(self.broken(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Err(error)) => return Err(self.broken(error)),
+            }
+        }
+        if self.buf.is_empty() {
+            // An idle connection owns no buffer.
+            self.buf = BytesMut::new();
+        }
+        self.unflushed |= wrote;
+        if self.unflushed {
+            match sink.poll_flush(cx) {
+                Poll::Pending => {}
+                Poll::Ready(Ok(())) => self.unflushed = false,
+                Poll::Ready(Err(error)) => return Err(self.broken(error)),
+            }
+        }
+        Ok(wrote)
+    }
+
+    /// Makes `released` ready for the sink and writes what it takes at once; keeps the rest, and `window`. Both are parts
+    /// of what was read into the workspace.
+    ///
+    /// # Errors
+    /// As [`Pipe::poll_flush`].
+    pub fn forward(
+        &mut self,
+        mut released: &[u8],
+        window: &[u8],
+        mut sink: Pin<&mut impl AsyncWrite>,
+        cx: &mut Context<'_>,
+    ) -> io::Result<()> {
+        debug_assert!(
+            self.buf.is_empty(),
+            "the workspace is read into only when the pipe is empty"
+        );
+        let mut result = Ok(());
+        while !released.is_empty() && result.is_ok() {
+            match sink.as_mut().poll_write(cx, released) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(n)) if n > 0 => {
+                    released = &released[n..];
+                    self.unflushed = true;
+                }
+                Poll::Ready(Ok(_)) => result = Err(self.broken(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Err(error)) => result = Err(self.broken(error)),
+            }
+        }
+        if result.is_ok() {
+            self.ready = released.len();
+            self.buf.reserve(released.len() + window.len());
+            self.buf.extend_from_slice(released);
+        }
+        self.buf.extend_from_slice(window);
+        result
+    }
+
+    /// Takes the window out, for the time of its inspection.
+    pub fn take_window(&mut self) -> BytesMut {
+        self.buf.split_off(self.ready)
+    }
+
+    /// Puts the window back, of which `released` bytes are released, and passed on if `passing`.
+    pub fn put_window(&mut self, mut window: BytesMut, released: usize, passing: bool) {
+        if passing {
+            self.ready += released;
+        } else {
+            window.advance(released);
+        }
+        if self.buf.is_empty() {
+            self.buf = window;
+        } else {
+            self.buf.unsplit(window);
+        }
+    }
+
+    /// Drops the window: nothing that the source sends is of interest any more.
+    pub fn drop_window(&mut self) {
+        self.buf.truncate(self.ready);
+        self.fresh = false;
+    }
+
+    /// If the sink was ordered a Close and what it was given ends at a frame boundary, makes the Close ready and tells
+    /// its code. If no boundary can come any more, the sink is cut.
+    pub fn execute_order(&mut self) -> Option<Option<u16>> {
+        let Sink::Ordered(order) = &self.sink else {
+            return None;
+        };
+        if self.flow.frame_boundary().is_some() {
+            let code = order.code;
+            let window = self.buf.split_off(self.ready);
+            self.buf.extend_from_slice(order.frame.as_bytes());
+            self.ready = self.buf.len();
+            self.buf.extend_from_slice(&window);
+            self.sink = Sink::Told;
+            return Some(code);
+        }
+        if self.source.ended || !self.flow.is_judging() {
+            self.sink = Sink::Cut;
+        }
+        None
+    }
+
+    fn broken(&mut self, error: io::Error) -> io::Error {
+        self.sink = Sink::Finished;
+        self.buf.advance(self.ready);
+        self.ready = 0;
+        self.unflushed = false;
+        error
+    }
+}
