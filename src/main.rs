@@ -1,2 +1,8 @@
 //! The `wsgate` program.
-fn main() {}
+
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    wsgate::cli::Cli::parse().execute()
+}

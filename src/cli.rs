@@ -1,0 +1,110 @@
+//! The command line.
+
+use crate::config::Config;
+use crate::server::Gateway;
+use crate::{demo, log};
+use clap::{Args, Parser, Subcommand};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// A WebSocket-aware reverse proxy: every frame inspected, every deploy a paced Close 1012.
+#[derive(Debug, Parser)]
+#[command(name = "wsgate", version, about, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the proxy.
+    Run(Run),
+    /// Say whether a configuration is good; exit status 1 where it is not.
+    Check {
+        /// The configuration, in TOML.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Run the proxy in front of backends of its own, on free ports, and show what it does.
+    Demo {
+        /// End after the tour: status 0 if everything was as announced.
+        #[arg(long)]
+        once: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Run {
+    /// The configuration, in TOML.
+    #[arg(long, value_name = "FILE", required_unless_present_all = ["listen", "upstream"])]
+    #[arg(conflicts_with_all = ["listen", "upstream", "admin"])]
+    config: Option<PathBuf>,
+    /// Without a file: where to listen, `IP:PORT` or `unix:/PATH`. May be repeated.
+    #[arg(long, value_name = "ADDR", requires = "upstream")]
+    listen: Vec<String>,
+    /// Without a file: a server, `HOST:PORT` or `unix:/PATH`. May be repeated.
+    #[arg(long, value_name = "ADDR", requires = "listen")]
+    upstream: Vec<String>,
+    /// Without a file: where to serve /metrics, /healthz and /readyz, or `off`.
+    #[arg(long, value_name = "ADDR", requires = "listen")]
+    admin: Option<String>,
+}
+
+impl Cli {
+    /// Does what the command says.
+    pub fn execute(self) -> ExitCode {
+        match self.command {
+            Command::Run(run) => run.execute(),
+            Command::Check { config } => check(&config),
+            Command::Demo { once } => demo::run(once),
+        }
+    }
+}
+
+impl Run {
+    fn execute(self) -> ExitCode {
+        let config = match &self.config {
+            Some(file) => Config::load(file),
+            None => Config::from_command_line(&self.listen, &self.upstream, self.admin.as_deref()),
+        };
+        let config = match config {
+            Ok(config) => config,
+            Err(error) => return fail(&error),
+        };
+        log::init(config.log);
+        for warning in &config.warnings {
+            tracing::warn!("{warning}");
+        }
+        match Gateway::bind(&config) {
+            Ok(gateway) => {
+                gateway.run();
+                ExitCode::SUCCESS
+            }
+            Err(error) => fail(&format_args!("error: {error}")),
+        }
+    }
+}
+
+fn check(file: &Path) -> ExitCode {
+    match Config::load(file) {
+        Ok(config) => {
+            for warning in &config.warnings {
+                eprintln!("warning: {warning}");
+            }
+            let (listeners, routes) = (config.proxy.listeners.len(), config.proxy.routes.len());
+            let upstreams = config.proxy.upstreams.len();
+            println!(
+                "{}: good; listeners: {listeners}, routes: {routes}, upstreams: {upstreams}",
+                file.display()
+            );
+            ExitCode::SUCCESS
+        }
+        Err(error) => fail(&error),
+    }
+}
+
+fn fail(error: &dyn fmt::Display) -> ExitCode {
+    eprintln!("{error}");
+    ExitCode::FAILURE
+}

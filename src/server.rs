@@ -1,0 +1,243 @@
+//! Assembly: the only file that knows everybody. It binds the listeners, makes Pingora's server of them, and runs it.
+
+use crate::admin::Admin;
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::proxy::Gate;
+use crate::proxy::settings::Address;
+use async_trait::async_trait;
+use pingora::apps::ServerApp;
+use pingora::listeners::{L4BufferSettings, ListenerConfig};
+use pingora::server::configuration::ServerConf;
+use pingora::server::{ListenFds, RunArgs, Server, ShutdownWatch};
+use pingora::services::listening::Service;
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{IntoRawFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// A listener cannot be had.
+#[derive(Debug)]
+pub struct BindError {
+    address: Address,
+    source: io::Error,
+}
+
+impl fmt::Display for BindError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let BindError { address, source } = self;
+        let advice = match source.kind() {
+            io::ErrorKind::AddrInUse => {
+                "; another process listens there: end it, or choose another address"
+            }
+            io::ErrorKind::AddrNotAvailable => "; the address is none of this machine's",
+            io::ErrorKind::PermissionDenied => {
+                "; ports below 1024 and foreign directories need the permission to use them"
+            }
+            io::ErrorKind::NotFound => "; the directory of the socket does not exist",
+            _ => "",
+        };
+        write!(f, "cannot listen on {address}: {source}{advice}")
+    }
+}
+
+impl std::error::Error for BindError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.source)
+    }
+}
+
+/// wsgate with its listeners bound, not yet serving.
+pub struct Gateway {
+    server: Server,
+    addresses: Vec<Address>,
+    admin: Option<Address>,
+    ready: Arc<AtomicBool>,
+}
+
+impl Gateway {
+    /// Binds every listener of the configuration.
+    ///
+    /// # Errors
+    /// The first one that cannot be bound.
+    pub fn bind(config: &Config) -> Result<Gateway, BindError> {
+        let conf = ServerConf {
+            threads: match config.threads {
+                0 => std::thread::available_parallelism().map_or(1, usize::from),
+                threads => threads,
+            },
+            // The connections that are left when the process is told to end are not waited for here.
+            grace_period_seconds: Some(0),
+            graceful_shutdown_timeout_seconds: Some(1),
+            ..ServerConf::default()
+        };
+        let mut server = Server::new_with_opt_and_conf(None, conf);
+        let metrics = Arc::new(Metrics::new());
+        let ready = Arc::new(AtomicBool::new(false));
+
+        let bound = config
+            .proxy
+            .listeners
+            .iter()
+            .map(|listener| Bound::new(&listener.address));
+        let bound = bound.collect::<Result<Vec<_>, _>>()?;
+        let addresses = bound.iter().map(|bound| bound.address.clone()).collect();
+        let gate = Gate::new(&config.proxy, &metrics, &server.configuration);
+        server.add_service(Prebound::new("gate", gate, bound, None));
+
+        let mut admin = None;
+        if let Some(address) = &config.admin.listen {
+            let bound = Bound::new(address)?;
+            admin = Some(bound.address.clone());
+            let endpoints = Admin::new(metrics, ready.clone());
+            server.add_service(Prebound::new("admin", endpoints, vec![bound], Some(1)));
+        }
+        Ok(Gateway {
+            server,
+            addresses,
+            admin,
+            ready,
+        })
+    }
+
+    /// Where clients are accepted, with the ports that were taken where port 0 was asked for.
+    pub fn addresses(&self) -> &[Address] {
+        &self.addresses
+    }
+
+    /// Where the admin listener is.
+    pub fn admin(&self) -> Option<&Address> {
+        self.admin.as_ref()
+    }
+
+    /// Serves until the process is told to end: SIGTERM or SIGINT.
+    pub fn run(self) {
+        for address in &self.addresses {
+            tracing::info!(%address, "listening");
+        }
+        if let Some(address) = &self.admin {
+            tracing::info!(%address, "admin listening");
+        }
+        // The sockets listen already: whoever connects from now on is served.
+        self.ready.store(true, Ordering::Relaxed);
+        self.server.run(RunArgs::default());
+        tracing::info!("stopped");
+    }
+}
+
+/// A listening socket.
+struct Bound {
+    /// Where it listens.
+    address: Address,
+    socket: OwnedFd,
+}
+
+impl Bound {
+    fn new(address: &Address) -> Result<Bound, BindError> {
+        let error = |source| BindError {
+            address: address.clone(),
+            source,
+        };
+        match address {
+            Address::Tcp(socket) => {
+                // The standard library sets SO_REUSEADDR: a restart does not wait for old connections to time out.
+                let listener = TcpListener::bind(socket).map_err(error)?;
+                let socket: SocketAddr = listener.local_addr().map_err(error)?;
+                listener.set_nonblocking(true).map_err(error)?;
+                Ok(Bound {
+                    address: Address::Tcp(socket),
+                    socket: listener.into(),
+                })
+            }
+            Address::Unix(path) => {
+                remove_stale(path).map_err(error)?;
+                let listener = UnixListener::bind(path).map_err(error)?;
+                listener.set_nonblocking(true).map_err(error)?;
+                Ok(Bound {
+                    address: address.clone(),
+                    socket: listener.into(),
+                })
+            }
+            Address::Name(..) => Err(error(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "a listener needs an IP address",
+            ))),
+        }
+    }
+}
+
+/// Removes a socket that nobody listens on any more; one that somebody does listen on is in use.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::FileTypeExt;
+    match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+        Ok(metadata) if !metadata.file_type().is_socket() => Err(io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            "a file that is not a socket is in the way",
+        )),
+        Ok(_) => match UnixStream::connect(path) {
+            Ok(_) => Err(io::ErrorKind::AddrInUse.into()),
+            Err(_) => std::fs::remove_file(path),
+        },
+    }
+}
+
+/// A listening service of Pingora's whose sockets were bound before it starts, so that an address in use is an error
+/// that can be reported, and a port that was chosen by the system is known.
+struct Prebound<A> {
+    service: Service<A>,
+    bound: Vec<Bound>,
+}
+
+impl<A: ServerApp + Send + Sync + 'static> Prebound<A> {
+    fn new(name: &str, app: A, bound: Vec<Bound>, threads: Option<usize>) -> Self {
+        let mut service = Service::new(name.to_owned(), app);
+        service.threads = threads;
+        for socket in &bound {
+            let endpoint = match &socket.address {
+                Address::Unix(path) => ListenerConfig::uds(path.to_string_lossy()),
+                address => ListenerConfig::tcp(address.to_string()),
+            };
+            // Buffers of Pingora's would cost each idle connection 14 KiB.
+            service.add_listener(endpoint.l4_buffer(L4BufferSettings::unbuffered()));
+        }
+        Prebound { service, bound }
+    }
+}
+
+#[async_trait]
+impl<A: ServerApp + Send + Sync + 'static> pingora::services::Service for Prebound<A> {
+    async fn start_service(
+        &mut self,
+        fds: Option<ListenFds>,
+        shutdown: ShutdownWatch,
+        listeners_per_fd: usize,
+    ) {
+        // On Unix Pingora always passes its table of sockets; those in it are used instead of being bound again.
+        for bound in self.bound.drain(..) {
+            let name = match &bound.address {
+                Address::Unix(path) => path.to_string_lossy().into_owned(),
+                address => address.to_string(),
+            };
+            if let Some(fds) = &fds {
+                fds.lock().add(name, bound.socket.into_raw_fd());
+            }
+        }
+        self.service
+            .start_service(fds, shutdown, listeners_per_fd)
+            .await;
+    }
+
+    fn name(&self) -> &str {
+        self.service.name()
+    }
+
+    fn threads(&self) -> Option<usize> {
+        self.service.threads()
+    }
+}
