@@ -1,0 +1,226 @@
+//! What is wrong with a configuration, where, and what would have been right.
+
+use std::fmt;
+use std::ops::Range;
+
+/// One mistake. Its `Display` is what the user sees:
+///
+/// ```text
+/// error: unknown key `max_mesage_size`
+///   --> wsgate.toml:12:1
+///    |
+/// 12 | max_mesage_size = "1MiB"
+///    | ^^^^^^^^^^^^^^^
+///    = help: did you mean `max_message_size`?
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Error {
+    pub(super) message: String,
+    pub(super) help: Option<String>,
+    pub(super) place: Option<Place>,
+}
+
+/// A place in a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    file: String,
+    /// From 1.
+    pub line: usize,
+    /// From 1, in characters.
+    pub column: usize,
+    text: String,
+    /// In characters, at least 1.
+    width: usize,
+}
+
+impl Error {
+    /// A mistake that has no place in a file.
+    pub(super) fn new(message: impl Into<String>, help: impl Into<String>) -> Self {
+        Error {
+            message: message.into(),
+            help: Some(help.into()),
+            place: None,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "error: {}", self.message)?;
+        let mut margin = 2;
+        if let Some(place) = &self.place {
+            let number = place.line.to_string();
+            margin = number.len();
+            // Tabs stay tabs, so that the caret stands below its character however wide they are shown.
+            let indent: String = place
+                .text
+                .chars()
+                .take(place.column - 1)
+                .map(|c| if c == '\t' { '\t' } else { ' ' })
+                .collect();
+            write!(
+                f,
+                "\n{:margin$}--> {}:{}:{}",
+                "", place.file, place.line, place.column
+            )?;
+            write!(f, "\n{:margin$} |", "")?;
+            write!(f, "\n{number} | {}", place.text)?;
+            write!(f, "\n{:margin$} | {indent}{}", "", "^".repeat(place.width))?;
+        }
+        match &self.help {
+            Some(help) => write!(f, "\n{:margin$} = help: {help}", ""),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// A file while it is read: its name and its text.
+#[derive(Clone, Copy)]
+pub(super) struct Source<'a> {
+    pub name: &'a str,
+    pub text: &'a str,
+}
+
+impl Source<'_> {
+    /// A mistake at this range of bytes.
+    pub fn error(
+        &self,
+        span: Range<usize>,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) -> Error {
+        Error {
+            message: message.into(),
+            help: Some(help.into()),
+            place: Some(self.place(span)),
+        }
+    }
+
+    /// The number of the line in which a byte is, from 1.
+    pub fn line(&self, at: usize) -> usize {
+        self.place(at..at).line
+    }
+
+    fn place(&self, span: Range<usize>) -> Place {
+        let start = self.text.floor_char_boundary(span.start);
+        let line_start = self.text[..start].rfind('\n').map_or(0, |at| at + 1);
+        let line_end = self.text[start..]
+            .find('\n')
+            .map_or(self.text.len(), |at| start + at);
+        let end = self
+            .text
+            .floor_char_boundary(span.end)
+            .clamp(start, line_end);
+        Place {
+            file: self.name.to_owned(),
+            line: self.text[..start].matches('\n').count() + 1,
+            column: self.text[line_start..start].chars().count() + 1,
+            text: self.text[line_start..line_end]
+                .trim_end_matches('\r')
+                .to_owned(),
+            width: self.text[start..end].chars().count().max(1),
+        }
+    }
+
+    /// What the TOML reader says, in our words.
+    pub fn read_error(&self, error: &toml::de::Error) -> Error {
+        let (message, help) = in_our_words(error.message());
+        let end = self.text.len();
+        Error {
+            message,
+            help,
+            place: Some(self.place(error.span().unwrap_or(end..end))),
+        }
+    }
+}
+
+/// Splits what serde or the TOML reader says into what is wrong and what would be right.
+fn in_our_words(said: &str) -> (String, Option<String>) {
+    let (first, rest) = said.split_once('\n').unwrap_or((said, ""));
+    for (what, kind) in [("unknown field `", "key"), ("unknown variant `", "value")] {
+        if let Some((wrong, expected)) = first
+            .strip_prefix(what)
+            .and_then(|rest| rest.split_once('`'))
+        {
+            let known: Vec<&str> = expected.split('`').skip(1).step_by(2).collect();
+            return (
+                format!("unknown {kind} `{wrong}`"),
+                Some(suggestion(wrong, &known)),
+            );
+        }
+    }
+    let help = rest.replace('\n', "; ");
+    (first.to_owned(), (!help.is_empty()).then_some(help))
+}
+
+/// "did you mean" the nearest of `known`, and what else there is.
+pub(super) fn suggestion(wrong: &str, known: &[&str]) -> String {
+    let list = known
+        .iter()
+        .map(|name| format!("`{name}`"))
+        .collect::<Vec<_>>()
+        .join(", ");
+    let nearest = known.iter().min_by_key(|name| distance(wrong, name));
+    match nearest {
+        // Nearer than a third of its letters: a typo, not another word.
+        Some(nearest) if distance(wrong, nearest) <= nearest.chars().count() / 3 + 1 => {
+            format!("did you mean `{nearest}`? there are: {list}")
+        }
+        _ => format!("there are: {list}"),
+    }
+}
+
+/// Levenshtein's.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, y) in b.iter().enumerate() {
+            let substituted = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_caret_stands_below_its_character() {
+        let text = "a = 1\n\tnäme = \"ü\" # x\n";
+        let source = Source {
+            name: "x.toml",
+            text,
+        };
+        let at = text.find('"').unwrap();
+        let error = source.error(at..at + 4, "no", "yes");
+        let expected = "error: no\n --> x.toml:2:9\n  |\n2 | \tnäme = \"ü\" # x\n  | \t       ^^^\n  = help: yes";
+        assert_eq!(error.to_string(), expected);
+    }
+
+    #[test]
+    fn a_place_beyond_the_end_is_the_end() {
+        let source = Source {
+            name: "x.toml",
+            text: "a = ",
+        };
+        let place = source.place(4..9);
+        assert_eq!((place.line, place.column, place.width), (1, 5, 1));
+    }
+
+    #[test]
+    fn only_typos_are_suggested() {
+        assert!(suggestion("mod", &["mode", "path"]).starts_with("did you mean `mode`?"));
+        assert_eq!(
+            suggestion("zebra", &["mode", "path"]),
+            "there are: `mode`, `path`"
+        );
+        assert_eq!(distance("kitten", "sitting"), 3);
+    }
+}

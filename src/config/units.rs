@@ -1,0 +1,232 @@
+//! Durations, ranges of them, and sizes, as they are written: `"30s"`, `"1s-5s"`, `"64KiB"`.
+
+use serde::de::{Deserialize, Deserializer, Error, Unexpected, Visitor};
+use std::fmt;
+use std::time::Duration;
+
+/// `"250ms"`, `"30s"`, `"5m"`, `"1h"`: more than nothing and at most a day.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Time(pub Duration);
+
+/// `"1s-5s"`: the second no shorter than the first; `"0s-5s"` and a single duration are fine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TimeRange(pub Duration, pub Duration);
+
+/// `"512B"`, `"64KiB"`, `"16MiB"`, `"1GiB"`, and in powers of ten `"64KB"`, `"16MB"`, `"1GB"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Size(pub u64);
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A number and the unit behind it.
+fn split(text: &str) -> Option<(u64, &str)> {
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    Some((text[..digits].parse().ok()?, text[digits..].trim_start()))
+}
+
+/// The second line of an error is its help.
+fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || {
+        format!(
+            "`{text}` is not a duration\nwrite a whole number with a unit: \"250ms\", \"30s\", \"5m\", \"1h\""
+        )
+    };
+    let (number, unit) = split(text.trim()).ok_or_else(wrong)?;
+    let factor = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60 * 1000,
+        "h" => 60 * 60 * 1000,
+        _ => return Err(wrong()),
+    };
+    let duration = Duration::from_millis(number.saturating_mul(factor));
+    if duration > DAY {
+        return Err(format!(
+            "`{text}` is too long\nthe longest duration is \"24h\""
+        ));
+    }
+    Ok(duration)
+}
+
+impl Time {
+    fn parse(text: &str) -> Result<Time, String> {
+        match duration(text)? {
+            Duration::ZERO => Err(format!(
+                "`{text}` leaves no time\nthe shortest duration is \"1ms\""
+            )),
+            time => Ok(Time(time)),
+        }
+    }
+}
+
+impl TimeRange {
+    fn parse(text: &str) -> Result<TimeRange, String> {
+        let (low, high) = text.split_once('-').unwrap_or((text, text));
+        let (low, high) = (duration(low)?, duration(high)?);
+        if low > high {
+            return Err(format!(
+                "`{text}` ends before it begins\nwrite the shorter one first: \"1s-5s\""
+            ));
+        }
+        Ok(TimeRange(low, high))
+    }
+}
+
+impl Size {
+    fn parse(text: &str) -> Result<Size, String> {
+        let wrong = || {
+            format!(
+                "`{text}` is not a size\nwrite a whole number with a unit: \"512B\", \"64KiB\", \"16MiB\", \"1GiB\""
+            )
+        };
+        let (number, unit) = split(text.trim()).ok_or_else(wrong)?;
+        let factor: u64 = match unit {
+            "B" => 1,
+            "KiB" => 1 << 10,
+            "MiB" => 1 << 20,
+            "GiB" => 1 << 30,
+            "KB" => 1000,
+            "MB" => 1_000_000,
+            "GB" => 1_000_000_000,
+            _ => return Err(wrong()),
+        };
+        let too_large = || format!("`{text}` is too large\nthe largest size is what 63 bits hold");
+        let bytes = number
+            .checked_mul(factor)
+            .filter(|bytes| *bytes <= i64::MAX as u64);
+        bytes.map(Size).ok_or_else(too_large)
+    }
+}
+
+/// A value that is written as a string in a form of its own.
+struct Written<T> {
+    parse: fn(&str) -> Result<T, String>,
+    what: &'static str,
+    example: fn(i64) -> String,
+}
+
+impl<T> Visitor<'_> for Written<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} as a string", self.what)
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<T, E> {
+        (self.parse)(text).map_err(E::custom)
+    }
+
+    fn visit_i64<E: Error>(self, number: i64) -> Result<T, E> {
+        if number < 0 {
+            return Err(E::invalid_type(Unexpected::Signed(number), &self));
+        }
+        let (what, example) = (self.what, (self.example)(number));
+        Err(E::custom(format!("{what} needs a unit\nwrite {example}")))
+    }
+}
+
+impl<'de> Deserialize<'de> for Time {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let example = |n| format!("\"{n}s\" or \"{n}ms\"");
+        deserializer.deserialize_any(Written {
+            parse: Time::parse,
+            what: "a duration",
+            example,
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for TimeRange {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let example = |n| format!("\"{n}s\", or a range such as \"1s-5s\"");
+        deserializer.deserialize_any(Written {
+            parse: TimeRange::parse,
+            what: "a range of durations",
+            example,
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let example = |n| format!("\"{n}B\", or with KiB, MiB or GiB");
+        deserializer.deserialize_any(Written {
+            parse: Size::parse,
+            what: "a size",
+            example,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        let ms = Duration::from_millis;
+        for (text, expected) in [
+            ("250ms", ms(250)),
+            ("30s", ms(30_000)),
+            ("5 m", ms(300_000)),
+            ("1h", ms(3_600_000)),
+            ("24h", DAY),
+        ] {
+            assert_eq!(Time::parse(text), Ok(Time(expected)), "{text}");
+        }
+        for text in [
+            "",
+            "5",
+            "s",
+            "5d",
+            "-5s",
+            "1.5s",
+            "0s",
+            "25h",
+            "99999999999999999999s",
+            "5s-6s",
+            "5ss",
+            "٣s",
+        ] {
+            assert!(Time::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn ranges() {
+        let s = Duration::from_secs;
+        assert_eq!(TimeRange::parse("1s-5s"), Ok(TimeRange(s(1), s(5))));
+        assert_eq!(TimeRange::parse("0s - 1m"), Ok(TimeRange(s(0), s(60))));
+        assert_eq!(TimeRange::parse("2s"), Ok(TimeRange(s(2), s(2))));
+        for text in ["5s-1s", "1s-", "-5s", "1-5s", "1s-2s-3s"] {
+            assert!(TimeRange::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        for (text, expected) in [
+            ("0B", 0),
+            ("125B", 125),
+            ("64KiB", 65536),
+            ("64KB", 64000),
+            ("2 GiB", 2 << 30),
+        ] {
+            assert_eq!(Size::parse(text), Ok(Size(expected)), "{text}");
+        }
+        for text in [
+            "",
+            "64",
+            "64K",
+            "64kib",
+            "1TiB",
+            "-1B",
+            "1.5MiB",
+            "99999999999GiB",
+        ] {
+            assert!(Size::parse(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! The configuration as it is written: every key, and nothing of what it means. Unknown keys are refused.
+
+use super::units::{Size, Time, TimeRange};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use toml::Spanned;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct File {
+    pub threads: Option<Spanned<i64>>,
+    #[serde(default)]
+    pub log: Log,
+    #[serde(default)]
+    pub admin: Admin,
+    #[serde(default)]
+    pub client: Client,
+    #[serde(default)]
+    pub listener: Vec<Spanned<Listener>>,
+    #[serde(default)]
+    pub upstream: BTreeMap<String, Spanned<Upstream>>,
+    #[serde(default)]
+    pub route: Vec<Spanned<Route>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Log {
+    pub format: Option<Format>,
+    pub level: Option<Level>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Format {
+    Text,
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Level {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Admin {
+    pub listen: Option<Spanned<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Client {
+    pub header_timeout: Option<Time>,
+    pub keepalive_timeout: Option<Spanned<Time>>,
+    pub max_header_size: Option<Spanned<Size>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Listener {
+    pub listen: Option<Spanned<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Upstream {
+    pub servers: Option<Spanned<Vec<Spanned<String>>>>,
+    pub connect_timeout: Option<Time>,
+    pub handshake_timeout: Option<Time>,
+    pub read_timeout: Option<Time>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Route {
+    pub name: Option<Spanned<String>>,
+    #[serde(default)]
+    pub hosts: Vec<Spanned<String>>,
+    pub path: Option<Spanned<String>>,
+    pub upstream: Option<Spanned<String>>,
+    #[serde(default)]
+    pub allowed_origins: Vec<Spanned<String>>,
+    pub max_connections: Option<Spanned<i64>>,
+    pub mode: Option<Mode>,
+    pub max_frame_size: Option<Spanned<Size>>,
+    pub max_message_size: Option<Spanned<Size>>,
+    pub max_fragments: Option<Spanned<i64>>,
+    pub hold: Option<Spanned<Size>>,
+    pub close_timeout: Option<Time>,
+    pub restart_code: Option<Spanned<i64>>,
+    pub reconnect_after: Option<TimeRange>,
+    pub upstream_close: Option<UpstreamClose>,
+    pub upstream_fault_code: Option<Spanned<i64>>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Mode {
+    Enforce,
+    Observe,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum UpstreamClose {
+    Translate,
+    Pass,
+}
