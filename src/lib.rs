@@ -1,4 +1,35 @@
-//! wsgate, a WebSocket-aware reverse proxy.
+//! wsgate stands between WebSocket clients and the backends that serve them, and reads every frame.
+//!
+//! Two promises follow. **Nothing invalid passes:** text is UTF-8, the protocol is kept, limits hold, in both
+//! directions, or the offender is closed and the other side never receives the message. **The end of a connection is
+//! told:** each side gets a Close that says whose doing it was, at a frame boundary.
+//!
+//! # Rooms
+//!
+//! | room | what it knows |
+//! |---|---|
+//! | [`frame`] | the wire: headers, masks, UTF-8, Close frames. Bytes in, values out |
+//! | [`handshake`] | the opening handshake: a request and a 101. Pure |
+//! | [`inspect`] | one connection after its 101: what may pass, what each side is told. Pure |
+//! | [`relay`] | bytes between two streams: the loop, back-pressure, the outcome |
+//! | [`proxy`] | the seat on Pingora: listeners' connections, routes, servers, the upgrade |
+//! | [`config`] | the TOML as written and what it means; errors with their place |
+//! | [`metrics`], [`log`] | every series; the log |
+//! | [`admin`] | /metrics, /healthz, /readyz |
+//! | [`server`] | assembly: the only one that knows everybody |
+//! | [`cli`], [`demo`] | the command line; the tour |
+//!
+//! Arrows point down: `cli -> server -> {proxy, admin, config}`, `proxy -> {handshake, relay, metrics}`,
+//! `relay -> {inspect, metrics}`, `inspect -> frame`. Settings belong to the room that obeys them.
+//!
+//! # Lexicon
+//!
+//! One word per thing, in code, configuration, metrics and logs alike. A *client* asks for a connection; an *upstream*
+//! is a named pool of *servers*; both are *sides* of the connection. What a side sends is a *flow* of *frames*, which
+//! make up *messages*; a message of several frames has *fragments*. A *violation* is a rule broken, an *order* the
+//! Close that a side is to be told, the *outcome* how the connection ended. A *listener* takes connections, a *route*
+//! says which requests go to which upstream.
+
 pub mod admin;
 pub mod cli;
 pub mod config;

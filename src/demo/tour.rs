@@ -1,0 +1,232 @@
+//! What the demo shows: for each step what was sent, what each side received, and the metric that moved.
+
+use super::peer::{Peer, Received, read_head};
+use crate::frame::Opcode;
+use bytes::BytesMut;
+use std::fmt::Write;
+use std::io;
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// The tour through a running gateway.
+pub(super) struct Tour {
+    gateway: String,
+    admin: String,
+    /// What the backends received.
+    heard: Receiver<Received>,
+}
+
+/// A step that misbehaves, and what is announced of it.
+struct Step {
+    title: &'static str,
+    /// Payload of the text frame that the client sends.
+    sends: &'static [u8],
+    client_gets: u16,
+    backend_gets: Option<u16>,
+    metric: &'static str,
+}
+
+const STEPS: [Step; 4] = [
+    Step {
+        title: "A client sends text that is not UTF-8",
+        sends: b"caf\xe9 au lait",
+        client_gets: 1007,
+        backend_gets: Some(1001),
+        metric: "wsgate_violations_total{kind=\"text_not_utf8\",side=\"client\"}",
+    },
+    Step {
+        title: "A backend sends text that is not UTF-8 (its client did nothing wrong)",
+        sends: b"bad",
+        client_gets: 1011,
+        backend_gets: Some(1007),
+        metric: "wsgate_violations_total{kind=\"text_not_utf8\",side=\"upstream\"}",
+    },
+    Step {
+        title: "A backend is restarted (it says 1001; the client learns when to come back)",
+        sends: b"restart",
+        client_gets: 1012,
+        backend_gets: Some(1001),
+        metric: "wsgate_closes_total{code=\"1012\",initiator=\"gate\",told=\"client\"}",
+    },
+    Step {
+        title: "A backend crashes",
+        sends: b"crash",
+        client_gets: 1012,
+        backend_gets: None,
+        metric: "wsgate_closes_total{code=\"1012\",initiator=\"gate\",told=\"client\"}",
+    },
+];
+
+/// For anything that happens on one machine this is long.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+impl Tour {
+    pub fn new(gateway: String, admin: String, heard: Receiver<Received>) -> Self {
+        Tour {
+            gateway,
+            admin,
+            heard,
+        }
+    }
+
+    /// What there is to try.
+    pub fn introduce(&self, backends: &[String]) {
+        let Tour { gateway, admin, .. } = self;
+        println!(
+            "wsgate {} in front of two echo backends ({})\n",
+            env!("CARGO_PKG_VERSION"),
+            backends.join(", ")
+        );
+        println!("  page       http://{gateway}/   (open it in a browser)");
+        println!("  WebSocket  ws://{gateway}/ws");
+        println!("  metrics    http://{admin}/metrics\n");
+    }
+
+    /// Takes the tour and says whether everything was as announced.
+    pub async fn take(&self) -> bool {
+        let mut good = true;
+        match timeout(PATIENCE, self.good_client()).await {
+            Ok(Ok(as_announced)) => good &= verdict(as_announced),
+            other => good &= failed(other),
+        }
+        for (number, step) in STEPS.iter().enumerate() {
+            match timeout(PATIENCE, self.step(number + 2, step)).await {
+                Ok(Ok(as_announced)) => good &= verdict(as_announced),
+                other => good &= failed(other),
+            }
+        }
+        println!(
+            "{}",
+            if good {
+                "Everything was as announced.\n"
+            } else {
+                "Something was NOT as announced.\n"
+            }
+        );
+        good
+    }
+
+    async fn good_client(&self) -> io::Result<bool> {
+        const TEXT: &str = "Grüße, 世界 🌍";
+        println!("1. A good client");
+        let mut client = Peer::connect(&self.gateway).await?;
+        let sent = client.send(Opcode::Text, TEXT.as_bytes()).await?;
+        println!("   client sends     {}", hex(&sent));
+        let answer = client
+            .receive()
+            .await?
+            .ok_or(io::ErrorKind::UnexpectedEof)?;
+        let arrived = self
+            .heard
+            .recv_timeout(PATIENCE)
+            .map_err(io::Error::other)?;
+        println!("   backend gets     {}", arrived.describe());
+        println!("   client gets      {}", answer.describe());
+        client.send(Opcode::Close, &1000u16.to_be_bytes()).await?;
+        let close = client
+            .receive()
+            .await?
+            .ok_or(io::ErrorKind::UnexpectedEof)?;
+        let closed = self
+            .heard
+            .recv_timeout(PATIENCE)
+            .map_err(io::Error::other)?;
+        println!("   and at the end   {}, on both sides", close.describe());
+        let same = answer.payload == TEXT.as_bytes() && arrived.payload == TEXT.as_bytes();
+        Ok(same && close.close_code() == Some(1000) && closed.close_code() == Some(1000))
+    }
+
+    async fn step(&self, number: usize, step: &Step) -> io::Result<bool> {
+        println!("{number}. {}", step.title);
+        let before = self.metric(step.metric).await?;
+        let mut client = Peer::connect(&self.gateway).await?;
+        let sent = client.send(Opcode::Text, step.sends).await?;
+        println!("   client sends     {}", hex(&sent));
+        let close = client
+            .receive()
+            .await?
+            .ok_or(io::ErrorKind::UnexpectedEof)?;
+        println!("   client gets      {}", close.describe());
+        // A client answers a Close with its own (RFC 6455 §5.5.1).
+        client
+            .send(Opcode::Close, &close.payload[..2.min(close.payload.len())])
+            .await?;
+        let mut as_announced = close.close_code() == Some(step.client_gets);
+        // A command is text that the backend is to receive; bad text is nothing that it may ever see.
+        if step.client_gets != 1007 {
+            let command = self
+                .heard
+                .recv_timeout(PATIENCE)
+                .map_err(io::Error::other)?;
+            as_announced &= command.payload == step.sends;
+            println!("   backend gets     {}", command.describe());
+        }
+        if let Some(code) = step.backend_gets {
+            let closed = self
+                .heard
+                .recv_timeout(PATIENCE)
+                .map_err(io::Error::other)?;
+            let only = if step.client_gets == 1007 {
+                ", and not one byte of the message"
+            } else {
+                ""
+            };
+            println!("   backend gets     {}{only}", closed.describe());
+            as_announced &= closed.close_code() == Some(code);
+        } else {
+            println!("   backend gets     nothing: it is gone");
+        }
+        let after = self.metric(step.metric).await?;
+        println!("   metric           {} {before} -> {after}", step.metric);
+        Ok(as_announced && after == before + 1)
+    }
+
+    /// The value of a series, 0 where it is not there yet.
+    async fn metric(&self, series: &str) -> io::Result<u64> {
+        let mut stream = TcpStream::connect(&self.admin).await?;
+        let request = format!(
+            "GET /metrics HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
+            self.admin
+        );
+        stream.write_all(request.as_bytes()).await?;
+        let mut body = BytesMut::new();
+        read_head(&mut stream, &mut body).await?;
+        while stream.read_buf(&mut body).await? > 0 {}
+        let text = String::from_utf8_lossy(&body);
+        let value = text.lines().find_map(|line| line.strip_prefix(series));
+        Ok(value
+            .and_then(|value| value.trim().parse().ok())
+            .unwrap_or(0))
+    }
+}
+
+fn verdict(as_announced: bool) -> bool {
+    println!(
+        "   {}\n",
+        if as_announced {
+            "as announced"
+        } else {
+            "NOT as announced"
+        }
+    );
+    as_announced
+}
+
+fn failed(result: Result<io::Result<bool>, tokio::time::error::Elapsed>) -> bool {
+    match result {
+        Ok(Err(error)) => println!("   FAILED: {error}\n"),
+        _ => println!("   FAILED: nothing happened for {} s\n", PATIENCE.as_secs()),
+    }
+    false
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x} ");
+        text
+    })
+}
