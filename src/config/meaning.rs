@@ -96,14 +96,14 @@ impl Reader<'_> {
             return Ok(admin::Settings { listen: None });
         }
         let address = self.address(&listen, address::listener)?;
-        if let Address::Tcp(socket) = address {
-            if !socket.ip().is_loopback() {
-                let line = self.source.line(listen.span().start);
-                let name = self.source.name;
-                warnings.push(format!(
-                    "{name}:{line}: the admin listener {socket} can be reached from other machines"
-                ));
-            }
+        if let Address::Tcp(socket) = address
+            && !socket.ip().is_loopback()
+        {
+            let line = self.source.line(listen.span().start);
+            let name = self.source.name;
+            warnings.push(format!(
+                "{name}:{line}: the admin listener {socket} can be reached from other machines"
+            ));
         }
         Ok(admin::Settings {
             listen: Some(address),

@@ -304,10 +304,10 @@ impl ProxyHttp for Seat {
                 "the gateway failed to handle the request",
             ),
         };
-        if session.response_written().is_none() {
-            if let Err(error) = Answer::new(status, sentence).write(session).await {
-                tracing::debug!(%error, "client left before it was answered");
-            }
+        if session.response_written().is_none()
+            && let Err(error) = Answer::new(status, sentence).write(session).await
+        {
+            tracing::debug!(%error, "client left before it was answered");
         }
         FailToProxy {
             error_code: status.as_u16(),
