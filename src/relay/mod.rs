@@ -327,12 +327,9 @@ impl State {
     fn handle_end(&mut self, by: Side) {
         self.pipes[by as usize].source.ended = true;
         self.execute_order(by);
-        if self.pipes[by as usize].source.closed.is_none() {
-            let to_it = &mut self.pipes[by.other() as usize];
-            if to_it.is_passing() {
-                // It left without a word, and gets none.
-                to_it.sink = Sink::Cut;
-            }
+        if self.cause.is_none() {
+            // It left without a word, and gets none.
+            self.pipes[by.other() as usize].sink = Sink::Cut;
             self.end(Cause::Vanished { by });
         }
         self.settle();
@@ -369,6 +366,14 @@ impl State {
     }
 
     fn order(&mut self, to: Side, order: Order) {
+        let order = match (order, self.pipes[to as usize].source.closed) {
+            // §5.5.1: who sent a Close gets its own code back, whatever happened meanwhile.
+            (Order::Close { .. }, Some(code)) => Order::Close {
+                code,
+                reason: String::new(),
+            },
+            (order, _) => order,
+        };
         let pipe = &mut self.pipes[to.other() as usize];
         if let (Order::Close { code, reason }, Sink::Flowing) = (order, &pipe.sink) {
             // §5.3: the key "MUST be derived from a strong source of entropy". Toward the upstream we are the client.
@@ -448,3 +453,6 @@ impl State {
 
 /// What a side has to take the answer that the other side owed it.
 const OVERTIME: Duration = Duration::from_millis(500);
+
+#[cfg(test)]
+mod tests;

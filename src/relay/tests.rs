@@ -1,0 +1,804 @@
+//! A world of two ends and a false clock: what each end gets is all that counts.
+
+use super::*;
+use crate::frame::header::{self, MAX_LEN};
+use crate::frame::mask::Mask;
+use crate::frame::{Opcode, close};
+use crate::inspect::Kind;
+use crate::inspect::closing::UpstreamClose;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use std::io;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
+use tokio::task::JoinHandle;
+
+const KEY: [u8; 4] = [0x11, 0x22, 0xf3, 0x44];
+
+/// A frame as this side sends it.
+fn frame(from: Side, first: u8, payload: &[u8]) -> Vec<u8> {
+    let mask = (from == Side::Client).then_some(KEY);
+    let mut head = [0; MAX_LEN];
+    let len = header::encode(Opcode::Text, payload.len() as u64, mask, &mut head);
+    head[0] = first;
+    let mut frame = [&head[..len], payload].concat();
+    if let Some(key) = mask {
+        Mask::new(key).apply(&mut frame[len..]);
+    }
+    frame
+}
+
+fn close_frame(from: Side, code: u16, reason: &str) -> Vec<u8> {
+    frame(
+        from,
+        0x88,
+        &[&code.to_be_bytes(), reason.as_bytes()].concat(),
+    )
+}
+
+/// What a side got: whole frames by opcode and unmasked payload, and whether bytes of an unfinished one followed.
+#[derive(Debug, PartialEq)]
+struct Got {
+    frames: Vec<(u8, Vec<u8>)>,
+    unfinished: usize,
+}
+
+impl Got {
+    fn of(mut bytes: &[u8], to: Side) -> Got {
+        let mut frames = Vec::new();
+        while let Some(header) = header::decode(bytes) {
+            let end = header.len + header.payload_len as usize;
+            if bytes.len() < end {
+                break;
+            }
+            assert_eq!(
+                header.mask.is_some(),
+                to == Side::Upstream,
+                "only what goes to the upstream is masked"
+            );
+            let mut payload = bytes[header.len..end].to_vec();
+            if let Some(key) = header.mask {
+                Mask::new(key).apply(&mut payload);
+            }
+            frames.push((header.first.0, payload));
+            bytes = &bytes[end..];
+        }
+        Got {
+            frames,
+            unfinished: bytes.len(),
+        }
+    }
+
+    /// Code and reason of the last frame, if it is a Close.
+    fn close(&self) -> Option<(u16, String)> {
+        let (first, payload) = self.frames.last()?;
+        let close = close::parse(payload).ok().filter(|_| *first == 0x88)?;
+        Some((close.code?, close.reason.to_owned()))
+    }
+
+    fn code(&self) -> Option<u16> {
+        self.close().map(|(code, _)| code)
+    }
+}
+
+struct World {
+    client: Option<DuplexStream>,
+    upstream: Option<DuplexStream>,
+    relay: JoinHandle<Outcome>,
+}
+
+fn terms(rules: Rules) -> Arc<Terms> {
+    let closing = Policy::default();
+    Arc::new(Terms {
+        route: "test".to_owned(),
+        rules,
+        closing,
+        metrics: Arc::new(Metrics::new()),
+    })
+}
+
+impl World {
+    fn new(terms: Arc<Terms>) -> World {
+        World::with_buffers(terms, 1 << 20)
+    }
+
+    fn with_buffers(terms: Arc<Terms>, size: usize) -> World {
+        let (client, near_client) = duplex(size);
+        let (upstream, near_upstream) = duplex(size);
+        let relay = Relay::new(
+            terms,
+            near_client,
+            BytesMut::new(),
+            near_upstream,
+            BytesMut::new(),
+        );
+        World {
+            client: Some(client),
+            upstream: Some(upstream),
+            relay: tokio::spawn(relay),
+        }
+    }
+
+    fn end(&mut self, side: Side) -> &mut DuplexStream {
+        let end = if side == Side::Client {
+            &mut self.client
+        } else {
+            &mut self.upstream
+        };
+        end.as_mut().expect("the side is still there")
+    }
+
+    async fn send(&mut self, from: Side, bytes: &[u8]) {
+        self.end(from)
+            .write_all(bytes)
+            .await
+            .expect("the relay still reads");
+    }
+
+    /// The next bytes that a side gets, exactly `n`.
+    async fn receive(&mut self, side: Side, n: usize) -> Vec<u8> {
+        let mut bytes = vec![0; n];
+        self.end(side)
+            .read_exact(&mut bytes)
+            .await
+            .expect("the bytes come");
+        bytes
+    }
+
+    /// The side is gone without a word.
+    fn vanish(&mut self, side: Side) {
+        if side == Side::Client {
+            self.client = None
+        } else {
+            self.upstream = None
+        }
+    }
+
+    /// Both sides answer the Close that they get, until the relay is over: what they got from now on.
+    async fn wind_up(mut self) -> (Got, Got, Outcome) {
+        let client = tokio::spawn(answering(self.client.take(), Side::Client));
+        let upstream = tokio::spawn(answering(self.upstream.take(), Side::Upstream));
+        let outcome = self.relay.await.expect("the relay does not panic");
+        (
+            client.await.expect("read"),
+            upstream.await.expect("read"),
+            outcome,
+        )
+    }
+}
+
+/// Reads to the end and answers the first Close, as a good peer does.
+async fn answering(end: Option<DuplexStream>, side: Side) -> Got {
+    let mut bytes = Vec::new();
+    let mut answered = false;
+    if let Some(mut end) = end {
+        while end
+            .read_buf(&mut bytes)
+            .await
+            .expect("a pipe does not break")
+            > 0
+        {
+            let got = Got::of(&bytes, side);
+            if let Some(code) = got.code().filter(|_| !answered) {
+                answered = true;
+                // The relay may be over already.
+                let _ = end.write_all(&close_frame(side, code, "")).await;
+            }
+        }
+    }
+    Got::of(&bytes, side)
+}
+
+const BAD: &[u8] = b"caf\xc3\x28";
+
+#[tokio::test(start_paused = true)]
+async fn what_each_side_is_told() {
+    let text = |from, payload: &[u8]| frame(from, 0x81, payload);
+    for (from, bytes, client_gets, upstream_gets) in [
+        (
+            Side::Client,
+            text(Side::Client, BAD),
+            Some(1007),
+            Some(1001),
+        ),
+        (
+            Side::Client,
+            frame(Side::Client, 0xc1, b"x"),
+            Some(1002),
+            Some(1001),
+        ),
+        (
+            Side::Client,
+            frame(Side::Upstream, 0x81, b"no mask"),
+            Some(1002),
+            Some(1001),
+        ),
+        (
+            Side::Client,
+            frame(Side::Client, 0x82, &[0; 2000]),
+            Some(1009),
+            Some(1001),
+        ),
+        (
+            Side::Upstream,
+            text(Side::Upstream, BAD),
+            Some(1011),
+            Some(1007),
+        ),
+        (
+            Side::Upstream,
+            frame(Side::Client, 0x81, b"mask"),
+            Some(1011),
+            Some(1002),
+        ),
+        (
+            Side::Upstream,
+            frame(Side::Upstream, 0x82, &[0; 2000]),
+            Some(1011),
+            Some(1009),
+        ),
+        (
+            Side::Upstream,
+            close_frame(Side::Upstream, 1001, "bye"),
+            Some(1012),
+            Some(1001),
+        ),
+        (
+            Side::Upstream,
+            close_frame(Side::Upstream, 1012, ""),
+            Some(1012),
+            Some(1012),
+        ),
+        (
+            Side::Upstream,
+            close_frame(Side::Upstream, 1011, "oops"),
+            Some(1011),
+            Some(1011),
+        ),
+        (
+            Side::Upstream,
+            close_frame(Side::Upstream, 4001, "own"),
+            Some(4001),
+            Some(4001),
+        ),
+        (
+            Side::Client,
+            close_frame(Side::Client, 1000, ""),
+            Some(1000),
+            Some(1000),
+        ),
+        // A page that is left: the answer of the upstream must not become a restart.
+        (
+            Side::Client,
+            close_frame(Side::Client, 1001, ""),
+            Some(1001),
+            Some(1001),
+        ),
+        (
+            Side::Client,
+            close_frame(Side::Client, 4001, ""),
+            Some(4001),
+            Some(4001),
+        ),
+    ] {
+        let mut world = World::new(terms(Rules {
+            max_frame_size: 1000,
+            ..Rules::default()
+        }));
+        // Something good before it, which has to arrive.
+        world.send(from, &text(from, b"good")).await;
+        world.send(from, &bytes).await;
+        let (client, upstream, outcome) = world.wind_up().await;
+        assert_eq!(
+            (client.code(), upstream.code()),
+            (client_gets, upstream_gets),
+            "{from:?} {bytes:02x?}"
+        );
+        let receiver = if from == Side::Client {
+            &upstream
+        } else {
+            &client
+        };
+        assert_eq!(
+            receiver.frames.len(),
+            2,
+            "the good message and the Close: {receiver:?}"
+        );
+        assert_eq!(receiver.frames[0].1, b"good");
+        assert!(!outcome.timed_out);
+        assert_eq!(outcome.cause.initiator(), from);
+        assert_eq!((client.unfinished, upstream.unfinished), (0, 0));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_side_that_vanishes() {
+    let mut world = World::new(terms(Rules::default()));
+    world.vanish(Side::Upstream);
+    let (client, _, outcome) = world.wind_up().await;
+    let (code, reason) = client.close().expect("the client is told");
+    assert_eq!(code, 1012);
+    let delay = reason
+        .strip_prefix("service restart; retry-after-ms=")
+        .expect("with a delay");
+    assert!(
+        (1000..=5000).contains(&delay.parse().expect("a number")),
+        "{reason}"
+    );
+    assert_eq!(outcome.cause, Cause::Vanished { by: Side::Upstream });
+    assert_eq!(outcome.upstream_told, None);
+
+    let mut world = World::new(terms(Rules::default()));
+    world.vanish(Side::Client);
+    let (_, upstream, outcome) = world.wind_up().await;
+    assert_eq!(upstream.code(), Some(1001));
+    assert_eq!(
+        (outcome.client_told, outcome.upstream_told),
+        (None, Some(Some(1001)))
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_side_sent_before_it_vanished_is_delivered() {
+    for from in [Side::Client, Side::Upstream] {
+        let mut world = World::new(terms(Rules::default()));
+        world.send(from, &frame(from, 0x81, b"last words")).await;
+        world.vanish(from);
+        let (client, upstream, _) = world.wind_up().await;
+        let got = if from == Side::Client {
+            upstream
+        } else {
+            client
+        };
+        assert_eq!(got.frames[0].1, b"last words");
+        assert_eq!(
+            got.code(),
+            Some(if from == Side::Client { 1001 } else { 1012 })
+        );
+    }
+}
+
+/// A Close of ours can only stand between frames: where a frame will never end, the stream does.
+#[tokio::test(start_paused = true)]
+async fn inside_a_frame_the_stream_ends_without_a_close() {
+    let large = frame(Side::Upstream, 0x82, &vec![7; 200_000]);
+    let mut world = World::new(terms(Rules::default()));
+    world.send(Side::Upstream, &large[..100_000]).await;
+    world.receive(Side::Client, 90_000).await;
+    world.vanish(Side::Upstream);
+    let mut rest = Vec::new();
+    world
+        .end(Side::Client)
+        .read_to_end(&mut rest)
+        .await
+        .expect("it ends");
+    assert!(rest == large[90_000..100_000], "no byte is added");
+
+    // Text beyond the hold that turns bad: its valid beginning has passed, the message never completes.
+    let mut bad = "ä".repeat(100_000).into_bytes();
+    bad[150_001] = 0xff;
+    let mut world = World::new(terms(Rules::default()));
+    world
+        .send(Side::Client, &frame(Side::Client, 0x81, &bad))
+        .await;
+    let (client, upstream, outcome) = world.wind_up().await;
+    assert_eq!(client.code(), Some(1007));
+    assert_eq!((upstream.frames.len(), outcome.upstream_told), (0, None));
+    assert!(upstream.unfinished <= 150_000 + MAX_LEN && upstream.unfinished > 60_000);
+}
+
+/// The client is at fault while the upstream is inside a frame toward it: the frame ends, then comes the Close.
+#[tokio::test(start_paused = true)]
+async fn a_close_waits_for_the_end_of_the_frame_under_way() {
+    let large = frame(Side::Upstream, 0x82, &vec![7; 100_000]);
+    let mut world = World::new(terms(Rules::default()));
+    world.send(Side::Upstream, &large[..50_000]).await;
+    world.receive(Side::Client, 50_000).await;
+    world
+        .send(Side::Client, &frame(Side::Client, 0x81, BAD))
+        .await;
+    // The upstream is told at once.
+    let told = world
+        .receive(Side::Upstream, 6 + 2 + "client broke the protocol".len())
+        .await;
+    assert_eq!(Got::of(&told, Side::Upstream).code(), Some(1001));
+    world.send(Side::Upstream, &large[50_000..]).await;
+    world
+        .send(Side::Upstream, &frame(Side::Upstream, 0x81, b"too late"))
+        .await;
+    let rest = world.receive(Side::Client, large.len() - 50_000).await;
+    assert!(rest == large[50_000..], "the frame arrives whole");
+    let (client, _, _) = world.wind_up().await;
+    assert_eq!((client.frames.len(), client.code()), (1, Some(1007)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_breaks_a_rule_and_goes_on_sending_still_gets_its_close() {
+    let mut world = World::with_buffers(terms(Rules::default()), 4096);
+    let (mut reader, mut writer) = tokio::io::split(world.client.take().expect("there"));
+    let sender = tokio::spawn(async move {
+        writer.write_all(&frame(Side::Client, 0x81, BAD)).await?;
+        for _ in 0..100 {
+            writer
+                .write_all(&frame(Side::Client, 0x82, &[0; 100_000]))
+                .await?;
+        }
+        writer.write_all(&close_frame(Side::Client, 1007, "")).await
+    });
+    let upstream = tokio::spawn(answering(world.upstream.take(), Side::Upstream));
+    let mut bytes = Vec::new();
+    reader.read_to_end(&mut bytes).await.expect("no reset");
+    assert_eq!(Got::of(&bytes, Side::Client).code(), Some(1007));
+    sender.await.expect("joined").expect("all of it was taken");
+    assert_eq!(upstream.await.expect("read").frames.len(), 1);
+    let outcome = world.relay.await.expect("no panic");
+    assert!(
+        !outcome.timed_out,
+        "its Close was found in what was discarded"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_never_answers_is_cut_in_time() {
+    let started = Instant::now();
+    let mut world = World::new(terms(Rules::default()));
+    world
+        .send(Side::Client, &frame(Side::Client, 0x81, BAD))
+        .await;
+    let outcome = (&mut world.relay).await.expect("no panic");
+    assert!(outcome.timed_out);
+    let took = started.elapsed();
+    assert!(
+        took >= Duration::from_secs(5) && took < Duration::from_secs(6),
+        "{took:?}"
+    );
+
+    // The upstream never answers the client's Close: the client gets its answer all the same.
+    let mut world = World::new(terms(Rules::default()));
+    let silent = world.upstream.take();
+    world
+        .send(Side::Client, &close_frame(Side::Client, 1000, ""))
+        .await;
+    let (client, _, outcome) = world.wind_up().await;
+    assert_eq!(client.code(), Some(1000));
+    assert!(outcome.timed_out);
+    drop(silent);
+
+    // It is gone instead of answering.
+    let mut world = World::new(terms(Rules::default()));
+    world
+        .send(Side::Client, &close_frame(Side::Client, 4000, ""))
+        .await;
+    world.receive(Side::Upstream, 8).await;
+    world.vanish(Side::Upstream);
+    let (client, _, outcome) = world.wind_up().await;
+    assert_eq!(client.code(), Some(4000));
+    assert_eq!(
+        outcome.cause,
+        Cause::Closed {
+            by: Side::Client,
+            code: Some(4000)
+        }
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_passes_after_a_close() {
+    let mut world = World::new(terms(Rules::default()));
+    let late = [
+        close_frame(Side::Client, 1000, ""),
+        frame(Side::Client, 0x81, b"late"),
+    ]
+    .concat();
+    world.send(Side::Client, &late).await;
+    let (_, upstream, _) = world.wind_up().await;
+    assert_eq!(upstream.frames.len(), 1, "{upstream:?}");
+}
+
+/// Whoever does not read stops the other side, and the relay holds no more than it says.
+#[tokio::test(start_paused = true)]
+async fn back_pressure() {
+    const PIPE: usize = 4096;
+    for from in [Side::Client, Side::Upstream] {
+        let mut world = World::with_buffers(terms(Rules::default()), PIPE);
+        let bytes = frame(from, 0x82, &[1; 10_000]).repeat(200);
+        let mut end = if from == Side::Client {
+            world.client.take()
+        } else {
+            world.upstream.take()
+        }
+        .expect("there");
+        let mut taken = 0;
+        // The clock is false: this waits until nothing moves any more, not for a second.
+        while let Ok(n) =
+            tokio::time::timeout(Duration::from_secs(1), end.write(&bytes[taken..])).await
+        {
+            taken += n.expect("the relay is there");
+        }
+        assert!(
+            taken <= 2 * PIPE + CHUNK,
+            "{from:?}: {taken} bytes are held for a reader that does not read"
+        );
+        assert!(taken >= 2 * PIPE);
+        let received = world.receive(from.other(), taken - PIPE).await;
+        assert!(
+            received == bytes[..taken - PIPE],
+            "what is received is what was sent"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_text_frame_is_held_until_it_is_whole() {
+    let bytes = frame(Side::Client, 0x81, "Grüße, 世界 🌍".as_bytes());
+    let mut world = World::new(terms(Rules::default()));
+    for byte in &bytes[..bytes.len() - 1] {
+        world.send(Side::Client, &[*byte]).await;
+    }
+    let early =
+        tokio::time::timeout(Duration::from_secs(1), world.end(Side::Upstream).read_u8()).await;
+    assert!(early.is_err(), "a byte passed before the frame was whole");
+    world.send(Side::Client, &bytes[bytes.len() - 1..]).await;
+    assert_eq!(world.receive(Side::Upstream, bytes.len()).await, bytes);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_came_with_the_handshake_is_not_lost() {
+    let (mut client, near_client) = duplex(4096);
+    let (mut upstream, near_upstream) = duplex(4096);
+    let (early, greeting) = (
+        frame(Side::Client, 0x81, b"early"),
+        frame(Side::Upstream, 0x81, b"welcome"),
+    );
+    let cut = early.len() - 2;
+    let relay = Relay::new(
+        terms(Rules::default()),
+        near_client,
+        BytesMut::from(&early[..cut]),
+        near_upstream,
+        BytesMut::from(&greeting[..]),
+    );
+    let relay = tokio::spawn(relay);
+    client.write_all(&early[cut..]).await.expect("taken");
+    let mut got = vec![0; early.len()];
+    upstream.read_exact(&mut got).await.expect("it arrives");
+    assert_eq!(got, early);
+    let mut got = vec![0; greeting.len()];
+    client.read_exact(&mut got).await.expect("it arrives");
+    assert_eq!(got, greeting);
+    relay.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn observing_passes_everything_and_counts_it() {
+    let rules = Rules {
+        mode: Mode::Observe,
+        ..Rules::default()
+    };
+    let terms = terms(rules);
+    let mut world = World::new(terms.clone());
+    let bytes = [
+        frame(Side::Client, 0x81, BAD),
+        frame(Side::Client, 0xc1, BAD),
+        frame(Side::Client, 0x81, b"fine"),
+    ]
+    .concat();
+    world.send(Side::Client, &bytes).await;
+    assert_eq!(world.receive(Side::Upstream, bytes.len()).await, bytes);
+    world
+        .send(Side::Client, &close_frame(Side::Client, 1000, ""))
+        .await;
+    let (client, upstream, _) = world.wind_up().await;
+    assert_eq!((client.code(), upstream.code()), (Some(1000), Some(1000)));
+    let metrics = String::from_utf8(terms.metrics.render()).expect("text");
+    for kind in [Kind::TextNotUtf8, Kind::ReservedBits] {
+        let line = format!(
+            "wsgate_violations_total{{kind=\"{}\",side=\"client\"}} 1",
+            kind.label()
+        );
+        assert!(metrics.contains(&line), "{metrics}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_route_can_pass_restarts_on() {
+    let closing = Policy {
+        upstream_close: UpstreamClose::Pass,
+        ..Policy::default()
+    };
+    let metrics = Arc::new(Metrics::new());
+    let terms = Terms {
+        route: "pass".to_owned(),
+        rules: Rules::default(),
+        closing,
+        metrics,
+    };
+    let mut world = World::new(Arc::new(terms));
+    world
+        .send(Side::Upstream, &close_frame(Side::Upstream, 1012, "deploy"))
+        .await;
+    let (client, upstream, _) = world.wind_up().await;
+    assert_eq!(client.close(), Some((1012, "deploy".to_owned())));
+    assert_eq!(upstream.code(), Some(1012));
+}
+
+/// A session of both sides, cut off after every byte of either: the relay always ends, and what passed is a prefix.
+#[tokio::test(start_paused = true)]
+async fn a_peer_may_vanish_at_every_byte() {
+    let session = |from| {
+        let frames = [
+            frame(from, 0x01, "Grü".as_bytes()),
+            frame(from, 0x89, b"ping"),
+            frame(from, 0x80, "ße".as_bytes()),
+            frame(from, 0x82, &[0xff; 300]),
+            close_frame(from, 1000, "done"),
+        ];
+        frames.concat()
+    };
+    for from in [Side::Client, Side::Upstream] {
+        let bytes = session(from);
+        for end in 0..bytes.len() {
+            let mut world = World::new(terms(Rules::default()));
+            world.send(from, &bytes[..end]).await;
+            world.vanish(from);
+            let (client, upstream, outcome) = world.wind_up().await;
+            let got = if from == Side::Client {
+                upstream
+            } else {
+                client
+            };
+            assert_eq!(outcome.cause, Cause::Vanished { by: from });
+            let whole = Got::of(&bytes[..end], from.other());
+            let (passed, told) = got.frames.split_at(whole.frames.len());
+            assert_eq!(passed, whole.frames, "after {end} bytes");
+            match told {
+                [(0x88, _)] => assert_eq!(got.unfinished, 0),
+                [] => assert!(
+                    got.unfinished > 0 && whole.unfinished > 0,
+                    "without a Close only inside a frame"
+                ),
+                more => panic!("{more:?} after {end} bytes"),
+            }
+        }
+    }
+}
+
+/// A stream that takes and gives as many bytes at a time as it likes, often none.
+struct Choppy {
+    inner: DuplexStream,
+    rng: StdRng,
+}
+
+impl Choppy {
+    /// How many bytes this time; `None` for not now.
+    fn next(&mut self, cx: &Context<'_>) -> Option<usize> {
+        if self.rng.gen_ratio(1, 3) {
+            cx.waker().wake_by_ref();
+            return None;
+        }
+        Some(1 << self.rng.gen_range(0..15))
+    }
+}
+
+impl AsyncRead for Choppy {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let Some(most) = self.next(cx) else {
+            return Poll::Pending;
+        };
+        let mut part = vec![0; most.min(buf.remaining())];
+        let mut into = ReadBuf::new(&mut part);
+        std::task::ready!(Pin::new(&mut self.inner).poll_read(cx, &mut into))?;
+        buf.put_slice(into.filled());
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Choppy {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let Some(most) = self.next(cx) else {
+            return Poll::Pending;
+        };
+        Pin::new(&mut self.inner).poll_write(cx, &buf[..most.min(buf.len())])
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.next(cx).is_none() {
+            return Poll::Pending;
+        }
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+fn random_session(from: Side, rng: &mut StdRng) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for _ in 0..rng.gen_range(1..12) {
+        let len = [3, 125, 126, 4000, 65_535, 65_536, 200_000][rng.gen_range(0..7)];
+        let text: String = (0..)
+            .map(|_| ['a', 'ß', '世', '🌍'][rng.gen_range(0..4)])
+            .take(len / 2)
+            .collect();
+        let (first, payload) = if rng.gen_bool(0.5) {
+            (0x81, text.into_bytes())
+        } else {
+            (0x82, vec![rng.r#gen(); len])
+        };
+        let cut = rng.gen_range(0..=payload.len());
+        if rng.gen_bool(0.3) {
+            bytes.extend(frame(from, first & 0x0f, &payload[..cut]));
+            bytes.extend(frame(from, 0x89, b"between"));
+            bytes.extend(frame(from, 0x80, &payload[cut..]));
+        } else {
+            bytes.extend(frame(from, first, &payload));
+        }
+    }
+    bytes
+}
+
+/// Whatever the sizes of reads and writes, both directions at once, every byte arrives unchanged and in order.
+#[tokio::test(start_paused = true)]
+async fn every_byte_arrives_however_the_streams_behave() {
+    let seed = std::env::var("WSGATE_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok())
+        .unwrap_or_else(rand::random);
+    println!("WSGATE_SEED={seed}");
+    let mut rng = StdRng::seed_from_u64(seed);
+    for _ in 0..30 {
+        let size = 1 << rng.gen_range(6..18);
+        let (client, near_client) = duplex(size);
+        let (upstream, near_upstream) = duplex(size);
+        let mut choppy = |inner| Choppy {
+            inner,
+            rng: StdRng::seed_from_u64(rng.r#gen()),
+        };
+        let (near_client, near_upstream) = (choppy(near_client), choppy(near_upstream));
+        let terms = terms(Rules::default());
+        tokio::spawn(Relay::new(
+            terms,
+            near_client,
+            BytesMut::new(),
+            near_upstream,
+            BytesMut::new(),
+        ));
+        let (from_client, from_upstream) = (
+            random_session(Side::Client, &mut rng),
+            random_session(Side::Upstream, &mut rng),
+        );
+        let talk = |end: DuplexStream, sends: Vec<u8>, gets: Vec<u8>| async move {
+            let (mut reader, mut writer) = tokio::io::split(end);
+            let sender = tokio::spawn(async move {
+                writer.write_all(&sends).await.expect("it is taken");
+                writer
+            });
+            let mut got = vec![0; gets.len()];
+            reader.read_exact(&mut got).await.expect("it arrives");
+            assert!(
+                got == gets,
+                "seed {seed}: what arrives is not what was sent"
+            );
+            sender.await.expect("joined")
+        };
+        tokio::join!(
+            talk(client, from_client.clone(), from_upstream.clone()),
+            talk(upstream, from_upstream, from_client),
+        );
+    }
+}
+
+/// What each connection costs besides its sockets; a change that keeps the handshake alive would show here.
+#[test]
+fn a_relay_is_small() {
+    let size = size_of::<Relay<Box<u8>, Box<u8>>>();
+    assert!(size <= 768, "{size} bytes");
+}
