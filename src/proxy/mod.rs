@@ -21,7 +21,7 @@ use crate::relay::Terms;
 use answer::Answer;
 use async_trait::async_trait;
 use head::NoHead;
-use http::StatusCode;
+use http::{StatusCode, Version, header};
 use pingora::apps::{HttpServerApp, ServerApp};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::Stream;
@@ -195,6 +195,15 @@ impl ProxyHttp for Seat {
     }
 
     async fn request_filter(&self, session: &mut Session, plain: &mut Plain) -> Result<bool> {
+        let head = session.req_header();
+        if head.version == Version::HTTP_11 && !head.headers.contains_key(header::HOST) {
+            // RFC 9112 §3.2: "A server MUST respond with a 400 (Bad Request) status code".
+            let sentence = "the Host header is missing";
+            Answer::new(StatusCode::BAD_REQUEST, sentence)
+                .write(session)
+                .await?;
+            return Ok(true);
+        }
         let Some(route) = self.route_of(session.req_header()) else {
             Answer::new(StatusCode::NOT_FOUND, "no route for this host and path")
                 .write(session)
@@ -262,6 +271,12 @@ impl ProxyHttp for Seat {
         response: &mut ResponseHeader,
         _plain: &mut Plain,
     ) -> Result<()> {
+        if response.status == StatusCode::SWITCHING_PROTOCOLS {
+            // RFC 9110 §15.2.2: only in answer to an Upgrade, and this request had none. Passed on, it would make the client
+            // and whatever stands before it believe in a tunnel that is none.
+            let error = Error::explain(ErrorType::InvalidHTTPHeader, "a 101 that nobody asked for");
+            return Err(error.into_up());
+        }
         for name in handshake::hop_by_hop(&response.headers) {
             response.remove_header(&name);
         }
@@ -286,6 +301,9 @@ impl ProxyHttp for Seat {
             }
             (_, ErrorSource::Upstream) if timed_out => {
                 (StatusCode::GATEWAY_TIMEOUT, "no server answered in time")
+            }
+            (ErrorType::InvalidHTTPHeader, ErrorSource::Upstream) => {
+                (StatusCode::BAD_GATEWAY, "the server's answer is malformed")
             }
             (_, ErrorSource::Upstream) => (StatusCode::BAD_GATEWAY, "no server can be reached"),
             // Nobody is there to be told.
