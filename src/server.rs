@@ -65,6 +65,7 @@ impl Gateway {
     /// # Errors
     /// The first one that cannot be bound.
     pub fn bind(config: &Config) -> Result<Gateway, BindError> {
+        raise_file_limit();
         let conf = ServerConf {
             threads: match config.threads {
                 0 => std::thread::available_parallelism().map_or(1, usize::from),
@@ -126,6 +127,23 @@ impl Gateway {
         self.ready.store(true, Ordering::Relaxed);
         self.server.run(RunArgs::default());
         tracing::info!("stopped");
+    }
+}
+
+/// Each connection needs two file descriptors, and the soft limit of most systems is 1,024: takes what the hard limit
+/// allows.
+fn raise_file_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
+        if soft < hard {
+            setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map(|()| hard)
+        } else {
+            Ok(soft)
+        }
+    });
+    match raised {
+        Ok(limit) => tracing::debug!(limit, "file descriptors"),
+        Err(error) => tracing::warn!(%error, "the limit of file descriptors cannot be raised"),
     }
 }
 
