@@ -36,7 +36,9 @@ def test_head_of_one_mib(rig):
     pump.join()
 
 
-@pytest.mark.parametrize("garbage", [b"\x00" * 1000, b"\x16\x03\x01\x02\x00\x01\x00", b"GET\r\n\r\n", b"\r\n" * 500], ids=repr)
+@pytest.mark.parametrize(
+    "garbage", [b"\x00" * 1000, b"\x16\x03\x01\x02\x00\x01\x00", b"GET\r\n\r\n", b"\r\n" * 500], ids=repr
+)
 def test_garbage_instead_of_a_request(rig, garbage):
     """A 400 or a closed connection, and at once where the bytes can be no request any more."""
     client = rig.connect()

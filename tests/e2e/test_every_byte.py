@@ -61,7 +61,7 @@ class Stream:
 
 
 def all_that_comes(peer):
-    """Every byte up to the end of the connection. A Close is answered with a FIN, which spares waiting for time-outs."""
+    """Every byte up to the end of the connection. A Close is answered with a FIN, which spares time-outs."""
     try:
         while peer.read_frame().opcode != frames.CLOSE:
             pass
@@ -107,7 +107,7 @@ def test_client_before_the_101(rig, end):
         upstream, head = rig.server.accept_request(path)
         getattr(client, end)()
         upstream.send(http.switching_protocols(head))
-        upstream.read_to_end()
+        all_that_comes(upstream)
     rig.assert_works()
 
 

@@ -93,10 +93,11 @@ def test_upstream_that_stays_silent(start_rig, sent):
         pytest.param("426 Upgrade Required", {"Sec-WebSocket-Version": "13"}, id="426"),
     ],
 )
-def test_any_other_answer_is_relayed(rig, status, headers):
-    """With its headers and its body, and what the client pipelined goes nowhere."""
+@pytest.mark.parametrize("early", [b"", EARLY, SMUGGLED], ids=["nothing", "frame", "request"])
+def test_any_other_answer_is_relayed(rig, status, headers, early):
+    """With its headers and its body; what the client pipelined goes nowhere, and neither connection is used again."""
     body = f"the answer {status}\n".encode() * 500
-    client, path = rig.request(early=EARLY)
+    client, path = rig.request(early=early)
     upstream, _ = rig.server.accept_request(path)
     upstream.send(http.response(status, body, headers=headers | {"Connection": "X-Hop", "X-Hop": "a"}))
     answer = client.read_head()
@@ -105,9 +106,9 @@ def test_any_other_answer_is_relayed(rig, status, headers):
         assert answer.get(name) == value, f"{name}: {answer.wire!r}"
     assert answer.get("x-hop") is None, answer.wire
     assert client.read_body(answer) == body
-    upstream.end_sending()
-    left, _ = upstream.read_to_end()
-    assert left == b"", f"reached the upstream: {left!r}"
+    for peer in (client, upstream):
+        left, _ = peer.read_to_end()
+        assert left == b"", f"the {peer.name} got {left!r}"
 
 
 @pytest.mark.parametrize("framing", ["chunked", "until the end"])
@@ -116,9 +117,13 @@ def test_bodies_of_refusals_without_a_length(rig, framing):
     upstream, _ = rig.server.accept_request(path)
     if framing == "chunked":
         chunks = b"5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n"
-        upstream.send(http.response("403 Forbidden", headers={"Content-Length": None, "Transfer-Encoding": "chunked"}) + chunks)
+        upstream.send(
+            http.response("403 Forbidden", headers={"Content-Length": None, "Transfer-Encoding": "chunked"}) + chunks
+        )
     else:
-        upstream.send(http.response("403 Forbidden", headers={"Content-Length": None, "Connection": "close"}) + b"hello world")
+        upstream.send(
+            http.response("403 Forbidden", headers={"Content-Length": None, "Connection": "close"}) + b"hello world"
+        )
         upstream.close()
     answer = client.read_head()
     assert (answer.status, client.read_body(answer)) == (403, b"hello world")

@@ -32,7 +32,21 @@ def test_get(rig):
     head, _, got, body = exchange(rig, rig.connect(), request("GET", path), path, answer(b"<p>hello</p>", Server="x"))
     assert (got.status, body, got.get("server")) == (200, b"<p>hello</p>", "x")
     assert head.get("x-forwarded-for").split(", ")[-1] == "127.0.0.1"
-    assert (head.get("x-forwarded-proto"), head.get("x-forwarded-host"), head.get("host")) == ("http", "app.test", "app.test")
+    assert (head.get("x-forwarded-proto"), head.get("x-forwarded-host"), head.get("host")) == (
+        "http",
+        "app.test",
+        "app.test",
+    )
+
+
+def test_no_host(rig):
+    """RFC 9112 §3.2: an HTTP/1.1 request without one is 400."""
+    client = rig.connect()
+    client.send(b"GET /no-host HTTP/1.1\r\n\r\n")
+    answer = client.read_head()
+    assert answer.status == 400, f"answered {answer.start}"
+    client.close()
+    rig.assert_nothing_reached_the_server()
 
 
 def test_post(rig):
@@ -44,7 +58,9 @@ def test_post(rig):
 
 def test_hop_by_hop_headers_are_removed_both_ways(rig):
     path = rig.new_path()
-    sent = request("GET", path, headers=["Connection: keep-alive, X-Hop", "X-Hop: 1", "Keep-Alive: timeout=5", "X-End: 2"])
+    sent = request(
+        "GET", path, headers=["Connection: keep-alive, X-Hop", "X-Hop: 1", "Keep-Alive: timeout=5", "X-End: 2"]
+    )
     response = answer(b"", Connection="close, X-Back", **{"X-Back": "1", "X-Far": "2"})
     head, _, got, _ = exchange(rig, rig.connect(), sent, path, response)
     assert [head.get(name) for name in ("x-hop", "keep-alive", "x-end")] == [None, None, "2"], head.wire

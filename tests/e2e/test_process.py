@@ -5,7 +5,8 @@ import socket
 
 import pytest
 
-from rig import gate
+from rig import gate, http, raw
+from rig.frames import TEXT
 
 GOOD = gate.config(["127.0.0.1:9"])
 
@@ -71,6 +72,29 @@ def test_port_in_use(tmp_path, which):
     assert "panicked" not in output, output
 
 
+def test_run_without_a_file():
+    """A listener, servers and an admin address are enough."""
+    server = raw.Server()
+    arguments = ["--listen", "127.0.0.1:0", "--upstream", server.address, "--admin", "127.0.0.1:0"]
+    with gate.Gate.without_file(arguments) as running:
+        client = raw.connect(running.address)
+        client.send(http.upgrade_request("/without-a-file"))
+        upstream, head = server.accept_request("/without-a-file")
+        upstream.send(http.switching_protocols(head))
+        assert client.read_head().status == 101
+        client.send_frame(TEXT, b"\xff")
+        assert client.read_close()[0] == 1007
+        assert upstream.read_close()[0] == 1001
+        raw.drop_all()
+
+
+def test_demo():
+    """The tour finds everything as it announces it."""
+    status, output = gate.run(["demo", "--once"])
+    assert status == 0, f"status {status}: {output}"
+    assert "1007" in output, output
+
+
 def test_no_arguments_at_all():
     status, output = gate.run([])
     assert status == 2, f"status {status}: {output}"
@@ -85,3 +109,10 @@ def test_ends_on_signals(start_rig, name):
     rig.gate.process.send_signal(signal.Signals[f"SIG{name}"])
     assert rig.gate.process.wait(30) == 0
     session.drop()
+
+
+def test_ends_on_a_signal_right_after_it_says_that_it_listens(tmp_path):
+    """Whoever starts it may stop it as soon as it has said that it is there; several times, as it is about a race."""
+    for _ in range(10):
+        with gate.Gate(tmp_path, GOOD):
+            pass

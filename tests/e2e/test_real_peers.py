@@ -59,7 +59,7 @@ def address(way, server, tmp_path_factory):
     if way == "direct":
         yield server.address
         return
-    with Gate(tmp_path_factory.mktemp("gate"), config([server.address])) as gate:
+    with Gate(tmp_path_factory.mktemp("gate"), config([server.address], route={"close_timeout": "1s"})) as gate:
         yield gate.url
 
 
@@ -103,7 +103,9 @@ def test_fragments_and_pings_of_the_server(runs, client, scenario, answer):
 
 
 @pytest.mark.parametrize("client", SCRIPTED)
-@pytest.mark.parametrize(("scenario", "answer"), [("fragments_from_client", "grüße"), ("ping_from_client", "pong received")])
+@pytest.mark.parametrize(
+    ("scenario", "answer"), [("fragments_from_client", "grüße"), ("ping_from_client", "pong received")]
+)
 def test_fragments_and_pings_of_the_client(runs, client, scenario, answer):
     assert runs(client).result(scenario)["answer"] == answer
 

@@ -84,7 +84,7 @@ def test_raw_client_against_real_servers(real_server):
     client.send(http.upgrade_request("/raw"))
     answer = client.read_head()
     assert (answer.status, answer.get("sec-websocket-accept")) == (101, http.accept_of(http.KEY))
-    client.send_frame(TEXT, "sch".encode(), fin=False)
+    client.send_frame(TEXT, b"sch", fin=False)
     client.send_frame(CONTINUATION, "ön".encode())
     assert client.read_message() == (TEXT, "schön".encode())
     client.send_close(4001, "done")

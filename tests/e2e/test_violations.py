@@ -180,11 +180,16 @@ def assert_closed(rig, offender, kind, code, frames, packet=None):
     assert told_offender[0] == code, f"the {offender} was told {told_offender}"
     assert told_other[0] == (1001 if offender == "client" else 1011), f"the other side was told {told_other}"
     assert told_offender[1] and told_other[1], f"a Close without a reason: {told_offender}, {told_other}"
-    acknowledge_and_end(session, told_offender[0] if offender == "client" else told_other[0])
+    opcode, payload, _ = frames[-1]
+    has_closed = opcode == CLOSE and len(payload) <= 125
+    told_client = told_offender if offender == "client" else told_other
+    acknowledge_and_end(session, told_client[0], silent=sender if has_closed else None)
 
     def counted(now):
         name = "wsgate_violations_total"
-        return [now.total(name, **labels) - before.total(name, **labels) for labels in ({}, dict(side=offender, kind=kind))]
+        return [
+            now.total(name, **labels) - before.total(name, **labels) for labels in ({}, dict(side=offender, kind=kind))
+        ]
 
     after = rig.gate.wait_for_metrics(lambda now: counted(now)[0] >= 1, "a violation")
     assert counted(after) == [1, 1], f"counted (all, {offender} {kind}); the metrics:\n{after}"
@@ -197,14 +202,16 @@ def send_in_packets(peer, data, size):
         peer.send(data[start : start + size])
 
 
-def acknowledge_and_end(session, code):
+def acknowledge_and_end(session, code, *, silent=None):
     """Both peers answer their Close; then nothing but an orderly end follows, on both sides.
 
-    Both end their sending too: after some violations a Close cannot be told from the rest any more.
+    Both end their sending too: after some violations a Close cannot be told from the rest any more. The peer that is
+    `silent` has sent its own Close, however bad, and may find its connection ended already.
     """
     for peer, answer in ((session.upstream, 1001), (session.client, code)):
-        peer.send_close(answer)
-        peer.end_sending()
+        if peer is not silent:
+            peer.send_close(answer)
+            peer.end_sending()
     session.upstream.expect_eof()
     session.client.expect_eof()
     session.drop()

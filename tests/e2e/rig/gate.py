@@ -16,7 +16,7 @@ from .raw import TIMEOUT
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 BINARY = ROOT / os.environ.get("WSGATE_BIN", "target/debug/wsgate")
 
-_LISTENING = re.compile(r"(admin )?listening.*?address=\"?([^\s\"]+)")
+_LISTENING = re.compile(r'(admin )?listening.*?address"?[=:]"?([^\s",]+)')
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -41,17 +41,28 @@ def config(servers=(), *, listen=("127.0.0.1:0",), client=None, route=None, upst
 class Gate:
     """A running wsgate. As a context manager it ends with SIGTERM, which has to go well."""
 
-    def __init__(self, directory, text, *, arguments=()):
-        """Starts it with the configuration `text` and waits until all its listeners have said where they are."""
+    def __init__(self, directory, text):
+        """Starts it with the configuration `text`."""
         file = pathlib.Path(directory) / "wsgate.toml"
         file.write_text(text)
+        self._start(["--config", str(file)], text.count("[[listener]]"))
+
+    @classmethod
+    def without_file(cls, arguments):
+        """Starts it with arguments alone."""
+        gate = cls.__new__(cls)
+        gate._start(arguments, arguments.count("--listen"))
+        return gate
+
+    def _start(self, arguments, listeners):
+        """Starts it and waits until all its listeners have said where they are."""
         self.log = []
         self._changed = threading.Condition()
-        self.process = launch(["run", "--config", str(file), *arguments], stderr=subprocess.PIPE, text=True)
+        self.process = launch(["run", *arguments], stderr=subprocess.PIPE, text=True)
         self._reader = threading.Thread(target=self._read_log, daemon=True)
         self._reader.start()
         try:
-            self.admin, self.listeners = self._wait_for_addresses(text.count("[[listener]]"))
+            self.admin, self.listeners = self._wait_for_addresses(listeners)
         except BaseException:
             self.process.kill()
             self.process.wait()
@@ -95,7 +106,7 @@ class Gate:
         return Metrics(text)
 
     def wait_for_metrics(self, condition, what):
-        """Polls `/metrics` until `condition(metrics)` holds, and returns them: many counters move at a session's end."""
+        """Polls until `condition(metrics)` holds, and returns them: many counters move at a session's end."""
         deadline = time.monotonic() + TIMEOUT
         while not condition(metrics := self.metrics()):
             assert time.monotonic() < deadline, f"waited {TIMEOUT} s for {what}; the metrics:\n{metrics}"

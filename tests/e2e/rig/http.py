@@ -50,7 +50,7 @@ def accept_of(key):
 
 
 def upgrade_request(path="/", *, method="GET", version="HTTP/1.1", headers=None, extra=()):
-    """A right upgrade request; `headers` replaces by name (`None` leaves one out), `extra` appends lines as they are."""
+    """A right upgrade request; `headers` replaces by name (`None` leaves one out), `extra` appends whole lines."""
     fields = {
         "Host": "gate.test",
         "Connection": "Upgrade",

@@ -72,12 +72,12 @@ class Peer:
 
     def read_head(self):
         """A request's or response's head; what follows it is the beginning of `stream`."""
+        self.forget_read()
         while b"\r\n\r\n" not in self.stream:
             self._receive("a head")
         end = self.stream.index(b"\r\n\r\n") + 4
         head = http.Head.parse(bytes(self.stream[:end]))
         del self.stream[:end]
-        self._at = 0
         return head
 
     def read_body(self, head):
@@ -281,7 +281,9 @@ class Pump:
         deadline = time.monotonic() + 30
         last, since = self.sent, time.monotonic()
         while time.monotonic() - since < still:
-            assert self._thread.is_alive(), f"nothing held back the sender: {self.sent} bytes sent, error {self.error!r}"
+            assert self._thread.is_alive(), (
+                f"nothing held back the sender: {self.sent} bytes sent, error {self.error!r}"
+            )
             assert time.monotonic() < deadline, f"still moving after 30 s: {self.sent} bytes"
             time.sleep(0.05)
             if self.sent != last:
@@ -294,5 +296,5 @@ class Pump:
 
 
 def _difference(got, wanted):
-    at = next((i for i, (a, b) in enumerate(zip(got, wanted)) if a != b), min(len(got), len(wanted)))
+    at = next((i for i, (a, b) in enumerate(zip(got, wanted, strict=False)) if a != b), min(len(got), len(wanted)))
     return f"differs at byte {at}: got {got[at : at + 40]!r}, wanted {wanted[at : at + 40]!r}"

@@ -46,8 +46,7 @@ class Rig:
     def __init__(self, directory, **options):
         """`options` as `gate.config` takes them; `server=` for a server that is not on TCP."""
         self.server = options.pop("server", None) or raw.Server()
-        arguments = options.pop("arguments", ())
-        self.gate = Gate(directory, config([self.server.address], **options), arguments=arguments)
+        self.gate = Gate(directory, config([self.server.address], **options))
 
     @staticmethod
     def new_path():
@@ -78,7 +77,7 @@ class Rig:
         """One whole session in good order: whatever came before, the proxy still serves."""
         session = self.open()
         for peer, other in (session.side("client"), session.side("upstream")):
-            other.read_exactly(peer.send_frame(1, "still there".encode()))
+            other.read_exactly(peer.send_frame(1, b"still there"))
         session.finish()
 
     def assert_nothing_reached_the_server(self):
