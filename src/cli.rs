@@ -76,11 +76,12 @@ impl Run {
         for warning in &config.warnings {
             tracing::warn!("{warning}");
         }
-        match Gateway::bind(&config) {
-            Ok(gateway) => {
-                gateway.run();
-                ExitCode::SUCCESS
-            }
+        let gateway = match Gateway::bind(&config) {
+            Ok(gateway) => gateway,
+            Err(error) => return fail(&format_args!("error: {error}")),
+        };
+        match gateway.run() {
+            Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&format_args!("error: {error}")),
         }
     }

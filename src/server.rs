@@ -9,7 +9,9 @@ use async_trait::async_trait;
 use pingora::apps::ServerApp;
 use pingora::listeners::{L4BufferSettings, ListenerConfig};
 use pingora::server::configuration::ServerConf;
-use pingora::server::{ListenFds, RunArgs, Server, ShutdownWatch};
+use pingora::server::{
+    ListenFds, RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch,
+};
 use pingora::services::listening::Service;
 use std::fmt;
 use std::io;
@@ -19,6 +21,9 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Mutex;
 
 /// A listener cannot be had.
 #[derive(Debug)]
@@ -115,8 +120,13 @@ impl Gateway {
         self.admin.as_ref()
     }
 
-    /// Serves until the process is told to end: SIGTERM or SIGINT.
-    pub fn run(self) {
+    /// Serves until the process is told to end: SIGTERM, SIGQUIT or SIGINT.
+    ///
+    /// # Errors
+    /// Where the system does not let the process handle signals.
+    pub fn run(self) -> io::Result<()> {
+        // Before anybody is told that it serves: from here on a signal ends it as it should.
+        let signals = Signals::new()?;
         for address in &self.addresses {
             tracing::info!(%address, "listening");
         }
@@ -125,8 +135,11 @@ impl Gateway {
         }
         // The sockets listen already: whoever connects from now on is served.
         self.ready.store(true, Ordering::Relaxed);
-        self.server.run(RunArgs::default());
+        self.server.run(RunArgs {
+            shutdown_signal: Box::new(signals),
+        });
         tracing::info!("stopped");
+        Ok(())
     }
 }
 
@@ -202,6 +215,56 @@ fn remove_stale(path: &Path) -> io::Result<()> {
             Ok(_) => Err(io::ErrorKind::AddrInUse.into()),
             Err(_) => std::fs::remove_file(path),
         },
+    }
+}
+
+/// The signals that end the process, heard from the moment this exists.
+struct Signals {
+    /// SIGINT, SIGTERM and SIGQUIT.
+    signals: Mutex<[Signal; 3]>,
+    /// Signals are registered with a runtime, and Pingora's does not exist yet.
+    runtime: Option<Runtime>,
+}
+
+impl Signals {
+    fn new() -> io::Result<Signals> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .build()?;
+        let context = runtime.enter();
+        let signals = [
+            signal(SignalKind::interrupt())?,
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::quit())?,
+        ];
+        drop(context);
+        Ok(Signals {
+            signals: Mutex::new(signals),
+            runtime: Some(runtime),
+        })
+    }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        // Pingora drops this inside its own runtime, where another one must not be waited for.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+#[async_trait]
+impl ShutdownSignalWatch for Signals {
+    async fn recv(&self) -> ShutdownSignal {
+        let mut signals = self.signals.lock().await;
+        let [interrupt, terminate, quit] = &mut *signals;
+        tokio::select! {
+            _ = interrupt.recv() => ShutdownSignal::FastShutdown,
+            _ = terminate.recv() => ShutdownSignal::GracefulTerminate,
+            // Pingora begins the upgrade of a running process with it; so far it is another word for SIGTERM.
+            _ = quit.recv() => ShutdownSignal::GracefulTerminate,
+        }
     }
 }
 

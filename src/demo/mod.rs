@@ -59,6 +59,6 @@ fn start(once: bool) -> io::Result<ExitCode> {
         // Keeps the backends alive.
         runtime.block_on(std::future::pending::<()>());
     });
-    gateway.run();
+    gateway.run()?;
     Ok(ExitCode::SUCCESS)
 }
