@@ -2,6 +2,7 @@
 
 import pytest
 
+from rig import http
 from rig.frames import BINARY, TEXT
 from rig.raw import Pump
 
@@ -32,6 +33,33 @@ def test_a_reader_that_stops(start_rig, name, opcode):
         reader.forget_read()
     pump.join()
     session.finish()
+
+
+@pytest.mark.parametrize("name", ["client", "upstream"])
+def test_a_flood_that_begins_before_the_101(start_rig, name):
+    """What is taken over from the handshake is bounded as well, however fast it comes; nobody reads it.
+
+    Many sessions, because it takes a sender that is never found waiting while the 101 is passed on.
+    """
+    rig = start_rig()
+    sessions, pumps, silent = 32, [], []
+    before = rig.gate.resident()
+    for _ in range(sessions):
+        client, path = rig.request()
+        upstream, head = rig.server.accept_request(path)
+        sender, other = (client, upstream) if name == "client" else (upstream, client)
+        flood, switch = sender.frame(BINARY, b"x" * 60_000) * 20, http.switching_protocols(head)
+        if name == "client":
+            pumps.append(Pump(client, flood, 100))
+            upstream.send(switch)
+        else:
+            upstream.send(switch + flood)
+            pumps.append(Pump(upstream, flood, 100))
+        silent.append(other)
+    for pump in pumps:
+        pump.wait_until_stalled(0.05)
+    grown = rig.gate.resident() - before
+    assert grown < sessions * MIB // 4, f"resident memory grew by {grown} bytes with {sessions} sessions"
 
 
 def test_a_reader_that_stops_does_not_stop_the_other_direction(rig):
