@@ -67,7 +67,7 @@ heading "cargo test"
 cargo test --quiet
 
 heading "cargo build"
-cargo build --quiet
+cargo build --quiet --bin wsgate --example tungstenite_client
 
 heading "End-to-end tests"
 WSGATE_BIN=target/debug/wsgate target/e2e-venv/bin/python -m pytest --quiet -p no:cacheprovider tests/e2e

@@ -9,6 +9,7 @@ mod answer;
 mod head;
 mod router;
 pub mod settings;
+mod socket;
 mod upgrade;
 mod upstream;
 
@@ -181,8 +182,8 @@ impl Seat {
 #[derive(Default)]
 pub struct Plain {
     route: Option<Arc<RouteState>>,
-    /// Servers of the pool in the order in which they are tried.
-    candidates: Vec<settings::Address>,
+    /// Servers of the pool, by index, in the order in which they are tried.
+    candidates: Vec<usize>,
     tried: usize,
 }
 
@@ -214,7 +215,7 @@ impl ProxyHttp for Seat {
             upgrade::serve(session, route).await?;
             return Ok(true);
         }
-        plain.candidates = route.pool.candidates().cloned().collect();
+        plain.candidates = route.pool.candidates().collect();
         plain.route = Some(route.clone());
         Ok(false)
     }
@@ -224,13 +225,13 @@ impl ProxyHttp for Seat {
         _session: &mut Session,
         plain: &mut Plain,
     ) -> Result<Box<HttpPeer>> {
-        let (Some(route), Some(address)) = (&plain.route, plain.candidates.get(plain.tried)) else {
+        let (Some(route), Some(&index)) = (&plain.route, plain.candidates.get(plain.tried)) else {
             return Err(Error::explain(
                 ErrorType::ConnectError,
                 "no server is left to try",
             ));
         };
-        match route.pool.peer(address).await {
+        match route.pool.peer(&route.pool.settings.servers[index]).await {
             Ok(peer) => Ok(Box::new(peer)),
             Err(mut error) => {
                 plain.tried += 1;

@@ -5,6 +5,7 @@
 //! which an upgrade failed is never used again, on either side.
 
 use super::answer::{Answer, forwarded, text};
+use super::socket::Socket;
 use super::{RouteState, Ticket};
 use crate::handshake::{self, Refusal, Request};
 use crate::metrics::Handshake;
@@ -13,9 +14,9 @@ use bytes::{Bytes, BytesMut};
 use http::header::{self, HeaderName};
 use http::{StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
-use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v1::client::HttpSession as UpstreamSession;
+use pingora::protocols::{SocketDigest, Stream};
 use pingora::proxy::Session;
 use pingora::{Error, ErrorType, Result};
 use std::future::{Future, poll_fn};
@@ -69,7 +70,7 @@ async fn attempt(session: &mut Session, route: &Arc<RouteState>) -> Result<Hands
 
     let started = Instant::now();
     let pool = &route.pool;
-    let (stream, server) = match pool.connect().await {
+    let (socket, server_index) = match pool.connect().await {
         Ok(connected) => connected,
         Err(unreachable) if unreachable.timed_out => return timed_out(session).await,
         Err(_) => {
@@ -80,7 +81,8 @@ async fn attempt(session: &mut Session, route: &Arc<RouteState>) -> Result<Hands
         }
     };
     let upstream_request = request_for_upstream(session)?;
-    let mut upstream = UpstreamSession::new(stream);
+    let server = &pool.settings.servers[server_index];
+    let mut upstream = UpstreamSession::new(Box::new(socket));
     upstream.read_timeout = None;
     let exchange = exchange(&mut upstream, upstream_request);
     let (name, route_name) = (pool.settings.name.as_str(), route.name());
@@ -117,22 +119,27 @@ async fn attempt(session: &mut Session, route: &Arc<RouteState>) -> Result<Hands
         }
     };
     // The 101 may have brought the first frames with it.
-    let from_upstream = drain(&mut upstream).await;
-    let upstream = upstream.into_inner();
+    let from_upstream = at_once(upstream.read_body_bytes()).await;
+    let Ok(upstream) = upstream.into_inner().into_any().downcast::<Socket>() else {
+        return Err(Error::explain(
+            ErrorType::InternalError,
+            "a session does not change its stream",
+        ));
+    };
     let (client, from_client) = take_over(session, answer_for_client(response, &request)?).await?;
 
     let connection = Connection {
         ticket,
-        server: server.to_string(),
-        peer: session_peer(&client),
-        protocol: agreed.protocol,
+        server: server_index,
+        peer: client.get_socket_digest(),
+        protocol: agreed.protocol.map(String::into_boxed_str),
         started: Instant::now(),
     };
     let relay = Relay::new(
         route.terms.clone(),
         client,
         from_client,
-        upstream,
+        *upstream,
         from_upstream,
     );
     route.terms.metrics.connection_opened(route_name);
@@ -252,11 +259,8 @@ async fn take_over(
 ) -> Result<(Stream, BytesMut)> {
     let downstream = session.as_downstream_mut();
     downstream.write_response_header(response).await?;
-    let mut read = BytesMut::new();
     // After the 101 the session takes all that follows for one body without end.
-    while let Some(Some(chunk)) = ready(downstream.read_request_body()).await {
-        read.extend_from_slice(&chunk);
-    }
+    let read = at_once(downstream.read_request_body()).await;
     // The session ends as if it had closed its connection: on the far end of this pipe there is nobody.
     let (nobody, _) = tokio::io::duplex(1);
     let session = std::mem::replace(downstream, ServerSession::new_http1(Box::new(nobody)));
@@ -269,42 +273,31 @@ async fn take_over(
     }
 }
 
-/// What the server sent behind its 101 and was read with it.
-async fn drain(upstream: &mut UpstreamSession) -> BytesMut {
-    let mut read = BytesMut::new();
-    while let Some(Some(chunk)) = ready(upstream.read_body_bytes()).await {
-        read.extend_from_slice(&chunk);
-    }
-    read
-}
-
-/// What a read has at once, without waiting for more. An error or an end will show again in the relay.
-async fn ready(read: impl Future<Output = Result<Option<Bytes>>>) -> Option<Option<Bytes>> {
+/// What a session has read behind the head, as the first read of its body gives it, without waiting for more.
+///
+/// Polled once: where nothing was read behind the head, this takes what the socket has, and a second poll would take
+/// more of it, past the relay's back-pressure. An error or an end of the stream shows again in the relay.
+async fn at_once(read: impl Future<Output = Result<Option<Bytes>>>) -> BytesMut {
     let mut read = pin!(read);
-    poll_fn(|cx| match read.as_mut().poll(cx) {
-        Poll::Ready(Ok(chunk)) => Poll::Ready(Some(chunk.filter(|chunk| !chunk.is_empty()))),
+    let chunk = poll_fn(|cx| match read.as_mut().poll(cx) {
+        Poll::Ready(Ok(chunk)) => Poll::Ready(chunk),
         Poll::Ready(Err(_)) | Poll::Pending => Poll::Ready(None),
-    })
-    .await
-}
-
-fn session_peer(client: &Stream) -> String {
-    let digest = client.get_socket_digest();
-    let address = digest.as_ref().and_then(|digest| digest.peer_addr());
-    address.map_or_else(|| "unix".to_owned(), ToString::to_string)
+    });
+    chunk.await.map(BytesMut::from).unwrap_or_default()
 }
 
 /// What has to be known of a connection until its end, for the log and the metrics.
 struct Connection {
     ticket: Ticket,
-    server: String,
-    peer: String,
-    protocol: Option<String>,
+    /// Index in the pool.
+    server: usize,
+    peer: Option<Arc<SocketDigest>>,
+    protocol: Option<Box<str>>,
     started: Instant,
 }
 
 impl Connection {
-    async fn run(self, relay: Relay<Stream, Stream>) {
+    async fn run(self, relay: Relay<Stream, Socket>) {
         let outcome = relay.await;
         self.log(&outcome);
         let route = &self.ticket.route;
@@ -327,11 +320,13 @@ impl Connection {
             }
             _ => (None, None),
         };
+        let pool = &self.ticket.route.pool.settings;
+        let peer = self.peer.as_ref().and_then(|digest| digest.peer_addr());
         tracing::info!(
             route = self.ticket.route.name(),
-            upstream = self.ticket.route.pool.settings.name,
-            server = self.server,
-            peer = self.peer,
+            upstream = pool.name,
+            server = %pool.servers[self.server],
+            peer = peer.map_or_else(|| "unix".to_owned(), ToString::to_string),
             protocol = self.protocol,
             duration_ms = self.started.elapsed().as_millis() as u64,
             messages_from_client = from_client.messages,

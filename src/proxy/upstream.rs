@@ -1,8 +1,7 @@
 //! The servers of an upstream at run time: whose turn it is, and how one is reached.
 
 use super::settings::{Address, Upstream};
-use pingora::connectors::TransportConnector;
-use pingora::protocols::Stream;
+use super::socket::Socket;
 use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
 use pingora::{Error, ErrorType, OrErr, Result};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,7 +12,6 @@ pub struct Pool {
     /// As it was configured.
     pub settings: Upstream,
     turn: AtomicUsize,
-    connector: TransportConnector,
 }
 
 /// No server of a pool could be reached.
@@ -29,35 +27,31 @@ impl Pool {
         Pool {
             settings,
             turn: AtomicUsize::new(0),
-            connector: TransportConnector::new(None),
         }
     }
 
-    /// All servers once, each call beginning with the next one (round robin).
-    pub(super) fn candidates(&self) -> impl Iterator<Item = &Address> + use<'_> {
-        let servers = &self.settings.servers;
-        let first = self.turn.fetch_add(1, Ordering::Relaxed) % servers.len().max(1);
-        servers[first..].iter().chain(&servers[..first])
+    /// All servers once, by index, each call beginning with the next one (round robin).
+    pub(super) fn candidates(&self) -> impl Iterator<Item = usize> + use<> {
+        let count = self.settings.servers.len();
+        let first = self.turn.fetch_add(1, Ordering::Relaxed) % count.max(1);
+        (first..count).chain(0..first)
     }
 
-    /// A connection to the first candidate that takes one.
-    pub(super) async fn connect(&self) -> Result<(Stream, &Address), Unreachable> {
+    /// A connection to the first candidate that takes one, and its index.
+    pub(super) async fn connect(&self) -> Result<(Socket, usize), Unreachable> {
         let mut unreachable = Unreachable { timed_out: false };
-        for address in self.candidates() {
-            let connecting = async {
-                let peer = self.peer(address).await?;
-                self.connector.new_stream(&peer).await
-            };
-            let upstream = self.settings.name.as_str();
-            match timeout(self.settings.connect_timeout, connecting).await {
-                Ok(Ok(stream)) => return Ok((stream, address)),
+        let upstream = self.settings.name.as_str();
+        for index in self.candidates() {
+            let server = &self.settings.servers[index];
+            match timeout(self.settings.connect_timeout, Socket::connect(server)).await {
+                Ok(Ok(socket)) => return Ok((socket, index)),
                 Ok(Err(error)) => {
-                    tracing::warn!(upstream, server = %address, %error, "server cannot be reached");
+                    tracing::warn!(upstream, %server, %error, "server cannot be reached");
                     unreachable.timed_out = false;
                 }
                 Err(_) => {
                     let after = self.settings.connect_timeout;
-                    tracing::warn!(upstream, server = %address, ?after, "server cannot be reached in time");
+                    tracing::warn!(upstream, %server, ?after, "server cannot be reached in time");
                     unreachable.timed_out = true;
                 }
             }
@@ -101,7 +95,10 @@ mod tests {
             .collect();
         let pool = Pool::new(Upstream::new("a", servers.clone()));
         for turn in 0..7 {
-            let order: Vec<_> = pool.candidates().cloned().collect();
+            let order: Vec<_> = pool
+                .candidates()
+                .map(|index| servers[index].clone())
+                .collect();
             let expected: Vec<_> = servers
                 .iter()
                 .cycle()

@@ -11,8 +11,8 @@ from rig import peers
 from rig.frames import BINARY, CONTINUATION, PING, TEXT, encode
 from rig.gate import Gate, config
 
-CLIENTS = ["websockets", "ws", "chromium"]
-SCRIPTED = ["websockets", "ws"]
+CLIENTS = ["websockets", "ws", "chromium", "tungstenite"]
+SCRIPTED = ["websockets", "ws", "tungstenite"]
 """Clients that can send any bytes, fragments and pings; a page in a browser cannot."""
 
 BAD_FRAMES = {
@@ -145,7 +145,7 @@ def test_page_in_the_browser_came_the_same_way(runs):
     assert runs("chromium").result("page")["title"] == "wsgate test page"
 
 
-@pytest.mark.parametrize("client", CLIENTS)
+@pytest.mark.parametrize("client", ["websockets", "ws", "chromium"])
 def test_extensions(runs, way, client):
     """All these clients offer permessage-deflate and both servers take it; wsgate removes it from the offer."""
     agreed = runs(client).result("text")["extensions"].partition(";")[0]

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 
+from . import gate
 from .raw import TIMEOUT
 
 HERE = pathlib.Path(__file__).resolve().parent.parent
@@ -19,6 +20,7 @@ CLIENTS = {
     "websockets": [sys.executable, HERE / "peers/websockets_client.py"],
     "ws": ["node", HERE / "node/ws_client.mjs"],
     "chromium": ["node", HERE / "node/chromium_client.mjs"],
+    "tungstenite": [gate.BINARY.parent / "examples/tungstenite_client"],
 }
 
 _RUNS = itertools.count(1)
