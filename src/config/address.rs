@@ -1,7 +1,7 @@
 //! Addresses as they are written: `10.0.0.5:9000`, `chat.internal:9000`, `unix:/run/chat.sock`.
 
 use crate::proxy::settings::Address;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 /// What is wrong with an address, and what would be right.
@@ -12,6 +12,7 @@ pub(super) fn server(text: &str) -> Result<Address, Wrong> {
     const FORMS: &str =
         "write HOST:PORT or unix:/PATH, for example \"10.0.0.5:9000\" or \"unix:/run/chat.sock\"";
     let wrong = |what: &str| (format!("`{text}` {what}"), FORMS.to_owned());
+    let no_port = |help| (format!("`{text}` has no port"), help);
     if let Some(path) = text.strip_prefix("unix:") {
         return unix(path).map_err(wrong);
     }
@@ -25,20 +26,26 @@ pub(super) fn server(text: &str) -> Result<Address, Wrong> {
             Ok(Address::Tcp(address))
         };
     }
+    if let Ok(ip) = text.parse::<Ipv6Addr>() {
+        return Err(no_port(format!(
+            "write an IPv6 address in brackets: \"[{ip}]:9000\""
+        )));
+    }
     let Some((name, port)) = text.rsplit_once(':') else {
-        return Err(wrong("has no port"));
+        return Err(no_port(
+            if is_name(text) || text.parse::<Ipv4Addr>().is_ok() {
+                format!("add the port of the server: \"{text}:9000\"")
+            } else {
+                FORMS.to_owned()
+            },
+        ));
     };
     let port: u16 = match port.parse() {
         Ok(port) if port > 0 => port,
         _ => return Err(wrong("has no valid port; ports are 1 to 65535")),
     };
-    let is_name = !name.is_empty()
-        && name.split('.').all(|label| !label.is_empty())
-        && name
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
-    if is_name {
-        Ok(Address::Name(name.to_owned(), port))
+    if is_name(name) {
+        Ok(Address::Name(name.to_ascii_lowercase(), port))
     } else {
         Err(wrong("is not an address"))
     }
@@ -55,11 +62,64 @@ pub(super) fn listener(text: &str) -> Result<Address, Wrong> {
         Some(port) => format!("127.0.0.1:{port}"),
         None => text.to_owned(),
     };
-    match text_with_ip.parse() {
-        Ok(address) => Ok(Address::Tcp(address)),
-        Err(_) if !text.contains(':') => Err(wrong("has no port")),
-        Err(_) => Err(wrong("is not an IP address with a port")),
+    if let Ok(address) = text_with_ip.parse() {
+        return Ok(Address::Tcp(address));
     }
+    let no_port = |example| (format!("`{text}` has no port"), format!("write {example}"));
+    if let Ok(ip) = text.parse::<Ipv6Addr>() {
+        return Err(no_port(format!(
+            "an IPv6 address in brackets: \"[{ip}]:8080\""
+        )));
+    }
+    match text.rsplit_once(':') {
+        None if text.parse::<u16>().is_ok() => Err(no_port(format!(
+            "\"0.0.0.0:{text}\" on every IPv4 address, \"127.0.0.1:{text}\" on this machine alone"
+        ))),
+        None if text.parse::<Ipv4Addr>().is_ok() => Err(no_port(format!("\"{text}:8080\""))),
+        None => Err(wrong("has no port")),
+        Some((name, port)) if is_name(name) && port.parse::<u16>().is_ok() => {
+            let help = format!(
+                "a listener needs an IP address, of this machine: \"0.0.0.0:{port}\" for every one"
+            );
+            Err((format!("`{text}` names a host"), help))
+        }
+        Some(_) => Err(wrong("is not an IP address with a port")),
+    }
+}
+
+/// Whether two listeners cannot both have these. That `[::]` takes IPv4 as well is a setting of the machine, and so left
+/// to the moment of listening.
+pub(super) fn collide(a: &Address, b: &Address) -> bool {
+    match (a, b) {
+        (Address::Tcp(a), Address::Tcp(b)) => {
+            let (one, other) = (a.ip(), b.ip());
+            let same = one == other || one.is_unspecified() || other.is_unspecified();
+            a.port() == b.port() && a.port() != 0 && a.is_ipv4() == b.is_ipv4() && same
+        }
+        _ => a == b,
+    }
+}
+
+/// Whether an address can be reached from this machine alone.
+pub(super) fn is_private(address: &Address) -> bool {
+    match address {
+        Address::Tcp(socket) => socket.ip().is_loopback(),
+        Address::Name(..) => false,
+        Address::Unix(_) => true,
+    }
+}
+
+/// Whether this can be the name of a host. One that ends in a number would be taken for an IPv4 address, and is a wrong
+/// one.
+pub(super) fn is_name(text: &str) -> bool {
+    let label_is_good = |label: &str| {
+        !label.is_empty()
+            && label
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+    };
+    let last = text.rsplit('.').next().unwrap_or_default();
+    text.split('.').all(label_is_good) && !last.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 fn unix(path: &str) -> Result<Address, &'static str> {
@@ -104,6 +164,9 @@ mod tests {
             "unix:",
             "::1:80",
             "a..b:80",
+            "10.0.0.256:80",
+            "::1",
+            "fe80::1",
             &long,
         ] {
             let wrong = server(text).expect_err(text);
@@ -130,8 +193,33 @@ mod tests {
             "example.com:80",
             "127.0.0.1",
             "unix:x",
+            "::",
         ] {
             assert!(listener(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn names_do_not_differ_by_case() {
+        assert_eq!(server("Chat.Internal:1"), server("chat.internal:1"));
+    }
+
+    #[test]
+    fn collisions() {
+        for (a, b, expected) in [
+            ("127.0.0.1:80", "127.0.0.1:80", true),
+            ("0.0.0.0:80", "127.0.0.1:80", true),
+            ("[::1]:80", "[::]:80", true),
+            ("127.0.0.1:80", "127.0.0.2:80", false),
+            ("0.0.0.0:80", "0.0.0.0:81", false),
+            ("0.0.0.0:80", "[::1]:80", false),
+            ("0.0.0.0:0", "0.0.0.0:0", false),
+            ("unix:/a", "unix:/a", true),
+            ("unix:/a", "unix:/b", false),
+        ] {
+            let (one, other) = (listener(a).unwrap(), listener(b).unwrap());
+            assert_eq!(collide(&one, &other), expected, "{a} {b}");
+            assert_eq!(collide(&other, &one), expected, "{b} {a}");
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What is wrong with a configuration, where, and what would have been right.
 
+use super::wording;
 use std::fmt;
 use std::ops::Range;
 
@@ -109,82 +110,32 @@ impl Source<'_> {
         let line_end = self.text[start..]
             .find('\n')
             .map_or(self.text.len(), |at| start + at);
+        // A line of a file with CRLF ends before the CR; an error of the reader may point at the CR or behind it.
+        let shown = self.text[line_start..line_end].trim_end_matches('\r');
         let end = self
             .text
             .floor_char_boundary(span.end)
-            .clamp(start, line_end);
+            .clamp(start, start.max(line_start + shown.len()));
         Place {
             file: self.name.to_owned(),
             line: self.text[..start].matches('\n').count() + 1,
             column: self.text[line_start..start].chars().count() + 1,
-            text: self.text[line_start..line_end]
-                .trim_end_matches('\r')
-                .to_owned(),
+            text: shown.to_owned(),
             width: self.text[start..end].chars().count().max(1),
         }
     }
 
     /// What the TOML reader says, in our words.
     pub fn read_error(&self, error: &toml::de::Error) -> Error {
-        let (message, help) = in_our_words(error.message());
         let end = self.text.len();
+        let place = self.place(error.span().unwrap_or(end..end));
+        let (message, help) = wording::of(error.message(), &place.text);
         Error {
             message,
-            help,
-            place: Some(self.place(error.span().unwrap_or(end..end))),
+            help: Some(help),
+            place: Some(place),
         }
     }
-}
-
-/// Splits what serde or the TOML reader says into what is wrong and what would be right.
-fn in_our_words(said: &str) -> (String, Option<String>) {
-    let (first, rest) = said.split_once('\n').unwrap_or((said, ""));
-    for (what, kind) in [("unknown field `", "key"), ("unknown variant `", "value")] {
-        if let Some((wrong, expected)) = first
-            .strip_prefix(what)
-            .and_then(|rest| rest.split_once('`'))
-        {
-            let known: Vec<&str> = expected.split('`').skip(1).step_by(2).collect();
-            return (
-                format!("unknown {kind} `{wrong}`"),
-                Some(suggestion(wrong, &known)),
-            );
-        }
-    }
-    let help = rest.replace('\n', "; ");
-    (first.to_owned(), (!help.is_empty()).then_some(help))
-}
-
-/// "did you mean" the nearest of `known`, and what else there is.
-pub(super) fn suggestion(wrong: &str, known: &[&str]) -> String {
-    let list = known
-        .iter()
-        .map(|name| format!("`{name}`"))
-        .collect::<Vec<_>>()
-        .join(", ");
-    let nearest = known.iter().min_by_key(|name| distance(wrong, name));
-    match nearest {
-        // Nearer than a third of its letters: a typo, not another word.
-        Some(nearest) if distance(wrong, nearest) <= nearest.chars().count() / 3 + 1 => {
-            format!("did you mean `{nearest}`? there are: {list}")
-        }
-        _ => format!("there are: {list}"),
-    }
-}
-
-/// Levenshtein's.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, y) in b.iter().enumerate() {
-            let substituted = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]
@@ -212,15 +163,5 @@ mod tests {
         };
         let place = source.place(4..9);
         assert_eq!((place.line, place.column, place.width), (1, 5, 1));
-    }
-
-    #[test]
-    fn only_typos_are_suggested() {
-        assert!(suggestion("mod", &["mode", "path"]).starts_with("did you mean `mode`?"));
-        assert_eq!(
-            suggestion("zebra", &["mode", "path"]),
-            "there are: `mode`, `path`"
-        );
-        assert_eq!(distance("kitten", "sitting"), 3);
     }
 }

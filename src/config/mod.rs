@@ -6,14 +6,16 @@
 mod address;
 mod error;
 mod meaning;
+mod route;
 mod units;
+mod wording;
 mod written;
 
 pub use error::Error;
 
 use crate::inspect::Rules;
 use crate::inspect::closing::Policy;
-use crate::proxy::settings::{Client, Listener, Route, Settings, Upstream};
+use crate::proxy::settings::{Address, Client, Listener, Route, Settings, Upstream};
 use crate::{admin, log};
 use error::Source;
 use std::io;
@@ -56,10 +58,19 @@ impl Config {
         match std::str::from_utf8(&bytes) {
             Ok(text) => Config::parse(&name, text),
             Err(error) => {
-                let at = error.valid_up_to();
-                let line = bytes[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
-                let message = format!("{name} is not UTF-8 at byte {at}, in line {line}");
-                Err(Error::new(message, "save it as UTF-8"))
+                // What comes before the first wrong byte is the same in both.
+                let (at, shown) = (error.valid_up_to(), String::from_utf8_lossy(&bytes));
+                let source = Source {
+                    name: &name,
+                    text: &shown,
+                };
+                let message = format!("not UTF-8 at byte {at} of the file");
+                let help = "save it as UTF-8";
+                Err(source.error(
+                    at..at + char::REPLACEMENT_CHARACTER.len_utf8(),
+                    message,
+                    help,
+                ))
             }
         }
     }
@@ -69,6 +80,8 @@ impl Config {
     /// # Errors
     /// The first mistake in it.
     pub fn parse(name: &str, text: &str) -> Result<Config, Error> {
+        // Some editors put a byte order mark at the beginning; no column counts it.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let source = Source { name, text };
         let file = toml::from_str(text).map_err(|error| source.read_error(&error))?;
         meaning::of(file, source)
@@ -77,22 +90,48 @@ impl Config {
     /// One upstream of these servers behind these listeners, all defaults else. `admin` as in a file.
     ///
     /// # Errors
-    /// The first address that is none.
+    /// The first address that is none, or that is there twice; and where there is no listener or no server.
     pub fn from_command_line(
         listen: &[String],
         upstream: &[String],
         admin: Option<&str>,
     ) -> Result<Config, Error> {
+        let mut warnings = Vec::new();
         let option = |name: &'static str| {
             move |(wrong, help): address::Wrong| Error::new(format!("{name} {wrong}"), help)
         };
-        let listeners = listen.iter().map(|text| {
+        for (list, name) in [(listen, "--listen"), (upstream, "--upstream")] {
+            if list.is_empty() {
+                return Err(Error::new(
+                    format!("no {name}"),
+                    format!("add {name} ADDRESS"),
+                ));
+            }
+        }
+        let mut listeners: Vec<Listener> = Vec::new();
+        for text in listen {
             let address = address::listener(text).map_err(option("--listen"))?;
-            Ok(Listener { address })
-        });
-        let servers = upstream
-            .iter()
-            .map(|text| address::server(text).map_err(option("--upstream")));
+            if let Some(first) = listeners
+                .iter()
+                .find(|other| address::collide(&other.address, &address))
+            {
+                let message = format!(
+                    "--listen `{address}` and `{}` cannot both be listened on",
+                    first.address
+                );
+                return Err(Error::new(message, "give one of them another port"));
+            }
+            listeners.push(Listener { address });
+        }
+        let mut servers: Vec<Address> = Vec::new();
+        for text in upstream {
+            let address = address::server(text).map_err(option("--upstream"))?;
+            if servers.contains(&address) {
+                let message = format!("--upstream `{address}` is there twice");
+                return Err(Error::new(message, "remove one of them"));
+            }
+            servers.push(address);
+        }
         let admin = match admin {
             None => admin::Settings::default(),
             Some("off") => admin::Settings { listen: None },
@@ -100,6 +139,22 @@ impl Config {
                 listen: Some(address::listener(text).map_err(option("--admin"))?),
             },
         };
+        if let Some(address) = &admin.listen {
+            if let Some(taken) = listeners
+                .iter()
+                .find(|other| address::collide(&other.address, address))
+            {
+                let message = format!(
+                    "--listen `{}` takes the address of the admin listener, `{address}`",
+                    taken.address
+                );
+                return Err(Error::new(
+                    message,
+                    "give one of them another port; --admin says where the latter is",
+                ));
+            }
+            warnings.extend(meaning::admin_warning(address));
+        }
         let route = Route {
             name: "default".to_owned(),
             hosts: Vec::new(),
@@ -111,9 +166,9 @@ impl Config {
             closing: Policy::default(),
         };
         let proxy = Settings {
-            listeners: listeners.collect::<Result<_, Error>>()?,
+            listeners,
             client: Client::default(),
-            upstreams: vec![Upstream::new("default", servers.collect::<Result<_, _>>()?)],
+            upstreams: vec![Upstream::new("default", servers)],
             routes: vec![route],
         };
         Ok(Config {
@@ -121,7 +176,7 @@ impl Config {
             admin,
             log: log::Settings::default(),
             threads: 0,
-            warnings: Vec::new(),
+            warnings,
         })
     }
 }

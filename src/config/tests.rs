@@ -6,6 +6,18 @@ use crate::proxy::settings::Address;
 const REFERENCE: &str = include_str!("../../conf/reference.toml");
 const EXAMPLE: &str = include_str!("../../conf/wsgate.toml");
 
+const MISTAKES: &str = include_str!("mistakes.txt");
+
+/// What the mistakes are made in.
+const GOOD: &str = r#"[[listener]]
+listen = "0.0.0.0:8080"
+[upstream.chat]
+servers = ["127.0.0.1:9001"]
+[[route]]
+name = "chat"
+upstream = "chat"
+"#;
+
 /// The least there is, with the values that the reference gives to what is required.
 const LEAST: &str = r#"
 [[listener]]
@@ -29,15 +41,13 @@ fn the_reference_states_the_defaults() {
 /// Asks each table for a key that no table has: the answer lists those that it does have.
 #[test]
 fn the_reference_names_every_key() {
-    for table in [
-        "",
-        "[log]",
-        "[admin]",
-        "[client]",
-        "[[listener]]",
-        "[upstream.chat]",
-        "[[route]]",
-    ] {
+    let headers = REFERENCE.lines().filter(|line| line.starts_with('['));
+    let tables = headers.map(|line| {
+        line.split_once(" #")
+            .map_or(line, |(header, _)| header)
+            .trim()
+    });
+    for table in std::iter::once("").chain(tables) {
         let error = parse(&format!("{table}\nno_such_key = 1\n")).unwrap_err();
         let (_, list) = error
             .split_once("there are: ")
@@ -63,6 +73,72 @@ fn the_reference_names_every_key() {
                 "`{key}` of {table} is missing in conf/reference.toml"
             );
         }
+    }
+}
+
+/// The reference line by line: `None` for what is no key, else the key and its value.
+fn key(line: &str) -> Option<(&str, &str)> {
+    let (key, rest) = line.split_once(" = ").filter(|_| !line.starts_with('#'))?;
+    Some((key, rest.split("  #").next().unwrap().trim()))
+}
+
+/// The reference with another line in the place of one.
+fn reference_with(index: usize, line: &str) -> Result<Config, String> {
+    let mut lines: Vec<&str> = REFERENCE.lines().collect();
+    lines[index] = line;
+    parse(&lines.join("\n"))
+}
+
+#[test]
+fn each_key_of_the_reference_is_required_or_states_its_default() {
+    let whole = parse(REFERENCE).unwrap();
+    for (index, line) in REFERENCE.lines().enumerate() {
+        let Some((key, _)) = key(line) else { continue };
+        assert_eq!(
+            line.contains("# required: "),
+            reference_with(index, "").is_err(),
+            "{key}"
+        );
+        if let Ok(without) = reference_with(index, "") {
+            assert_eq!(without, whole, "{key}");
+        }
+    }
+}
+
+/// A key that is read and then forgotten would pass every other test.
+#[test]
+fn each_key_is_obeyed() {
+    const OTHERS: &[&str] = &[
+        "7",
+        "4007",
+        "\"7s\"",
+        "\"2s-3s\"",
+        "\"4KiB\"",
+        "\"json\"",
+        "\"debug\"",
+        "\"observe\"",
+        "\"pass\"",
+        "\"127.0.0.1:7\"",
+        "\"/a\"",
+        "\"other\"",
+        "[\"a.example\"]",
+        "[\"https://a.example\"]",
+        "[\"a.example:7\"]",
+    ];
+    let whole = parse(REFERENCE).unwrap();
+    for (index, line) in REFERENCE.lines().enumerate() {
+        let Some((key, value)) = key(line) else {
+            continue;
+        };
+        // The name of an upstream that is there is the only one that a route can name.
+        if key == "upstream" {
+            continue;
+        }
+        let is_obeyed = |other: &&&str| {
+            let changed = reference_with(index, &format!("{key} = {other}"));
+            changed.is_ok_and(|changed| changed != whole)
+        };
+        assert!(OTHERS.iter().find(is_obeyed).is_some(), "{key} = {value}");
     }
 }
 
@@ -129,367 +205,32 @@ fn what_is_written_is_what_is_meant() {
     );
 }
 
-/// One change to a good file, and the whole of what the user sees.
+/// Each entry of mistakes.txt: one change to a good file, and the whole of what the user sees.
 #[test]
 fn mistakes_say_what_where_and_what_to_do() {
-    let good = "[[listener]]\nlisten = \"0.0.0.0:8080\"\n[upstream.chat]\nservers = [\"127.0.0.1:9001\"]\n\
-        [[route]]\nname = \"chat\"\nupstream = \"chat\"\n";
-    for (from, to, line, column, caret, message, help) in [
-        // Syntax.
-        ("name = ", "name ", 6, 6, 1, "", ""),
-        ("\"chat\"\nup", "\"chat\nup", 6, 13, 1, "", ""),
-        // Unknown keys, tables and values.
-        (
-            "name = ",
-            "nmae = ",
-            6,
-            1,
-            4,
-            "unknown key `nmae`",
-            "did you mean `name`?",
-        ),
-        (
-            "[upstream.chat]",
-            "[upstreams.chat]",
-            3,
-            2,
-            9,
-            "unknown key `upstreams`",
-            "did you mean `upstream`?",
-        ),
-        (
-            "name = ",
-            "mode = \"enforced\"\nname = ",
-            6,
-            8,
-            10,
-            "unknown value `enforced`",
-            "did you mean `enforce`?",
-        ),
-        (
-            "name = ",
-            "name = \"a\"\nname = ",
-            7,
-            1,
-            4,
-            "duplicate key",
-            "",
-        ),
-        // Types and units.
-        (
-            "name = \"chat\"",
-            "name = 5",
-            6,
-            8,
-            1,
-            "invalid type: integer `5`, expected a string",
-            "",
-        ),
-        (
-            "name = ",
-            "hold = 65536\nname = ",
-            6,
-            8,
-            5,
-            "a size needs a unit",
-            "write \"65536B\"",
-        ),
-        (
-            "name = ",
-            "hold = \"64kb\"\nname = ",
-            6,
-            8,
-            6,
-            "`64kb` is not a size",
-            "\"64KiB\"",
-        ),
-        (
-            "name = ",
-            "close_timeout = 5\nname = ",
-            6,
-            17,
-            1,
-            "a duration needs a unit",
-            "write \"5s\"",
-        ),
-        (
-            "name = ",
-            "close_timeout = \"5 sec\"\nname = ",
-            6,
-            17,
-            7,
-            "`5 sec` is not a duration",
-            "\"30s\"",
-        ),
-        (
-            "name = ",
-            "close_timeout = \"0s\"\nname = ",
-            6,
-            17,
-            4,
-            "`0s` leaves no time",
-            "\"1ms\"",
-        ),
-        (
-            "name = ",
-            "reconnect_after = \"5s-1s\"\nname = ",
-            6,
-            19,
-            7,
-            "ends before it begins",
-            "\"1s-5s\"",
-        ),
-        // Ranges.
-        (
-            "name = ",
-            "max_fragments = 0\nname = ",
-            6,
-            17,
-            1,
-            "`max_fragments` cannot be 0",
-            "it is 1 to",
-        ),
-        (
-            "name = ",
-            "hold = \"1B\"\nname = ",
-            6,
-            8,
-            4,
-            "`hold` is too small",
-            "the least is \"125B\"",
-        ),
-        (
-            "name = ",
-            "hold = \"1GiB\"\nname = ",
-            6,
-            8,
-            6,
-            "`hold` is too large",
-            "the most is",
-        ),
-        (
-            "name = ",
-            "restart_code = 1006\nname = ",
-            6,
-            16,
-            4,
-            "`restart_code` cannot be 1006",
-            "1012, 1001 or one of 4000",
-        ),
-        (
-            "name = ",
-            "upstream_fault_code = 1007\nname = ",
-            6,
-            23,
-            4,
-            "cannot be 1007",
-            "1011 or one of 4000",
-        ),
-        (
-            "name = ",
-            "max_connections = -1\nname = ",
-            6,
-            19,
-            2,
-            "`max_connections` cannot be -1",
-            "it is 0 to",
-        ),
-        // Addresses, hosts, paths, origins.
-        (
-            "0.0.0.0:8080",
-            "8080",
-            2,
-            10,
-            6,
-            "`8080` has no port",
-            "IP:PORT",
-        ),
-        (
-            "0.0.0.0:8080",
-            "example.com:80",
-            2,
-            10,
-            16,
-            "is not an IP address",
-            "IP:PORT",
-        ),
-        (
-            "127.0.0.1:9001",
-            "127.0.0.1",
-            4,
-            12,
-            11,
-            "`127.0.0.1` has no port",
-            "HOST:PORT",
-        ),
-        (
-            "127.0.0.1:9001",
-            "ws://a:1",
-            4,
-            12,
-            10,
-            "is a URL",
-            "HOST:PORT",
-        ),
-        (
-            "name = ",
-            "path = \"ws\"\nname = ",
-            6,
-            8,
-            4,
-            "`ws` is not a path",
-            "begins with `/`",
-        ),
-        (
-            "name = ",
-            "hosts = [\"a.example:80\"]\nname = ",
-            6,
-            10,
-            14,
-            "`a.example:80` has a port",
-            "without scheme",
-        ),
-        (
-            "name = ",
-            "allowed_origins = [\"https://a.example/\"]\nname = ",
-            6,
-            20,
-            20,
-            "has a path",
-            "\"https://a.example\"",
-        ),
-        (
-            "name = ",
-            "allowed_origins = [\"a.example\"]\nname = ",
-            6,
-            20,
-            11,
-            "is not an origin",
-            "https://example.com",
-        ),
-        // Between keys.
-        (
-            "upstream = \"chat\"",
-            "upstream = \"chta\"",
-            7,
-            12,
-            6,
-            "there is no upstream `chta`",
-            "did you mean `chat`?",
-        ),
-        (
-            "upstream = \"chat\"",
-            "",
-            5,
-            1,
-            9,
-            "route `chat` names no upstream",
-            "`chat`",
-        ),
-        (
-            "name = \"chat\"",
-            "",
-            5,
-            1,
-            9,
-            "a route without a name",
-            "add name",
-        ),
-        (
-            "listen = \"0.0.0.0:8080\"",
-            "",
-            1,
-            1,
-            12,
-            "a listener without an address",
-            "add listen",
-        ),
-        (
-            "servers = [\"127.0.0.1:9001\"]",
-            "",
-            3,
-            1,
-            15,
-            "upstream `chat` has no servers",
-            "add servers",
-        ),
-        (
-            "[\"127.0.0.1:9001\"]",
-            "[]",
-            4,
-            11,
-            2,
-            "upstream `chat` has no servers",
-            "add servers",
-        ),
-        (
-            "[\"127.0.0.1:9001\"]",
-            "[\"a:1\", \"a:1\"]",
-            4,
-            19,
-            5,
-            "is in upstream `chat` twice",
-            "remove one",
-        ),
-        (
-            "[upstream",
-            "[[listener]]\nlisten = \"0.0.0.0:8080\"\n[upstream",
-            4,
-            10,
-            14,
-            "two listeners on",
-            "in line 2",
-        ),
-        (
-            "0.0.0.0:8080",
-            "127.0.0.1:9900",
-            2,
-            10,
-            16,
-            "is the address of the admin listener",
-            "another port",
-        ),
-        (
-            "[[route]]",
-            "[[route]]\nname = \"chat\"\npath = \"/a\"\nupstream = \"chat\"\n[[route]]",
-            10,
-            8,
-            6,
-            "two routes are named `chat`",
-            "in line 5",
-        ),
-        (
-            "[[route]]",
-            "[[route]]\nname = \"a\"\nupstream = \"chat\"\n[[route]]",
-            8,
-            1,
-            9,
-            "route `chat` can never match: any host with path /",
-            "line 5 has them",
-        ),
-    ] {
-        assert!(good.contains(from), "{from}");
-        let text = good.replacen(from, to, 1);
+    let (head, entries) = MISTAKES.split_once("\n\n- ").expect("entries");
+    let mut seen = head.to_owned();
+    for entry in entries.split("\n\n- ") {
+        let (change, _) = entry
+            .split_once("\nerror: ")
+            .or(entry.split_once("\n?"))
+            .expect(entry);
+        let (from, to) = change.split_once("\n+").expect(entry);
+        let as_meant = |text: &str| text.trim_start().replace("\\n", "\n").replace("\\t", "\t");
+        let text = GOOD.replacen(&as_meant(from), &as_meant(to), 1);
+        assert_ne!(text, GOOD, "{from}");
         let error = parse(&text).expect_err(&text);
-        let margin = " ".repeat(line.to_string().len());
-        let place = format!("\n{margin}--> wsgate.toml:{line}:{column}\n");
-        let shown = text.lines().nth(line - 1).unwrap();
         assert!(
-            error.starts_with("error: ") && error.contains(message),
-            "{text}\n{error}"
+            error.contains("\n --> wsgate.toml:") || error.contains("\n  --> wsgate.toml:"),
+            "{error}"
         );
-        assert!(error.contains(&place), "{text}\n{error}\n{place}");
-        let caret = format!(
-            "{line} | {shown}\n{margin} | {}{}\n",
-            " ".repeat(column - 1),
-            "^".repeat(caret)
-        );
-        assert!(
-            format!("{error}\n").contains(&caret),
-            "{text}\n{error}\nexpected\n{caret}"
-        );
-        assert!(error.contains(help), "{text}\n{error}");
+        assert!(error.contains(" = help: "), "{error}");
+        seen += &format!("\n\n- {from}\n+{to}\n{error}");
     }
+    assert!(
+        seen.trim_end() == MISTAKES.trim_end(),
+        "mistakes.txt is not what is seen, which is\n{seen}"
+    );
 }
 
 #[test]
@@ -539,9 +280,12 @@ fn files_that_cannot_be_read() {
     std::fs::write(&file, b"threads = 0\n# caf\xe9\n").unwrap();
     let error = Config::load(&file).unwrap_err().to_string();
     std::fs::remove_file(&file).unwrap();
-    assert!(
-        error.contains("is not UTF-8 at byte 17, in line 2"),
-        "{error}"
+    let name = file.display();
+    assert_eq!(
+        error,
+        format!(
+            "error: not UTF-8 at byte 17 of the file\n --> {name}:2:6\n  |\n2 | # caf\u{fffd}\n  |      ^\n  = help: save it as UTF-8"
+        )
     );
 }
 
@@ -570,10 +314,123 @@ fn without_a_file() {
 }
 
 #[test]
+fn the_command_line_is_held_to_the_same_rules() {
+    let run = |listen: &[&str], upstream: &[&str], admin: Option<&str>| {
+        let owned = |list: &[&str]| {
+            list.iter()
+                .map(|text| (*text).to_owned())
+                .collect::<Vec<_>>()
+        };
+        let config = Config::from_command_line(&owned(listen), &owned(upstream), admin);
+        config.map_err(|error| error.to_string())
+    };
+    for (listen, upstream, admin, expected) in [
+        (&[][..], &["a:1"][..], None, "error: no --listen\n"),
+        (&["0.0.0.0:1"], &[], None, "error: no --upstream\n"),
+        (
+            &["0.0.0.0:1", "127.0.0.1:1"],
+            &["a:1"],
+            None,
+            "error: --listen `127.0.0.1:1` and `0.0.0.0:1` cannot both",
+        ),
+        (
+            &["0.0.0.0:1"],
+            &["a:1", "A:1"],
+            None,
+            "error: --upstream `a:1` is there twice\n",
+        ),
+        (
+            &["0.0.0.0:9900"],
+            &["a:1"],
+            None,
+            "error: --listen `0.0.0.0:9900` takes the address of the admin",
+        ),
+        (
+            &["0.0.0.0:1"],
+            &["a:1"],
+            Some("x"),
+            "error: --admin `x` has no port\n",
+        ),
+    ] {
+        let error = run(listen, upstream, admin).unwrap_err();
+        assert!(
+            error.starts_with(expected) && error.contains(" = help: "),
+            "{error}"
+        );
+    }
+    let open = run(&["0.0.0.0:1"], &["a:1"], Some("0.0.0.0:2")).unwrap();
+    assert_eq!(
+        open.warnings,
+        ["the admin listener 0.0.0.0:2 can be reached from other machines"]
+    );
+    let file = run(&["0.0.0.0:8080"], &["127.0.0.1:9001"], None).unwrap();
+    let (least, route) = (parse(LEAST).unwrap(), &file.proxy.routes[0]);
+    assert_eq!(
+        (route.name.as_str(), file.proxy.upstreams[0].name.as_str()),
+        ("default", "default")
+    );
+    assert_eq!(
+        (&route.rules, &route.closing),
+        (&least.proxy.routes[0].rules, &least.proxy.routes[0].closing)
+    );
+    assert_eq!(
+        (file.admin, file.log, file.threads),
+        (least.admin, least.log, least.threads)
+    );
+}
+
+#[test]
+fn marks_and_line_ends_of_other_systems() {
+    let dos = format!("\u{feff}{}", LEAST.trim_start().replace('\n', "\r\n"));
+    assert_eq!(parse(&dos).unwrap(), parse(LEAST).unwrap());
+    let error = parse("\u{feff}thread = 1\r\n").unwrap_err();
+    assert!(
+        error.contains(" --> wsgate.toml:1:1\n  |\n1 | thread = 1\n  | ^^^^^^\n"),
+        "{error}"
+    );
+}
+
+#[test]
+fn hosts_are_kept_as_they_are_compared() {
+    let written = r#"hosts = ["Chat.Example.COM.", "*.Example.com", "10.0.0.1", "[0:0::1]", "::2", "localhost"]"#;
+    let config = parse(&LEAST.replace("name = ", &format!("{written}\nname = "))).unwrap();
+    let expected = [
+        "chat.example.com",
+        "*.example.com",
+        "10.0.0.1",
+        "[::1]",
+        "[::2]",
+        "localhost",
+    ];
+    assert_eq!(config.proxy.routes[0].hosts, expected);
+}
+
+#[test]
 fn no_prefix_and_no_wrong_byte_panics() {
     for end in 0..=EXAMPLE.len() {
         if EXAMPLE.is_char_boundary(end) {
             let _ = parse(&EXAMPLE[..end]);
+        }
+    }
+    // Bytes, so that every one of them can be wrong; what is not UTF-8 any more is refused before it is parsed.
+    for at in 0..EXAMPLE.len() {
+        for with in [
+            0,
+            b'"',
+            b'[',
+            b'.',
+            0x7f,
+            EXAMPLE.as_bytes()[at] ^ 1,
+            EXAMPLE.as_bytes()[at] ^ 0x80,
+        ] {
+            let mut bytes = EXAMPLE.as_bytes().to_vec();
+            bytes[at] = with;
+            if let Ok(Err(error)) = std::str::from_utf8(&bytes).map(parse) {
+                assert!(
+                    error.contains(" --> wsgate.toml:") && error.contains(" = help: "),
+                    "{error}"
+                );
+            }
         }
     }
     for at in (0..REFERENCE.len())

@@ -16,6 +16,16 @@ pub(super) struct TimeRange(pub Duration, pub Duration);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Size(pub u64);
 
+const UNITS: &[(&str, u64)] = &[
+    ("B", 1),
+    ("KB", 1000),
+    ("KiB", 1 << 10),
+    ("MB", 1_000_000),
+    ("MiB", 1 << 20),
+    ("GB", 1_000_000_000),
+    ("GiB", 1 << 30),
+];
+
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A number and the unit behind it.
@@ -82,21 +92,25 @@ impl Size {
             )
         };
         let (number, unit) = split(text.trim()).ok_or_else(wrong)?;
-        let factor: u64 = match unit {
-            "B" => 1,
-            "KiB" => 1 << 10,
-            "MiB" => 1 << 20,
-            "GiB" => 1 << 30,
-            "KB" => 1000,
-            "MB" => 1_000_000,
-            "GB" => 1_000_000_000,
-            _ => return Err(wrong()),
-        };
-        let too_large = || format!("`{text}` is too large\nthe largest size is what 63 bits hold");
+        let factor = UNITS.iter().find(|(name, _)| *name == unit);
+        let (_, factor) = factor.ok_or_else(wrong)?;
+        let too_large = || format!("`{text}` is too large\nthe largest size is \"8589934591GiB\"");
         let bytes = number
-            .checked_mul(factor)
+            .checked_mul(*factor)
             .filter(|bytes| *bytes <= i64::MAX as u64);
         bytes.map(Size).ok_or_else(too_large)
+    }
+}
+
+impl fmt::Display for Size {
+    /// As one would write it: in the largest unit that gives a whole number.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let whole = UNITS
+            .iter()
+            .rev()
+            .find(|(_, factor)| self.0 >= *factor && self.0.is_multiple_of(*factor));
+        let (unit, factor) = whole.unwrap_or(&UNITS[0]);
+        write!(f, "\"{}{unit}\"", self.0 / factor)
     }
 }
 
@@ -111,7 +125,13 @@ impl<T> Visitor<'_> for Written<T> {
     type Value = T;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} as a string", self.what)
+        // The second line is the help.
+        write!(
+            f,
+            "{}\nwrite it with a unit and in quotes: {}",
+            self.what,
+            (self.example)(30)
+        )
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<T, E> {

@@ -1,8 +1,15 @@
 //! The configuration as it is written: every key, and nothing of what it means. Unknown keys are refused.
+//!
+//! Nothing is compared, defaulted or checked here beyond the form of a value; what a later check may have to point at
+//! keeps its place ([`Spanned`]).
 
 use super::units::{Size, Time, TimeRange};
 use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserializer, MapAccess, Visitor};
 use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
 use toml::Spanned;
 
 #[derive(Debug, Default, Deserialize)]
@@ -10,17 +17,17 @@ use toml::Spanned;
 pub(super) struct File {
     pub threads: Option<Spanned<i64>>,
     #[serde(default)]
-    pub log: Log,
+    pub log: Table<Log>,
     #[serde(default)]
-    pub admin: Admin,
+    pub admin: Table<Admin>,
     #[serde(default)]
-    pub client: Client,
+    pub client: Table<Client>,
     #[serde(default)]
-    pub listener: Vec<Spanned<Listener>>,
+    pub listener: Vec<Spanned<Table<Listener>>>,
     #[serde(default)]
-    pub upstream: BTreeMap<String, Spanned<Upstream>>,
+    pub upstream: BTreeMap<String, Spanned<Table<Upstream>>>,
     #[serde(default)]
-    pub route: Vec<Spanned<Route>>,
+    pub route: Vec<Spanned<Table<Route>>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -111,4 +118,28 @@ pub(super) enum Mode {
 pub(super) enum UpstreamClose {
     Translate,
     Pass,
+}
+
+/// A table and nothing but a table: serde by itself would take a list for one, field by field.
+#[derive(Debug, Default)]
+pub(super) struct Table<T>(pub T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Table<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(Keys(PhantomData))
+    }
+}
+
+struct Keys<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for Keys<T> {
+    type Value = Table<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a table\nwrite its keys below a header: [client], [[route]] or, with a name of its own, [upstream.chat]")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, keys: A) -> Result<Table<T>, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(keys)).map(Table)
+    }
 }
