@@ -367,7 +367,7 @@ impl Flow {
             self.pass(&mut payload, 0, release, tally);
             self.end_frame(&payload, tally);
             *release = self.scanned;
-            if until == Until::FrameEnd {
+            if until == Until::FrameEnd || self.scanned == window.len() {
                 return None;
             }
         }
