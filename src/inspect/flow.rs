@@ -4,7 +4,8 @@
 //! ([`MessageState`]): a Ping between two fragments must not disturb the message.
 //!
 //! The flow never changes a byte, never copies one that passes, and never blocks. It is always true that the bytes it
-//! has released, from the first one on, are a prefix of what the side sent, and that this prefix breaks no rule.
+//! has released, from the first one on, are a prefix of what the side sent, and that this prefix breaks no rule. What
+//! it gives back after a violation that was enforced is only to be discarded, and counts for nothing.
 
 use super::violation::{Kind, Violation};
 use super::{Mode, Rules, Side};
@@ -56,8 +57,8 @@ impl Default for Block {
 #[derive(Debug)]
 pub struct Flow {
     from: Side,
-    /// Whether anything is still held against the rules.
-    judging: Judging,
+    /// Set by a violation that was enforced: nothing more passes or is judged, frames are only walked.
+    stopped: Option<Stopped>,
     frame: FrameState,
     message: Option<MessageState>,
     /// How much of the window has been looked at.
@@ -68,17 +69,11 @@ pub struct Flow {
     reported: u32,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Judging {
-    /// As the rules say.
-    On,
-    /// A violation ended it: nothing more passes, frames are only walked.
-    Over {
-        /// Whether what had passed ended at a frame boundary.
-        at_boundary: bool,
-    },
-    /// Not even frames can be told apart any more.
-    Lost,
+/// How what had passed ended when the flow was stopped.
+#[derive(Clone, Copy, Debug)]
+struct Stopped {
+    at_frame_boundary: bool,
+    at_message_boundary: bool,
 }
 
 /// The frame under way.
@@ -88,6 +83,8 @@ enum FrameState {
     Header,
     /// Its payload is coming.
     Payload(Payload),
+    /// Its length cannot be, so nobody knows where the next one begins.
+    Lost,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -193,7 +190,7 @@ impl Flow {
     pub const fn new(from: Side) -> Self {
         Flow {
             from,
-            judging: Judging::On,
+            stopped: None,
             frame: FrameState::Header,
             message: None,
             scanned: 0,
@@ -211,33 +208,35 @@ impl Flow {
     ///
     /// After a violation under [`Mode::Enforce`] nothing more passes, so the answer stays what it was then.
     pub fn frame_boundary(&self) -> Option<FrameBoundary> {
-        let at_boundary = match (self.judging, self.frame) {
-            (Judging::On, FrameState::Header) => true,
-            (Judging::On, FrameState::Payload(payload)) => payload.passed == 0,
-            (Judging::Over { at_boundary }, _) => at_boundary,
-            (Judging::Lost, _) => false,
+        let at_boundary = match (self.stopped, self.frame) {
+            (Some(stopped), _) => stopped.at_frame_boundary,
+            (None, FrameState::Header) => true,
+            (None, FrameState::Payload(payload)) => payload.passed == 0,
+            (None, FrameState::Lost) => false,
         };
         at_boundary.then_some(FrameBoundary(()))
     }
 
     /// Whether frames are still held against the rules: until a violation is enforced, or frames cannot be told apart.
-    pub fn is_judging(&self) -> bool {
-        self.judging == Judging::On
+    pub const fn is_judging(&self) -> bool {
+        self.stopped.is_none() && !matches!(self.frame, FrameState::Lost)
     }
 
-    /// Proof that what has passed ends at a message boundary.
+    /// Proof that what has passed ends at a message boundary. After a violation the answer stays, too.
     pub fn message_boundary(&self) -> Option<MessageBoundary> {
-        let inside = match (self.frame, self.message) {
-            (_, None) => false,
+        let inside = match (self.stopped, self.frame, self.message) {
+            (Some(stopped), _, _) => !stopped.at_message_boundary,
+            (None, _, None) => false,
             // The first frame of a message, still held: nothing of the message has passed.
             (
+                None,
                 FrameState::Payload(Payload {
                     kind: FrameKind::Data,
                     ..
                 }),
                 Some(m),
             ) => m.fragments > 1,
-            (_, Some(_)) => true,
+            (None, _, Some(_)) => true,
         };
         self.frame_boundary()
             .filter(|_| !inside)
@@ -269,10 +268,14 @@ impl Flow {
         block: &mut Block,
         tally: &mut Tally,
     ) -> Passage {
+        let was_stopped = self.stopped.is_some();
         let mut release = 0;
         let event = self.walk(rules, window, until, block, tally, &mut release);
         self.scanned -= release;
-        self.released += release as u64;
+        // The call that stops the flow still releases what comes before the violation.
+        if !was_stopped {
+            self.released += release as u64;
+        }
         Passage { release, event }
     }
 
@@ -295,12 +298,12 @@ impl Flow {
         release: &mut usize,
     ) -> Option<Event> {
         loop {
-            if self.judging == Judging::Lost {
-                self.scanned = window.len();
-                *release = window.len();
-                return None;
-            }
             let mut payload = match self.frame {
+                FrameState::Lost => {
+                    self.scanned = window.len();
+                    *release = window.len();
+                    return None;
+                }
                 FrameState::Payload(payload) => payload,
                 FrameState::Header => {
                     self.scanned = *release;
@@ -310,7 +313,7 @@ impl Flow {
                             self.scanned += header.len;
                             payload
                         }
-                        Ok(None) if self.judging == Judging::Lost => continue,
+                        Ok(None) if matches!(self.frame, FrameState::Lost) => continue,
                         Ok(None) => return None,
                     }
                 }
@@ -364,7 +367,7 @@ impl Flow {
             self.pass(&mut payload, 0, release, tally);
             self.end_frame(&payload, tally);
             *release = self.scanned;
-            if until == Until::FrameEnd {
+            if until == Until::FrameEnd || self.scanned == window.len() {
                 return None;
             }
         }
@@ -439,7 +442,7 @@ impl Flow {
         // §5.2: "the most significant bit MUST be 0".
         if len.value >> 63 != 0 {
             self.check(false, rules, Kind::LengthTopBit, at)?;
-            self.judging = Judging::Lost;
+            self.frame = FrameState::Lost;
             return Ok(None);
         }
         // §5.2: "the minimal number of bytes MUST be used to encode the length".
@@ -479,7 +482,7 @@ impl Flow {
                 text: first.opcode() == Some(Opcode::Text),
                 judged: first.opcode() == Some(Opcode::Text)
                     && first.rsv() == 0
-                    && self.judging == Judging::On,
+                    && self.stopped.is_none(),
                 utf8: Utf8::new(),
                 announced: 0,
                 len: 0,
@@ -611,8 +614,10 @@ impl Flow {
         self.frame = FrameState::Header;
     }
 
+    /// Where a frame is counted, if it is.
     fn tally_index(&self, payload: &Payload) -> Option<usize> {
         match payload.kind {
+            _ if self.stopped.is_some() => None,
             FrameKind::Data => self.message.map(|message| usize::from(!message.text)),
             FrameKind::Ping => Some(2),
             FrameKind::Pong => Some(3),
@@ -620,6 +625,7 @@ impl Flow {
         }
     }
 
+    #[inline(always)]
     fn check(&mut self, holds: bool, rules: &Rules, kind: Kind, at: u64) -> Result<(), Violation> {
         if holds {
             return Ok(());
@@ -628,15 +634,18 @@ impl Flow {
     }
 
     /// The violation, where it is one that has to be told of.
+    #[cold]
     fn violated(&mut self, rules: &Rules, kind: Kind, at: u64) -> Option<Violation> {
-        let new = self.judging == Judging::On && self.reported & kind.bit() == 0;
+        let new = self.stopped.is_none() && self.reported & kind.bit() == 0;
         if !new {
             return None;
         }
         self.reported |= kind.bit();
         if rules.mode == Mode::Enforce {
-            let at_boundary = self.frame_boundary().is_some();
-            self.judging = Judging::Over { at_boundary };
+            self.stopped = Some(Stopped {
+                at_frame_boundary: self.frame_boundary().is_some(),
+                at_message_boundary: self.message_boundary().is_some(),
+            });
             if let FrameState::Payload(payload) = &mut self.frame {
                 // Nothing of it will pass, so there is nothing to hold it for; a Close is still read whole.
                 payload.held &= payload.kind == FrameKind::Close;

@@ -1,0 +1,329 @@
+//! Drives a flow as a relay does, and holds what it says against the judge.
+#![allow(dead_code)] // Every test target takes what it needs of this.
+
+use crate::judge::{self, End, Judgement, Law};
+use rand::Rng;
+use std::fmt::Display;
+use std::{env, iter, thread};
+use wsgate::inspect::{Block, Event, Flow, Mode, Rules, Side, Tally, Until, Violation};
+
+/// Where a stream is cut into the pieces that are fed: ends of pieces, rising, the last one the length of the stream.
+pub type Cuts = Vec<usize>;
+
+pub fn whole(len: usize) -> Cuts {
+    vec![len]
+}
+
+pub fn byte_by_byte(len: usize) -> Cuts {
+    (1..=len).collect()
+}
+
+/// A few large pieces, or many small ones.
+pub fn random_cuts(rng: &mut impl Rng, len: usize) -> Cuts {
+    let most = match rng.gen_range(0..4) {
+        0 => 4,
+        1 => 64,
+        2 => 4096,
+        _ => len.max(1),
+    };
+    let mut cuts = Vec::new();
+    let mut at = 0;
+    while at < len {
+        at = len.min(at + rng.gen_range(1..=most));
+        cuts.push(at);
+    }
+    cuts
+}
+
+/// The seed to begin with: `WSGATE_SEED`, or always the same one.
+pub fn seed() -> u64 {
+    env::var("WSGATE_SEED").map_or(6455, |seed| {
+        seed.parse().expect("WSGATE_SEED is a whole number")
+    })
+}
+
+/// Says where a test was if it panics.
+pub struct Scene<T: Display>(pub T);
+
+impl<T: Display> Drop for Scene<T> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("in: {}", self.0);
+        }
+    }
+}
+
+/// What a flow made of a stream.
+#[derive(Debug, Default)]
+pub struct Played {
+    /// How many bytes passed.
+    pub passed: usize,
+    /// Every event, with how many bytes had been fed when it came.
+    pub events: Vec<(usize, Event)>,
+    pub tally: Tally,
+    /// After a violation that was enforced: where in the stream the Close was found.
+    pub close_after: Option<usize>,
+    /// After each piece: bytes passed, at a frame boundary, at a message boundary.
+    pub steps: Vec<(usize, bool, bool)>,
+}
+
+/// Feeds a stream piece by piece, as far as its Close.
+pub fn play(side: Side, rules: &Rules, stream: &[u8], cuts: &[usize]) -> Played {
+    play_with(side, rules, stream, cuts, &mut Block::default())
+}
+
+/// The same with a block that others have used.
+pub fn play_with(
+    side: Side,
+    rules: &Rules,
+    stream: &[u8],
+    cuts: &[usize],
+    block: &mut Block,
+) -> Played {
+    let mut flow = Flow::new(side);
+    let mut played = Played::default();
+    let mut window = Vec::new();
+    let (mut fed, mut taken, mut passing) = (0, 0, true);
+    for &cut in cuts {
+        window.extend_from_slice(&stream[fed..cut]);
+        fed = cut;
+        loop {
+            let passage = flow.inspect(rules, &window, Until::End, block, &mut played.tally);
+            window.drain(..passage.release);
+            taken += passage.release;
+            if passing {
+                played.passed = taken;
+                assert_eq!(flow.released(), taken as u64);
+            }
+            let Some(event) = passage.event else {
+                break;
+            };
+            match &event {
+                Event::Violation(_) => {
+                    assert!(passing, "a second violation after one that was enforced");
+                    passing = rules.mode == Mode::Observe;
+                }
+                Event::Close { frame_len, .. } if passing => {
+                    flow.release_close(*frame_len, &mut played.tally);
+                    assert_eq!(flow.released(), (taken + frame_len) as u64);
+                }
+                Event::Close { .. } => played.close_after = Some(taken),
+            }
+            let ends = matches!(event, Event::Close { .. });
+            played.events.push((fed, event));
+            if ends {
+                return played;
+            }
+        }
+        played.steps.push((
+            played.passed,
+            flow.frame_boundary().is_some(),
+            flow.message_boundary().is_some(),
+        ));
+    }
+    played
+}
+
+/// Holds a flow against the judge: verdict, byte, what passed, what was counted, and the boundaries, at these cuts.
+pub fn agree(side: Side, rules: &Rules, stream: &[u8], cuts: &[usize]) {
+    let law = law(side, rules);
+    let judgement = judge::judge(&law, stream);
+    let played = play(side, rules, stream, cuts);
+    match rules.mode {
+        Mode::Enforce => enforced(stream, cuts, &judgement, &played),
+        Mode::Observe => observed(side, rules, stream, cuts, &judgement, &played),
+    }
+}
+
+pub fn law(side: Side, rules: &Rules) -> Law {
+    Law {
+        masked: side == Side::Client,
+        max_frame_size: rules.max_frame_size,
+        max_message_size: rules.max_message_size,
+        max_fragments: rules.max_fragments,
+        hold: rules.hold,
+    }
+}
+
+fn enforced(stream: &[u8], cuts: &[usize], judgement: &Judgement, played: &Played) {
+    assert_eq!(played.passed, judgement.passes, "bytes that passed");
+    assert_eq!(played.tally.bytes[..4], judgement.bytes, "bytes counted");
+    assert_eq!(
+        played.tally.messages[..4],
+        judgement.messages,
+        "messages counted"
+    );
+    match (&judgement.end, played.events.as_slice()) {
+        (End::Open, []) => {}
+        (End::Close { frame_len, code }, [(_, event)]) => {
+            let (frame_len, code) = (*frame_len, *code);
+            assert_eq!(*event, Event::Close { frame_len, code });
+            assert_eq!(played.tally.messages[4], 1);
+        }
+        (End::Broken(broken), [(fed, Event::Violation(violation)), after @ ..]) => {
+            assert!(is_one_of(violation, &broken.rules), "{violation:?}");
+            let earliest = cuts.iter().find(|cut| **cut > broken.proof);
+            assert_eq!(
+                Some(fed),
+                earliest,
+                "told at the byte that proves it, {}",
+                broken.proof
+            );
+            assert!(after.len() <= 1);
+            assert_eq!(
+                played.close_after,
+                judge::next_close(stream, broken.frame),
+                "the Close after it"
+            );
+            assert_eq!(played.tally.messages[4], 0);
+        }
+        (_, events) => panic!("events {events:?}"),
+    }
+    for &(passed, at_frame, at_message) in &played.steps {
+        let is_end = |ends: &[usize]| ends.binary_search(&passed).is_ok();
+        assert_eq!(
+            at_frame,
+            is_end(&judgement.frame_ends),
+            "frame boundary at {passed}"
+        );
+        assert_eq!(
+            at_message,
+            is_end(&judgement.message_ends),
+            "message boundary at {passed}"
+        );
+    }
+}
+
+fn observed(
+    side: Side,
+    rules: &Rules,
+    stream: &[u8],
+    cuts: &[usize],
+    judgement: &Judgement,
+    played: &Played,
+) {
+    match (&judgement.end, played.events.first()) {
+        (End::Open, None) => assert_eq!(played.passed, judgement.passes),
+        (End::Close { frame_len, code }, Some((_, event))) => {
+            let (frame_len, code) = (*frame_len, *code);
+            assert_eq!(*event, Event::Close { frame_len, code });
+            assert_eq!(played.passed, judgement.passes);
+        }
+        (End::Broken(broken), Some((fed, Event::Violation(violation)))) => {
+            assert!(is_one_of(violation, &broken.rules), "{violation:?}");
+            assert_eq!(Some(fed), cuts.iter().find(|cut| **cut > broken.proof));
+        }
+        (end, first) => panic!("{first:?} where the judge says {end:?}"),
+    }
+    let kinds: Vec<_> = played.events.iter().map(|(_, event)| event).collect();
+    for (i, event) in kinds.iter().enumerate() {
+        if let Event::Violation(violation) = event {
+            let again = kinds[..i].iter().any(
+                |other| matches!(other, Event::Violation(other) if other.kind == violation.kind),
+            );
+            assert!(!again, "{violation:?} twice");
+        }
+    }
+    // What is kept back is at most one held frame.
+    let closed = matches!(kinds.last(), Some(Event::Close { .. }));
+    let kept = stream.len() - played.passed;
+    assert!(
+        closed || kept < rules.hold.max(125) + 14,
+        "{kept} bytes kept back"
+    );
+    let at_once = play(side, rules, stream, &whole(stream.len()));
+    let events =
+        |played: &Played| -> Vec<Event> { played.events.iter().map(|(_, e)| e.clone()).collect() };
+    assert_eq!(events(&at_once), events(played));
+    assert_eq!(at_once.passed, played.passed);
+    assert_eq!(at_once.tally, played.tally);
+}
+
+fn is_one_of(violation: &Violation, rules: &[(&'static str, u64)]) -> bool {
+    rules.contains(&(violation.kind.label(), violation.at))
+}
+
+/// A frame to be written, right or wrong.
+#[derive(Clone, Debug)]
+pub struct Frame {
+    /// FIN, reserved bits and opcode.
+    pub first: u8,
+    pub payload: Vec<u8>,
+    pub length: Length,
+    /// Whether it is masked as its side has to, or contrary to that.
+    pub masking: Masking,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Length {
+    Shortest,
+    In16,
+    In64,
+    /// In 64 bits, and not true.
+    Claimed(u64),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Masking {
+    AsItsSide,
+    Contrary,
+}
+
+impl Frame {
+    pub fn new(first: u8, payload: impl AsRef<[u8]>) -> Self {
+        Frame {
+            first,
+            payload: payload.as_ref().to_vec(),
+            length: Length::Shortest,
+            masking: Masking::AsItsSide,
+        }
+    }
+
+    pub fn length(self, length: Length) -> Self {
+        Frame { length, ..self }
+    }
+
+    pub fn contrary(self) -> Self {
+        let masking = Masking::Contrary;
+        Frame { masking, ..self }
+    }
+
+    /// Length of its header when `side` sends it.
+    pub fn header_len(&self, side: Side) -> usize {
+        self.length_bytes().len() + 1 + if self.masked(side) { 4 } else { 0 }
+    }
+
+    pub fn write(&self, side: Side, key: [u8; 4], stream: &mut Vec<u8>) {
+        stream.push(self.first);
+        let mut length = self.length_bytes();
+        if !self.masked(side) {
+            stream.extend(length);
+            stream.extend(&self.payload);
+            return;
+        }
+        length[0] |= 0x80;
+        stream.extend(length);
+        stream.extend(key);
+        let key = key.iter().cycle();
+        stream.extend(self.payload.iter().zip(key).map(|(byte, key)| byte ^ key));
+    }
+
+    fn masked(&self, side: Side) -> bool {
+        (side == Side::Client) == (self.masking == Masking::AsItsSide)
+    }
+
+    fn length_bytes(&self) -> Vec<u8> {
+        let len = self.payload.len();
+        let (form, number) = match self.length {
+            Length::Claimed(len) => (127, len.to_be_bytes().to_vec()),
+            Length::In64 => (127, (len as u64).to_be_bytes().to_vec()),
+            Length::In16 => (126, (len as u16).to_be_bytes().to_vec()),
+            Length::Shortest => match len {
+                0..=125 => (len as u8, Vec::new()),
+                126..=0xFFFF => (126, (len as u16).to_be_bytes().to_vec()),
+                _ => (127, (len as u64).to_be_bytes().to_vec()),
+            },
+        };
+        iter::once(form).chain(number).collect()
+    }
+}
