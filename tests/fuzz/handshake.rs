@@ -1,0 +1,110 @@
+//! The handshake: any headers of a request and of a 101. What is accepted has to be what RFC 6455 §4.1 asks for, said in
+//! another way than the code says it; what is refused is refused without a panic.
+//!
+//! An input is a byte for method and version, the lines of the request, an empty line, and the lines of the answer.
+//! `{accept}` in an answer stands for the right `Sec-WebSocket-Accept`, which no fuzzer would find.
+#![no_main]
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
+use libfuzzer_sys::fuzz_target;
+use wsgate::handshake;
+
+/// Lines that are no headers are left out, as the parser before the handshake does.
+fn headers(lines: &[u8], accept: &str) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for line in lines.split(|byte| *byte == b'\n').take(64) {
+        let Some(colon) = line.iter().position(|byte| *byte == b':') else {
+            continue;
+        };
+        let value = match line[colon + 1..].trim_ascii() {
+            b"{accept}" => accept.as_bytes(),
+            value => value,
+        };
+        let name = HeaderName::from_bytes(&line[..colon]);
+        if let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(value)) {
+            headers.append(name, value);
+        }
+    }
+    headers
+}
+
+/// All lines of a header as one list in lower case.
+fn list(headers: &HeaderMap, name: &str) -> String {
+    let lines = headers.get_all(name).iter();
+    let joined = lines.map(|line| String::from_utf8_lossy(line.as_bytes()).into_owned());
+    joined.collect::<Vec<_>>().join(",").to_lowercase()
+}
+
+fn has(headers: &HeaderMap, name: &str, token: &str) -> bool {
+    list(headers, name)
+        .split(',')
+        .any(|item| item.trim() == token)
+}
+
+fn count(headers: &HeaderMap, name: &str) -> usize {
+    headers.get_all(name).iter().count()
+}
+
+fuzz_target!(|input: &[u8]| {
+    let Some((&how, lines)) = input.split_first() else {
+        return;
+    };
+    let end = lines
+        .windows(2)
+        .position(|two| two == b"\n\n")
+        .unwrap_or(lines.len());
+    let request_headers = headers(&lines[..end], "");
+    let method = if how & 1 == 0 {
+        Method::GET
+    } else {
+        Method::POST
+    };
+    let version = if how & 2 == 0 {
+        Version::HTTP_11
+    } else {
+        Version::HTTP_10
+    };
+
+    for name in handshake::hop_by_hop(&request_headers) {
+        assert!(!["host", "content-length", "transfer-encoding"].contains(&name.as_str()));
+        assert!(!name.as_str().starts_with("sec-websocket-"));
+    }
+    let origin_allowed =
+        handshake::origin_is_allowed(&["https://a.example".to_owned()], &request_headers);
+    let origins = list(&request_headers, "origin");
+    assert!(!origin_allowed || origins.is_empty() || origins == "https://a.example");
+
+    let Ok(request) = handshake::check_request(&method, version, &request_headers) else {
+        return;
+    };
+    assert!(handshake::is_attempt(&request_headers));
+    assert!(method == Method::GET && version == Version::HTTP_11);
+    assert!(has(&request_headers, "upgrade", "websocket"));
+    assert!(has(&request_headers, "connection", "upgrade"));
+    assert_eq!(count(&request_headers, "host"), 1);
+    assert_eq!(count(&request_headers, "sec-websocket-key"), 1);
+    assert_eq!(list(&request_headers, "sec-websocket-version").trim(), "13");
+    assert_eq!(list(&request_headers, "sec-websocket-key").trim().len(), 24);
+    assert_eq!(count(&request_headers, "transfer-encoding"), 0);
+    assert_eq!(request.accept().len(), 28);
+
+    let answer = headers(&lines[end..], request.accept());
+    let Ok(agreed) = handshake::check_switch(&request, &answer) else {
+        return;
+    };
+    assert!(has(&answer, "upgrade", "websocket"));
+    assert!(has(&answer, "connection", "upgrade"));
+    assert_eq!(count(&answer, "sec-websocket-accept"), 1);
+    assert!(
+        list(&answer, "sec-websocket-extensions")
+            .replace([',', ' ', '\t'], "")
+            .is_empty()
+    );
+    if let Some(protocol) = agreed.protocol {
+        assert!(has(
+            &request_headers,
+            "sec-websocket-protocol",
+            &protocol.to_lowercase()
+        ));
+    }
+});
