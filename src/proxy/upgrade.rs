@@ -352,3 +352,25 @@ pub(super) fn host_of(request: &RequestHeader) -> &str {
         None => text(&request.headers, HeaderName::from_static("host")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::{pending, ready};
+
+    /// A sender that never pauses must not be read past the relay's back-pressure.
+    #[tokio::test]
+    async fn what_is_there_at_once_is_one_read() {
+        let mut reads = 0;
+        let read = async {
+            reads += 1;
+            Ok(Some(Bytes::from_static(b"behind the head")))
+        };
+        assert_eq!(at_once(read).await, "behind the head");
+        assert_eq!(reads, 1);
+        assert_eq!(at_once(pending()).await, "");
+        assert_eq!(at_once(ready(Ok(None))).await, "");
+        let broken = Error::new(ErrorType::ReadError);
+        assert_eq!(at_once(ready(Err(broken))).await, "");
+    }
+}
