@@ -63,6 +63,9 @@ cargo fmt --check
 heading "cargo clippy"
 cargo clippy --all-targets --quiet -- -D warnings
 
+heading "cargo doc"
+RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --quiet
+
 heading "cargo test"
 cargo test --quiet
 

@@ -1,4 +1,4 @@
-//! The configuration: TOML as it is written ([`written`]), then what it means ([`meaning`]).
+//! The configuration: TOML as it is written (`written`), then what it means (`meaning`).
 //!
 //! Each room has settings of its own; this one points down at them, and they do not know it. It is always true that a
 //! [`Config`] that exists can be run: whatever can be wrong is an [`Error`] that says what, where, and what to do.

@@ -1,7 +1,7 @@
 //! One direction of a connection: every frame that one side sends, judged as it passes.
 //!
-//! What lives as long as a frame ([`FrameState`]) is kept apart from what lives as long as a message
-//! ([`MessageState`]): a Ping between two fragments must not disturb the message.
+//! What lives as long as a frame (`FrameState`) is kept apart from what lives as long as a message
+//! (`MessageState`): a Ping between two fragments must not disturb the message.
 //!
 //! The flow never changes a byte, never copies one that passes, and never blocks. It is always true that the bytes it
 //! has released, from the first one on, are a prefix of what the side sent, and that this prefix breaks no rule. What

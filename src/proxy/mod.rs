@@ -2,7 +2,7 @@
 //!
 //! [`Gate`] takes the connections of the listeners and reads the head of each request; [`Seat`] is the
 //! [`ProxyHttp`] that Pingora's proxy asks. A plain request takes Pingora's ordinary path to the same pools. An upgrade
-//! request is answered in `request_filter` ([`upgrade`]): it has to leave Pingora's session, because body filters run
+//! request is answered in `request_filter` (`upgrade`): it has to leave Pingora's session, because body filters run
 //! only when bytes arrive, and an idle connection could then never be told anything.
 
 mod answer;

@@ -81,15 +81,17 @@ fn scenarios(bad: &Value) -> Vec<(String, &'static str, Act)> {
         scenarios.push((format!("client_closes_{code}"), "", Act::ClientCloses(code)));
         scenarios.push((format!("server_closes_{code}"), "", Act::ServerCloses(code)));
     }
-    let acts: [(&str, fn(String) -> Act); 2] = [
-        ("server", Act::RawFromServer),
-        ("client", Act::RawFromClient),
-    ];
-    for (side, act) in acts {
-        for (name, wire) in bad[side].as_object().into_iter().flatten() {
-            let wire = wire.as_str().unwrap_or_default().to_owned();
-            scenarios.push((format!("{side}_sends_{name}"), "", act(wire)));
-        }
+    let wires = |side: &str| {
+        let wires = bad[side].as_object().into_iter().flatten();
+        wires
+            .map(|(name, wire)| (name.clone(), wire.as_str().unwrap_or_default().to_owned()))
+            .collect::<Vec<_>>()
+    };
+    for (name, wire) in wires("server") {
+        scenarios.push((format!("server_sends_{name}"), "", Act::RawFromServer(wire)));
+    }
+    for (name, wire) in wires("client") {
+        scenarios.push((format!("client_sends_{name}"), "", Act::RawFromClient(wire)));
     }
     scenarios
 }
