@@ -148,6 +148,10 @@ impl Reader<'_> {
             close_timeout: written
                 .close_timeout
                 .map_or(closing.close_timeout, |time| time.0),
+            message_grace: written
+                .message_grace
+                .map_or(closing.message_grace, |wait| wait.0),
+            absorb: written.absorb.map_or(closing.absorb, |wait| wait.0),
             restart_code: self.code(
                 written.restart_code,
                 closing.restart_code,

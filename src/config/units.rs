@@ -8,6 +8,10 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Time(pub Duration);
 
+/// As [`Time`], and `"0s"` for none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Wait(pub Duration);
+
 /// `"1s-5s"`: the second no shorter than the first; `"0s-5s"` and a single duration are fine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct TimeRange(pub Duration, pub Duration);
@@ -144,6 +148,17 @@ impl<T> Visitor<'_> for Written<T> {
         }
         let (what, example) = (self.what, (self.example)(number));
         Err(E::custom(format!("{what} needs a unit\nwrite {example}")))
+    }
+}
+
+impl<'de> Deserialize<'de> for Wait {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let example = |n| format!("\"{n}s\" or \"{n}ms\"");
+        deserializer.deserialize_any(Written {
+            parse: |text| duration(text).map(Wait),
+            what: "a duration",
+            example,
+        })
     }
 }
 

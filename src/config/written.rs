@@ -3,7 +3,7 @@
 //! Nothing is compared, defaulted or checked here beyond the form of a value; what a later check may have to point at
 //! keeps its place ([`Spanned`]).
 
-use super::units::{Size, Time, TimeRange};
+use super::units::{Size, Time, TimeRange, Wait};
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, MapAccess, Visitor};
@@ -100,6 +100,8 @@ pub(super) struct Route {
     pub max_fragments: Option<Spanned<i64>>,
     pub hold: Option<Spanned<Size>>,
     pub close_timeout: Option<Time>,
+    pub message_grace: Option<Wait>,
+    pub absorb: Option<Wait>,
     pub restart_code: Option<Spanned<i64>>,
     pub reconnect_after: Option<TimeRange>,
     pub upstream_close: Option<UpstreamClose>,

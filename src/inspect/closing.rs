@@ -21,6 +21,10 @@ pub struct Policy {
     pub close_timeout: Duration,
     /// Close code of a restart toward clients: 1012 (the default), 1001 or 4000-4999.
     pub restart_code: u16,
+    /// How long a drain waits for the end of the message under way toward the client.
+    pub message_grace: Duration,
+    /// Over how long the clients of a server that vanished are told, each at a moment of its own.
+    pub absorb: Duration,
     /// Bounds of the delay that a restart suggests to a client, drawn for each of them.
     pub reconnect_after: (Duration, Duration),
     /// What a client is told when its upstream closes with 1001 or 1012.
@@ -33,6 +37,8 @@ impl Default for Policy {
     fn default() -> Self {
         Policy {
             close_timeout: Duration::from_secs(5),
+            message_grace: Duration::from_secs(5),
+            absorb: Duration::from_secs(2),
             restart_code: close::SERVICE_RESTART,
             reconnect_after: (Duration::from_secs(1), Duration::from_secs(5)),
             upstream_close: UpstreamClose::Translate,
@@ -71,6 +77,11 @@ pub enum Cause {
         /// 1001 or 1012.
         code: u16,
     },
+    /// The connection is drained: a deploy, an operator, the end of wsgate itself.
+    Drained {
+        /// What logs call the reason.
+        source: &'static str,
+    },
     /// A side is gone without a Close: end of stream or an error of its socket.
     Vanished {
         /// Who is gone.
@@ -85,15 +96,19 @@ impl Cause {
             Cause::Violation { .. } => "violation",
             Cause::Closed { .. } => "closed",
             Cause::UpstreamRestarts { .. } => "restart",
+            Cause::Drained { .. } => "drained",
             Cause::Vanished { .. } => "vanished",
         }
     }
 
-    /// Whose doing it was.
-    pub const fn initiator(&self) -> Side {
+    /// Whose doing it was: `client`, `upstream` or `deploy`.
+    pub const fn initiator(&self) -> &'static str {
         match self {
-            Cause::Violation { by, .. } | Cause::Closed { by, .. } | Cause::Vanished { by } => *by,
-            Cause::UpstreamRestarts { .. } => Side::Upstream,
+            Cause::Violation { by, .. } | Cause::Closed { by, .. } | Cause::Vanished { by } => {
+                by.label()
+            }
+            Cause::UpstreamRestarts { .. } => Side::Upstream.label(),
+            Cause::Drained { .. } => "deploy",
         }
     }
 }
@@ -164,6 +179,11 @@ pub fn orders(cause: &Cause, policy: &Policy, delay: Duration) -> Orders {
             // §5.5.1: "the endpoint typically echos the status code it received".
             upstream: close(code, String::new()),
         },
+        // The upstream only once the client has answered: what the client sent before that is still delivered.
+        Cause::Drained { .. } => Orders {
+            client: restart(),
+            upstream: close(close::GOING_AWAY, "client moves on".to_owned()),
+        },
         Cause::Vanished { by: Side::Upstream } => Orders {
             client: restart(),
             upstream: Order::Nothing,
@@ -228,6 +248,13 @@ mod tests {
                 (None, None)
             );
         }
+    }
+
+    #[test]
+    fn a_drain_is_a_restart_to_the_client_and_1001_to_the_upstream() {
+        let policy = Policy::default();
+        let cause = Cause::Drained { source: "operator" };
+        assert_eq!(codes(cause, &policy), (Some(1012), Some(1001)));
     }
 
     #[test]

@@ -134,6 +134,8 @@ pub enum Until {
     End,
     /// To the end of the frame under way, because something else is to be sent after it.
     FrameEnd,
+    /// To the first end of a frame at which no message is under way.
+    MessageEnd,
 }
 
 /// What a call found.
@@ -367,7 +369,12 @@ impl Flow {
             self.pass(&mut payload, 0, release, tally);
             self.end_frame(&payload, tally);
             *release = self.scanned;
-            if until == Until::FrameEnd || self.scanned == window.len() {
+            let reached = match until {
+                Until::End => false,
+                Until::FrameEnd => true,
+                Until::MessageEnd => self.message.is_none(),
+            };
+            if reached || self.scanned == window.len() {
                 return None;
             }
         }

@@ -137,6 +137,7 @@ async fn attempt(session: &mut Session, route: &Arc<RouteState>) -> Result<Hands
     };
     let relay = Relay::new(
         route.terms.clone(),
+        Arc::default(),
         client,
         from_client,
         *upstream,
@@ -333,7 +334,7 @@ impl Connection {
             bytes_from_client = from_client.bytes,
             messages_from_upstream = from_upstream.messages,
             bytes_from_upstream = from_upstream.bytes,
-            initiator = cause.initiator().label(),
+            initiator = cause.initiator(),
             cause = cause.label(),
             violation,
             at,

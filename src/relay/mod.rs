@@ -8,27 +8,28 @@
 //! It never parses a frame itself and never decides what a side is told: the first is
 //! [`inspect::flow`](crate::inspect::flow)'s, the second [`inspect::closing`](crate::inspect::closing)'s.
 
+mod ending;
+mod handle;
 mod outcome;
 mod pipe;
 
+pub use handle::Handle;
 pub use outcome::Outcome;
 pub use pipe::Passed;
 
-use crate::frame::close;
-use crate::inspect::closing::{self, Cause, Order};
+use crate::inspect::closing::Cause;
 use crate::inspect::{Block, Event, Mode, Rules, Side, Tally, Until, Violation, closing::Policy};
-use crate::metrics::{Initiator, Metrics};
+use crate::metrics::Metrics;
 use bytes::BytesMut;
-use pipe::{CHUNK, CloseOrder, Pipe, Sink};
-use rand::Rng;
+use ending::Restart;
+use pipe::{CHUNK, Pipe, Sink};
 use std::cell::RefCell;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::Sleep;
 
 /// What every connection of a route is held to.
 #[derive(Debug)]
@@ -54,8 +55,10 @@ pub struct Relay<C, U> {
 
 impl<C, U> Relay<C, U> {
     /// `from_client` and `from_upstream` came behind the heads of the handshake and were read with them.
+    /// `handle` has the connection drained from outside.
     pub fn new(
         terms: Arc<Terms>,
+        handle: Arc<Handle>,
         client: C,
         from_client: BytesMut,
         upstream: U,
@@ -67,8 +70,10 @@ impl<C, U> Relay<C, U> {
         ];
         let state = State {
             terms,
+            handle,
             pipes,
             cause: None,
+            restart: None,
             deadline: None,
             overtime: false,
             told: [None; 2],
@@ -109,7 +114,8 @@ where
         } = self.get_mut();
         WORKSPACE.with_borrow_mut(|work| {
             loop {
-                let mut moved = state.pump(Side::Client, client, upstream, cx, work);
+                let mut moved = state.poll_restart(cx);
+                moved |= state.pump(Side::Client, client, upstream, cx, work);
                 moved |= state.pump(Side::Upstream, upstream, client, cx, work);
                 moved |= state.poll_deadline(cx);
                 if let Some(outcome) = state.outcome() {
@@ -132,8 +138,11 @@ struct State {
     terms: Arc<Terms>,
     /// By the side that they read from.
     pipes: [Pipe; 2],
+    handle: Arc<Handle>,
     /// Why the connection ends, once it does.
     cause: Option<Cause>,
+    /// The client is to be told of a restart, but not yet.
+    restart: Option<Restart>,
     /// When the closing is cut short.
     deadline: Option<Pin<Box<Sleep>>>,
     /// The deadline has passed once and what could still be said was said.
@@ -162,9 +171,13 @@ impl State {
         loop {
             moved |= self.flush(from, sink, cx);
             let pipe = &mut self.pipes[from as usize];
-            if pipe.source.ended || (pipe.is_passing() && !pipe.is_flushed()) {
+            if pipe.source.ended
+                || (pipe.is_passing() && !pipe.is_flushed())
+                || self.is_absorbed(from)
+            {
                 return moved;
             }
+            let pipe = &mut self.pipes[from as usize];
             let mut chunk: &[u8] = &[];
             if !pipe.fresh {
                 let was_empty = pipe.is_empty();
@@ -205,6 +218,7 @@ impl State {
                 found
             };
             self.execute_order(from);
+            self.drain_at_message_end();
             match found {
                 None => {}
                 Some(Found::Violation(violation)) => self.handle_violation(from, violation),
@@ -248,10 +262,12 @@ impl State {
     /// Has the flow judge the window, as far as it goes. How much of it is released, and what stopped it.
     fn judge(&mut self, from: Side, window: &[u8], block: &mut Block) -> (usize, Option<Found>) {
         let terms = &*self.terms;
+        let drained = self.is_drained();
         let pipe = &mut self.pipes[from as usize];
         let passing = pipe.is_passing();
         let until = match pipe.sink {
             Sink::Ordered(_) => Until::FrameEnd,
+            Sink::Flowing if from == Side::Upstream && self.restart.is_some() => Until::MessageEnd,
             Sink::Flowing | Sink::Told | Sink::Cut | Sink::Finished => Until::End,
         };
         let mut tally = Tally::default();
@@ -264,7 +280,7 @@ impl State {
             release += passage.release;
             match passage.event {
                 None => {
-                    pipe.fresh = until == Until::FrameEnd && release < window.len();
+                    pipe.fresh = until != Until::End && release < window.len();
                     break None;
                 }
                 Some(Event::Violation(violation)) => {
@@ -284,7 +300,9 @@ impl State {
                     let translated = from == Side::Upstream
                         && self.cause.is_none()
                         && terms.closing.translates(code);
-                    let passed = passing && !translated;
+                    // The answer to a 1012 of ours is not the upstream's business; it gets a 1001.
+                    let answered = from == Side::Client && drained;
+                    let passed = passing && !translated && !answered;
                     if passed {
                         pipe.flow.release_close(frame_len, &mut tally);
                         release += frame_len;
@@ -299,160 +317,6 @@ impl State {
         }
         (release, found)
     }
-
-    fn handle_violation(&mut self, by: Side, violation: Violation) {
-        self.end(Cause::Violation { by, violation });
-    }
-
-    fn handle_close(&mut self, by: Side, code: Option<u16>, passed: bool) {
-        let pipe = &mut self.pipes[by as usize];
-        pipe.source.closed = Some(code);
-        pipe.drop_window();
-        if passed {
-            pipe.sink = Sink::Told;
-            self.told[by.other() as usize] = Some(code);
-            self.terms
-                .metrics
-                .close(Initiator::Side(by), by.other(), code);
-            self.end(Cause::Closed { by, code });
-        } else if self.cause.is_none() {
-            self.end(Cause::UpstreamRestarts {
-                code: code.unwrap_or(close::GOING_AWAY),
-            });
-        }
-        self.settle();
-    }
-
-    /// The stream of a side is at its end, or broken.
-    fn handle_end(&mut self, by: Side) {
-        self.pipes[by as usize].source.ended = true;
-        self.execute_order(by);
-        if self.cause.is_none() {
-            // It left without a word, and gets none.
-            self.pipes[by.other() as usize].sink = Sink::Cut;
-            self.end(Cause::Vanished { by });
-        }
-        self.settle();
-    }
-
-    /// The connection ends: the first cause is kept, and each side is told what the table says.
-    fn end(&mut self, cause: Cause) {
-        let (low, high) = self.terms.closing.reconnect_after;
-        let delay = rand::thread_rng().gen_range(low..=high.max(low));
-        let orders = closing::orders(&cause, &self.terms.closing, delay);
-        self.cause.get_or_insert(cause);
-        self.arm();
-        self.order(Side::Client, orders.client);
-        self.order(Side::Upstream, orders.upstream);
-    }
-
-    /// A side that closed has to be answered; where the other side cannot do that any more, it is us.
-    fn settle(&mut self) {
-        for side in [Side::Client, Side::Upstream] {
-            let answerer = &self.pipes[side.other() as usize];
-            if let (Some(code), true) = (
-                self.pipes[side as usize].source.closed,
-                answerer.source.ended || self.overtime,
-            ) {
-                self.order(
-                    side,
-                    Order::Close {
-                        code,
-                        reason: String::new(),
-                    },
-                );
-            }
-        }
-    }
-
-    fn order(&mut self, to: Side, order: Order) {
-        let order = match (order, self.pipes[to as usize].source.closed) {
-            // §5.5.1: who sent a Close gets its own code back, whatever happened meanwhile.
-            (Order::Close { .. }, Some(code)) => Order::Close {
-                code,
-                reason: String::new(),
-            },
-            (order, _) => order,
-        };
-        let pipe = &mut self.pipes[to.other() as usize];
-        if let (Order::Close { code, reason }, Sink::Flowing) = (order, &pipe.sink) {
-            // §5.3: the key "MUST be derived from a strong source of entropy". Toward the upstream we are the client.
-            let mask = (to == Side::Upstream).then(|| rand::thread_rng().r#gen());
-            let frame = close::Frame::new(code, &reason, mask);
-            pipe.sink = Sink::Ordered(Box::new(CloseOrder { frame, code }));
-            self.execute_order(to.other());
-        }
-    }
-
-    fn execute_order(&mut self, from: Side) {
-        if let Some(code) = self.pipes[from as usize].execute_order() {
-            self.told[from.other() as usize] = Some(code);
-            self.terms
-                .metrics
-                .close(Initiator::Gate, from.other(), code);
-        }
-    }
-
-    /// Gives the closing its time, from the first call on.
-    fn arm(&mut self) {
-        if self.deadline.is_none() {
-            self.deadline = Some(Box::pin(sleep(self.terms.closing.close_timeout)));
-        }
-    }
-
-    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> bool {
-        let Some(deadline) = &mut self.deadline else {
-            return false;
-        };
-        if deadline.as_mut().poll(cx).is_pending() {
-            return false;
-        }
-        if self.overtime {
-            // The end of both streams, whatever they were about to say.
-            self.pipes
-                .iter_mut()
-                .for_each(|pipe| pipe.source.ended = true);
-        } else {
-            // A side that closed and was never answered by the other gets its answer from us, and a moment to take it.
-            self.overtime = true;
-            deadline.as_mut().reset(Instant::now() + OVERTIME);
-            self.settle();
-        }
-        true
-    }
-
-    /// Whether nothing more is to be said to a side nor heard from it.
-    fn is_done(&self, side: Side) -> bool {
-        let (source, to_it) = (
-            &self.pipes[side as usize].source,
-            &self.pipes[side.other() as usize],
-        );
-        source.ended || (source.closed.is_some() && to_it.is_flushed() && !to_it.is_passing())
-    }
-
-    fn outcome(&self) -> Option<Outcome> {
-        let over = self.is_done(Side::Client) && self.is_done(Side::Upstream);
-        let [client, upstream] = &self.pipes;
-        let vanished = Cause::Vanished {
-            by: if client.source.ended {
-                Side::Client
-            } else {
-                Side::Upstream
-            },
-        };
-        over.then(|| Outcome {
-            cause: self.cause.unwrap_or(vanished),
-            client_told: self.told[Side::Client as usize],
-            upstream_told: self.told[Side::Upstream as usize],
-            timed_out: self.overtime,
-            from_client: client.passed,
-            from_upstream: upstream.passed,
-        })
-    }
 }
-
-/// What a side has to take the answer that the other side owed it.
-const OVERTIME: Duration = Duration::from_millis(500);
-
 #[cfg(test)]
 mod tests;

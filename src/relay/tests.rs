@@ -9,8 +9,10 @@ use crate::inspect::closing::UpstreamClose;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::io;
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 const KEY: [u8; 4] = [0x11, 0x22, 0xf3, 0x44];
 
@@ -81,6 +83,7 @@ impl Got {
 }
 
 struct World {
+    handle: Arc<Handle>,
     client: Option<DuplexStream>,
     upstream: Option<DuplexStream>,
     relay: JoinHandle<Outcome>,
@@ -104,14 +107,17 @@ impl World {
     fn with_buffers(terms: Arc<Terms>, size: usize) -> World {
         let (client, near_client) = duplex(size);
         let (upstream, near_upstream) = duplex(size);
+        let handle = Arc::<Handle>::default();
         let relay = Relay::new(
             terms,
+            handle.clone(),
             near_client,
             BytesMut::new(),
             near_upstream,
             BytesMut::new(),
         );
         World {
+            handle,
             client: Some(client),
             upstream: Some(upstream),
             relay: tokio::spawn(relay),
@@ -305,7 +311,7 @@ async fn what_each_side_is_told() {
         );
         assert_eq!(receiver.frames[0].1, b"good");
         assert!(!outcome.timed_out);
-        assert_eq!(outcome.cause.initiator(), from);
+        assert_eq!(outcome.cause.initiator(), from.label());
         assert_eq!((client.unfinished, upstream.unfinished), (0, 0));
     }
 }
@@ -552,6 +558,7 @@ async fn what_came_with_the_handshake_is_not_lost() {
     let cut = early.len() - 2;
     let relay = Relay::new(
         terms(Rules::default()),
+        Arc::default(),
         near_client,
         BytesMut::from(&early[..cut]),
         near_upstream,
@@ -662,6 +669,192 @@ async fn a_peer_may_vanish_at_every_byte() {
     }
 }
 
+/// Until nothing moves any more.
+async fn quiet() {
+    // The clock is false: it moves on only when every task waits.
+    tokio::time::sleep(Duration::from_millis(1)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_of_an_idle_connection() {
+    let mut world = World::new(terms(Rules::default()));
+    quiet().await;
+    world.handle.drain("operator");
+    world.handle.drain("twice is once");
+    let mut told = vec![0; 2 + 2 + "service restart; retry-after-ms=1000".len()];
+    world
+        .end(Side::Client)
+        .read_exact(&mut told)
+        .await
+        .expect("it is told");
+    assert_eq!(Got::of(&told, Side::Client).code(), Some(1012));
+    // What the client sends before its own Close is delivered, however long after ours was sent.
+    for text in [&b"under way"[..], b"and this"] {
+        world
+            .send(Side::Client, &frame(Side::Client, 0x81, text))
+            .await;
+        quiet().await;
+    }
+    world
+        .send(Side::Client, &close_frame(Side::Client, 1012, ""))
+        .await;
+    let (_, upstream, outcome) = world.wind_up().await;
+    let payloads: Vec<_> = upstream
+        .frames
+        .iter()
+        .map(|(_, payload)| payload.as_slice())
+        .collect();
+    assert_eq!(payloads[..2], [&b"under way"[..], b"and this"]);
+    assert_eq!(upstream.code(), Some(1001));
+    assert_eq!(outcome.cause, Cause::Drained { source: "operator" });
+    assert!(!outcome.timed_out);
+}
+
+/// Neither a half-sent frame, nor fragments with a Ping between them, are cut by a drain within its grace.
+#[tokio::test(start_paused = true)]
+async fn a_drain_waits_for_the_end_of_the_message() {
+    let message = [
+        frame(Side::Upstream, 0x02, &[1; 100_000]),
+        frame(Side::Upstream, 0x89, b"ping"),
+        frame(Side::Upstream, 0x80, &[2; 1000]),
+    ]
+    .concat();
+    let after = frame(Side::Upstream, 0x81, b"too late");
+    for cut in [1, 50_000, 100_010, 100_012, 100_020, message.len() - 1] {
+        let mut world = World::new(terms(Rules::default()));
+        world.send(Side::Upstream, &message[..cut]).await;
+        quiet().await;
+        world.handle.drain("deploy");
+        quiet().await;
+        world
+            .send(Side::Upstream, &[&message[cut..], &after].concat())
+            .await;
+        let (client, upstream, _) = world.wind_up().await;
+        let opcodes: Vec<u8> = client.frames.iter().map(|(first, _)| *first).collect();
+        // Where nothing of the message had passed yet, it does not begin.
+        let whole = [0x02, 0x89, 0x80, 0x88];
+        assert!(
+            opcodes == whole || (cut == 1 && opcodes == [0x88]),
+            "{opcodes:02x?} at {cut}"
+        );
+        assert_eq!((client.code(), upstream.code()), (Some(1012), Some(1001)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_does_not_end_has_its_grace() {
+    let started = Instant::now();
+    let mut world = World::new(terms(Rules::default()));
+    world
+        .send(
+            Side::Upstream,
+            &frame(Side::Upstream, 0x01, b"first fragment"),
+        )
+        .await;
+    quiet().await;
+    world.handle.drain("deploy");
+    let (client, _, outcome) = world.wind_up().await;
+    assert_eq!(client.code(), Some(1012), "at the end of the frame, then");
+    assert!(started.elapsed() >= Duration::from_secs(5));
+    assert!(!outcome.timed_out);
+}
+
+/// Whoever never answers, on either side, does not keep the connection.
+#[tokio::test(start_paused = true)]
+async fn a_drain_ends_without_answers() {
+    let mut world = World::new(terms(Rules::default()));
+    quiet().await;
+    world.handle.drain("deploy");
+    let client = world.client.take();
+    let upstream = tokio::spawn(answering(world.upstream.take(), Side::Upstream));
+    let outcome = world.relay.await.expect("no panic");
+    assert!(outcome.timed_out);
+    assert_eq!(
+        upstream.await.expect("read").code(),
+        Some(1001),
+        "it is told in the end"
+    );
+    drop(client);
+
+    let mut world = World::new(terms(Rules::default()));
+    quiet().await;
+    world.handle.drain("deploy");
+    let silent = world.upstream.take();
+    let (client, _, outcome) = world.wind_up().await;
+    assert_eq!(client.code(), Some(1012));
+    assert_eq!(outcome.upstream_told, Some(Some(1001)));
+    drop(silent);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_before_the_first_poll_and_after_the_end() {
+    let world = World::new(terms(Rules::default()));
+    world.handle.drain("deploy");
+    let (client, _, _) = world.wind_up().await;
+    assert_eq!(client.code(), Some(1012));
+
+    let mut world = World::new(terms(Rules::default()));
+    world
+        .send(Side::Client, &close_frame(Side::Client, 1000, ""))
+        .await;
+    world.receive(Side::Upstream, 8).await;
+    world.handle.drain("deploy");
+    world
+        .send(Side::Upstream, &close_frame(Side::Upstream, 1000, ""))
+        .await;
+    let (client, _, outcome) = world.wind_up().await;
+    assert_eq!(
+        client.code(),
+        Some(1000),
+        "a connection that ends is not drained"
+    );
+    assert_eq!(
+        outcome.cause,
+        Cause::Closed {
+            by: Side::Client,
+            code: Some(1000)
+        }
+    );
+}
+
+/// A server that dies takes a thousand clients with it: they learn it spread over `absorb`, and none of them is read
+/// meanwhile, as what it sends would be lost.
+#[tokio::test(start_paused = true)]
+async fn a_crash_is_absorbed() {
+    let started = Instant::now();
+    let terms = terms(Rules::default());
+    let mut told = Vec::new();
+    for _ in 0..1000 {
+        let mut world = World::with_buffers(terms.clone(), 256);
+        world.vanish(Side::Upstream);
+        told.push(tokio::spawn(async move {
+            let (client, _, _) = world.wind_up().await;
+            assert_eq!(client.code(), Some(1012));
+            Instant::now()
+        }));
+    }
+    let mut seconds = [0; 4];
+    for time in told {
+        let after = time.await.expect("no panic") - started;
+        seconds[(after.as_millis() as usize / 500).min(3)] += 1;
+    }
+    assert!(
+        seconds.iter().all(|count| (180..320).contains(count)),
+        "{seconds:?} in each half second"
+    );
+
+    let mut world = World::with_buffers(terms, 64);
+    world.vanish(Side::Upstream);
+    quiet().await;
+    let flood = frame(Side::Client, 0x82, &[0; 1000]);
+    let sent = tokio::time::timeout(
+        Duration::from_millis(1),
+        world.end(Side::Client).write_all(&flood),
+    )
+    .await;
+    assert!(sent.is_err(), "it is read although nobody is there");
+}
+
 /// A stream that takes and gives as many bytes at a time as it likes, often none.
 struct Choppy {
     inner: DuplexStream,
@@ -766,6 +959,7 @@ async fn every_byte_arrives_however_the_streams_behave() {
         let terms = terms(Rules::default());
         tokio::spawn(Relay::new(
             terms,
+            Arc::default(),
             near_client,
             BytesMut::new(),
             near_upstream,
@@ -800,5 +994,5 @@ async fn every_byte_arrives_however_the_streams_behave() {
 #[test]
 fn a_relay_is_small() {
     let size = size_of::<Relay<Box<u8>, Box<u8>>>();
-    assert!(size <= 768, "{size} bytes");
+    assert!(size <= 512, "{size} bytes");
 }
