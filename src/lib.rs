@@ -12,6 +12,8 @@
 //! | [`handshake`] | the opening handshake: a request and a 101. Pure |
 //! | [`inspect`] | one connection after its 101: what may pass, what each side is told. Pure |
 //! | [`relay`] | bytes between two streams: the loop, back-pressure, the outcome |
+//! | [`drain`] | who is closed, and when. Pure |
+//! | [`deploy`] | where deploys are learnt, and what carries the drains out |
 //! | [`proxy`] | the seat on Pingora: listeners' connections, routes, servers, the upgrade |
 //! | [`config`] | the TOML as written and what it means; errors with their place |
 //! | [`metrics`], [`log`] | every series; the log |
@@ -34,6 +36,9 @@ pub mod admin;
 pub mod cli;
 pub mod config;
 pub mod demo;
+pub mod deploy;
+pub mod drain;
+pub mod duration;
 pub mod frame;
 pub mod handshake;
 pub mod inspect;

@@ -33,6 +33,8 @@ pub enum Handshake {
     Forbidden,
     /// The route has all the connections that it may have: 503.
     Full,
+    /// All servers are drained and none came back in time: 503.
+    Held,
     /// The upstream answered with something else than 101, which was relayed.
     Declined,
     /// The upstream's 101 was wrong: 502.
@@ -52,6 +54,7 @@ impl Handshake {
             Handshake::BadRequest => "bad_request",
             Handshake::Forbidden => "forbidden",
             Handshake::Full => "full",
+            Handshake::Held => "held",
             Handshake::Declined => "declined",
             Handshake::BadSwitch => "bad_switch",
             Handshake::Unreachable => "unreachable",

@@ -1,10 +1,12 @@
 //! Assembly: the only file that knows everybody. It binds the listeners, makes Pingora's server of them, and runs it.
 
-use crate::admin::Admin;
+use crate::admin::{Admin, Drains};
 use crate::config::Config;
+use crate::deploy::{self, Control};
+use crate::drain::{Cause, Selection, Terms};
 use crate::metrics::Metrics;
-use crate::proxy::Gate;
 use crate::proxy::settings::Address;
+use crate::proxy::{Gate, Pool};
 use async_trait::async_trait;
 use pingora::apps::ServerApp;
 use pingora::listeners::{L4BufferSettings, ListenerConfig};
@@ -12,6 +14,7 @@ use pingora::server::configuration::ServerConf;
 use pingora::server::{
     ListenFds, RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch,
 };
+use pingora::services::background::{BackgroundService, background_service};
 use pingora::services::listening::Service;
 use std::fmt;
 use std::io;
@@ -23,7 +26,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
 /// A listener cannot be had.
 #[derive(Debug)]
@@ -61,7 +64,7 @@ pub struct Gateway {
     server: Server,
     addresses: Vec<Address>,
     admin: Option<Address>,
-    ready: Arc<AtomicBool>,
+    ending: Ending,
 }
 
 impl Gateway {
@@ -84,6 +87,11 @@ impl Gateway {
         let mut server = Server::new_with_opt_and_conf(None, conf);
         let metrics = Arc::new(Metrics::new());
         let ready = Arc::new(AtomicBool::new(false));
+        let control = Control::new();
+        let pools: Vec<_> = (0..)
+            .zip(&config.proxy.upstreams)
+            .map(|(i, upstream)| Arc::new(Pool::new(upstream.clone(), i)))
+            .collect();
 
         let bound = config
             .proxy
@@ -92,21 +100,44 @@ impl Gateway {
             .map(|listener| Bound::new(&listener.address));
         let bound = bound.collect::<Result<Vec<_>, _>>()?;
         let addresses = bound.iter().map(|bound| bound.address.clone()).collect();
-        let gate = Gate::new(&config.proxy, &metrics, &server.configuration);
-        server.add_service(Prebound::new("gate", gate, bound, None));
+        let (stop, stopping) = watch::channel(false);
+        let gate = Gate::new(
+            &config.proxy,
+            &pools,
+            &control,
+            &metrics,
+            &server.configuration,
+        );
+        server.add_service(Prebound::new("gate", gate, bound, None, Some(stopping)));
 
         let mut admin = None;
         if let Some(address) = &config.admin.listen {
             let bound = Bound::new(address)?;
             admin = Some(bound.address.clone());
-            let endpoints = Admin::new(metrics, ready.clone());
-            server.add_service(Prebound::new("admin", endpoints, vec![bound], Some(1)));
+            let drains = Drains::new(control.clone(), pools.clone(), config.drain.clone());
+            let endpoints = Admin::new(&config.admin, metrics, ready.clone(), drains);
+            server.add_service(Prebound::new(
+                "admin",
+                endpoints,
+                vec![bound],
+                Some(1),
+                None,
+            ));
         }
+        let mut drains = background_service("drains", Conducting(control.clone()));
+        drains.threads = Some(1);
+        server.add_service(drains);
+        let ending = Ending {
+            control,
+            settings: config.drain.clone(),
+            ready,
+            stop,
+        };
         Ok(Gateway {
             server,
             addresses,
             admin,
-            ready,
+            ending,
         })
     }
 
@@ -126,7 +157,8 @@ impl Gateway {
     /// Where the system does not let the process handle signals.
     pub fn run(self) -> io::Result<()> {
         // Before anybody is told that it serves: from here on a signal ends it as it should.
-        let signals = Signals::new()?;
+        let ready = self.ending.ready.clone();
+        let signals = Signals::new(self.ending)?;
         for address in &self.addresses {
             tracing::info!(%address, "listening");
         }
@@ -134,12 +166,59 @@ impl Gateway {
             tracing::info!(%address, "admin listening");
         }
         // The sockets listen already: whoever connects from now on is served.
-        self.ready.store(true, Ordering::Relaxed);
+        ready.store(true, Ordering::Relaxed);
         self.server.run(RunArgs {
             shutdown_signal: Box::new(signals),
         });
         tracing::info!("stopped");
         Ok(())
+    }
+}
+
+/// How wsgate ends when it is asked to: nobody new, everybody told, then gone.
+struct Ending {
+    control: Arc<Control>,
+    settings: deploy::Settings,
+    ready: Arc<AtomicBool>,
+    /// Has the listeners of clients closed.
+    stop: watch::Sender<bool>,
+}
+
+impl Ending {
+    async fn drain(&self) {
+        let deploy::Settings {
+            terms,
+            shutdown_deadline,
+            lame_duck,
+        } = &self.settings;
+        self.ready.store(false, Ordering::Relaxed);
+        tokio::time::sleep(*lame_duck).await;
+        self.stop.send_replace(true);
+        let terms = Terms {
+            deadline: *shutdown_deadline,
+            ..terms.clone()
+        };
+        let drain = self
+            .control
+            .start(Selection::Everything, terms, Cause::Shutdown);
+        if let Some(progress) = self.control.finished(drain).await {
+            tracing::info!(
+                connections = progress.total,
+                closed = progress.closed,
+                "drained"
+            );
+        }
+    }
+}
+
+/// Gives the drains a task to be carried out in.
+struct Conducting(Arc<Control>);
+
+#[async_trait]
+impl BackgroundService for Conducting {
+    async fn start(&self, _shutdown: ShutdownWatch) {
+        // To the very end: the drain that ends wsgate itself is carried out here too.
+        self.0.conduct().await;
     }
 }
 
@@ -224,10 +303,11 @@ struct Signals {
     signals: Mutex<[Signal; 3]>,
     /// Signals are registered with a runtime, and Pingora's does not exist yet.
     runtime: Option<Runtime>,
+    ending: Ending,
 }
 
 impl Signals {
-    fn new() -> io::Result<Signals> {
+    fn new(ending: Ending) -> io::Result<Signals> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
             .build()?;
@@ -241,6 +321,7 @@ impl Signals {
         Ok(Signals {
             signals: Mutex::new(signals),
             runtime: Some(runtime),
+            ending,
         })
     }
 }
@@ -260,10 +341,16 @@ impl ShutdownSignalWatch for Signals {
         let mut signals = self.signals.lock().await;
         let [interrupt, terminate, quit] = &mut *signals;
         tokio::select! {
-            _ = interrupt.recv() => ShutdownSignal::FastShutdown,
-            _ = terminate.recv() => ShutdownSignal::GracefulTerminate,
+            _ = interrupt.recv() => return ShutdownSignal::FastShutdown,
+            _ = terminate.recv() => {}
             // Pingora begins the upgrade of a running process with it; so far it is another word for SIGTERM.
-            _ = quit.recv() => ShutdownSignal::GracefulTerminate,
+            _ = quit.recv() => {}
+        }
+        // Pingora ends its runtimes, and with them every connection, as soon as this returns.
+        tokio::select! {
+            // Enough is enough.
+            _ = interrupt.recv() => ShutdownSignal::FastShutdown,
+            () = self.ending.drain() => ShutdownSignal::GracefulTerminate,
         }
     }
 }
@@ -273,10 +360,18 @@ impl ShutdownSignalWatch for Signals {
 struct Prebound<A> {
     service: Service<A>,
     bound: Vec<Bound>,
+    /// Ends the listening before Pingora does.
+    stop: Option<ShutdownWatch>,
 }
 
 impl<A: ServerApp + Send + Sync + 'static> Prebound<A> {
-    fn new(name: &str, app: A, bound: Vec<Bound>, threads: Option<usize>) -> Self {
+    fn new(
+        name: &str,
+        app: A,
+        bound: Vec<Bound>,
+        threads: Option<usize>,
+        stop: Option<ShutdownWatch>,
+    ) -> Self {
         let mut service = Service::new(name.to_owned(), app);
         service.threads = threads;
         for socket in &bound {
@@ -287,7 +382,11 @@ impl<A: ServerApp + Send + Sync + 'static> Prebound<A> {
             // Buffers of Pingora's would cost each idle connection 14 KiB.
             service.add_listener(endpoint.l4_buffer(L4BufferSettings::unbuffered()));
         }
-        Prebound { service, bound }
+        Prebound {
+            service,
+            bound,
+            stop,
+        }
     }
 }
 
@@ -309,6 +408,7 @@ impl<A: ServerApp + Send + Sync + 'static> pingora::services::Service for Prebou
                 fds.lock().add(name, bound.socket.into_raw_fd());
             }
         }
+        let shutdown = self.stop.clone().unwrap_or(shutdown);
         self.service
             .start_service(fds, shutdown, listeners_per_fd)
             .await;

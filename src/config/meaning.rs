@@ -8,8 +8,9 @@ use super::address;
 use super::error::{Error, Source};
 use super::units::Size;
 use super::written::{self, File, Table};
+use crate::drain::{Order, Pace, Terms};
 use crate::proxy::settings::{Address, Client, Listener, Settings, Upstream};
-use crate::{admin, log};
+use crate::{admin, deploy, log};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 use toml::Spanned;
@@ -42,6 +43,7 @@ pub(super) fn of(file: File, source: Source<'_>) -> Result<Config, Error> {
         .as_ref()
         .map(|listen| source.line(listen.span().start));
     let admin = reader.admin(file.admin.0, &mut warnings)?;
+    let drain = reader.drain(file.drain.0)?;
     let client = reader.client(file.client.0)?;
     let listeners = reader.listeners(file.listener, admin.listen.as_ref(), admin_line)?;
     let mut upstreams = Vec::new();
@@ -72,6 +74,7 @@ pub(super) fn of(file: File, source: Source<'_>) -> Result<Config, Error> {
     Ok(Config {
         proxy,
         admin,
+        drain,
         log,
         threads: threads as usize,
         warnings,
@@ -114,11 +117,18 @@ impl Reader<'_> {
         written: written::Admin,
         warnings: &mut Vec<String>,
     ) -> Result<admin::Settings, Error> {
+        let token = self.token(written.token_file)?;
         let Some(listen) = written.listen else {
-            return Ok(admin::Settings::default());
+            return Ok(admin::Settings {
+                token,
+                ..admin::Settings::default()
+            });
         };
         if listen.get_ref() == "off" {
-            return Ok(admin::Settings { listen: None });
+            return Ok(admin::Settings {
+                listen: None,
+                token,
+            });
         }
         let address = self.address(&listen, address::listener)?;
         if let Some(warning) = admin_warning(&address) {
@@ -127,6 +137,60 @@ impl Reader<'_> {
         }
         Ok(admin::Settings {
             listen: Some(address),
+            token,
+        })
+    }
+
+    fn token(&self, file: Option<Spanned<String>>) -> Result<Option<admin::Token>, Error> {
+        let Some(file) = file.filter(|file| !file.get_ref().is_empty()) else {
+            return Ok(None);
+        };
+        let help =
+            "it names a file with the token that requests have to bear, and nothing else in it";
+        let text = std::fs::read_to_string(file.get_ref()).map_err(|error| {
+            self.source.error(
+                file.span(),
+                format!("`token_file` cannot be read: {error}"),
+                help,
+            )
+        })?;
+        match admin::Token::new(&text) {
+            Some(token) => Ok(Some(token)),
+            None => Err(self
+                .source
+                .error(file.span(), "`token_file` is empty", help)),
+        }
+    }
+
+    fn drain(&self, written: written::Drain) -> Result<deploy::Settings, Error> {
+        let default = deploy::Settings::default();
+        let terms = default.terms;
+        let at_once = self.whole(
+            written.at_once,
+            terms.at_once as i64,
+            1..=i64::from(u32::MAX),
+            "at_once",
+        )?;
+        let terms = Terms {
+            pace: match written.pace {
+                None => terms.pace,
+                Some(super::units::Pace::Adaptive) => Pace::Adaptive,
+                Some(super::units::Pace::Rate(rate)) => Pace::Rate(f64::from(rate)),
+            },
+            deadline: written.deadline.map_or(terms.deadline, |time| time.0),
+            at_once: at_once as usize,
+            order: match written.order {
+                None => terms.order,
+                Some(written::Order::Oldest) => Order::OldestFirst,
+                Some(written::Order::Random) => Order::Random,
+            },
+        };
+        Ok(deploy::Settings {
+            terms,
+            shutdown_deadline: written
+                .shutdown_deadline
+                .map_or(default.shutdown_deadline, |time| time.0),
+            lame_duck: written.lame_duck.map_or(default.lame_duck, |wait| wait.0),
         })
     }
 
@@ -251,6 +315,7 @@ impl Reader<'_> {
         }
         let default = Upstream::new(name, servers);
         Ok(Upstream {
+            hold: written.hold.map_or(default.hold, |wait| wait.0),
             connect_timeout: written
                 .connect_timeout
                 .map_or(default.connect_timeout, |time| time.0),

@@ -16,18 +16,20 @@ pub use error::Error;
 use crate::inspect::Rules;
 use crate::inspect::closing::Policy;
 use crate::proxy::settings::{Address, Client, Listener, Route, Settings, Upstream};
-use crate::{admin, log};
+use crate::{admin, deploy, log};
 use error::Source;
 use std::io;
 use std::path::Path;
 
 /// All that wsgate is told.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// Listeners, upstreams and routes.
     pub proxy: Settings,
     /// The admin listener.
     pub admin: admin::Settings,
+    /// How drains go.
+    pub drain: deploy::Settings,
     /// The log.
     pub log: log::Settings,
     /// Worker threads; 0 for one per core.
@@ -134,9 +136,13 @@ impl Config {
         }
         let admin = match admin {
             None => admin::Settings::default(),
-            Some("off") => admin::Settings { listen: None },
+            Some("off") => admin::Settings {
+                listen: None,
+                token: None,
+            },
             Some(text) => admin::Settings {
                 listen: Some(address::listener(text).map_err(option("--admin"))?),
+                token: None,
             },
         };
         if let Some(address) = &admin.listen {
@@ -174,6 +180,7 @@ impl Config {
         Ok(Config {
             proxy,
             admin,
+            drain: deploy::Settings::default(),
             log: log::Settings::default(),
             threads: 0,
             warnings,

@@ -124,6 +124,10 @@ fn each_key_is_obeyed() {
         "[\"a.example\"]",
         "[\"https://a.example\"]",
         "[\"a.example:7\"]",
+        "\"random\"",
+        "\"7/s\"",
+        // Any file that is there.
+        "\"Cargo.toml\"",
     ];
     let whole = parse(REFERENCE).unwrap();
     for (index, line) in REFERENCE.lines().enumerate() {

@@ -1,5 +1,6 @@
 //! Durations, ranges of them, and sizes, as they are written: `"30s"`, `"1s-5s"`, `"64KiB"`.
 
+use crate::duration::{number_and_unit, parse as duration};
 use serde::de::{Deserialize, Deserializer, Error, Unexpected, Visitor};
 use std::fmt;
 use std::time::Duration;
@@ -7,6 +8,13 @@ use std::time::Duration;
 /// `"250ms"`, `"30s"`, `"5m"`, `"1h"`: more than nothing and at most a day.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Time(pub Duration);
+
+/// `"adaptive"`, or so many a second: `"200/s"`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Pace {
+    Adaptive,
+    Rate(u32),
+}
 
 /// As [`Time`], and `"0s"` for none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,40 +38,6 @@ const UNITS: &[(&str, u64)] = &[
     ("GiB", 1 << 30),
 ];
 
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// A number and the unit behind it.
-fn split(text: &str) -> Option<(u64, &str)> {
-    let digits = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
-    Some((text[..digits].parse().ok()?, text[digits..].trim_start()))
-}
-
-/// The second line of an error is its help.
-fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || {
-        format!(
-            "`{text}` is not a duration\nwrite a whole number with a unit: \"250ms\", \"30s\", \"5m\", \"1h\""
-        )
-    };
-    let (number, unit) = split(text.trim()).ok_or_else(wrong)?;
-    let factor = match unit {
-        "ms" => 1,
-        "s" => 1000,
-        "m" => 60 * 1000,
-        "h" => 60 * 60 * 1000,
-        _ => return Err(wrong()),
-    };
-    let duration = Duration::from_millis(number.saturating_mul(factor));
-    if duration > DAY {
-        return Err(format!(
-            "`{text}` is too long\nthe longest duration is \"24h\""
-        ));
-    }
-    Ok(duration)
-}
-
 impl Time {
     fn parse(text: &str) -> Result<Time, String> {
         match duration(text)? {
@@ -72,6 +46,25 @@ impl Time {
             )),
             time => Ok(Time(time)),
         }
+    }
+}
+
+impl Pace {
+    fn parse(text: &str) -> Result<Pace, String> {
+        if text == "adaptive" {
+            return Ok(Pace::Adaptive);
+        }
+        let rate = text
+            .strip_suffix("/s")
+            .and_then(|number| number.trim().parse().ok());
+        let wrong = || {
+            format!(
+                "`{text}` is not a pace\nwrite \"adaptive\", or connections per second: \"200/s\""
+            )
+        };
+        rate.filter(|rate| *rate > 0)
+            .map(Pace::Rate)
+            .ok_or_else(wrong)
     }
 }
 
@@ -95,7 +88,7 @@ impl Size {
                 "`{text}` is not a size\nwrite a whole number with a unit: \"512B\", \"64KiB\", \"16MiB\", \"1GiB\""
             )
         };
-        let (number, unit) = split(text.trim()).ok_or_else(wrong)?;
+        let (number, unit) = number_and_unit(text.trim()).ok_or_else(wrong)?;
         let factor = UNITS.iter().find(|(name, _)| *name == unit);
         let (_, factor) = factor.ok_or_else(wrong)?;
         let too_large = || format!("`{text}` is too large\nthe largest size is \"8589934591GiB\"");
@@ -148,6 +141,16 @@ impl<T> Visitor<'_> for Written<T> {
         }
         let (what, example) = (self.what, (self.example)(number));
         Err(E::custom(format!("{what} needs a unit\nwrite {example}")))
+    }
+}
+
+impl<'de> Deserialize<'de> for Pace {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Written {
+            parse: Pace::parse,
+            what: "a pace",
+            example: |n| format!("\"{n}/s\""),
+        })
     }
 }
 
@@ -207,7 +210,7 @@ mod tests {
             ("30s", ms(30_000)),
             ("5 m", ms(300_000)),
             ("1h", ms(3_600_000)),
-            ("24h", DAY),
+            ("24h", ms(86_400_000)),
         ] {
             assert_eq!(Time::parse(text), Ok(Time(expected)), "{text}");
         }

@@ -3,7 +3,7 @@
 //! Nothing is compared, defaulted or checked here beyond the form of a value; what a later check may have to point at
 //! keeps its place ([`Spanned`]).
 
-use super::units::{Size, Time, TimeRange, Wait};
+use super::units::{Pace, Size, Time, TimeRange, Wait};
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, MapAccess, Visitor};
@@ -20,6 +20,8 @@ pub(super) struct File {
     pub log: Table<Log>,
     #[serde(default)]
     pub admin: Table<Admin>,
+    #[serde(default)]
+    pub drain: Table<Drain>,
     #[serde(default)]
     pub client: Table<Client>,
     #[serde(default)]
@@ -58,6 +60,25 @@ pub(super) enum Level {
 #[serde(deny_unknown_fields)]
 pub(super) struct Admin {
     pub listen: Option<Spanned<String>>,
+    pub token_file: Option<Spanned<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Drain {
+    pub pace: Option<Pace>,
+    pub order: Option<Order>,
+    pub at_once: Option<Spanned<i64>>,
+    pub deadline: Option<Time>,
+    pub shutdown_deadline: Option<Time>,
+    pub lame_duck: Option<Wait>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Order {
+    Oldest,
+    Random,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -79,6 +100,7 @@ pub(super) struct Listener {
 pub(super) struct Upstream {
     pub servers: Option<Spanned<Vec<Spanned<String>>>>,
     pub connect_timeout: Option<Time>,
+    pub hold: Option<Wait>,
     pub handshake_timeout: Option<Time>,
     pub read_timeout: Option<Time>,
 }

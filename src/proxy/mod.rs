@@ -16,6 +16,7 @@ mod upstream;
 pub use router::Router;
 pub use upstream::Pool;
 
+use crate::deploy::Control;
 use crate::handshake;
 use crate::metrics::Metrics;
 use crate::relay::Terms;
@@ -45,9 +46,16 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// A gate that obeys these settings and counts in `metrics`.
-    pub fn new(settings: &Settings, metrics: &Arc<Metrics>, conf: &Arc<ServerConf>) -> Self {
-        let mut proxy = HttpProxy::new(Seat::new(settings, metrics), conf.clone());
+    /// A gate that obeys these settings, has `pools` by the number of their upstream, and counts in `metrics`.
+    pub fn new(
+        settings: &Settings,
+        pools: &[Arc<Pool>],
+        control: &Arc<Control>,
+        metrics: &Arc<Metrics>,
+        conf: &Arc<ServerConf>,
+    ) -> Self {
+        let seat = Seat::new(settings, pools, control, metrics);
+        let mut proxy = HttpProxy::new(seat, conf.clone());
         proxy.handle_init_modules();
         Gate {
             proxy: Arc::new(proxy),
@@ -111,6 +119,7 @@ pub struct RouteState {
     settings: Route,
     terms: Arc<Terms>,
     pool: Arc<Pool>,
+    control: Arc<Control>,
     open: AtomicUsize,
 }
 
@@ -145,12 +154,12 @@ impl Drop for Ticket {
 }
 
 impl Seat {
-    fn new(settings: &Settings, metrics: &Arc<Metrics>) -> Self {
-        let pools: Vec<_> = settings
-            .upstreams
-            .iter()
-            .map(|upstream| Arc::new(Pool::new(upstream.clone())))
-            .collect();
+    fn new(
+        settings: &Settings,
+        pools: &[Arc<Pool>],
+        control: &Arc<Control>,
+        metrics: &Arc<Metrics>,
+    ) -> Self {
         let state = |route: &Route| {
             metrics.add_route(&route.name);
             let terms = Terms {
@@ -163,6 +172,7 @@ impl Seat {
                 settings: route.clone(),
                 terms: Arc::new(terms),
                 pool: pools[route.upstream].clone(),
+                control: control.clone(),
                 open: AtomicUsize::new(0),
             })
         };

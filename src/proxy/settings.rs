@@ -66,6 +66,8 @@ pub struct Upstream {
     pub connect_timeout: Duration,
     /// From the connect to the server's answer to the upgrade; 504 beyond it.
     pub handshake_timeout: Duration,
+    /// How long an upgrade waits for a server where all of them are drained; 503 beyond it.
+    pub hold: Duration,
     /// How long a server may stay silent in answering a plain HTTP request; 504 beyond it.
     pub read_timeout: Duration,
 }
@@ -78,6 +80,7 @@ impl Upstream {
             servers,
             connect_timeout: Duration::from_secs(5),
             handshake_timeout: Duration::from_secs(10),
+            hold: Duration::from_secs(5),
             read_timeout: Duration::from_secs(60),
         }
     }

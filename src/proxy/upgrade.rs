@@ -7,6 +7,8 @@
 use super::answer::{Answer, forwarded, text};
 use super::socket::Socket;
 use super::{RouteState, Ticket};
+use crate::deploy::Enrolled;
+use crate::drain::Place;
 use crate::handshake::{self, Refusal, Request};
 use crate::metrics::Handshake;
 use crate::relay::{Outcome, Relay};
@@ -31,6 +33,7 @@ use tokio::time::timeout;
 /// # Errors
 /// Only those of the client's own connection.
 pub(super) async fn serve(session: &mut Session, route: &Arc<RouteState>) -> Result<()> {
+    let started = Instant::now();
     let result = attempt(session, route).await;
     let result = match result {
         Ok(result) => Ok(result),
@@ -43,6 +46,22 @@ pub(super) async fn serve(session: &mut Session, route: &Arc<RouteState>) -> Res
         Ok(counted) | Err((counted, _)) => *counted,
     };
     route.terms.metrics.handshake(route.name(), counted);
+    let answered = match counted {
+        Handshake::Ok => Some(true),
+        Handshake::BadSwitch | Handshake::Unreachable | Handshake::TimedOut => Some(false),
+        // These say nothing of the servers.
+        Handshake::BadRequest
+        | Handshake::Forbidden
+        | Handshake::Full
+        | Handshake::Held
+        | Handshake::Declined
+        | Handshake::Abandoned => None,
+    };
+    if let Some(ok) = answered {
+        route
+            .control
+            .handle_upgrade(route.pool.index, started.elapsed(), ok);
+    }
     result.map(|_| ()).map_err(|(_, error)| error)
 }
 
@@ -72,6 +91,14 @@ async fn attempt(session: &mut Session, route: &Arc<RouteState>) -> Result<Hands
     let pool = &route.pool;
     let (socket, server_index) = match pool.connect().await {
         Ok(connected) => connected,
+        Err(unreachable) if unreachable.drained => {
+            let answer = Answer::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the servers are being restarted",
+            );
+            answer.with(header::RETRY_AFTER, "5").write(session).await?;
+            return Ok(Handshake::Held);
+        }
         Err(unreachable) if unreachable.timed_out => return timed_out(session).await,
         Err(_) => {
             Answer::new(StatusCode::BAD_GATEWAY, "no server can be reached")
@@ -128,6 +155,12 @@ async fn attempt(session: &mut Session, route: &Arc<RouteState>) -> Result<Hands
     };
     let (client, from_client) = take_over(session, answer_for_client(response, &request)?).await?;
 
+    let place = Place {
+        upstream: pool.index,
+        server: server_index as u32,
+        generation: 0,
+    };
+    let enrolled = route.control.enroll(place);
     let connection = Connection {
         ticket,
         server: server_index,
@@ -137,14 +170,14 @@ async fn attempt(session: &mut Session, route: &Arc<RouteState>) -> Result<Hands
     };
     let relay = Relay::new(
         route.terms.clone(),
-        Arc::default(),
+        enrolled.handle().clone(),
         client,
         from_client,
         *upstream,
         from_upstream,
     );
     route.terms.metrics.connection_opened(route_name);
-    tokio::spawn(connection.run(relay));
+    tokio::spawn(connection.run(relay, enrolled));
     Ok(Handshake::Ok)
 }
 
@@ -298,8 +331,9 @@ struct Connection {
 }
 
 impl Connection {
-    async fn run(self, relay: Relay<Stream, Socket>) {
+    async fn run(self, relay: Relay<Stream, Socket>, enrolled: Enrolled) {
         let outcome = relay.await;
+        drop(enrolled);
         self.log(&outcome);
         let route = &self.ticket.route;
         route

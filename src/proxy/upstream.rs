@@ -4,14 +4,21 @@ use super::settings::{Address, Upstream};
 use super::socket::Socket;
 use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
 use pingora::{Error, ErrorType, OrErr, Result};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use tokio::time::timeout;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout, timeout_at};
 
 /// A named pool of servers.
 pub struct Pool {
     /// As it was configured.
     pub settings: Upstream,
+    /// Its number, by which drains know it.
+    pub index: u32,
     turn: AtomicUsize,
+    /// By server: it is being drained, or was, and takes no new connection.
+    out: Vec<AtomicBool>,
+    /// A server takes connections again.
+    resumed: Notify,
 }
 
 /// No server of a pool could be reached.
@@ -19,30 +26,75 @@ pub struct Pool {
 pub(super) struct Unreachable {
     /// The last one failed by time-out.
     pub timed_out: bool,
+    /// None was tried: all are drained.
+    pub drained: bool,
 }
 
 impl Pool {
     /// The pool of these servers, the first of which is the first to be used.
-    pub fn new(settings: Upstream) -> Self {
+    pub fn new(settings: Upstream, index: u32) -> Self {
+        let out = settings
+            .servers
+            .iter()
+            .map(|_| AtomicBool::new(false))
+            .collect();
         Pool {
             settings,
+            index,
             turn: AtomicUsize::new(0),
+            out,
+            resumed: Notify::new(),
         }
     }
 
-    /// All servers once, by index, each call beginning with the next one (round robin).
-    pub(super) fn candidates(&self) -> impl Iterator<Item = usize> + use<> {
-        let count = self.settings.servers.len();
-        let first = self.turn.fetch_add(1, Ordering::Relaxed) % count.max(1);
-        (first..count).chain(0..first)
+    /// Takes a server out, or lets it in again: who is connected stays, nobody new gets there.
+    pub fn set_out(&self, server: usize, out: bool) {
+        if let Some(state) = self.out.get(server) {
+            state.store(out, Ordering::Relaxed);
+        }
+        if !out {
+            self.resumed.notify_waiters();
+        }
     }
 
-    /// A connection to the first candidate that takes one, and its index.
+    /// Whether a server takes no new connections.
+    pub fn is_out(&self, server: usize) -> bool {
+        self.out
+            .get(server)
+            .is_some_and(|out| out.load(Ordering::Relaxed))
+    }
+
+    /// All servers that take connections, once, by index, each call beginning with the next one (round robin).
+    pub(super) fn candidates(&self) -> impl Iterator<Item = usize> + use<'_> {
+        let count = self.settings.servers.len();
+        let first = self.turn.fetch_add(1, Ordering::Relaxed) % count.max(1);
+        (first..count)
+            .chain(0..first)
+            .filter(|server| !self.is_out(*server))
+    }
+
+    /// A connection to the first candidate that takes one, and its index. Where all are drained, it waits for one.
     pub(super) async fn connect(&self) -> Result<(Socket, usize), Unreachable> {
-        let mut unreachable = Unreachable { timed_out: false };
+        let deadline = Instant::now() + self.settings.hold;
+        loop {
+            let resumed = self.resumed.notified();
+            match self.connect_now().await {
+                Err(Unreachable { drained: true, .. })
+                    if timeout_at(deadline, resumed).await.is_ok() => {}
+                result => return result,
+            }
+        }
+    }
+
+    async fn connect_now(&self) -> Result<(Socket, usize), Unreachable> {
+        let mut unreachable = Unreachable {
+            timed_out: false,
+            drained: true,
+        };
         let upstream = self.settings.name.as_str();
         for index in self.candidates() {
             let server = &self.settings.servers[index];
+            unreachable.drained = false;
             match timeout(self.settings.connect_timeout, Socket::connect(server)).await {
                 Ok(Ok(socket)) => return Ok((socket, index)),
                 Ok(Err(error)) => {
@@ -93,7 +145,7 @@ mod tests {
         let servers: Vec<Address> = (1..=3)
             .map(|port| Address::Name("a".into(), port))
             .collect();
-        let pool = Pool::new(Upstream::new("a", servers.clone()));
+        let pool = Pool::new(Upstream::new("a", servers.clone()), 0);
         for turn in 0..7 {
             let order: Vec<_> = pool
                 .candidates()
@@ -108,5 +160,41 @@ mod tests {
                 .collect();
             assert_eq!(order, expected);
         }
+    }
+
+    #[test]
+    fn a_server_that_is_out_has_no_turn() {
+        let servers: Vec<Address> = (1..=3)
+            .map(|port| Address::Name("a".into(), port))
+            .collect();
+        let pool = Pool::new(Upstream::new("a", servers), 0);
+        pool.set_out(1, true);
+        for _ in 0..6 {
+            let order: Vec<_> = pool.candidates().collect();
+            assert!(order == [0, 2] || order == [2, 0], "{order:?}");
+        }
+        pool.set_out(1, false);
+        assert_eq!(pool.candidates().count(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_all_are_out_an_upgrade_waits_for_one() {
+        let pool = Pool::new(
+            Upstream::new("a", vec![Address::Unix("/nonexistent".into())]),
+            0,
+        );
+        pool.set_out(0, true);
+        let held = Instant::now();
+        let unreachable = pool.connect().await.expect_err("it is out");
+        assert!(unreachable.drained);
+        assert_eq!(held.elapsed(), pool.settings.hold);
+        let (unreachable, ()) = tokio::join!(pool.connect(), async {
+            tokio::time::sleep(pool.settings.hold / 2).await;
+            pool.set_out(0, false);
+        });
+        assert!(
+            !unreachable.expect_err("nobody listens there").drained,
+            "it was tried once it was in again"
+        );
     }
 }

@@ -1,0 +1,487 @@
+//! The part of the admin API that changes something: draining servers, deploys, and what becomes of them.
+//!
+//! | request | does |
+//! |---|---|
+//! | `POST /v1/upstreams/NAME/drain` | takes a server, or all, out: clients are told to reconnect, new ones go elsewhere |
+//! | `POST /v1/upstreams/NAME/deploy` | tells those connected now to reconnect; new ones are welcome at once |
+//! | `POST /v1/upstreams/NAME/resume` | lets a drained server, or all, in again and ends its drain |
+//! | `GET /v1/upstreams/NAME/drain` | the drains of the upstream |
+//! | `DELETE /v1/upstreams/NAME/drain` | as `resume` for all servers: who was not told yet stays |
+//! | `GET /v1/status` | upstreams, servers, connections, drains |
+//!
+//! A body is JSON, every field optional: `{"server": "10.0.0.5:9000", "over": "30s", "rate": 200, "deadline": "60s",
+//! "dry_run": true}`.
+
+use crate::deploy::{Control, Settings};
+use crate::drain::{Cause, DrainId, Pace, Progress, Selection, State, Terms};
+use crate::duration;
+use crate::proxy::Pool;
+use http::{Method, StatusCode};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// What there is to be drained, and what drains it.
+pub struct Drains {
+    control: Arc<Control>,
+    pools: Vec<Arc<Pool>>,
+    settings: Settings,
+}
+
+/// A status and a body in JSON.
+pub(super) type Answer = (StatusCode, Value);
+
+/// What a request may say.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Body {
+    server: Option<String>,
+    over: Option<String>,
+    rate: Option<f64>,
+    deadline: Option<String>,
+    dry_run: bool,
+}
+
+/// The servers that a request is about.
+struct Target<'a> {
+    pool: &'a Pool,
+    /// `None` for all.
+    server: Option<usize>,
+}
+
+impl Target<'_> {
+    fn selection(&self) -> Selection {
+        let upstream = self.pool.index;
+        match self.server {
+            Some(server) => Selection::Server {
+                upstream,
+                server: server as u32,
+            },
+            None => Selection::Upstream { upstream },
+        }
+    }
+
+    fn servers(&self) -> impl Iterator<Item = usize> {
+        match self.server {
+            Some(server) => server..server + 1,
+            None => 0..self.pool.settings.servers.len(),
+        }
+    }
+}
+
+impl Drains {
+    /// Drains the servers of these pools, as the settings say unless a request says otherwise.
+    pub fn new(control: Arc<Control>, pools: Vec<Arc<Pool>>, settings: Settings) -> Self {
+        Drains {
+            control,
+            pools,
+            settings,
+        }
+    }
+
+    /// `None`: there is no such endpoint. What is asked for by GET changes nothing.
+    pub(super) fn answer(&self, method: &Method, path: &str, body: &[u8]) -> Option<Answer> {
+        if path == "/v1/status" {
+            return Some(if method == Method::GET {
+                self.status()
+            } else {
+                not_allowed("GET")
+            });
+        }
+        let (name, verb) = path.strip_prefix("/v1/upstreams/")?.split_once('/')?;
+        let result = match (verb, method.as_str()) {
+            ("drain", "GET") => self.pool(name).map(|pool| self.show(pool)),
+            ("drain", "POST") => self.begin(name, body, Cause::Operator),
+            ("deploy", "POST") => self.begin(name, body, Cause::Deploy),
+            ("resume", "POST") => self.resume(name, body),
+            ("drain", "DELETE") => self.resume(name, b""),
+            ("drain", _) => Err(not_allowed("GET, POST, DELETE")),
+            ("deploy" | "resume", _) => Err(not_allowed("POST")),
+            _ => return None,
+        };
+        Some(result.unwrap_or_else(|refusal| refusal))
+    }
+
+    fn begin(&self, name: &str, body: &[u8], cause: Cause) -> Result<Answer, Answer> {
+        let pool = self.pool(name)?;
+        let body = parse(body)?;
+        let target = target(pool, body.server.as_deref())?;
+        let terms = self.terms(&body)?;
+        if body.dry_run {
+            let forecast = self.control.forecast(target.selection(), terms);
+            let answer = json!({
+                "connections": forecast.members,
+                "seconds": forecast.lasts.as_secs_f64(),
+                "deadline_seconds": forecast.deadline.as_secs_f64(),
+                "rate": forecast.rate,
+                "raised": forecast.raised,
+            });
+            return Ok((StatusCode::OK, json!({ "forecast": answer })));
+        }
+        let was_out = target.servers().all(|server| pool.is_out(server));
+        if cause == Cause::Operator {
+            target
+                .servers()
+                .for_each(|server| pool.set_out(server, true));
+            if was_out && self.control.count(target.selection()) == 0 {
+                let message = "it is drained already; POST .../resume lets it in again";
+                return Ok((
+                    StatusCode::OK,
+                    json!({ "message": message, "drains": self.drains_of(pool) }),
+                ));
+            }
+        }
+        let id = self.control.start(target.selection(), terms, cause);
+        let drain = self
+            .control
+            .progress(id)
+            .map(|progress| self.describe(id, &progress));
+        Ok((StatusCode::ACCEPTED, json!({ "drain": drain })))
+    }
+
+    fn resume(&self, name: &str, body: &[u8]) -> Result<Answer, Answer> {
+        let pool = self.pool(name)?;
+        let body = parse(body)?;
+        let target = target(pool, body.server.as_deref())?;
+        target
+            .servers()
+            .for_each(|server| pool.set_out(server, false));
+        let concerned = |selection| match (selection, target.server) {
+            (Selection::Server { upstream, server }, Some(only)) => {
+                upstream == pool.index && server as usize == only
+            }
+            (selection, _) => upstream_of(selection) == Some(pool.index),
+        };
+        let running = self.control.drains().into_iter().filter(|(_, progress)| {
+            progress.state == State::Running && concerned(progress.selection)
+        });
+        let cancelled = running.filter(|(id, _)| self.control.cancel(*id)).count();
+        Ok((
+            StatusCode::OK,
+            json!({ "cancelled": cancelled, "servers": self.servers_of(pool) }),
+        ))
+    }
+
+    fn show(&self, pool: &Pool) -> Answer {
+        (
+            StatusCode::OK,
+            json!({ "upstream": pool.settings.name, "drains": self.drains_of(pool) }),
+        )
+    }
+
+    fn status(&self) -> Answer {
+        let upstreams = self.pools.iter().map(|pool| {
+            json!({
+                "name": pool.settings.name,
+                "connections": self.control.count(Selection::Upstream { upstream: pool.index }),
+                "servers": self.servers_of(pool),
+                "drains": self.drains_of(pool),
+            })
+        });
+        (
+            StatusCode::OK,
+            json!({ "upstreams": upstreams.collect::<Vec<_>>() }),
+        )
+    }
+
+    fn servers_of(&self, pool: &Pool) -> Vec<Value> {
+        let server = |(index, address): (usize, &crate::proxy::settings::Address)| {
+            let selection = Selection::Server {
+                upstream: pool.index,
+                server: index as u32,
+            };
+            let state = if pool.is_out(index) { "draining" } else { "up" };
+            let connections = self.control.count(selection);
+            json!({ "address": address.to_string(), "state": state, "connections": connections })
+        };
+        pool.settings
+            .servers
+            .iter()
+            .enumerate()
+            .map(server)
+            .collect()
+    }
+
+    fn drains_of(&self, pool: &Pool) -> Vec<Value> {
+        let drains = self.control.drains().into_iter();
+        let of_it =
+            drains.filter(|(_, progress)| upstream_of(progress.selection) == Some(pool.index));
+        of_it
+            .map(|(id, progress)| self.describe(id, &progress))
+            .collect()
+    }
+
+    fn describe(&self, id: DrainId, progress: &Progress) -> Value {
+        let now = Instant::now();
+        let server = match progress.selection {
+            Selection::Server { upstream, server } => {
+                let pool = self.pools.get(upstream as usize);
+                pool.and_then(|pool| pool.settings.servers.get(server as usize))
+                    .map(ToString::to_string)
+            }
+            _ => None,
+        };
+        json!({
+            "id": id.number(),
+            "server": server,
+            "cause": progress.cause.label(),
+            "state": progress.state.label(),
+            "total": progress.total,
+            "waiting": progress.waiting,
+            "closing": progress.closing,
+            "closed": progress.closed,
+            "left": progress.left,
+            "reconnected": progress.reconnected,
+            "failed": progress.failed,
+            "rate": progress.rate,
+            "raised": progress.raised,
+            "ends_in_seconds": progress.ends.saturating_duration_since(now).as_secs_f64(),
+            "deadline_in_seconds": progress.deadline.saturating_duration_since(now).as_secs_f64(),
+        })
+    }
+
+    fn pool(&self, name: &str) -> Result<&Pool, Answer> {
+        let pool = self.pools.iter().find(|pool| pool.settings.name == name);
+        pool.map(AsRef::as_ref).ok_or_else(|| {
+            let names: Vec<_> = self.pools.iter().map(|pool| &pool.settings.name).collect();
+            let message = format!("there is no upstream `{name}`");
+            (
+                StatusCode::NOT_FOUND,
+                json!({ "error": message, "upstreams": names }),
+            )
+        })
+    }
+
+    fn terms(&self, body: &Body) -> Result<Terms, Answer> {
+        let time = |key: &str, text: &Option<String>| match text {
+            None => Ok(None),
+            Some(text) => duration::parse(text)
+                .map(Some)
+                .map_err(|wrong| bad_request(&format!("`{key}`: {}", wrong.replace('\n', "; ")))),
+        };
+        let mut terms = self.settings.terms;
+        if let Some(deadline) = time("deadline", &body.deadline)? {
+            terms.deadline = deadline;
+        }
+        match (time("over", &body.over)?, body.rate) {
+            (Some(_), Some(_)) => {
+                return Err(bad_request(
+                    "`over` and `rate` are two paces; name one of them",
+                ));
+            }
+            (Some(over), None) => terms.pace = Pace::Over(over),
+            (None, Some(rate)) if rate.is_finite() && rate > 0.0 => terms.pace = Pace::Rate(rate),
+            (None, Some(_)) => {
+                return Err(bad_request(
+                    "`rate` is a number of connections per second above 0",
+                ));
+            }
+            (None, None) => {}
+        }
+        Ok(terms)
+    }
+}
+
+fn target<'a>(pool: &'a Pool, server: Option<&str>) -> Result<Target<'a>, Answer> {
+    let Some(server) = server else {
+        return Ok(Target { pool, server: None });
+    };
+    let addresses: Vec<String> = pool
+        .settings
+        .servers
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    match addresses.iter().position(|address| address == server) {
+        Some(index) => Ok(Target {
+            pool,
+            server: Some(index),
+        }),
+        None => {
+            let message = format!("upstream `{}` has no server `{server}`", pool.settings.name);
+            Err((
+                StatusCode::NOT_FOUND,
+                json!({ "error": message, "servers": addresses }),
+            ))
+        }
+    }
+}
+
+fn parse(body: &[u8]) -> Result<Body, Answer> {
+    if body.trim_ascii().is_empty() {
+        return Ok(Body::default());
+    }
+    // Says what, and at which line and column.
+    serde_json::from_slice(body).map_err(|error| bad_request(&error.to_string()))
+}
+
+fn upstream_of(selection: Selection) -> Option<u32> {
+    match selection {
+        Selection::Server { upstream, .. }
+        | Selection::Upstream { upstream }
+        | Selection::OlderThan { upstream, .. } => Some(upstream),
+        Selection::Everything | Selection::Member(_) => None,
+    }
+}
+
+fn bad_request(message: &str) -> Answer {
+    (StatusCode::BAD_REQUEST, json!({ "error": message }))
+}
+
+fn not_allowed(methods: &str) -> Answer {
+    let message = format!("this endpoint takes {methods}");
+    (StatusCode::METHOD_NOT_ALLOWED, json!({ "error": message }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proxy::settings::{Address, Upstream};
+
+    fn drains() -> Drains {
+        let servers = vec![Address::Name("a".into(), 1), Address::Name("b".into(), 2)];
+        let pool = Arc::new(Pool::new(Upstream::new("chat", servers), 0));
+        Drains::new(Control::new(), vec![pool], Settings::default())
+    }
+
+    fn ask(drains: &Drains, request: &str, body: &str) -> (u16, Value) {
+        let (method, path) = request.split_once(' ').expect("a method and a path");
+        let method = method.parse().expect("a method");
+        let (status, body) = drains
+            .answer(&method, path, body.as_bytes())
+            .expect("an endpoint");
+        (status.as_u16(), body)
+    }
+
+    #[tokio::test]
+    async fn a_server_is_drained_and_resumed() {
+        let drains = drains();
+        let place = |server| crate::drain::Place {
+            upstream: 0,
+            server,
+            generation: 0,
+        };
+        let members = [
+            drains.control.enroll(place(0)),
+            drains.control.enroll(place(1)),
+        ];
+        let (status, body) = ask(
+            &drains,
+            "POST /v1/upstreams/chat/drain",
+            r#"{"server": "a:1", "over": "30s"}"#,
+        );
+        assert_eq!((status, &body["drain"]["total"]), (202, &json!(1)));
+        let (_, status) = ask(&drains, "GET /v1/status", "");
+        let servers = &status["upstreams"][0]["servers"];
+        assert_eq!(
+            servers[0],
+            json!({ "address": "a:1", "state": "draining", "connections": 1 })
+        );
+        assert_eq!(
+            servers[1],
+            json!({ "address": "b:2", "state": "up", "connections": 1 })
+        );
+        let (_, shown) = ask(&drains, "GET /v1/upstreams/chat/drain", "");
+        assert_eq!(shown["drains"][0]["state"], "running");
+        let (status, body) = ask(
+            &drains,
+            "POST /v1/upstreams/chat/resume",
+            r#"{"server": "a:1"}"#,
+        );
+        assert_eq!((status, &body["cancelled"]), (200, &json!(1)));
+        assert!(!drains.pools[0].is_out(0));
+        drop(members);
+    }
+
+    #[tokio::test]
+    async fn what_is_drained_already_is_said() {
+        let drains = drains();
+        assert_eq!(ask(&drains, "POST /v1/upstreams/chat/drain", "").0, 202);
+        let (status, body) = ask(&drains, "POST /v1/upstreams/chat/drain", "{}");
+        assert_eq!(status, 200);
+        assert!(
+            body["message"]
+                .as_str()
+                .is_some_and(|message| message.contains("already")),
+            "{body}"
+        );
+        assert_eq!(ask(&drains, "DELETE /v1/upstreams/chat/drain", "").0, 200);
+        assert!(!drains.pools[0].is_out(0) && !drains.pools[0].is_out(1));
+    }
+
+    #[tokio::test]
+    async fn a_deploy_takes_no_server_out_and_a_dry_run_does_nothing() {
+        let drains = drains();
+        let member = drains.control.enroll(crate::drain::Place {
+            upstream: 0,
+            server: 0,
+            generation: 0,
+        });
+        let (status, body) = ask(
+            &drains,
+            "POST /v1/upstreams/chat/deploy",
+            r#"{"dry_run": true, "rate": 1}"#,
+        );
+        assert_eq!((status, &body["forecast"]["connections"]), (200, &json!(1)));
+        assert_eq!(drains.control.drains().len(), 0);
+        assert_eq!(ask(&drains, "POST /v1/upstreams/chat/deploy", "").0, 202);
+        assert!(!drains.pools[0].is_out(0));
+        drop(member);
+    }
+
+    #[tokio::test]
+    async fn bad_requests_say_what_is_wrong() {
+        let drains = drains();
+        for (request, body, status, says) in [
+            ("POST /v1/upstreams/chta/drain", "", 404, "chat"),
+            (
+                "POST /v1/upstreams/chat/drain",
+                r#"{"server": "c:3"}"#,
+                404,
+                "b:2",
+            ),
+            (
+                "POST /v1/upstreams/chat/drain",
+                "{\"over\": ",
+                400,
+                "line 1 column 9",
+            ),
+            (
+                "POST /v1/upstreams/chat/drain",
+                r#"{"ovr": "30s"}"#,
+                400,
+                "unknown field `ovr`",
+            ),
+            (
+                "POST /v1/upstreams/chat/drain",
+                r#"{"over": "30"}"#,
+                400,
+                "`30` is not a duration; write",
+            ),
+            (
+                "POST /v1/upstreams/chat/drain",
+                r#"{"over": "3s", "rate": 2}"#,
+                400,
+                "two paces",
+            ),
+            (
+                "POST /v1/upstreams/chat/drain",
+                r#"{"rate": 0}"#,
+                400,
+                "above 0",
+            ),
+            ("PUT /v1/upstreams/chat/drain", "", 405, "GET, POST, DELETE"),
+            ("GET /v1/upstreams/chat/resume", "", 405, "POST"),
+            ("POST /v1/status", "", 405, "GET"),
+        ] {
+            let (got, answer) = ask(&drains, request, body);
+            assert_eq!(got, status, "{request} {body}: {answer}");
+            assert!(
+                answer.to_string().contains(says),
+                "{request} {body}: {answer}"
+            );
+        }
+        assert!(!drains.pools[0].is_out(0), "nothing has changed");
+    }
+}

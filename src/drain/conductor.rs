@@ -1,0 +1,425 @@
+//! The face of the room: every drain and every member, and what the time has come for.
+
+use super::plan::{self, Lane, Plan};
+use super::pulse::{self, Heard, Pulse};
+use super::roster::Roster;
+use super::{
+    Cause, DrainId, Forecast, MemberId, Order, Pace, Place, Progress, Selection, State, Terms,
+};
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+/// Knows every live connection and says whom to close, and when. `H` is the handle by which a connection is told.
+///
+/// After any call [`next_wake`](Self::next_wake) may name an earlier moment than before; then it is time for
+/// [`poll`](Self::poll), and what that returns has to be closed. Polls may be late or needless.
+///
+/// A start costs the number of its members, all other calls a logarithm of it, times the number of running drains, which
+/// is small: the same selection twice is one drain. `next_wake` and `poll` look at every upstream of the running drains.
+///
+/// ```
+/// use std::time::{Duration, Instant};
+/// use wsgate::drain::{Cause, Conductor, Order, Pace, Place, Selection, State, Terms};
+///
+/// let mut now = Instant::now();
+/// let mut conductor = Conductor::new(7);
+/// for client in 0..100 {
+///     conductor.enroll(Place { upstream: 0, server: 0, generation: 0 }, client);
+/// }
+/// let pace = Pace::Over(Duration::from_secs(10));
+/// let terms = Terms { pace, deadline: Duration::from_secs(60), at_once: 1000, order: Order::Random };
+/// let drain = conductor.start(Selection::Everything, terms, Cause::Deploy, now);
+/// while let Some(wake) = conductor.next_wake() {
+///     now = now.max(wake);
+///     for (member, _handle, _cause) in conductor.poll(now) {
+///         conductor.leave(member, now); // Later, when the connection is gone.
+///     }
+/// }
+/// assert_eq!(conductor.progress(drain, now).unwrap().state, State::Done);
+/// ```
+#[derive(Debug)]
+pub struct Conductor<H> {
+    roster: Roster<H>,
+    /// The running ones and those of `ended`.
+    drains: BTreeMap<DrainId, Plan>,
+    /// In the order of their start.
+    running: Vec<DrainId>,
+    /// In the order of their end.
+    ended: VecDeque<DrainId>,
+    pulses: HashMap<u32, Pulse>,
+    rng: StdRng,
+    next: u64,
+}
+
+impl<H: Clone> Conductor<H> {
+    /// Nobody is connected yet. The seed decides every jitter and shuffle.
+    pub fn new(seed: u64) -> Self {
+        Conductor {
+            roster: Roster::new(),
+            drains: BTreeMap::new(),
+            running: Vec::new(),
+            ended: VecDeque::new(),
+            pulses: HashMap::new(),
+            rng: StdRng::seed_from_u64(seed),
+            next: 1,
+        }
+    }
+
+    /// A connection begins. It is part of drains that start from now on, and of no other.
+    pub fn enroll(&mut self, place: Place, handle: H) -> MemberId {
+        self.roster.insert(place, handle)
+    }
+
+    /// A connection is gone, told or not. To say it twice does no harm.
+    pub fn leave(&mut self, id: MemberId, now: Instant) {
+        let Some(member) = self.roster.remove(id) else {
+            return;
+        };
+        for drain in member.drains {
+            let Some(plan) = self.drains.get_mut(&drain) else {
+                continue;
+            };
+            if member.told {
+                plan.closing -= 1;
+                plan.closed += 1;
+            } else if plan.is_running() {
+                plan.closed += 1;
+                plan.left += 1;
+                self.settle(drain, member.place.upstream);
+            }
+            self.finish(drain, now);
+        }
+    }
+
+    /// Starts a drain of those who are connected now.
+    ///
+    /// While members of one of the same selection wait, that one is joined: its terms stay, but for an earlier deadline. Members
+    /// that are being closed already are counted, so that the drain is done when all of its selection are gone.
+    pub fn start(
+        &mut self,
+        selection: Selection,
+        terms: Terms,
+        cause: Cause,
+        now: Instant,
+    ) -> DrainId {
+        let ids = self.roster.select(selection);
+        let joined = self.running.iter().copied().find(|drain| {
+            self.drains
+                .get(drain)
+                .is_some_and(|plan| plan.waiting() > 0 && self.is_same(plan, selection, cause, now))
+        });
+        if let Some(drain) = joined {
+            self.join(drain, selection, terms, now);
+            return drain;
+        }
+        let drain = DrainId(self.next);
+        self.next += 1;
+        self.drains
+            .insert(drain, Plan::new(selection, cause, terms, now));
+        self.running.push(drain);
+        self.add(drain, ids, now);
+        self.finish(drain, now);
+        drain
+    }
+
+    /// Ends a drain; those who were not told yet stay, unless another one wants them. Whether it was running.
+    pub fn cancel(&mut self, id: DrainId, now: Instant) -> bool {
+        let Some(plan) = self.drains.get_mut(&id).filter(|plan| plan.is_running()) else {
+            return false;
+        };
+        for lane in &mut plan.lanes {
+            lane.queue = VecDeque::new();
+            if lane.waiting() > 0
+                && let Some(pulse) = self.pulses.get_mut(&lane.upstream)
+            {
+                pulse.handle_end();
+            }
+        }
+        plan.end(State::Cancelled, now);
+        self.archive(id);
+        true
+    }
+
+    /// An upgrade ended, for whomever and to whichever server of the upstream. `took` is the time of its handshake.
+    pub fn handle_upgrade(&mut self, upstream: u32, now: Instant, took: Duration, ok: bool) {
+        let pulse = self
+            .pulses
+            .entry(upstream)
+            .or_insert_with(|| Pulse::new(now));
+        match pulse.handle_upgrade(now, took, ok) {
+            Heard::Background => {}
+            Heard::Back(drain) => {
+                if let Some(plan) = self.drains.get_mut(&drain) {
+                    plan.reconnected += 1;
+                }
+            }
+            Heard::Failed(drain) => {
+                if let Some(plan) = self.drains.get_mut(&drain) {
+                    plan.failed += 1;
+                }
+            }
+        }
+    }
+
+    /// Whom to close now, and for which cause: that of the drain that wants them first.
+    pub fn poll(&mut self, now: Instant) -> Vec<(MemberId, H, Cause)> {
+        let mut told = Vec::new();
+        for at in 0..self.running.len() {
+            let id = self.running[at];
+            let lanes = self.drains.get(&id).map_or(0, |plan| plan.lanes.len());
+            for lane in 0..lanes {
+                self.prepare(id, lane, now);
+                while let Some(member) = self.take(id, lane, now) {
+                    told.extend(self.tell(member, id, now));
+                }
+            }
+        }
+        told
+    }
+
+    /// When to poll next; `None` where nobody waits.
+    pub fn next_wake(&self) -> Option<Instant> {
+        self.running
+            .iter()
+            .filter_map(|drain| self.drains.get(drain))
+            .flat_map(|plan| plan.lanes.iter().map(move |lane| (plan, lane)))
+            .filter_map(|(plan, lane)| plan.due(lane, self.pulses.get(&lane.upstream)?))
+            .min()
+    }
+
+    /// The figures of a drain, for as long as it is remembered.
+    pub fn progress(&self, id: DrainId, now: Instant) -> Option<Progress> {
+        self.drains.get(&id).map(|plan| plan.progress(now))
+    }
+
+    /// Running drains and the last 32 that ended, oldest first.
+    pub fn drains(&self) -> impl Iterator<Item = DrainId> {
+        self.drains.keys().copied()
+    }
+
+    /// What a drain would be if it started now. Changes nothing.
+    pub fn forecast(&self, selection: Selection, terms: Terms) -> Forecast {
+        let members = self.roster.count(selection);
+        let deadline = terms.deadline_in_force();
+        let lasts = match terms.pace {
+            Pace::Adaptive => self.estimate(selection, members, deadline),
+            pace => plan::duration(pace, members, deadline),
+        };
+        let (lasts, raised) = (lasts.min(deadline), lasts > deadline);
+        let rate = match lasts.is_zero() {
+            true => 0.0,
+            false => members as f64 / lasts.as_secs_f64(),
+        };
+        Forecast {
+            members,
+            lasts,
+            deadline,
+            rate,
+            raised,
+        }
+    }
+
+    /// How many connections there are of a selection. Costs the number of its places.
+    pub fn count(&self, selection: Selection) -> usize {
+        self.roster.count(selection)
+    }
+
+    /// How many connections each place has, in the order of upstream, server and generation.
+    pub fn places(&self) -> impl Iterator<Item = (Place, usize)> {
+        self.roster.places()
+    }
+
+    /// How many connections there are.
+    pub fn len(&self) -> usize {
+        self.roster.len()
+    }
+
+    /// Whether nobody is connected: the end of a shutdown.
+    pub fn is_empty(&self) -> bool {
+        self.roster.len() == 0
+    }
+
+    fn is_same(&self, plan: &Plan, selection: Selection, cause: Cause, now: Instant) -> bool {
+        match (plan.selection, selection) {
+            (Selection::Member(_), Selection::Member(id)) => {
+                let upstream = self.roster.get(id).map(|member| member.place.upstream);
+                plan.cause == cause
+                    && plan.lanes.first().map(|lane| lane.upstream) == upstream
+                    && now.saturating_duration_since(plan.started)
+                        < (plan.deadline - plan.started) / 2
+            }
+            (theirs, ours) => theirs == ours,
+        }
+    }
+
+    fn join(&mut self, drain: DrainId, selection: Selection, terms: Terms, now: Instant) {
+        if let Selection::Member(id) = selection {
+            let is_part = |member: &super::roster::Member<H>| member.drains.contains(&drain);
+            if !self.roster.get(id).is_none_or(is_part) {
+                self.add(drain, vec![id], now);
+            }
+            return;
+        }
+        let Some(plan) = self.drains.get_mut(&drain) else {
+            return;
+        };
+        let deadline = now + terms.deadline_in_force();
+        if deadline < plan.deadline {
+            plan.raised |= matches!(plan.terms.pace, Pace::Over(_)) && plan.waiting() > 0;
+            plan.deadline = deadline;
+            plan.schedule(now);
+        }
+    }
+
+    /// Makes members part of a running drain.
+    fn add(&mut self, drain: DrainId, mut ids: Vec<MemberId>, now: Instant) {
+        let Some(plan) = self.drains.get_mut(&drain) else {
+            return;
+        };
+        if plan.terms.order == Order::Random {
+            ids.shuffle(&mut self.rng);
+        }
+        let mut fresh: BTreeMap<u32, Vec<MemberId>> = BTreeMap::new();
+        for id in ids {
+            let Some(member) = self.roster.get_mut(id) else {
+                continue;
+            };
+            plan.total += 1;
+            if member.told {
+                plan.closing += 1;
+            } else {
+                // A long life sees many drains that were cancelled.
+                member.drains.retain(|drain| self.running.contains(drain));
+                fresh.entry(member.place.upstream).or_default().push(id);
+            }
+            member.drains.push(drain);
+        }
+        let (is_new, deadline) = (plan.lanes.is_empty(), plan.terms.deadline_in_force());
+        for (upstream, ids) in fresh {
+            let pulse = self
+                .pulses
+                .entry(upstream)
+                .or_insert_with(|| Pulse::new(now));
+            let lane = plan.lane_at(upstream, || Lane::new(upstream, now, self.rng.r#gen()));
+            if lane.waiting() == 0 {
+                pulse.handle_start(now, ids.len(), deadline);
+            }
+            let members = ids.len();
+            ids.into_iter().for_each(|id| lane.push(id));
+            if !is_new {
+                plan.extend(upstream, members);
+            }
+        }
+        if is_new {
+            plan.schedule(now);
+        }
+    }
+
+    fn prepare(&mut self, id: DrainId, lane: usize, now: Instant) {
+        if let Some(plan) = self.drains.get_mut(&id)
+            && let Some(pulse) = self.pulses.get_mut(&plan.lanes[lane].upstream)
+        {
+            pulse.expire(now);
+            plan.refresh(lane, pulse, now);
+        }
+    }
+
+    /// The next of a lane, if the time has come for it.
+    fn take(&mut self, id: DrainId, lane: usize, now: Instant) -> Option<MemberId> {
+        let plan = self.drains.get_mut(&id)?;
+        let pulse = self.pulses.get(&plan.lanes[lane].upstream)?;
+        if plan.due(&plan.lanes[lane], pulse)? > now {
+            return None;
+        }
+        let queue = &mut plan.lanes[lane].queue;
+        loop {
+            let member = queue.pop_front()?;
+            if self.roster.get(member).is_some_and(|member| !member.told) {
+                plan.lanes[lane].jitter = self.rng.r#gen();
+                return Some(member);
+            }
+        }
+    }
+
+    /// Marks a member as told, in every drain that counts it.
+    fn tell(&mut self, id: MemberId, by: DrainId, now: Instant) -> Option<(MemberId, H, Cause)> {
+        let member = self.roster.get_mut(id)?;
+        member.told = true;
+        // What was cancelled has no part in it any more.
+        member.drains.retain(|drain| self.running.contains(drain));
+        let (drains, handle) = (member.drains.clone(), member.handle.clone());
+        let upstream = member.place.upstream;
+        for drain in drains {
+            if let Some(plan) = self.drains.get_mut(&drain) {
+                plan.handle_told(now);
+                self.settle(drain, upstream);
+            }
+        }
+        let plan = self.drains.get(&by)?;
+        let pulse = self.pulses.get_mut(&upstream)?;
+        pulse.handle_told(now, by, plan.patience(), self.rng.r#gen());
+        Some((id, handle, plan.cause))
+    }
+
+    /// One member less waits in a drain.
+    fn settle(&mut self, drain: DrainId, upstream: u32) {
+        let lane = self
+            .drains
+            .get_mut(&drain)
+            .and_then(|plan| plan.lane_mut(upstream));
+        if lane.is_some_and(Lane::handle_settled)
+            && let Some(pulse) = self.pulses.get_mut(&upstream)
+        {
+            pulse.handle_end();
+        }
+    }
+
+    fn finish(&mut self, drain: DrainId, now: Instant) {
+        if self
+            .drains
+            .get_mut(&drain)
+            .is_some_and(|plan| plan.settle(now))
+        {
+            self.archive(drain);
+        }
+    }
+
+    fn archive(&mut self, drain: DrainId) {
+        self.running.retain(|running| *running != drain);
+        self.ended.push_back(drain);
+        if self.ended.len() > REMEMBERED
+            && let Some(oldest) = self.ended.pop_front()
+        {
+            self.drains.remove(&oldest);
+        }
+    }
+
+    /// The slowest of the upstreams, as they are drained side by side.
+    fn estimate(&self, selection: Selection, members: usize, deadline: Duration) -> Duration {
+        let upstreams: Vec<u32> = match selection {
+            Selection::Server { upstream, .. }
+            | Selection::Upstream { upstream }
+            | Selection::OlderThan { upstream, .. } => vec![upstream],
+            Selection::Member(_) => Vec::new(),
+            Selection::Everything => {
+                let mut all: Vec<u32> = self.places().map(|(place, _)| place.upstream).collect();
+                all.dedup();
+                all
+            }
+        };
+        upstreams
+            .into_iter()
+            .map(|upstream| {
+                let here = self.count(Selection::Upstream { upstream }).min(members);
+                pulse::estimate(self.pulses.get(&upstream), here, deadline)
+            })
+            .max()
+            .unwrap_or_default()
+    }
+}
+
+/// Drains that are remembered after their end.
+const REMEMBERED: usize = 32;

@@ -1,0 +1,294 @@
+//! Who is closed, and when: a roster of every live connection, drains that select some of them, and a pace for each.
+//!
+//! Pure: it is told what happens and what time it is, and answers whom to close now and when to ask again. It knows no
+//! clock, no lock, no I/O and no Close code. It is always true that a member is handed out once at the most, whatever
+//! drains overlap; that a drain has handed out all of its members by its deadline, if it is polled then; and that who
+//! was enrolled after the start of a drain is no part of it. See [`Conductor`] for how it is driven.
+//!
+//! # The paces
+//!
+//! [`Pace::Over`] and [`Pace::Rate`] follow a time table: slots of equal length, one member in each, at a random moment
+//! of its slot. [`Pace::Adaptive`] listens. What all of them have in common:
+//!
+//! - `at_once` bounds how many closings are under way: told, and not gone yet.
+//! - If number, pace and deadline cannot all hold, the pace is raised from the beginning, and [`Forecast::raised`] and
+//!   [`Progress::raised`] say so.
+//! - Nothing holds back beyond the *latest line*. Whoever waits for slots or for clients that never come back would
+//!   close all that are left in one blow at the deadline. So a drain is never further behind than on the straight line
+//!   from the first third of its time to the deadline, which takes 1.5 times the rate of an even spread at the most, and
+//!   `at_once` yields to it. What is left at the deadline is handed out at once.
+//! - A member that goes by itself counts as closed, and those who follow wait as if it had been told: it will come back
+//!   like those who were, and a herd of them after a crash is a herd that must not grow.
+//! - A poll that comes late (a suspended machine, a clock that jumped) does not make up for what it missed: the time
+//!   table goes on from there, faster where the deadline needs it.
+//!
+//! # How the adaptive pace listens
+//!
+//! An upstream after a deploy has a capacity for handshakes that nobody knows, and it shows in the same way as that of a
+//! network path: answers become slow, then they fail. So the rule is that of congestion control, additive increase and
+//! multiplicative decrease, of which it is known that it finds the capacity, stays near it, and lets several who share
+//! the path converge. One to one:
+//!
+//! | congestion control | here |
+//! |---|---|
+//! | segment sent, acknowledged | client told to go, seen to come back |
+//! | in flight | *away*: told and not back yet |
+//! | round trip | from telling to coming back, seconds (mostly the delay that the client was suggested) |
+//! | loss, growing delay | failed upgrade, handshake time above twice the usual + 20 ms |
+//!
+//! - One window per upstream bounds how many of its clients are away, whatever number of drains tell them to go. The
+//!   next are told only as those before are back, and inside a round they are spread, not sent in one burst.
+//! - *Back* is an upgrade that succeeded, beyond the rate of those that came before the drain. That rate and the usual
+//!   handshake time are learnt only while nobody is away. Who is back cannot be told one by one and need not be.
+//! - It starts with half of what an even spread over the deadline would have away, which the upstream cannot be spared
+//!   anyway. Two who come back make room for one more besides themselves, so the window grows by half per round (not
+//!   twofold as a network's: a round is seconds here, and who is on the way when the first sign is seen cannot be called
+//!   back), until the first bad sign; from there on by a step per round, an eighth of the window that was right. It grows only while it is used, and not at all while
+//!   handshakes take longer than 1.25 times the usual.
+//! - At a bad sign nobody is told for a quarter of a second (and so for as long as the signs last), and the window is
+//!   reduced to 0.7 of its size, once per round: those on their way left before it was.
+//! - Who is not back after 10 s (or a third of the drain's time, if that is less) is given up: the place is free, the
+//!   window does not grow. Clients without reconnect are no sign of strain, since nobody knocks.
+//! - Where eight in a row were given up there is nothing to listen to, and what is left is spread evenly from then on.
+//!   Otherwise the pace may hold back up to the latest line.
+
+mod conductor;
+mod pace;
+mod plan;
+mod pulse;
+mod roster;
+
+pub use conductor::Conductor;
+
+use std::time::{Duration, Instant};
+
+/// Where a connection leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place {
+    /// Number of the upstream.
+    pub upstream: u32,
+    /// Number of the server in it.
+    pub server: u32,
+    /// Generation of the upstream when the connection was made.
+    pub generation: u32,
+}
+
+/// A connection in the roster. Never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MemberId(u64);
+
+/// A drain. Never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DrainId(u64);
+
+impl DrainId {
+    /// The number that stands for it in JSON and logs.
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+
+    /// The drain of this number, which need not exist.
+    pub const fn from_number(number: u64) -> Self {
+        DrainId(number)
+    }
+}
+
+/// Which of the connections that there are at its start a drain closes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Selection {
+    /// Those to one server.
+    Server {
+        /// Number of the upstream.
+        upstream: u32,
+        /// Number of the server in it.
+        server: u32,
+    },
+    /// Those to an upstream.
+    Upstream {
+        /// Number of the upstream.
+        upstream: u32,
+    },
+    /// Those to an upstream that were made in an earlier generation.
+    OlderThan {
+        /// Number of the upstream.
+        upstream: u32,
+        /// The first generation that stays.
+        generation: u32,
+    },
+    /// All.
+    Everything,
+    /// One. Those of one upstream and cause that are asked for within half a deadline share a drain, so that many
+    /// members with a maximal age make few drains.
+    Member(MemberId),
+}
+
+/// How fast members are closed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Pace {
+    /// Spread evenly over this time, which is the deadline too.
+    Over(Duration),
+    /// So many a second.
+    Rate(f64),
+    /// As those who were closed come back.
+    Adaptive,
+}
+
+/// Who is first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Order {
+    /// Who is connected for the longest time.
+    #[default]
+    OldestFirst,
+    /// Nobody in particular.
+    Random,
+}
+
+/// What a drain is held to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Terms {
+    /// How fast.
+    pub pace: Pace,
+    /// From the start to the moment at which what is left is closed at once. [`Pace::Over`] replaces it.
+    pub deadline: Duration,
+    /// How many closings may be under way: told, and not gone yet. At least one.
+    pub at_once: usize,
+    /// Who is first.
+    pub order: Order,
+}
+
+impl Terms {
+    /// The deadline, or the time that the pace names in its place. A year at the most.
+    pub fn deadline_in_force(&self) -> Duration {
+        let deadline = match self.pace {
+            Pace::Over(over) => over,
+            Pace::Rate(_) | Pace::Adaptive => self.deadline,
+        };
+        deadline.min(Duration::from_secs(365 * 86_400))
+    }
+}
+
+/// Why a drain is. Each is a source of the room `deploy`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Cause {
+    /// Somebody asked for a drain.
+    Operator,
+    /// Somebody said that there is a new version behind an address that stays.
+    Deploy,
+    /// A configuration without the server, or with another generation.
+    Reload,
+    /// The server failed its checks.
+    Health,
+    /// The upstream's own Close said that it restarts.
+    Upstream,
+    /// The server is gone without a Close.
+    Crash,
+    /// wsgate itself ends.
+    Shutdown,
+    /// The connection reached its maximal age.
+    MaxAge,
+}
+
+impl Cause {
+    /// Each of them, in the order of declaration.
+    pub const ALL: [Cause; 8] = [
+        Cause::Operator,
+        Cause::Deploy,
+        Cause::Reload,
+        Cause::Health,
+        Cause::Upstream,
+        Cause::Crash,
+        Cause::Shutdown,
+        Cause::MaxAge,
+    ];
+
+    /// Its name in logs, metrics and JSON.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Cause::Operator => "operator",
+            Cause::Deploy => "deploy",
+            Cause::Reload => "reload",
+            Cause::Health => "health",
+            Cause::Upstream => "upstream",
+            Cause::Crash => "crash",
+            Cause::Shutdown => "shutdown",
+            Cause::MaxAge => "max_age",
+        }
+    }
+}
+
+/// Where a drain is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Members wait, or were told and are not gone yet.
+    Running,
+    /// All of them are gone.
+    Done,
+    /// The rest stays.
+    Cancelled,
+}
+
+impl State {
+    /// Its name in logs and JSON.
+    pub const fn label(self) -> &'static str {
+        match self {
+            State::Running => "running",
+            State::Done => "done",
+            State::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// The figures of a drain. `total` is always `waiting + closing + closed`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Progress {
+    /// What it closes.
+    pub selection: Selection,
+    /// Why.
+    pub cause: Cause,
+    /// Where it is.
+    pub state: State,
+    /// Members that it has, or had.
+    pub total: usize,
+    /// Not told yet. Once cancelled: those who stayed.
+    pub waiting: usize,
+    /// Told, and not gone yet.
+    pub closing: usize,
+    /// Gone.
+    pub closed: usize,
+    /// Those of `closed` that went by themselves, before they were told.
+    pub left: usize,
+    /// Upgrades seen beyond the usual rate after members were told: an estimate, never more than were told.
+    pub reconnected: usize,
+    /// Upgrades that failed while members were away.
+    pub failed: usize,
+    /// Members told per second, of late.
+    pub rate: f64,
+    /// The pace was too slow for the deadline and was raised.
+    pub raised: bool,
+    /// When it began.
+    pub started: Instant,
+    /// When what is left is closed at once.
+    pub deadline: Instant,
+    /// When the last member is told, as far as is known now; once it is over, when it was over.
+    pub ends: Instant,
+}
+
+/// What a drain would be.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Forecast {
+    /// How many it would close.
+    pub members: usize,
+    /// How long it would take to tell them. For the adaptive pace: if the upstream takes them back with ease.
+    pub lasts: Duration,
+    /// How long it may take at the most.
+    pub deadline: Duration,
+    /// Members told per second, in the mean of `lasts`. Zero where it lasts no time.
+    pub rate: f64,
+    /// The pace is too slow for the deadline and would be raised.
+    pub raised: bool,
+}
+
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod tests;

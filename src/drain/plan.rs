@@ -1,0 +1,275 @@
+//! One drain: who is left, when the next is due, and the figures.
+
+use super::pace::{Line, Meter, seconds};
+use super::pulse::{CATCH_UP, Pulse};
+use super::{Cause, MemberId, Pace, Progress, Selection, State, Terms};
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// One drain.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) selection: Selection,
+    pub(super) cause: Cause,
+    pub(super) state: State,
+    pub(super) terms: Terms,
+    pub(super) started: Instant,
+    pub(super) deadline: Instant,
+    /// One per upstream, in their order: each listens to its own.
+    pub(super) lanes: Vec<Lane>,
+    pub(super) raised: bool,
+    pub(super) total: usize,
+    pub(super) closing: usize,
+    pub(super) closed: usize,
+    pub(super) left: usize,
+    pub(super) reconnected: usize,
+    pub(super) failed: usize,
+    meter: Meter,
+    ended: Option<Instant>,
+}
+
+impl Plan {
+    /// `terms.deadline` is the one in force: see [`Terms::deadline_in_force`].
+    pub(super) fn new(selection: Selection, cause: Cause, terms: Terms, now: Instant) -> Self {
+        Plan {
+            selection,
+            cause,
+            state: State::Running,
+            started: now,
+            deadline: now + terms.deadline_in_force(),
+            terms,
+            lanes: Vec::new(),
+            raised: false,
+            total: 0,
+            closing: 0,
+            closed: 0,
+            left: 0,
+            reconnected: 0,
+            failed: 0,
+            meter: Meter::new(now, Duration::from_secs(3)),
+            ended: None,
+        }
+    }
+
+    pub(super) fn is_running(&self) -> bool {
+        self.state == State::Running
+    }
+
+    pub(super) fn waiting(&self) -> usize {
+        self.lanes.iter().map(Lane::waiting).sum()
+    }
+
+    pub(super) fn lane_mut(&mut self, upstream: u32) -> Option<&mut Lane> {
+        let at = self
+            .lanes
+            .binary_search_by_key(&upstream, |lane| lane.upstream)
+            .ok()?;
+        self.lanes.get_mut(at)
+    }
+
+    /// The lane of an upstream, made where there is none.
+    pub(super) fn lane_at(&mut self, upstream: u32, make: impl FnOnce() -> Lane) -> &mut Lane {
+        let found = self
+            .lanes
+            .binary_search_by_key(&upstream, |lane| lane.upstream);
+        let at = found.unwrap_or_else(|at| {
+            self.lanes.insert(at, make());
+            at
+        });
+        &mut self.lanes[at]
+    }
+
+    /// How long those who were told are waited for.
+    pub(super) fn patience(&self) -> Duration {
+        PATIENCE.min((self.deadline - self.started) / 3)
+    }
+
+    /// Lays the time tables anew: at the start, and when the number or the deadline has changed.
+    pub(super) fn schedule(&mut self, now: Instant) {
+        let all = self.waiting();
+        let left = self.deadline.saturating_duration_since(now);
+        let needed = duration(self.terms.pace, all, left);
+        self.raised |= needed > left;
+        let end = now + needed.min(left);
+        for lane in &mut self.lanes {
+            // Every lane ends with the others: the rate is shared by number.
+            lane.even = (self.terms.pace != Pace::Adaptive)
+                .then(|| Line::new(now, end, lane.settled, lane.total));
+            lane.blind = false;
+            lane.latest = Line::new(now + left / LATEST, self.deadline, lane.settled, lane.total);
+        }
+    }
+
+    /// So many more for a lane. Nobody who waits is put off by that, however often it happens.
+    pub(super) fn extend(&mut self, upstream: u32, members: usize) {
+        let (deadline, over) = (self.deadline, matches!(self.terms.pace, Pace::Over(_)));
+        let Some(lane) = self.lane_mut(upstream) else {
+            return;
+        };
+        lane.latest = lane.latest.extend(members, false, deadline);
+        if let Some(even) = lane.even {
+            let longer = even.extend(members, !over, deadline);
+            lane.even = Some(longer);
+            self.raised |= !over && longer.rate() > even.rate() * 1.05;
+        }
+    }
+
+    /// When the next of a lane is due, as things stand; `None` where nobody waits.
+    pub(super) fn due(&self, lane: &Lane, pulse: &Pulse) -> Option<Instant> {
+        if !self.is_running() || lane.waiting() == 0 {
+            return None;
+        }
+        let latest = lane
+            .latest
+            .due(lane.settled, lane.jitter)
+            .min(self.deadline);
+        if self.closing >= self.terms.at_once.max(1) {
+            return Some(latest);
+        }
+        let by_pace = match &lane.even {
+            Some(even) => even.due(lane.settled, lane.jitter),
+            None => pulse.due(),
+        };
+        Some(latest.min(by_pace))
+    }
+
+    /// Before a lane is asked: a poll that comes late does not make up for all that it missed at once.
+    pub(super) fn refresh(&mut self, lane: usize, pulse: &Pulse, now: Instant) {
+        let lane = &mut self.lanes[lane];
+        if now >= self.deadline || lane.waiting() == 0 {
+            return;
+        }
+        let is_late = |line: &Line| line.due(lane.settled, lane.jitter) + CATCH_UP < now;
+        if let Some(even) = lane.even.filter(is_late) {
+            let resumed = even.resume(now, lane.settled, self.deadline);
+            self.raised |= resumed.rate() > even.rate() * 1.05;
+            lane.even = Some(resumed);
+        }
+        let blind = lane.even.is_none() && pulse.is_blind();
+        if is_late(&lane.latest) || (blind && !lane.blind) {
+            lane.latest = Line::new(now, self.deadline, lane.settled, lane.total);
+        } else if lane.blind && !blind {
+            let begin = self.started + (self.deadline - self.started) / LATEST;
+            lane.latest = Line::new(begin.max(now), self.deadline, lane.settled, lane.total);
+        }
+        lane.blind = blind;
+    }
+
+    pub(super) fn handle_told(&mut self, now: Instant) {
+        self.closing += 1;
+        self.meter.tick(now);
+    }
+
+    /// Ends it where nobody is left.
+    pub(super) fn settle(&mut self, now: Instant) -> bool {
+        let done = self.is_running() && self.closing == 0 && self.waiting() == 0;
+        if done {
+            self.end(State::Done, now);
+        }
+        done
+    }
+
+    pub(super) fn end(&mut self, state: State, now: Instant) {
+        self.state = state;
+        self.ended = Some(now);
+    }
+
+    pub(super) fn progress(&self, now: Instant) -> Progress {
+        let waiting = self.waiting();
+        let rate = self.meter.rate(self.ended.unwrap_or(now));
+        let by_rate = now + seconds(waiting as f64 / rate).min(self.deadline - self.started);
+        let by_line = self
+            .lanes
+            .iter()
+            .filter(|lane| lane.waiting() > 0)
+            .filter_map(|lane| lane.even.map(|even| even.end()))
+            .max();
+        let estimated = by_line.unwrap_or(by_rate).min(self.deadline).max(now);
+        Progress {
+            selection: self.selection,
+            cause: self.cause,
+            state: self.state,
+            total: self.total,
+            waiting,
+            closing: self.closing,
+            closed: self.closed,
+            left: self.left,
+            reconnected: self.reconnected,
+            failed: self.failed,
+            rate,
+            raised: self.raised,
+            started: self.started,
+            deadline: self.deadline,
+            ends: self.ended.unwrap_or(estimated),
+        }
+    }
+}
+
+/// The members of a drain that belong to one upstream.
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub(super) upstream: u32,
+    /// In the order of closing. Those who are gone or told meanwhile are passed over when they come up.
+    pub(super) queue: VecDeque<MemberId>,
+    total: usize,
+    /// Told, by whichever drain, or gone by themselves.
+    settled: usize,
+    /// The time table; `None` where the pace listens.
+    even: Option<Line>,
+    /// The latest time table that still ends by the deadline without haste: nothing holds back beyond it.
+    latest: Line,
+    blind: bool,
+    /// Of the next one, 0 to 1 slots.
+    pub(super) jitter: f64,
+}
+
+impl Lane {
+    pub(super) fn new(upstream: u32, now: Instant, jitter: f64) -> Self {
+        Lane {
+            upstream,
+            queue: VecDeque::new(),
+            total: 0,
+            settled: 0,
+            even: None,
+            latest: Line::new(now, now, 0, 0),
+            blind: false,
+            jitter,
+        }
+    }
+
+    pub(super) fn push(&mut self, id: MemberId) {
+        self.queue.push_back(id);
+        self.total += 1;
+    }
+
+    pub(super) fn waiting(&self) -> usize {
+        self.total - self.settled
+    }
+
+    /// One of them is told or gone. Whether that was the last.
+    pub(super) fn handle_settled(&mut self) -> bool {
+        self.settled += 1;
+        if self.waiting() == 0 {
+            self.queue = VecDeque::new();
+        }
+        self.waiting() == 0
+    }
+}
+
+/// How long a pace takes for so many by itself; that of the adaptive one is not known before.
+pub(super) fn duration(pace: Pace, members: usize, left: Duration) -> Duration {
+    match pace {
+        Pace::Over(over) => over.min(left),
+        // A rate of zero, or of what is no number, would never end: the deadline rules then.
+        Pace::Rate(rate) if rate > 0.0 => seconds(members as f64 / rate),
+        Pace::Rate(_) if members > 0 => seconds(f64::INFINITY),
+        Pace::Rate(_) => Duration::ZERO,
+        Pace::Adaptive => left,
+    }
+}
+
+/// How long somebody who was told is expected to come back, at most: twice the longest delay suggested by default.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The latest line begins after this part of a drain's time: one in so many.
+pub(super) const LATEST: u32 = 3;

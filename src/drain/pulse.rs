@@ -1,0 +1,292 @@
+//! How an upstream takes those who come back: the ear of the adaptive pace. The rule is in [the room's header](super).
+
+use super::DrainId;
+use super::pace::{Meter, seconds};
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// What is known of the upgrades of one upstream, and the window that follows from it.
+#[derive(Debug)]
+pub(super) struct Pulse {
+    /// Upgrades per second, learnt while nobody is away.
+    arrivals: Meter,
+    /// Usual time of a handshake in seconds, learnt while nobody is away.
+    baseline: Option<f64>,
+    /// Lanes of running drains that have members waiting.
+    lanes: usize,
+    /// Those who were told to go and have neither come back nor been given up, in the order of telling.
+    away: VecDeque<Away>,
+    /// Since when nothing is learnt.
+    deaf_since: Option<Instant>,
+    /// Upgrades that would have come anyway and have not been seen yet.
+    background: f64,
+    /// Last upgrade seen while somebody was away.
+    heard: Instant,
+    /// How many in a row were given up: who never sees anybody come back is blind.
+    lost: usize,
+    window: Window,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Away {
+    since: Instant,
+    until: Instant,
+    drain: DrainId,
+}
+
+/// What an upgrade was, as far as a drain is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Heard {
+    /// Somebody who would have come anyway.
+    Background,
+    /// Somebody told by this drain is back.
+    Back(DrainId),
+    /// It failed while those told by this drain were away.
+    Failed(DrainId),
+}
+
+impl Pulse {
+    pub(super) fn new(now: Instant) -> Self {
+        Pulse {
+            arrivals: Meter::new(now, MEMORY),
+            baseline: None,
+            lanes: 0,
+            away: VecDeque::new(),
+            deaf_since: None,
+            background: 0.0,
+            heard: now,
+            lost: 0,
+            window: Window::new(now, INITIAL_WINDOW),
+        }
+    }
+
+    /// A lane of a drain begins: so many members, in that time at the longest.
+    pub(super) fn handle_start(&mut self, now: Instant, members: usize, deadline: Duration) {
+        self.expire(now);
+        self.deafen(now);
+        if self.lanes == 0 {
+            let returning = self.window.returning;
+            self.window = Window::new(now, initial_window(members, returning, deadline));
+            self.window.returning = returning;
+            self.lost = 0;
+        }
+        self.lanes += 1;
+    }
+
+    /// A lane has nobody left to tell, or was cancelled.
+    pub(super) fn handle_end(&mut self) {
+        self.lanes = self.lanes.saturating_sub(1);
+    }
+
+    /// Somebody was told to go. `jitter` is 0 to 1.
+    pub(super) fn handle_told(
+        &mut self,
+        now: Instant,
+        drain: DrainId,
+        patience: Duration,
+        jitter: f64,
+    ) {
+        self.deafen(now);
+        self.away.push_back(Away {
+            since: now,
+            until: now + patience,
+            drain,
+        });
+        self.window.handle_told(now, jitter);
+    }
+
+    /// An upgrade ended. `took` is the time of its handshake.
+    pub(super) fn handle_upgrade(&mut self, now: Instant, took: Duration, ok: bool) -> Heard {
+        self.expire(now);
+        if self.lanes == 0 && self.away.is_empty() {
+            self.learn(now, took, ok);
+            return Heard::Background;
+        }
+        let usual = *self.baseline.get_or_insert(took.as_secs_f64());
+        let strained = self
+            .window
+            .handle_handshake(now, took.as_secs_f64(), usual, ok);
+        let Some(front) = self.away.front().copied() else {
+            return Heard::Background;
+        };
+        if !ok {
+            // Somebody knocks: not blind.
+            self.lost = 0;
+            return Heard::Failed(front.drain);
+        }
+        let since = now.saturating_duration_since(self.heard).as_secs_f64();
+        let usual = self.arrivals_before(now);
+        self.background = (self.background + usual * since).min((usual * 2.0).max(1.0));
+        self.heard = self.heard.max(now);
+        if self.background >= 1.0 {
+            self.background -= 1.0;
+            return Heard::Background;
+        }
+        let busy = self.away.len() as f64 * 2.0 >= self.window.size;
+        self.away.pop_front();
+        self.lost = 0;
+        // Which of them it was does not matter: the mean of the differences is the same for every pairing.
+        self.window.handle_back(
+            now.saturating_duration_since(front.since),
+            busy && !strained,
+        );
+        Heard::Back(front.drain)
+    }
+
+    /// Gives up those who are away for longer than their drain's patience.
+    pub(super) fn expire(&mut self, now: Instant) {
+        while self.away.front().is_some_and(|away| away.until <= now) {
+            self.away.pop_front();
+            self.lost += 1;
+        }
+    }
+
+    /// When the window lets the next one go, as things stand.
+    pub(super) fn due(&self) -> Instant {
+        match self.away.front() {
+            Some(front) if self.away.len() as f64 >= self.window.size => {
+                front.until.max(self.window.next)
+            }
+            _ => self.window.next.max(self.window.held_until),
+        }
+    }
+
+    /// Nobody has been seen to come back for as long as one is waited for: there is nothing to listen to.
+    pub(super) fn is_blind(&self) -> bool {
+        self.lost >= BLIND
+    }
+
+    fn arrivals_before(&self, now: Instant) -> f64 {
+        self.arrivals.rate(self.deaf_since.unwrap_or(now))
+    }
+
+    fn deafen(&mut self, now: Instant) {
+        if self.deaf_since.is_none() {
+            self.deaf_since = Some(now);
+            self.heard = now;
+            self.background = 0.0;
+        }
+    }
+
+    fn learn(&mut self, now: Instant, took: Duration, ok: bool) {
+        if let Some(since) = self.deaf_since.take() {
+            self.arrivals.skip(now.saturating_duration_since(since));
+        }
+        self.arrivals.tick(now);
+        if ok {
+            let took = took.as_secs_f64();
+            let usual = self.baseline.get_or_insert(took);
+            // A herd after a crash is not what is usual: one sample counts for so much at the most.
+            *usual += (took.min(strain(*usual)) - *usual) / 16.0;
+        }
+    }
+}
+
+/// The congestion window: how many may be away at a time.
+#[derive(Debug)]
+struct Window {
+    size: f64,
+    /// Below it the window grows by half in a round, above it by a step.
+    threshold: f64,
+    /// Handshake time of late, seconds.
+    recent: Option<f64>,
+    /// Mean time from telling somebody to seeing one come back, seconds: the length of a round.
+    returning: f64,
+    /// When the pacing inside a round lets the next one go.
+    next: Instant,
+    /// Nobody goes before it: there was a bad sign.
+    held_until: Instant,
+    /// Those on their way when the window was reduced cannot know of it; it is not reduced again for what they do.
+    recovered_at: Instant,
+}
+
+impl Window {
+    fn new(now: Instant, size: f64) -> Self {
+        Window {
+            size,
+            threshold: f64::INFINITY,
+            recent: None,
+            returning: RETURNING,
+            next: now,
+            held_until: now,
+            recovered_at: now,
+        }
+    }
+
+    fn handle_told(&mut self, now: Instant, jitter: f64) {
+        // Faster than one window per round, or the pacing and not the window would be the bound.
+        let interval = self.returning / self.size / 1.25;
+        let late = now.checked_sub(CATCH_UP).unwrap_or(now);
+        self.next = self.next.max(late) + seconds(interval * (0.5 + jitter));
+    }
+
+    fn handle_back(&mut self, after: Duration, grow: bool) {
+        self.returning += (after.as_secs_f64().max(0.05) - self.returning) / 32.0;
+        if grow {
+            self.size += if self.size < self.threshold {
+                0.5
+            } else {
+                (self.threshold / 8.0).max(1.0) / self.size
+            };
+        }
+    }
+
+    /// Whether it is no time to grow.
+    fn handle_handshake(&mut self, now: Instant, took: f64, usual: f64, ok: bool) -> bool {
+        let recent = self.recent.get_or_insert(usual);
+        if ok {
+            *recent += (took - *recent) / 8.0;
+        }
+        let recent = *recent;
+        if !ok || recent > strain(usual) {
+            self.held_until = self.held_until.max(now + HOLD);
+            if now >= self.recovered_at {
+                self.size = (self.size * 0.7).max(1.0);
+                self.threshold = self.size;
+                self.recovered_at = now + seconds(self.returning);
+            }
+        }
+        now < self.held_until || recent > usual * 1.25 + NOISE / 2.0
+    }
+}
+
+/// How long an adaptive drain of so many would take where there is room.
+pub(super) fn estimate(pulse: Option<&Pulse>, members: usize, deadline: Duration) -> Duration {
+    let returning = pulse.map_or(RETURNING, |pulse| pulse.window.returning);
+    let initial = initial_window(members, returning, deadline);
+    let rounds = (members as f64 / initial / 2.0 + 1.0).log(1.5);
+    seconds(rounds * returning).min(deadline)
+}
+
+/// The handshake time, in seconds, beyond which an upstream with this usual one has too much to do.
+fn strain(usual: f64) -> f64 {
+    usual * 2.0 + NOISE
+}
+
+/// Half of what would be away if all were spread evenly over the deadline. The drain has to find out that it may be faster
+/// than that, and asks from below.
+fn initial_window(members: usize, returning: f64, deadline: Duration) -> f64 {
+    let even = members as f64 * returning / deadline.as_secs_f64().max(1.0);
+    (even / 2.0).max(INITIAL_WINDOW)
+}
+
+/// Smallest window at the start.
+const INITIAL_WINDOW: f64 = 8.0;
+
+/// Length of a round before one was measured, seconds: the middle of the delays suggested by default.
+const RETURNING: f64 = 3.0;
+
+/// How far back the arrival rate remembers.
+const MEMORY: Duration = Duration::from_secs(10);
+
+/// How long nobody is told to go after a bad sign.
+const HOLD: Duration = Duration::from_millis(250);
+
+/// Changes of the handshake time below this say nothing, seconds: they are the network's and the scheduler's.
+const NOISE: f64 = 0.02;
+
+/// So many given up in a row make a drain blind.
+const BLIND: usize = 8;
+
+/// What a late poll may catch up at most.
+pub(super) const CATCH_UP: Duration = Duration::from_millis(250);
