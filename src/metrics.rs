@@ -4,8 +4,8 @@
 
 use crate::inspect::{Kind, Side, Tally};
 use prometheus::{
-    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder,
 };
 use std::cell::Cell;
 use std::sync::Mutex;
@@ -92,6 +92,9 @@ pub struct Metrics {
     connection_duration: HistogramVec,
     handshakes: IntCounterVec,
     upstream_handshake: Histogram,
+    drains_open: IntGauge,
+    drains_waiting: IntGauge,
+    drained: IntCounterVec,
     violations: IntCounterVec,
     closes: IntCounterVec,
     traffic: Traffic,
@@ -128,6 +131,11 @@ impl Metrics {
             "Upgrade requests by how they ended.",
             &["route", "result"],
         );
+        let drained = counter(
+            "wsgate_drained_total",
+            "Connections whose client was told to reconnect, by cause.",
+            &["cause"],
+        );
         let violations = counter(
             "wsgate_violations_total",
             "Rules broken, once per connection and kind, enforced or observed.",
@@ -149,6 +157,18 @@ impl Metrics {
             &["direction", "kind"],
         );
 
+        let gauge = |name: &str, help: &str| {
+            let series = IntGauge::new(name, help).expect("a valid series");
+            registry
+                .register(Box::new(series.clone()))
+                .expect("no series is there twice");
+            series
+        };
+        let drains_open = gauge("wsgate_drains_open", "Drains under way.");
+        let drains_waiting = gauge(
+            "wsgate_drains_waiting",
+            "Connections that a drain has not told yet.",
+        );
         let opts = Opts::new("wsgate_connections_open", "WebSocket connections open now.");
         let connections_open = IntGaugeVec::new(opts, &["route"]).expect("a valid series");
         registry
@@ -197,6 +217,9 @@ impl Metrics {
             connection_duration,
             handshakes,
             upstream_handshake,
+            drains_open,
+            drains_waiting,
+            drained,
             violations,
             closes,
             traffic: Traffic::default(),
@@ -236,6 +259,17 @@ impl Metrics {
         self.connection_duration
             .with_label_values(&[route])
             .observe(age.as_secs_f64());
+    }
+
+    /// A client was told to reconnect, for this cause.
+    pub fn drained(&self, cause: &'static str) {
+        self.drained.with_label_values(&[cause]).inc();
+    }
+
+    /// How many drains are under way, and how many connections they have not told yet.
+    pub fn draining(&self, open: usize, waiting: usize) {
+        self.drains_open.set(open as i64);
+        self.drains_waiting.set(waiting as i64);
     }
 
     /// A side broke a rule.
@@ -418,6 +452,8 @@ mod tests {
         metrics.upstream_answered(Duration::from_millis(2));
         metrics.connection_opened("chat");
         metrics.connection_ended("chat", Duration::from_secs(2));
+        metrics.drained("operator");
+        metrics.draining(1, 7);
         metrics.violation(Side::Client, Kind::TextNotUtf8);
         metrics.close(Initiator::Gate, Side::Client, Some(1007));
         metrics.close(Initiator::Side(Side::Upstream), Side::Client, Some(4321));
@@ -430,6 +466,9 @@ mod tests {
             "wsgate_violations_total{kind=\"text_not_utf8\",side=\"client\"} 1",
             "wsgate_closes_total{code=\"1007\",initiator=\"gate\",told=\"client\"} 1",
             "wsgate_closes_total{code=\"4xxx\",initiator=\"upstream\",told=\"client\"} 1",
+            "wsgate_drained_total{cause=\"operator\"} 1",
+            "wsgate_drains_open 1",
+            "wsgate_drains_waiting 7",
             "wsgate_connection_duration_seconds_count{route=\"chat\"} 1",
             "wsgate_upstream_handshake_seconds_count 1",
             "\nprocess_resident_memory_bytes",

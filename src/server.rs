@@ -87,7 +87,7 @@ impl Gateway {
         let mut server = Server::new_with_opt_and_conf(None, conf);
         let metrics = Arc::new(Metrics::new());
         let ready = Arc::new(AtomicBool::new(false));
-        let control = Control::new();
+        let control = Control::new(metrics.clone());
         let pools: Vec<_> = (0..)
             .zip(&config.proxy.upstreams)
             .map(|(i, upstream)| Arc::new(Pool::new(upstream.clone(), i)))

@@ -342,7 +342,11 @@ mod tests {
     fn drains() -> Drains {
         let servers = vec![Address::Name("a".into(), 1), Address::Name("b".into(), 2)];
         let pool = Arc::new(Pool::new(Upstream::new("chat", servers), 0));
-        Drains::new(Control::new(), vec![pool], Settings::default())
+        Drains::new(
+            Control::new(Arc::default()),
+            vec![pool],
+            Settings::default(),
+        )
     }
 
     fn ask(drains: &Drains, request: &str, body: &str) -> (u16, Value) {

@@ -4,8 +4,10 @@
 //! What changes something takes a token where one is configured; where none is, it is served only on an address that no
 //! other machine reaches.
 
+mod client;
 mod drains;
 
+pub use client::Client;
 pub use drains::Drains;
 
 use crate::metrics::Metrics;
@@ -245,7 +247,11 @@ mod tests {
     use crate::deploy::{self, Control};
 
     fn admin(settings: &Settings, ready: Arc<AtomicBool>) -> Admin {
-        let drains = Drains::new(Control::new(), Vec::new(), deploy::Settings::default());
+        let drains = Drains::new(
+            Control::new(Arc::default()),
+            Vec::new(),
+            deploy::Settings::default(),
+        );
         Admin::new(settings, Arc::new(Metrics::new()), ready, drains)
     }
 

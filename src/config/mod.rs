@@ -188,5 +188,13 @@ impl Config {
     }
 }
 
+/// The address of an admin listener, as `--admin` names it.
+///
+/// # Errors
+/// Where it is none.
+pub fn admin_address(text: &str) -> Result<Address, Error> {
+    address::listener(text).map_err(|(wrong, help)| Error::new(format!("--admin {wrong}"), help))
+}
+
 #[cfg(test)]
 mod tests;

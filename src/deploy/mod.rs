@@ -4,8 +4,10 @@
 //! decides to the handles of the connections. It knows nothing of frames and never decides who is closed, or when.
 
 use crate::drain::{
-    Cause, Conductor, DrainId, Forecast, MemberId, Order, Pace, Place, Progress, Selection, Terms,
+    Cause, Conductor, DrainId, Forecast, MemberId, Order, Pace, Place, Progress, Selection, State,
+    Terms,
 };
+use crate::metrics::Metrics;
 use crate::relay::Handle;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -44,6 +46,7 @@ pub struct Control {
     changed: Notify,
     /// A connection has left.
     left: Notify,
+    metrics: Arc<Metrics>,
 }
 
 /// A connection is in the roster as long as this lives.
@@ -70,11 +73,12 @@ impl Drop for Enrolled {
 
 impl Control {
     /// Without connections and drains.
-    pub fn new() -> Arc<Control> {
+    pub fn new(metrics: Arc<Metrics>) -> Arc<Control> {
         Arc::new(Control {
             conductor: Mutex::new(Conductor::new(rand::random())),
             changed: Notify::new(),
             left: Notify::new(),
+            metrics,
         })
     }
 
@@ -148,6 +152,14 @@ impl Control {
             for (_, handle, cause) in due {
                 handle.drain(cause.label());
             }
+            let running = self
+                .drains()
+                .into_iter()
+                .filter(|(_, progress)| progress.state == State::Running);
+            let (open, waiting) = running.fold((0, 0), |(open, waiting), (_, p)| {
+                (open + 1, waiting + p.waiting)
+            });
+            self.metrics.draining(open, waiting);
             match wake {
                 Some(wake) => {
                     let _ = tokio::time::timeout_at(wake.into(), changed).await;

@@ -10,6 +10,7 @@ use super::{RouteState, Ticket};
 use crate::deploy::Enrolled;
 use crate::drain::Place;
 use crate::handshake::{self, Refusal, Request};
+use crate::inspect::closing::Cause;
 use crate::metrics::Handshake;
 use crate::relay::{Outcome, Relay};
 use bytes::{Bytes, BytesMut};
@@ -335,6 +336,9 @@ impl Connection {
         let outcome = relay.await;
         drop(enrolled);
         self.log(&outcome);
+        if let Cause::Drained { source } = outcome.cause {
+            self.ticket.route.terms.metrics.drained(source);
+        }
         let route = &self.ticket.route;
         route
             .terms
@@ -350,7 +354,7 @@ impl Connection {
             ..
         } = outcome;
         let (violation, at) = match cause {
-            crate::inspect::closing::Cause::Violation { violation, .. } => {
+            Cause::Violation { violation, .. } => {
                 (Some(violation.kind.label()), Some(violation.at))
             }
             _ => (None, None),

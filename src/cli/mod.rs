@@ -1,5 +1,7 @@
 //! The command line.
 
+mod operate;
+
 use crate::config::Config;
 use crate::server::Gateway;
 use crate::{demo, log};
@@ -26,6 +28,14 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Take a server, or a whole upstream, out: its clients are told to reconnect at a pace, new ones go elsewhere.
+    Drain(operate::Drain),
+    /// Tell everybody connected to an upstream to reconnect, at a pace, because what is behind its address has changed.
+    Deploy(operate::Drain),
+    /// Let drained servers in again.
+    Resume(operate::Resume),
+    /// Show upstreams, servers, connections and drains.
+    Status(operate::Status),
     /// Run the proxy in front of backends of its own, on free ports, and show what it does.
     Demo {
         /// End after the tour: status 0 if everything was as announced.
@@ -57,6 +67,10 @@ impl Cli {
         match self.command {
             Command::Run(run) => run.execute(),
             Command::Check { config } => check(&config),
+            Command::Drain(drain) => drain.execute("drain"),
+            Command::Deploy(drain) => drain.execute("deploy"),
+            Command::Resume(resume) => resume.execute(),
+            Command::Status(status) => status.execute(),
             Command::Demo { once } => demo::run(once),
         }
     }
