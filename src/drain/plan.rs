@@ -95,7 +95,7 @@ impl Plan {
             // Every lane ends with the others: the rate is shared by number.
             lane.even = (self.terms.pace != Pace::Adaptive)
                 .then(|| Line::new(now, end, lane.settled, lane.total));
-            lane.blind = false;
+            lane.blind = None;
             lane.latest = Line::new(now + left / LATEST, self.deadline, lane.settled, lane.total);
         }
     }
@@ -128,7 +128,10 @@ impl Plan {
         }
         let by_pace = match &lane.even {
             Some(even) => even.due(lane.settled, lane.jitter),
-            None => pulse.due(),
+            None => match &lane.blind {
+                Some(line) => line.due(lane.settled, lane.jitter).min(pulse.due()),
+                None => pulse.due(),
+            },
         };
         Some(latest.min(by_pace))
     }
@@ -145,14 +148,14 @@ impl Plan {
             self.raised |= resumed.rate() > even.rate() * 1.05;
             lane.even = Some(resumed);
         }
-        let blind = lane.even.is_none() && pulse.is_blind();
-        if is_late(&lane.latest) || (blind && !lane.blind) {
+        if is_late(&lane.latest) {
             lane.latest = Line::new(now, self.deadline, lane.settled, lane.total);
-        } else if lane.blind && !blind {
-            let begin = self.started + (self.deadline - self.started) / LATEST;
-            lane.latest = Line::new(begin.max(now), self.deadline, lane.settled, lane.total);
         }
-        lane.blind = blind;
+        lane.blind = match lane.blind {
+            _ if lane.even.is_some() || !pulse.is_blind() => None,
+            Some(line) if !is_late(&line) => Some(line),
+            _ => Some(Line::new(now, self.deadline, lane.settled, lane.total)),
+        };
     }
 
     pub(super) fn handle_told(&mut self, now: Instant) {
@@ -218,7 +221,8 @@ pub(super) struct Lane {
     even: Option<Line>,
     /// The latest time table that still ends by the deadline without haste: nothing holds back beyond it.
     latest: Line,
-    blind: bool,
+    /// The even spread of what is left, while the pace listens and there is nothing to hear.
+    blind: Option<Line>,
     /// Of the next one, 0 to 1 slots.
     pub(super) jitter: f64,
 }
@@ -232,7 +236,7 @@ impl Lane {
             settled: 0,
             even: None,
             latest: Line::new(now, now, 0, 0),
-            blind: false,
+            blind: None,
             jitter,
         }
     }

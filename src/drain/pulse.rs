@@ -221,7 +221,7 @@ impl Window {
     }
 
     fn handle_back(&mut self, after: Duration, grow: bool) {
-        self.returning += (after.as_secs_f64().max(0.05) - self.returning) / 32.0;
+        self.returning += (after.as_secs_f64().max(0.05) - self.returning) / 16.0;
         if grow {
             self.size += if self.size < self.threshold {
                 0.5

@@ -427,7 +427,8 @@ fn pace_and_closings_stay_within_their_bounds() {
             Pace::Adaptive => continue,
         };
         let peak = peak(&world.tellings);
-        assert!(peak as f64 <= bound * 1.1 + 5.0, "{peak} {terms:?}");
+        // A quarter of a second may be caught up.
+        assert!(peak as f64 <= bound * 1.25 + 5.0, "{peak} {terms:?}");
     }
 }
 

@@ -375,6 +375,52 @@ fn members_of_age_share_a_drain() {
     assert_ne!(scene.begin(Selection::Member(late), slow, 31.0), first);
 }
 
+#[test]
+fn with_nobody_to_listen_to_the_rest_is_spread_evenly() {
+    let (mut scene, _) = Scene::new(1000);
+    scene.begin(UPSTREAM, terms(Pace::Adaptive), 0.0);
+    let times = scene.run();
+    let within = |from: f64, to: f64| times.iter().filter(|t| (from..to).contains(*t)).count();
+    // Half of the even spread, 25 per round, until those are given up.
+    assert!(within(0.0, 10.0) <= 26, "{}", within(0.0, 10.0));
+    for ten in [20.0, 30.0, 40.0, 50.0] {
+        let here = within(ten, ten + 10.0);
+        assert!((170..=230).contains(&here), "{here} from {ten}");
+    }
+    assert!(*times.last().unwrap() <= 60.0);
+}
+
+#[test]
+fn upstreams_are_listened_to_one_by_one() {
+    let mut conductor = Conductor::new(1);
+    for n in 0..400 {
+        let place = Place {
+            upstream: n % 2,
+            ..PLACE
+        };
+        conductor.enroll(place, n % 2);
+    }
+    let start = Instant::now();
+    conductor.start(
+        Selection::Everything,
+        terms(Pace::Adaptive),
+        Cause::Operator,
+        start,
+    );
+    let mut told = [0; 2];
+    for step in 0..900 {
+        let now = start + Duration::from_millis(step * 10);
+        for (id, upstream, _) in conductor.poll(now) {
+            told[upstream as usize] += 1;
+            conductor.leave(id, now);
+            // The second one fails whatever comes.
+            let quick = Duration::from_millis(5);
+            conductor.handle_upgrade(upstream, now, quick, upstream == 0);
+        }
+    }
+    assert!(told[0] > 80 && told[1] < 20, "{told:?}");
+}
+
 /// Members away, and what the window lets go, after each of the steps.
 #[test]
 fn the_adaptive_pace_waits_for_those_who_come_back() {
