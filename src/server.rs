@@ -3,7 +3,7 @@
 use crate::admin::{Admin, Drains};
 use crate::config::Config;
 use crate::deploy::{self, Control};
-use crate::drain::{Cause, Selection, Terms};
+use crate::drain::{Cause, Pace, Selection, Terms};
 use crate::metrics::Metrics;
 use crate::proxy::settings::Address;
 use crate::proxy::{Gate, Pool};
@@ -24,6 +24,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Mutex, watch};
@@ -194,22 +195,37 @@ impl Ending {
         self.ready.store(false, Ordering::Relaxed);
         tokio::time::sleep(*lame_duck).await;
         self.stop.send_replace(true);
+        // Whoever reconnects does so elsewhere, where this process hears nothing of it: a pace that listens would wait
+        // for nobody. So they are spread, over a time that their number asks for.
+        let connections = self.control.count(Selection::Everything);
+        let pace = match terms.pace {
+            Pace::Adaptive => {
+                let asked = Duration::from_secs_f64(connections as f64 / SHUTDOWN_RATE);
+                // The last quarter is for those who were told, to answer.
+                Pace::Over(asked.min(*shutdown_deadline * 3 / 4))
+            }
+            pace => pace,
+        };
         let terms = Terms {
+            pace,
             deadline: *shutdown_deadline,
-            ..terms.clone()
+            ..*terms
         };
         let drain = self
             .control
             .start(Selection::Everything, terms, Cause::Shutdown);
-        if let Some(progress) = self.control.finished(drain).await {
-            tracing::info!(
-                connections = progress.total,
-                closed = progress.closed,
-                "drained"
-            );
+        match tokio::time::timeout(*shutdown_deadline, self.control.finished(drain)).await {
+            Ok(_) => tracing::info!(connections, "drained"),
+            Err(_) => {
+                let left = self.control.count(Selection::Everything);
+                tracing::warn!(connections, left, "not all were drained in time");
+            }
         }
     }
 }
+
+/// Connections per second that are told when wsgate ends, unless the deadline asks for more.
+const SHUTDOWN_RATE: f64 = 200.0;
 
 /// Gives the drains a task to be carried out in.
 struct Conducting(Arc<Control>);

@@ -78,6 +78,11 @@ impl<H: Clone> Conductor<H> {
         let Some(member) = self.roster.remove(id) else {
             return;
         };
+        if !member.told
+            && let Some(pulse) = self.pulses.get_mut(&member.place.upstream)
+        {
+            pulse.handle_left(now);
+        }
         for drain in member.drains {
             let Some(plan) = self.drains.get_mut(&drain) else {
                 continue;

@@ -38,8 +38,8 @@
 //!
 //! - One window per upstream bounds how many of its clients are away, whatever number of drains tell them to go. The
 //!   next are told only as those before are back, and inside a round they are spread, not sent in one burst.
-//! - *Back* is an upgrade that succeeded, beyond the rate of those that came before the drain. That rate and the usual
-//!   handshake time are learnt only while nobody is away. Who is back cannot be told one by one and need not be.
+//! - *Back* is an upgrade that succeeded, beyond the rate of those that came before the drain and only replaced others
+//!   that went. That rate and the usual handshake time are learnt only while nobody is away. Who is back cannot be told one by one and need not be.
 //! - It starts with half of what an even spread over the deadline would have away, which the upstream cannot be spared
 //!   anyway. Two who come back make room for one more besides themselves, so the window grows by half per round (not
 //!   twofold as a network's: a round is seconds here, and who is on the way when the first sign is seen cannot be called

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 pub(super) struct Pulse {
     /// Upgrades per second, learnt while nobody is away.
     arrivals: Meter,
+    /// Connections that ended by themselves, per second, learnt while nobody is away.
+    departures: Meter,
     /// Usual time of a handshake in seconds, learnt while nobody is away.
     baseline: Option<f64>,
     /// Lanes of running drains that have members waiting.
@@ -49,6 +51,7 @@ impl Pulse {
     pub(super) fn new(now: Instant) -> Self {
         Pulse {
             arrivals: Meter::new(now, MEMORY),
+            departures: Meter::new(now, MEMORY),
             baseline: None,
             lanes: 0,
             away: VecDeque::new(),
@@ -156,8 +159,28 @@ impl Pulse {
         self.lost >= BLIND
     }
 
+    /// How many a second would come anyway. Of those who came before, only as many as went: a crowd that has just come, or
+    /// come back from the drain of another server, is not what goes on coming.
     fn arrivals_before(&self, now: Instant) -> f64 {
-        self.arrivals.rate(self.deaf_since.unwrap_or(now))
+        let then = self.deaf_since.unwrap_or(now);
+        self.arrivals.rate(then).min(self.departures.rate(then))
+    }
+
+    /// A connection has ended that nobody told to go.
+    pub(super) fn handle_left(&mut self, now: Instant) {
+        if self.lanes == 0 && self.away.is_empty() {
+            self.wake(now);
+            self.departures.tick(now);
+        }
+    }
+
+    /// Learns again, as if the time since it stopped had not been.
+    fn wake(&mut self, now: Instant) {
+        if let Some(since) = self.deaf_since.take() {
+            let span = now.saturating_duration_since(since);
+            self.arrivals.skip(span);
+            self.departures.skip(span);
+        }
     }
 
     fn deafen(&mut self, now: Instant) {
@@ -169,9 +192,7 @@ impl Pulse {
     }
 
     fn learn(&mut self, now: Instant, took: Duration, ok: bool) {
-        if let Some(since) = self.deaf_since.take() {
-            self.arrivals.skip(now.saturating_duration_since(since));
-        }
+        self.wake(now);
         self.arrivals.tick(now);
         if ok {
             let took = took.as_secs_f64();

@@ -122,15 +122,16 @@ impl State {
 
     /// Looks whether the connection is to be drained, and whether the time of a restart has come.
     pub(super) fn poll_restart(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.cause.is_none() && self.restart.is_none() {
-            if let Some(source) = self.handle.poll_drain(cx.waker()) {
-                let latest = Box::pin(sleep(self.terms.closing.message_grace));
-                self.restart = Some(Restart {
-                    when: When::AtMessageEnd { source },
-                    latest,
-                });
-                self.drain_at_message_end();
-            }
+        if self.cause.is_none()
+            && self.restart.is_none()
+            && let Some(source) = self.handle.poll_drain(cx.waker())
+        {
+            let latest = Box::pin(sleep(self.terms.closing.message_grace));
+            self.restart = Some(Restart {
+                when: When::AtMessageEnd { source },
+                latest,
+            });
+            self.drain_at_message_end();
         }
         let Some(restart) = &mut self.restart else {
             return false;
