@@ -1,0 +1,160 @@
+"""Many clients that send numbered messages and reconnect as they are told, and servers that write down what they get."""
+
+import asyncio
+import collections
+import os
+import pathlib
+import random
+import re
+import subprocess
+import sys
+import threading
+import time
+
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from .raw import TIMEOUT
+
+SIZE = int(os.environ.get("WSGATE_CROWD", "200"))
+"""Clients in a crowd."""
+
+_SERVER = pathlib.Path(__file__).resolve().parent.parent / "peers/counting_server.py"
+_DELAY = re.compile(r"^service restart; retry-after-ms=(\d+)$")
+
+
+class Counting:
+    """A counting server in a process of its own, which can be killed and started again on its port."""
+
+    def __init__(self):
+        self.received = collections.Counter()
+        self._port, self._readers = 0, []
+        self.start()
+
+    def start(self):
+        """Starts it, on the port that it had."""
+        command = [sys.executable, _SERVER, str(self._port)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        line = self.process.stdout.readline()
+        assert line.startswith("listening "), f"the server does not start: {line!r}"
+        self.address = line.split()[1]
+        self._port = int(self.address.rpartition(":")[2])
+        self._readers.append(threading.Thread(target=self._read, args=[self.process.stdout], daemon=True))
+        self._readers[-1].start()
+
+    def stop(self):
+        """Ends it as a deploy does; all that it received is read."""
+        self.process.stdin.close()
+        self._end()
+
+    def kill(self):
+        """`kill -9`."""
+        self.process.kill()
+        self._end()
+
+    def _end(self):
+        self.process.wait(TIMEOUT)
+        for reader in self._readers:
+            reader.join(TIMEOUT)
+
+    def _read(self, lines):
+        for line in lines:
+            self.received[line.rstrip("\n")] += 1
+
+
+class Crowd:
+    """Clients in a thread of their own, from `with` to its end."""
+
+    def __init__(self, url, size=SIZE):
+        self.url, self.size = url, size
+        self.open = 0
+        """Clients connected now."""
+        self.closes = collections.Counter()
+        """How connections ended, by code; 1006 is an end without a Close."""
+        self.told, self.back = [], []
+        """When clients received a Close, and when they were connected again."""
+        self.refused = collections.Counter()
+        """Attempts to connect that failed, by status; 0 where nobody listened."""
+        self.sent = []
+        """Messages that were sent before their client received a Close."""
+        self.reconnects = True
+
+    def __enter__(self):
+        self._thread = threading.Thread(target=asyncio.run, args=[self._run()], daemon=True)
+        self._thread.start()
+        self.wait_for(lambda: self.open == self.size, f"{self.size} clients to be connected")
+        return self
+
+    def __exit__(self, *_):
+        self._loop.call_soon_threadsafe(self._over.set)
+        self._thread.join(TIMEOUT)
+        assert not self._thread.is_alive(), "the crowd does not end"
+
+    def wait_for(self, condition, what, within=2 * TIMEOUT):
+        """Until the condition holds."""
+        deadline = time.monotonic() + within
+        while not condition():
+            assert time.monotonic() < deadline, (
+                f"waited {within} s for {what}: {self.open} of {self.size} are connected, closes {dict(self.closes)},"
+                f" refused {dict(self.refused)}"
+            )
+            time.sleep(0.02)
+
+    def wait_until_all_are_back(self):
+        """Until everybody who was closed is connected again."""
+        self.wait_for(lambda: self.open == self.size and len(self.back) == len(self.told), "all to be back")
+
+    def lost(self, *servers):
+        """Messages that were sent and did not arrive exactly once, with how often they did."""
+        arrived = sum((server.received for server in servers), collections.Counter())
+        return {message: arrived[message] for message in self.sent if arrived[message] != 1}
+
+    def peak(self, width=0.25):
+        """Most Closes received within so many seconds."""
+        times = sorted(self.told)
+        return max((sum(t <= u < t + width for u in times[i:]) for i, t in enumerate(times)), default=0)
+
+    async def _run(self):
+        self._loop, self._over = asyncio.get_running_loop(), asyncio.Event()
+        clients = [asyncio.create_task(self._live(number)) for number in range(self.size)]
+        await self._over.wait()
+        for client in clients:
+            client.cancel()
+        await asyncio.gather(*clients, return_exceptions=True)
+
+    async def _live(self, number):
+        messages = 0
+        again = False
+        while self.reconnects or not again:
+            try:
+                websocket = await connect(self.url, compression=None, ping_interval=None, open_timeout=TIMEOUT)
+            except (InvalidStatus, OSError, EOFError) as error:
+                self.refused[error.response.status_code if isinstance(error, InvalidStatus) else 0] += 1
+                await asyncio.sleep(0.1)
+                continue
+            self.open += 1
+            if again:
+                self.back.append(time.monotonic())
+            again = True
+            try:
+                while True:
+                    message = f"{number} {messages}"
+                    await websocket.send(message)
+                    self.sent.append(message)
+                    messages += 1
+                    try:
+                        # A server that counts never answers: this only looks for the Close.
+                        await asyncio.wait_for(websocket.recv(), random.uniform(0.05, 0.3))
+                    except TimeoutError:
+                        pass
+            except ConnectionClosed as closed:
+                self.told.append(time.monotonic())
+                self.closes[closed.rcvd.code if closed.rcvd else 1006] += 1
+                reason = _DELAY.match(closed.rcvd.reason) if closed.rcvd else None
+                await websocket.wait_closed()
+                self.open -= 1
+            except asyncio.CancelledError:
+                # The test is over: the client is gone without a word.
+                websocket.transport.abort()
+                raise
+            await asyncio.sleep(int(reason[1]) / 1000 if reason else 0.1)

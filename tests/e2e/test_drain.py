@@ -1,0 +1,254 @@
+"""Drains under a crowd of clients that reconnect as told: whatever restarts, each gets a 1012 and nothing is lost."""
+
+import json
+import signal
+import threading
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
+
+from rig import gate
+from rig.crowd import Counting, Crowd
+from rig.raw import TIMEOUT
+
+ROUTE = {"reconnect_after": "50ms-400ms", "absorb": "1s"}
+
+
+def request(wsgate, method, path, body=None, token=None):
+    """Status and JSON of a request to the admin listener."""
+    asked = urllib.request.Request("http://{}:{}{}".format(*wsgate.admin, path), method=method)
+    asked.data = body if isinstance(body, bytes) else json.dumps(body or {}).encode()
+    if token:
+        asked.add_header("Authorization", f"Bearer {token}")
+    try:
+        with urllib.request.urlopen(asked, timeout=TIMEOUT) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def status(wsgate):
+    """The servers of the one upstream, by address."""
+    _, body = request(wsgate, "GET", "/v1/status")
+    return {server["address"]: server for server in body["upstreams"][0]["servers"]}
+
+
+def wait_until_drained(wsgate):
+    """Until no drain of the upstream runs any more; the last one."""
+    deadline = time.monotonic() + 3 * TIMEOUT
+    while True:
+        _, body = request(wsgate, "GET", "/v1/upstreams/main/drain")
+        last = body["drains"][-1]
+        if last["state"] != "running" and last["closing"] == 0:
+            return last
+        assert time.monotonic() < deadline, f"the drain does not end: {last}"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def servers():
+    """Two counting servers."""
+    servers = [Counting(), Counting()]
+    yield servers
+    for server in servers:
+        server.process.kill()
+
+
+@pytest.fixture
+def start(tmp_path, servers):
+    """Starts a wsgate in front of them; ends it if the test has not."""
+    running = []
+
+    def start(drain=None, upstream=None, route=None, admin=None):
+        text = gate.config(
+            [server.address for server in servers],
+            route=ROUTE | (route or {}),
+            upstream=upstream,
+            extra={"drain": {"deadline": "8s"} | (drain or {})},
+        )
+        if admin:
+            text = text.replace("[admin]\n", f"[admin]\n{admin}\n")
+        running.append(gate.Gate(tmp_path, text))
+        return running[-1]
+
+    yield start
+    for wsgate in running:
+        wsgate.stop()
+
+
+def test_a_drained_server_is_left_for_the_other(start, servers):
+    wsgate, (first, second) = start(), servers
+    with Crowd(f"ws://{wsgate.url}") as crowd:
+        before = status(wsgate)
+        path = "/v1/upstreams/main/drain"
+        code, body = request(wsgate, "POST", path, {"server": first.address, "over": "2s"})
+        assert (code, body["drain"]["total"]) == (202, before[first.address]["connections"])
+        drained = wait_until_drained(wsgate)
+        assert drained["state"] == "done", drained
+        crowd.wait_until_all_are_back()
+        assert crowd.closes == {1012: before[first.address]["connections"]}, "nobody of the other server is touched"
+        assert crowd.peak() < len(crowd.told) / 2, f"{crowd.peak()} of {len(crowd.told)} within a quarter of a second"
+        after = status(wsgate)
+        assert (after[first.address]["connections"], after[first.address]["state"]) == (0, "draining")
+        assert after[second.address]["connections"] == crowd.size
+        assert request(wsgate, "POST", path, {"server": first.address})[0] == 200, "it is drained already"
+        assert request(wsgate, "POST", "/v1/upstreams/main/resume")[0] == 200
+        assert status(wsgate)[first.address]["state"] == "up"
+    wsgate.stop()
+    for server in servers:
+        server.stop()
+    assert crowd.lost(*servers) == {}
+
+
+def test_a_deploy_closes_everybody_once(start, servers):
+    """The adaptive pace, with a server that takes whatever comes."""
+    wsgate = start()
+    with Crowd(f"ws://{wsgate.url}") as crowd:
+        assert request(wsgate, "POST", "/v1/upstreams/main/deploy")[0] == 202
+        drained = wait_until_drained(wsgate)
+        crowd.wait_until_all_are_back()
+        assert crowd.closes == {1012: crowd.size}, crowd.closes
+        assert (drained["total"], drained["closed"]) == (crowd.size, crowd.size), drained
+        assert {server["state"] for server in status(wsgate).values()} == {"up"}
+        metrics = wsgate.metrics()
+        assert metrics.total("wsgate_drained_total", cause="deploy") == crowd.size
+    wsgate.stop()
+    for server in servers:
+        server.stop()
+    assert crowd.lost(*servers) == {}
+
+
+def test_a_rolling_deploy_loses_nothing(start, servers):
+    """Drain, restart, resume, next: what a deploy script does."""
+    wsgate = start()
+    with Crowd(f"ws://{wsgate.url}") as crowd:
+        for server in servers:
+            assert request(wsgate, "POST", "/v1/upstreams/main/drain", {"server": server.address})[0] == 202
+            assert wait_until_drained(wsgate)["state"] == "done"
+            server.stop()
+            server.start()
+            assert request(wsgate, "POST", "/v1/upstreams/main/resume", {"server": server.address})[0] == 200
+        crowd.wait_until_all_are_back()
+        assert set(crowd.closes) == {1012}, crowd.closes
+    wsgate.stop()
+    for server in servers:
+        server.stop()
+    assert crowd.lost(*servers) == {}
+
+
+def test_the_shell_does_the_same(start, servers):
+    wsgate, (first, _) = start(), servers
+    at = ["--admin", "{}:{}".format(*wsgate.admin)]
+    with Crowd(f"ws://{wsgate.url}", size=20) as crowd:
+        code, shown = gate.run(["drain", "main", "--server", first.address, "--over", "500ms", "--dry-run", *at])
+        assert (code, crowd.closes) == (0, {}), shown
+        code, shown = gate.run(["drain", "main", "--server", first.address, "--over", "500ms", *at])
+        assert code == 0 and "10 of 10 closed" in shown and "done" in shown, shown
+        crowd.wait_until_all_are_back()
+        code, shown = gate.run(["status", *at])
+        assert code == 0 and "draining" in shown and "20 connections" in shown, shown
+        assert gate.run(["resume", "main", *at])[0] == 0
+        code, shown = gate.run(["drain", "mian", *at])
+        assert code == 1 and "there is no upstream `mian`" in shown and "main" in shown, shown
+
+
+def test_kill_9_of_a_server_looks_like_a_restart(start, servers):
+    wsgate, (first, second) = start(), servers
+    with Crowd(f"ws://{wsgate.url}") as crowd:
+        victims = status(wsgate)[first.address]["connections"]
+        first.kill()
+        crowd.wait_for(lambda: len(crowd.told) == victims, f"{victims} clients to be told")
+        crowd.wait_until_all_are_back()
+        assert crowd.closes == {1012: victims}, crowd.closes
+        assert crowd.peak() < victims / 2, f"{crowd.peak()} of {victims} within a quarter of a second"
+        assert status(wsgate)[second.address]["connections"] == crowd.size
+
+
+def test_sigterm_tells_everybody_and_ends(start, servers):
+    wsgate = start()
+    with Crowd(f"ws://{wsgate.url}") as crowd:
+        crowd.reconnects = False
+        wsgate.process.send_signal(signal.SIGTERM)
+        assert wsgate.process.wait(TIMEOUT) == 0
+        crowd.wait_for(lambda: crowd.open == 0, "everybody to be told")
+        assert crowd.closes == {1012: crowd.size}, crowd.closes
+    for server in servers:
+        server.stop()
+    assert crowd.lost(*servers) == {}
+
+
+def test_sigterm_does_not_wait_for_who_never_answers(start_rig):
+    rig = start_rig(extra={"drain": {"shutdown_deadline": "1s"}})
+    silent = [rig.open() for _ in range(5)]
+    began = time.monotonic()
+    rig.gate.process.send_signal(signal.SIGTERM)
+    assert rig.gate.process.wait(TIMEOUT) == 0
+    assert time.monotonic() - began < 4, "its deadline is one second"
+    for session in silent:
+        assert session.client.read_close()[0] == 1012
+
+
+def test_what_is_cancelled_stays(start, servers):
+    wsgate = start(drain={"deadline": "60s"})
+    with Crowd(f"ws://{wsgate.url}", size=40) as crowd:
+        assert request(wsgate, "POST", "/v1/upstreams/main/drain", {"over": "30s"})[0] == 202
+        crowd.wait_for(lambda: crowd.told, "the first one to be told")
+        code, body = request(wsgate, "DELETE", "/v1/upstreams/main/drain")
+        assert (code, body["cancelled"]) == (200, 1)
+        crowd.wait_until_all_are_back()
+        assert len(crowd.told) < crowd.size / 2
+        sent = len(crowd.sent)
+        crowd.wait_for(lambda: len(crowd.sent) > sent + crowd.size, "the rest to go on talking")
+        assert wsgate.metrics().total("wsgate_drains_open") == 0
+
+
+def test_where_all_are_drained_an_upgrade_is_held(start, servers):
+    wsgate = start(upstream={"hold": "300ms"})
+    assert request(wsgate, "POST", "/v1/upstreams/main/drain")[0] in (200, 202)
+    began = time.monotonic()
+    with pytest.raises(InvalidStatus) as refused:
+        connect(f"ws://{wsgate.url}")
+    response = refused.value.response
+    assert (response.status_code, response.headers["Retry-After"]) == (503, "5")
+    assert time.monotonic() - began >= 0.3
+
+
+def test_a_held_upgrade_is_served_when_a_server_is_back(start, servers):
+    wsgate = start(upstream={"hold": "20s"})
+    assert request(wsgate, "POST", "/v1/upstreams/main/drain")[0] in (200, 202)
+    crowd = Crowd(f"ws://{wsgate.url}", size=5)
+    resumed = []
+
+    def resume_once_they_wait():
+        deadline = time.monotonic() + TIMEOUT
+        while wsgate.open_files() < before + 5:
+            assert time.monotonic() < deadline, "nobody comes"
+            time.sleep(0.02)
+        resumed.append(request(wsgate, "POST", "/v1/upstreams/main/resume")[0])
+
+    before = wsgate.open_files()
+    thread = threading.Thread(target=resume_once_they_wait)
+    thread.start()
+    with crowd:
+        thread.join(TIMEOUT)
+    assert (resumed, crowd.refused) == ([200], {})
+
+
+def test_requests_that_are_refused(start, tmp_path):
+    token = tmp_path / "token"
+    token.write_text("s3cret\n")
+    wsgate = start(admin=f'token_file = "{token}"')
+    path = "/v1/upstreams/main/drain"
+    for offered in (None, "guess", "s3cre", "s3crett"):
+        assert request(wsgate, "POST", path, token=offered)[0] == 401
+    code, body = request(wsgate, "POST", "/v1/upstreams/mian/drain", token="s3cret")
+    assert (code, body["upstreams"]) == (404, ["main"])
+    code, body = request(wsgate, "POST", path, b'{"over": ', token="s3cret")
+    assert code == 400 and "line 1 column" in body["error"], body
+    code, body = request(wsgate, "POST", path, {"dry_run": True}, token="s3cret")
+    assert (code, body["forecast"]["connections"]) == (200, 0)
+    assert {server["state"] for server in status(wsgate).values()} == {"up"}, "nothing has changed"
