@@ -9,6 +9,7 @@ use crate::drain::{
 };
 use crate::metrics::Metrics;
 use crate::relay::Handle;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
@@ -44,6 +45,8 @@ pub struct Control {
     conductor: Mutex<Conductor<Arc<Handle>>>,
     /// Something has happened that may bring the next decision forward.
     changed: Notify,
+    /// Whether there is any decision to come: while nobody is drained, connections come and go without waking anybody.
+    busy: AtomicBool,
     /// A connection has left.
     left: Notify,
     metrics: Arc<Metrics>,
@@ -67,7 +70,7 @@ impl Drop for Enrolled {
     fn drop(&mut self) {
         self.control.lock().leave(self.member, Instant::now());
         self.control.left.notify_waiters();
-        self.control.changed.notify_one();
+        self.control.hurry();
     }
 }
 
@@ -77,6 +80,7 @@ impl Control {
         Arc::new(Control {
             conductor: Mutex::new(Conductor::new(rand::random())),
             changed: Notify::new(),
+            busy: AtomicBool::new(false),
             left: Notify::new(),
             metrics,
         })
@@ -97,7 +101,7 @@ impl Control {
     pub fn handle_upgrade(&self, upstream: u32, took: Duration, ok: bool) {
         self.lock()
             .handle_upgrade(upstream, Instant::now(), took, ok);
-        self.changed.notify_one();
+        self.hurry();
     }
 
     /// Begins to drain.
@@ -105,6 +109,7 @@ impl Control {
         let (id, progress) = {
             let mut conductor = self.lock();
             let id = conductor.start(selection, terms, cause, Instant::now());
+            self.busy.store(true, Ordering::Relaxed);
             (id, conductor.progress(id, Instant::now()))
         };
         if let Some(progress) = progress {
@@ -147,7 +152,11 @@ impl Control {
             let changed = self.changed.notified();
             let (due, wake) = {
                 let mut conductor = self.lock();
-                (conductor.poll(Instant::now()), conductor.next_wake())
+                let due = conductor.poll(Instant::now());
+                let wake = conductor.next_wake();
+                // Under the lock, so that a drain that starts now is not forgotten.
+                self.busy.store(wake.is_some(), Ordering::Relaxed);
+                (due, wake)
             };
             for (_, handle, cause) in due {
                 handle.drain(cause.label());
@@ -182,6 +191,13 @@ impl Control {
             .drains()
             .filter_map(|id| Some((id, conductor.progress(id, now)?)))
             .collect()
+    }
+
+    /// Has the next decision looked at again, if there is one to come.
+    fn hurry(&self) {
+        if self.busy.load(Ordering::Relaxed) {
+            self.changed.notify_one();
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Conductor<Arc<Handle>>> {

@@ -173,7 +173,8 @@ def test_sigterm_tells_everybody_and_ends(start, servers):
     with Crowd(f"ws://{wsgate.url}") as crowd:
         crowd.reconnects = False
         wsgate.process.send_signal(signal.SIGTERM)
-        assert wsgate.process.wait(TIMEOUT) == 0
+        # 200 a second.
+        assert wsgate.process.wait(TIMEOUT + crowd.size / 200) == 0
         crowd.wait_for(lambda: crowd.open == 0, "everybody to be told")
         assert crowd.closes == {1012: crowd.size}, crowd.closes
     for server in servers:
