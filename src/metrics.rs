@@ -92,6 +92,7 @@ pub struct Metrics {
     connection_duration: HistogramVec,
     handshakes: IntCounterVec,
     upstream_handshake: Histogram,
+    upgrades_held: IntGauge,
     drains_open: IntGauge,
     drains_waiting: IntGauge,
     drained: IntCounterVec,
@@ -164,6 +165,10 @@ impl Metrics {
                 .expect("no series is there twice");
             series
         };
+        let upgrades_held = gauge(
+            "wsgate_upgrades_held",
+            "Upgrade requests that wait for a server because all are drained.",
+        );
         let drains_open = gauge("wsgate_drains_open", "Drains under way.");
         let drains_waiting = gauge(
             "wsgate_drains_waiting",
@@ -217,6 +222,7 @@ impl Metrics {
             connection_duration,
             handshakes,
             upstream_handshake,
+            upgrades_held,
             drains_open,
             drains_waiting,
             drained,
@@ -259,6 +265,12 @@ impl Metrics {
         self.connection_duration
             .with_label_values(&[route])
             .observe(age.as_secs_f64());
+    }
+
+    /// An upgrade request waits for a server, as long as what is returned lives.
+    pub fn hold(&self) -> Held {
+        self.upgrades_held.inc();
+        Held(self.upgrades_held.clone())
     }
 
     /// A client was told to reconnect, for this cause.
@@ -316,6 +328,16 @@ impl Metrics {
             tracing::error!(%error, "the metrics cannot be encoded");
         }
         text
+    }
+}
+
+/// An upgrade request that waits.
+#[derive(Debug)]
+pub struct Held(IntGauge);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 
@@ -454,6 +476,7 @@ mod tests {
         metrics.connection_ended("chat", Duration::from_secs(2));
         metrics.drained("operator");
         metrics.draining(1, 7);
+        let held = metrics.hold();
         metrics.violation(Side::Client, Kind::TextNotUtf8);
         metrics.close(Initiator::Gate, Side::Client, Some(1007));
         metrics.close(Initiator::Side(Side::Upstream), Side::Client, Some(4321));
@@ -467,6 +490,7 @@ mod tests {
             "wsgate_closes_total{code=\"1007\",initiator=\"gate\",told=\"client\"} 1",
             "wsgate_closes_total{code=\"4xxx\",initiator=\"upstream\",told=\"client\"} 1",
             "wsgate_drained_total{cause=\"operator\"} 1",
+            "wsgate_upgrades_held 1",
             "wsgate_drains_open 1",
             "wsgate_drains_waiting 7",
             "wsgate_connection_duration_seconds_count{route=\"chat\"} 1",
@@ -475,5 +499,7 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");
         }
+        drop(held);
+        assert!(rendered(&metrics).contains("wsgate_upgrades_held 0"));
     }
 }

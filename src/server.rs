@@ -88,7 +88,7 @@ impl Gateway {
         let mut server = Server::new_with_opt_and_conf(None, conf);
         let metrics = Arc::new(Metrics::new());
         let ready = Arc::new(AtomicBool::new(false));
-        let control = Control::new(metrics.clone());
+        let control = Control::new(config.drain.clone(), metrics.clone());
         let pools: Vec<_> = (0..)
             .zip(&config.proxy.upstreams)
             .map(|(i, upstream)| Arc::new(Pool::new(upstream.clone(), i)))
@@ -191,6 +191,7 @@ impl Ending {
             terms,
             shutdown_deadline,
             lame_duck,
+            ..
         } = &self.settings;
         self.ready.store(false, Ordering::Relaxed);
         tokio::time::sleep(*lame_duck).await;

@@ -343,7 +343,7 @@ mod tests {
         let servers = vec![Address::Name("a".into(), 1), Address::Name("b".into(), 2)];
         let pool = Arc::new(Pool::new(Upstream::new("chat", servers), 0));
         Drains::new(
-            Control::new(Arc::default()),
+            Control::new(Settings::default(), Arc::default()),
             vec![pool],
             Settings::default(),
         )

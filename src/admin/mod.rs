@@ -248,7 +248,7 @@ mod tests {
 
     fn admin(settings: &Settings, ready: Arc<AtomicBool>) -> Admin {
         let drains = Drains::new(
-            Control::new(Arc::default()),
+            Control::new(deploy::Settings::default(), Arc::default()),
             Vec::new(),
             deploy::Settings::default(),
         );

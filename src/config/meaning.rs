@@ -8,6 +8,7 @@ use super::address;
 use super::error::{Error, Source};
 use super::units::Size;
 use super::written::{self, File, Table};
+use crate::deploy::Several;
 use crate::drain::{Order, Pace, Terms};
 use crate::proxy::settings::{Address, Client, Listener, Settings, Upstream};
 use crate::{admin, deploy, log};
@@ -185,8 +186,22 @@ impl Reader<'_> {
                 Some(written::Order::Random) => Order::Random,
             },
         };
+        let several = default.several;
+        let closes = self.whole(
+            written.upstream_closes,
+            several.closes as i64,
+            0..=1_000_000,
+            "upstream_closes",
+        )?;
+        let several = Several {
+            closes: closes as usize,
+            within: written
+                .upstream_window
+                .map_or(several.within, |time| time.0),
+        };
         Ok(deploy::Settings {
             terms,
+            several,
             shutdown_deadline: written
                 .shutdown_deadline
                 .map_or(default.shutdown_deadline, |time| time.0),

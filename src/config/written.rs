@@ -70,6 +70,8 @@ pub(super) struct Drain {
     pub order: Option<Order>,
     pub at_once: Option<Spanned<i64>>,
     pub deadline: Option<Time>,
+    pub upstream_closes: Option<Spanned<i64>>,
+    pub upstream_window: Option<Time>,
     pub shutdown_deadline: Option<Time>,
     pub lame_duck: Option<Wait>,
 }

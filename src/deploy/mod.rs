@@ -3,6 +3,10 @@
 //! [`Control`] keeps the pure [`Conductor`] of the room `drain` under a lock, gives it the time, and passes on what it
 //! decides to the handles of the connections. It knows nothing of frames and never decides who is closed, or when.
 
+mod word;
+
+pub use word::Several;
+
 use crate::drain::{
     Cause, Conductor, DrainId, Forecast, MemberId, Order, Pace, Place, Progress, Selection, State,
     Terms,
@@ -13,12 +17,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
+use word::Word;
 
 /// How drains go unless one is told otherwise.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// Pace, deadline, bound and order.
     pub terms: Terms,
+    /// When a server's own Closes are taken for its restart.
+    pub several: Several,
     /// The deadline where wsgate itself ends. Kubernetes grants 30 seconds in all.
     pub shutdown_deadline: Duration,
     /// How long wsgate goes on accepting after it was told to end, so that balancers in front of it notice.
@@ -34,6 +41,7 @@ impl Default for Settings {
                 at_once: 1000,
                 order: Order::OldestFirst,
             },
+            several: Several::default(),
             shutdown_deadline: Duration::from_secs(25),
             lame_duck: Duration::ZERO,
         }
@@ -49,6 +57,8 @@ pub struct Control {
     busy: AtomicBool,
     /// A connection has left.
     left: Notify,
+    word: Mutex<Word>,
+    settings: Settings,
     metrics: Arc<Metrics>,
 }
 
@@ -76,12 +86,14 @@ impl Drop for Enrolled {
 
 impl Control {
     /// Without connections and drains.
-    pub fn new(metrics: Arc<Metrics>) -> Arc<Control> {
+    pub fn new(settings: Settings, metrics: Arc<Metrics>) -> Arc<Control> {
         Arc::new(Control {
             conductor: Mutex::new(Conductor::new(rand::random())),
             changed: Notify::new(),
             busy: AtomicBool::new(false),
             left: Notify::new(),
+            word: Mutex::default(),
+            settings,
             metrics,
         })
     }
@@ -102,6 +114,22 @@ impl Control {
         self.lock()
             .handle_upgrade(upstream, Instant::now(), took, ok);
         self.hurry();
+    }
+
+    /// A server has closed a connection with 1001 or 1012, of its own accord.
+    pub fn handle_restart(&self, place: Place) {
+        let Place {
+            upstream, server, ..
+        } = place;
+        let mut word = self.word.lock().unwrap_or_else(PoisonError::into_inner);
+        if word.handle_close((upstream, server), Instant::now(), self.settings.several) {
+            drop(word);
+            self.start(
+                Selection::Server { upstream, server },
+                self.settings.terms,
+                Cause::Upstream,
+            );
+        }
     }
 
     /// Begins to drain.
@@ -205,5 +233,59 @@ impl Control {
         self.conductor
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_server_that_says_it_restarts_is_drained() {
+        let control = Control::new(Settings::default(), Arc::default());
+        let place = |server| Place {
+            upstream: 0,
+            server,
+            generation: 0,
+        };
+        let members = [
+            control.enroll(place(0)),
+            control.enroll(place(0)),
+            control.enroll(place(1)),
+        ];
+        (0..2).for_each(|_| control.handle_restart(place(0)));
+        assert_eq!(control.drains().len(), 0);
+        control.handle_restart(place(0));
+        let drains = control.drains();
+        let [(_, progress)] = drains.as_slice() else {
+            panic!("{drains:?}")
+        };
+        assert_eq!((progress.cause, progress.total), (Cause::Upstream, 2));
+        drop(members);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_is_finished_when_the_last_one_has_left() {
+        let control = Control::new(Settings::default(), Arc::default());
+        let member = control.enroll(Place {
+            upstream: 0,
+            server: 0,
+            generation: 0,
+        });
+        let terms = Terms {
+            pace: Pace::Over(Duration::ZERO),
+            ..Settings::default().terms
+        };
+        let drain = control.start(Selection::Everything, terms, Cause::Shutdown);
+        let conducting = tokio::spawn({
+            let control = control.clone();
+            async move { control.conduct().await }
+        });
+        let waiting = tokio::time::timeout(Duration::from_secs(1), control.finished(drain)).await;
+        assert!(waiting.is_err(), "it is told, and still there");
+        drop(member);
+        let progress = control.finished(drain).await.expect("it is known");
+        assert_eq!((progress.total, progress.closed), (1, 1));
+        conducting.abort();
     }
 }

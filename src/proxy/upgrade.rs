@@ -90,7 +90,7 @@ async fn attempt(session: &mut Session, route: &Arc<RouteState>) -> Result<Hands
 
     let started = Instant::now();
     let pool = &route.pool;
-    let (socket, server_index) = match pool.connect().await {
+    let (socket, server_index) = match pool.connect(&route.terms.metrics).await {
         Ok(connected) => connected,
         Err(unreachable) if unreachable.drained => {
             let answer = Answer::new(
@@ -156,12 +156,6 @@ async fn attempt(session: &mut Session, route: &Arc<RouteState>) -> Result<Hands
     };
     let (client, from_client) = take_over(session, answer_for_client(response, &request)?).await?;
 
-    let place = Place {
-        upstream: pool.index,
-        server: server_index as u32,
-        generation: 0,
-    };
-    let enrolled = route.control.enroll(place);
     let connection = Connection {
         ticket,
         server: server_index,
@@ -169,6 +163,7 @@ async fn attempt(session: &mut Session, route: &Arc<RouteState>) -> Result<Hands
         protocol: agreed.protocol.map(String::into_boxed_str),
         started: Instant::now(),
     };
+    let enrolled = route.control.enroll(connection.place());
     let relay = Relay::new(
         route.terms.clone(),
         enrolled.handle().clone(),
@@ -336,14 +331,26 @@ impl Connection {
         let outcome = relay.await;
         drop(enrolled);
         self.log(&outcome);
-        if let Cause::Drained { source } = outcome.cause {
-            self.ticket.route.terms.metrics.drained(source);
+        match outcome.cause {
+            Cause::Drained { source } => self.ticket.route.terms.metrics.drained(source),
+            Cause::UpstreamRestarts { .. } => {
+                self.ticket.route.control.handle_restart(self.place())
+            }
+            Cause::Violation { .. } | Cause::Closed { .. } | Cause::Vanished { .. } => {}
         }
         let route = &self.ticket.route;
         route
             .terms
             .metrics
             .connection_ended(route.name(), self.started.elapsed());
+    }
+
+    fn place(&self) -> Place {
+        Place {
+            upstream: self.ticket.route.pool.index,
+            server: self.server as u32,
+            generation: 0,
+        }
     }
 
     fn log(&self, outcome: &Outcome) {

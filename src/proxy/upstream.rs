@@ -2,6 +2,7 @@
 
 use super::settings::{Address, Upstream};
 use super::socket::Socket;
+use crate::metrics::Metrics;
 use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
 use pingora::{Error, ErrorType, OrErr, Result};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -74,13 +75,21 @@ impl Pool {
     }
 
     /// A connection to the first candidate that takes one, and its index. Where all are drained, it waits for one.
-    pub(super) async fn connect(&self) -> Result<(Socket, usize), Unreachable> {
+    pub(super) async fn connect(&self, metrics: &Metrics) -> Result<(Socket, usize), Unreachable> {
         let deadline = Instant::now() + self.settings.hold;
+        let mut held = None;
         loop {
             let resumed = self.resumed.notified();
             match self.connect_now().await {
-                Err(Unreachable { drained: true, .. })
-                    if timeout_at(deadline, resumed).await.is_ok() => {}
+                Err(Unreachable { drained: true, .. }) => {
+                    held.get_or_insert_with(|| metrics.hold());
+                    if timeout_at(deadline, resumed).await.is_err() {
+                        return Err(Unreachable {
+                            timed_out: false,
+                            drained: true,
+                        });
+                    }
+                }
                 result => return result,
             }
         }
@@ -184,11 +193,12 @@ mod tests {
             0,
         );
         pool.set_out(0, true);
+        let metrics = Metrics::new();
         let held = Instant::now();
-        let unreachable = pool.connect().await.expect_err("it is out");
+        let unreachable = pool.connect(&metrics).await.expect_err("it is out");
         assert!(unreachable.drained);
         assert_eq!(held.elapsed(), pool.settings.hold);
-        let (unreachable, ()) = tokio::join!(pool.connect(), async {
+        let (unreachable, ()) = tokio::join!(pool.connect(&metrics), async {
             tokio::time::sleep(pool.settings.hold / 2).await;
             pool.set_out(0, false);
         });

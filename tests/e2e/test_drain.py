@@ -168,6 +168,21 @@ def test_kill_9_of_a_server_looks_like_a_restart(start, servers):
         assert status(wsgate)[second.address]["connections"] == crowd.size
 
 
+def test_a_server_that_says_it_restarts_is_believed(start_rig):
+    """Three of its connections closed with 1001 within a second: its other clients are told as well."""
+    rig = start_rig(extra={"drain": {"pace": "1000/s"}})
+    sessions = [rig.open() for _ in range(6)]
+    for session in sessions[:3]:
+        session.upstream.send_close(1001, "bye")
+        assert session.client.read_close()[0] == 1012
+        session.client.send_close(1012)
+    for session in sessions[3:]:
+        assert session.client.read_close()[0] == 1012, "it is told ahead of the server's death"
+        session.client.send_close(1012)
+        assert session.upstream.read_close()[0] == 1001
+    rig.gate.wait_for_metrics(lambda now: now.total("wsgate_drained_total", cause="upstream") == 3, "three drained")
+
+
 def test_sigterm_tells_everybody_and_ends(start, servers):
     wsgate = start()
     with Crowd(f"ws://{wsgate.url}") as crowd:
@@ -225,18 +240,15 @@ def test_a_held_upgrade_is_served_when_a_server_is_back(start, servers):
     resumed = []
 
     def resume_once_they_wait():
-        deadline = time.monotonic() + TIMEOUT
-        while wsgate.open_files() < before + 5:
-            assert time.monotonic() < deadline, "nobody comes"
-            time.sleep(0.02)
+        wsgate.wait_for_metrics(lambda now: now.total("wsgate_upgrades_held") == crowd.size, "all to be held")
         resumed.append(request(wsgate, "POST", "/v1/upstreams/main/resume")[0])
 
-    before = wsgate.open_files()
     thread = threading.Thread(target=resume_once_they_wait)
     thread.start()
     with crowd:
         thread.join(TIMEOUT)
     assert (resumed, crowd.refused) == ([200], {})
+    assert wsgate.metrics().total("wsgate_upgrades_held") == 0
 
 
 def test_requests_that_are_refused(start, tmp_path):
