@@ -7,27 +7,13 @@
 //! has released, from the first one on, are a prefix of what the side sent, and that this prefix breaks no rule. What
 //! it gives back after a violation that was enforced is only to be discarded, and counts for nothing.
 
+use super::passage::{Block, Event, Passage, Tally, Until};
 use super::violation::{Kind, Violation};
 use super::{Mode, Rules, Side};
 use crate::frame::close;
 use crate::frame::header::{self, First, Header, MAX_CONTROL_PAYLOAD, Opcode, Second};
 use crate::frame::mask::Mask;
 use crate::frame::utf8::Utf8;
-
-/// Room for the unmasked copy of what is validated. One serves any number of flows in turn.
-#[derive(Debug)]
-pub struct Block(Box<[u8; Block::LEN]>);
-
-impl Block {
-    /// Large enough to make the cost of a call small, small enough to stay in the first-level cache.
-    const LEN: usize = 8 << 10;
-}
-
-impl Default for Block {
-    fn default() -> Self {
-        Block(Box::new([0; Block::LEN]))
-    }
-}
 
 /// One direction of a connection.
 ///
@@ -125,58 +111,6 @@ struct MessageState {
     /// Payload of it that was judged, in bytes.
     len: u64,
     fragments: u32,
-}
-
-/// How far to go in one call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Until {
-    /// To the end of the window.
-    End,
-    /// To the end of the frame under way, because something else is to be sent after it.
-    FrameEnd,
-    /// To the first end of a frame at which no message is under way.
-    MessageEnd,
-}
-
-/// What a call found.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Passage {
-    /// How many bytes of the window, from its front, may go on to the other side.
-    pub release: usize,
-    /// What stopped the walk, if anything did.
-    pub event: Option<Event>,
-}
-
-/// What the caller has to know of.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// A rule was broken. The first byte after those released belongs to the offending frame.
-    Violation(Violation),
-    /// A Close frame came whole and right. It is *not* released: it is the first `frame_len` bytes of the window after
-    /// what was released, and nothing of this side passes after it. See [`Flow::release_close`].
-    Close {
-        /// Length of the frame on the wire, in bytes.
-        frame_len: usize,
-        /// What it says; `None` where it was empty.
-        code: Option<u16>,
-    },
-}
-
-/// Messages and payload bytes that were released, by kind.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
-    /// Whole messages (text, binary) and control frames.
-    pub messages: [u64; Tally::KINDS],
-    /// Their payload in bytes.
-    pub bytes: [u64; Tally::KINDS],
-}
-
-impl Tally {
-    /// Text, binary, ping, pong and close.
-    pub const KINDS: usize = 5;
-    /// Their labels, in order.
-    pub const LABELS: [&'static str; Tally::KINDS] = ["text", "binary", "ping", "pong", "close"];
-    const CLOSE: usize = 4;
 }
 
 /// Proof that all that was released ends at the end of a frame, so that a frame of our own may follow.

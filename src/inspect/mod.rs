@@ -1,6 +1,7 @@
 //! One proxied connection after its 101: what may pass, what may not, and what each side is told.
 //!
 //! - [`flow`]: one direction, frame by frame.
+//! - [`passage`]: what a flow is told and what it tells.
 //! - [`violation`]: the table of what can be wrong.
 //! - [`closing`]: the table of what each side is told in the end.
 //!
@@ -8,9 +9,11 @@
 
 pub mod closing;
 pub mod flow;
+pub mod passage;
 pub mod violation;
 
-pub use flow::{Block, Event, Flow, Passage, Tally, Until};
+pub use flow::Flow;
+pub use passage::{Block, Event, Passage, Tally, Until};
 pub use violation::{Kind, Violation};
 
 /// One end of a proxied connection.
