@@ -151,7 +151,9 @@ impl Drains {
             (Selection::Server { upstream, server }, Some(only)) => {
                 upstream == pool.index && server as usize == only
             }
-            (selection, _) => upstream_of(selection) == Some(pool.index),
+            // The others of a drain of all are still drained.
+            (_, Some(_)) => false,
+            (selection, None) => upstream_of(selection) == Some(pool.index),
         };
         let running = self.control.drains().into_iter().filter(|(_, progress)| {
             progress.state == State::Running && concerned(progress.selection)
@@ -311,6 +313,12 @@ fn target<'a>(pool: &'a Pool, server: Option<&str>) -> Result<Target<'a>, Answer
 fn parse(body: &[u8]) -> Result<Body, Answer> {
     if body.trim_ascii().is_empty() {
         return Ok(Body::default());
+    }
+    if !body.trim_ascii_start().starts_with(b"{") {
+        // A list would be read as the fields in their order, and an empty one would drain everything.
+        return Err(bad_request(
+            "the body is not a JSON object, at line 1 column 1",
+        ));
     }
     // Says what, and at which line and column.
     serde_json::from_slice(body).map_err(|error| bad_request(&error.to_string()))

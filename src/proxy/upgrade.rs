@@ -8,7 +8,7 @@ use super::answer::{Answer, forwarded, text};
 use super::socket::Socket;
 use super::{RouteState, Ticket};
 use crate::deploy::Enrolled;
-use crate::drain::Place;
+use crate::drain::{self, Place};
 use crate::handshake::{self, Refusal, Request};
 use crate::inspect::closing::Cause;
 use crate::metrics::Handshake;
@@ -110,6 +110,12 @@ async fn attempt(session: &mut Session, route: &Arc<RouteState>) -> Result<Hands
     };
     let upstream_request = request_for_upstream(session)?;
     let server = &pool.settings.servers[server_index];
+    // From here on it is one of those that a drain finds: one that begins while the server answers is not missed.
+    let enrolled = route.control.enroll(place(route, server_index));
+    if pool.is_out(server_index) {
+        // The drain began while the connection was made.
+        enrolled.handle().drain(drain::Cause::Operator.label());
+    }
     let mut upstream = UpstreamSession::new(Box::new(socket));
     upstream.read_timeout = None;
     let exchange = exchange(&mut upstream, upstream_request);
@@ -163,7 +169,6 @@ async fn attempt(session: &mut Session, route: &Arc<RouteState>) -> Result<Hands
         protocol: agreed.protocol.map(String::into_boxed_str),
         started: Instant::now(),
     };
-    let enrolled = route.control.enroll(connection.place());
     let relay = Relay::new(
         route.terms.clone(),
         enrolled.handle().clone(),
@@ -316,6 +321,15 @@ async fn at_once(read: impl Future<Output = Result<Option<Bytes>>>) -> BytesMut 
     chunk.await.map(BytesMut::from).unwrap_or_default()
 }
 
+/// Where a connection of a route to this server, by index, stands in the roster.
+fn place(route: &RouteState, server: usize) -> Place {
+    Place {
+        upstream: route.pool.index,
+        server: server as u32,
+        generation: 0,
+    }
+}
+
 /// What has to be known of a connection until its end, for the log and the metrics.
 struct Connection {
     ticket: Ticket,
@@ -333,9 +347,11 @@ impl Connection {
         self.log(&outcome);
         match outcome.cause {
             Cause::Drained { source } => self.ticket.route.terms.metrics.drained(source),
-            Cause::UpstreamRestarts { .. } => {
-                self.ticket.route.control.handle_restart(self.place())
-            }
+            Cause::UpstreamRestarts { .. } => self
+                .ticket
+                .route
+                .control
+                .handle_restart(place(&self.ticket.route, self.server)),
             Cause::Violation { .. } | Cause::Closed { .. } | Cause::Vanished { .. } => {}
         }
         let route = &self.ticket.route;
@@ -343,14 +359,6 @@ impl Connection {
             .terms
             .metrics
             .connection_ended(route.name(), self.started.elapsed());
-    }
-
-    fn place(&self) -> Place {
-        Place {
-            upstream: self.ticket.route.pool.index,
-            server: self.server as u32,
-            generation: 0,
-        }
     }
 
     fn log(&self, outcome: &Outcome) {

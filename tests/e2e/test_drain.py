@@ -11,7 +11,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from rig import gate
+from rig import gate, http
 from rig.crowd import Counting, Crowd
 from rig.raw import TIMEOUT
 
@@ -181,6 +181,30 @@ def test_a_server_that_says_it_restarts_is_believed(start_rig):
         session.client.send_close(1012)
         assert session.upstream.read_close()[0] == 1001
     rig.gate.wait_for_metrics(lambda now: now.total("wsgate_drained_total", cause="upstream") == 3, "three drained")
+
+
+@pytest.mark.parametrize("verb", ["drain", "deploy"])
+def test_an_upgrade_under_way_is_drained_too(start_rig, verb):
+    """Sent to the server before the drain, answered after its beginning: it is as old as those connected."""
+    rig = start_rig(route={"close_timeout": "1s"})
+    client, path = rig.request()
+    upstream, head = rig.server.accept_request(path)
+    code, body = request(rig.gate, "POST", f"/v1/upstreams/main/{verb}", {"over": "200ms"})
+    assert (code, body["drain"]["total"]) == (202, 1)
+    upstream.send(http.switching_protocols(head))
+    assert client.read_head().status == 101
+    assert client.read_close()[0] == 1012
+
+
+def test_resuming_one_of_all_leaves_the_others_draining(start, servers):
+    wsgate, (first, _) = start(drain={"deadline": "60s"}), servers
+    with Crowd(f"ws://{wsgate.url}", size=20) as crowd:
+        assert request(wsgate, "POST", "/v1/upstreams/main/drain", {"over": "2s"})[0] == 202
+        code, body = request(wsgate, "POST", "/v1/upstreams/main/resume", {"server": first.address})
+        assert (code, body["cancelled"]) == (200, 0)
+        assert wait_until_drained(wsgate)["state"] == "done"
+        crowd.wait_until_all_are_back()
+        assert status(wsgate)[first.address]["connections"] == crowd.size
 
 
 def test_sigterm_tells_everybody_and_ends(start, servers):
