@@ -6,7 +6,7 @@
 //! | `POST /v1/upstreams/NAME/deploy` | tells those connected now to reconnect; new ones are welcome at once |
 //! | `POST /v1/upstreams/NAME/resume` | lets a drained server, or all, in again and ends its drain |
 //! | `GET /v1/upstreams/NAME/drain` | the drains of the upstream |
-//! | `DELETE /v1/upstreams/NAME/drain` | as `resume` for all servers: who was not told yet stays |
+//! | `DELETE /v1/upstreams/NAME/drain` | as `resume` for all servers, those drained before included: who was not told yet stays |
 //! | `GET /v1/status` | upstreams, servers, connections, drains |
 //!
 //! A body is JSON, every field optional: `{"server": "10.0.0.5:9000", "over": "30s", "rate": 200, "deadline": "60s",

@@ -56,7 +56,7 @@ struct Run {
     /// Without a file: a server, `HOST:PORT` or `unix:/PATH`. May be repeated.
     #[arg(long, value_name = "ADDR", requires = "listen")]
     upstream: Vec<String>,
-    /// Without a file: where to serve /metrics, /healthz and /readyz, or `off`.
+    /// Without a file: where to serve /metrics, /healthz, /readyz and /v1, or `off`.
     #[arg(long, value_name = "ADDR", requires = "listen")]
     admin: Option<String>,
 }

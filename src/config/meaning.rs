@@ -100,7 +100,7 @@ fn log_settings(written: &written::Log) -> log::Settings {
     log::Settings { format, level }
 }
 
-/// Metrics and, later, orders of an operator are nobody else's business.
+/// Metrics and the orders of an operator are nobody else's business.
 pub(super) fn admin_warning(address: &Address) -> Option<String> {
     (!address::is_private(address))
         .then(|| format!("the admin listener {address} can be reached from other machines"))
