@@ -2,7 +2,7 @@
 //!
 //! No label takes its value from the network: close codes of the application's own are counted by range.
 
-use crate::inspect::{Kind, Side, Tally};
+use crate::inspect::{Compressed, Kind, Side, Tally};
 use prometheus::{
     Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec,
     Opts, Registry, TextEncoder,
@@ -98,6 +98,7 @@ pub struct Metrics {
     drained: IntCounterVec,
     violations: IntCounterVec,
     closes: IntCounterVec,
+    compression_memory: IntGauge,
     traffic: Traffic,
     exported: Mutex<TrafficExport>,
 }
@@ -106,6 +107,8 @@ pub struct Metrics {
 struct TrafficExport {
     messages: IntCounterVec,
     bytes: IntCounterVec,
+    compressed: IntCounterVec,
+    compressed_bytes: IntCounterVec,
 }
 
 impl Metrics {
@@ -157,6 +160,16 @@ impl Metrics {
             "Payload passed on, in bytes.",
             &["direction", "kind"],
         );
+        let compressed = counter(
+            "wsgate_compressed_messages_total",
+            "Compressed messages passed on, each inflated to be judged.",
+            &["direction"],
+        );
+        let compressed_bytes = counter(
+            "wsgate_compressed_bytes_total",
+            "Payload of compressed messages passed on, in bytes: as it passed, and as it inflates.",
+            &["direction", "form"],
+        );
 
         let gauge = |name: &str, help: &str| {
             let series = IntGauge::new(name, help).expect("a valid series");
@@ -173,6 +186,10 @@ impl Metrics {
         let drains_waiting = gauge(
             "wsgate_drains_waiting",
             "Connections that a drain has not told yet.",
+        );
+        let compression_memory = gauge(
+            "wsgate_compression_memory_bytes",
+            "Memory that connections hold to inflate what comes next: windows shared by messages, messages under way.",
         );
         let opts = Opts::new("wsgate_connections_open", "WebSocket connections open now.");
         let connections_open = IntGaugeVec::new(opts, &["route"]).expect("a valid series");
@@ -228,8 +245,14 @@ impl Metrics {
             drained,
             violations,
             closes,
+            compression_memory,
             traffic: Traffic::default(),
-            exported: Mutex::new(TrafficExport { messages, bytes }),
+            exported: Mutex::new(TrafficExport {
+                messages,
+                bytes,
+                compressed,
+                compressed_bytes,
+            }),
         }
     }
 
@@ -303,6 +326,13 @@ impl Metrics {
         self.traffic.add(from, tally);
     }
 
+    /// The memory that a connection holds to inflate messages has changed by so many bytes.
+    pub fn compression_memory(&self, change: isize) {
+        if change != 0 {
+            self.compression_memory.add(change as i64);
+        }
+    }
+
     /// All series in Prometheus' text format.
     pub fn render(&self) -> Vec<u8> {
         {
@@ -319,6 +349,18 @@ impl Metrics {
                     messages.inc_by(sum.messages[kind].saturating_sub(messages.get()));
                     let bytes = exported.bytes.with_label_values(&labels);
                     bytes.inc_by(sum.bytes[kind].saturating_sub(bytes.get()));
+                }
+                let Compressed {
+                    messages,
+                    deflated,
+                    inflated,
+                } = sum.compressed;
+                let compressed = exported.compressed.with_label_values(&[direction(from)]);
+                compressed.inc_by(messages.saturating_sub(compressed.get()));
+                for (form, bytes) in [("deflated", deflated), ("inflated", inflated)] {
+                    let labels = [direction(from), form];
+                    let series = exported.compressed_bytes.with_label_values(&labels);
+                    series.inc_by(bytes.saturating_sub(series.get()));
                 }
             }
         }
@@ -388,6 +430,8 @@ struct Traffic {
 struct Shard {
     /// By side, then messages and bytes, then kind.
     counts: [[[AtomicU64; Tally::KINDS]; 2]; 2],
+    /// By side: compressed messages, their bytes deflated and inflated.
+    compressed: [[AtomicU64; 3]; 2],
 }
 
 impl Traffic {
@@ -399,7 +443,19 @@ impl Traffic {
         thread_local! {
             static MINE: Cell<usize> = Cell::new(NEXT.fetch_add(1, Ordering::Relaxed) % Traffic::SHARDS);
         }
-        let [messages, bytes] = &self.shards[MINE.get()].counts[from as usize];
+        let shard = &self.shards[MINE.get()];
+        let Compressed {
+            messages,
+            deflated,
+            inflated,
+        } = tally.compressed;
+        if messages != 0 {
+            let series = &shard.compressed[from as usize];
+            for (series, more) in series.iter().zip([messages, deflated, inflated]) {
+                series.fetch_add(more, Ordering::Relaxed);
+            }
+        }
+        let [messages, bytes] = &shard.counts[from as usize];
         for kind in 0..Tally::KINDS {
             if tally.messages[kind] != 0 {
                 messages[kind].fetch_add(tally.messages[kind], Ordering::Relaxed);
@@ -418,6 +474,10 @@ impl Traffic {
                 sum.messages[kind] += messages[kind].load(Ordering::Relaxed);
                 sum.bytes[kind] += bytes[kind].load(Ordering::Relaxed);
             }
+            let [messages, deflated, inflated] = &shard.compressed[from as usize];
+            sum.compressed.messages += messages.load(Ordering::Relaxed);
+            sum.compressed.deflated += deflated.load(Ordering::Relaxed);
+            sum.compressed.inflated += inflated.load(Ordering::Relaxed);
         }
         sum
     }
@@ -437,6 +497,11 @@ mod tests {
         let tally = Tally {
             messages: [3, 0, 1, 0, 0],
             bytes: [300, 0, 4, 0, 0],
+            compressed: Compressed {
+                messages: 1,
+                deflated: 40,
+                inflated: 100,
+            },
         };
         std::thread::scope(|scope| {
             for _ in 0..8 {

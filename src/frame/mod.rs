@@ -4,6 +4,7 @@
 //! that is [`inspect`](crate::inspect). Nothing here allocates.
 
 pub mod close;
+pub mod deflate;
 pub mod header;
 pub mod mask;
 pub mod utf8;
