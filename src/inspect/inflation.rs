@@ -254,6 +254,7 @@ impl Work<'_> {
     /// Where the next message goes on with the window, this one has to end as §7.2.1 says, with an empty stored block.
     /// If it did not, receivers would not agree on what the next one says: zlib's begin it inside of the block.
     fn finish_between_blocks(&mut self) -> Result<(), Violation> {
+        let unfinished = self.violation(Kind::DeflateUnfinished);
         let mut ending = Ending::default();
         loop {
             if self.room.len() - self.at < Ending::ROOM {
@@ -262,14 +263,16 @@ impl Work<'_> {
             let step = self
                 .inflater
                 .step_ending(&mut ending, &mut self.room[self.at..]);
+            if ending.between_blocks == Some(false) {
+                // What has come out may be more than the tail's.
+                return Err(unfinished);
+            }
             self.take_in(step.produced)?;
             if step.stand == Stand::Final {
                 self.forget();
             }
-            match ending.between_blocks {
-                None => {}
-                Some(true) => return Ok(()),
-                Some(false) => return Err(self.violation(Kind::DeflateUnfinished)),
+            if ending.between_blocks == Some(true) {
+                return Ok(());
             }
         }
     }
