@@ -73,8 +73,11 @@ pub enum Stand {
 }
 
 impl Inflater {
-    /// About what one holds on to, in bytes: its tables, and a window of 32 KiB whatever was agreed.
+    /// About what one holds on to, in bytes: its tables and its window.
     pub const SIZE: usize = 48 << 10;
+
+    /// How far back it can refer, in bytes, whatever was agreed.
+    pub const WINDOW: usize = 32 << 10;
 
     /// At the beginning of deflate data.
     pub fn new() -> Self {

@@ -211,7 +211,10 @@ fn enforced(stream: &[u8], cuts: &[usize], judgement: &Judgement, played: &Playe
             assert_eq!(played.tally.messages[4], 1);
         }
         (End::Broken(broken), [(fed, Event::Violation(violation)), after @ ..]) => {
-            assert!(is_one_of(violation, &broken.rules), "{violation:?}");
+            assert!(
+                is_one_of(violation, &broken.rules),
+                "{violation:?} {broken:?} {cuts:?}"
+            );
             let earliest = cuts.iter().find(|cut| **cut > broken.proof);
             assert_eq!(
                 Some(fed),
@@ -261,7 +264,10 @@ fn observed(
             assert_eq!(played.passed, judgement.passes);
         }
         (End::Broken(broken), Some((fed, Event::Violation(violation)))) => {
-            assert!(is_one_of(violation, &broken.rules), "{violation:?}");
+            assert!(
+                is_one_of(violation, &broken.rules),
+                "{violation:?} {broken:?} {cuts:?}"
+            );
             assert_eq!(Some(fed), cuts.iter().find(|cut| **cut > broken.proof));
         }
         (end, first) => panic!("{first:?} where the judge says {end:?}"),
