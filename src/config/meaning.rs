@@ -13,6 +13,7 @@ use crate::drain::{Order, Pace, Terms};
 use crate::proxy::settings::{Address, Client, Listener, Settings, Upstream};
 use crate::{admin, deploy, log};
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::time::Duration;
 use toml::Spanned;
 
@@ -36,6 +37,7 @@ pub(super) fn of(file: File, source: Source<'_>) -> Result<Config, Error> {
     let mut warnings = Vec::new();
     let reader = Reader { source };
     let threads = reader.whole(file.threads, 0, 0..=1024, "threads")?;
+    let upgrade_socket = reader.upgrade_socket(file.upgrade_socket)?;
     let log = log_settings(&file.log.0);
     let admin_line = file
         .admin
@@ -78,6 +80,7 @@ pub(super) fn of(file: File, source: Source<'_>) -> Result<Config, Error> {
         drain,
         log,
         threads: threads as usize,
+        upgrade_socket,
         warnings,
     })
 }
@@ -113,6 +116,21 @@ pub(super) struct Reader<'a> {
 }
 
 impl Reader<'_> {
+    fn upgrade_socket(&self, written: Option<Spanned<String>>) -> Result<Option<PathBuf>, Error> {
+        let Some(path) = written.filter(|path| !path.get_ref().is_empty()) else {
+            return Ok(None);
+        };
+        match address::unix(path.get_ref()) {
+            Ok(Address::Unix(socket)) => Ok(Some(socket)),
+            Ok(_) => Ok(None),
+            Err(what) => {
+                let help = "it is where a Unix socket may be made: \"/run/wsgate/upgrade\"";
+                let message = format!("`{}` {what}", path.get_ref().escape_debug());
+                Err(self.source.error(path.span(), message, help))
+            }
+        }
+    }
+
     fn admin(
         &self,
         written: written::Admin,
@@ -340,6 +358,11 @@ impl Reader<'_> {
             read_timeout: written
                 .read_timeout
                 .map_or(default.read_timeout, |time| time.0),
+            generation: written.generation.filter(|text| !text.is_empty()),
+            health: match written.health {
+                None => None,
+                Some(health) => self.health(health)?,
+            },
             ..default
         })
     }

@@ -5,6 +5,7 @@
 
 mod address;
 mod error;
+mod health;
 mod meaning;
 mod route;
 mod units;
@@ -19,7 +20,8 @@ use crate::proxy::settings::{Address, Client, Listener, Route, Settings, Upstrea
 use crate::{admin, deploy, log};
 use error::Source;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// All that wsgate is told.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,6 +36,8 @@ pub struct Config {
     pub log: log::Settings,
     /// Worker threads; 0 for one per core.
     pub threads: usize,
+    /// Where a new process takes the listeners over; `None`: it does not.
+    pub upgrade_socket: Option<PathBuf>,
     /// What is allowed and yet probably not meant.
     pub warnings: Vec<String>,
 }
@@ -167,6 +171,7 @@ impl Config {
             path: "/".to_owned(),
             upstream: 0,
             allowed_origins: Vec::new(),
+            max_age: Duration::ZERO,
             max_connections: 0,
             rules: Rules::default(),
             closing: Policy::default(),
@@ -183,6 +188,7 @@ impl Config {
             drain: deploy::Settings::default(),
             log: log::Settings::default(),
             threads: 0,
+            upgrade_socket: None,
             warnings,
         })
     }

@@ -15,6 +15,7 @@ use crate::proxy::settings::{Route, Upstream};
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
+use std::time::Duration;
 use toml::Spanned;
 
 impl Reader<'_> {
@@ -185,6 +186,7 @@ impl Reader<'_> {
                 .iter()
                 .map(|origin| self.origin(origin))
                 .collect::<Result<_, _>>()?,
+            max_age: written.max_age.map_or(Duration::ZERO, |wait| wait.0),
             max_connections: self.whole(
                 written.max_connections,
                 0,

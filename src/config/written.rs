@@ -16,6 +16,7 @@ use toml::Spanned;
 #[serde(deny_unknown_fields)]
 pub(super) struct File {
     pub threads: Option<Spanned<i64>>,
+    pub upgrade_socket: Option<Spanned<String>>,
     #[serde(default)]
     pub log: Table<Log>,
     #[serde(default)]
@@ -105,6 +106,32 @@ pub(super) struct Upstream {
     pub hold: Option<Wait>,
     pub handshake_timeout: Option<Time>,
     pub read_timeout: Option<Time>,
+    pub generation: Option<String>,
+    pub health: Option<Spanned<Table<Health>>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Health {
+    pub check: Option<Check>,
+    pub path: Option<Spanned<String>>,
+    pub host: Option<Spanned<String>>,
+    pub status: Option<Spanned<i64>>,
+    pub interval: Option<Time>,
+    pub timeout: Option<Time>,
+    pub unhealthy: Option<Spanned<i64>>,
+    pub healthy: Option<Spanned<i64>>,
+    pub slow_start: Option<Wait>,
+    pub version_header: Option<Spanned<String>>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Check {
+    Off,
+    Tcp,
+    Http,
+    Websocket,
 }
 
 #[derive(Debug, Deserialize)]
@@ -117,6 +144,7 @@ pub(super) struct Route {
     pub upstream: Option<Spanned<String>>,
     #[serde(default)]
     pub allowed_origins: Vec<Spanned<String>>,
+    pub max_age: Option<Wait>,
     pub max_connections: Option<Spanned<i64>>,
     pub mode: Option<Mode>,
     pub max_frame_size: Option<Spanned<Size>>,

@@ -94,6 +94,7 @@ mod tests {
     use super::*;
     use crate::inspect::Rules;
     use crate::inspect::closing::Policy;
+    use std::time::Duration;
 
     fn router(routes: &[(&[&str], &str)]) -> Router {
         let route = |(hosts, path): &(&[&str], &str)| Route {
@@ -102,6 +103,7 @@ mod tests {
             path: (*path).to_owned(),
             upstream: 0,
             allowed_origins: Vec::new(),
+            max_age: Duration::ZERO,
             max_connections: 0,
             rules: Rules::default(),
             closing: Policy::default(),

@@ -1,5 +1,6 @@
 //! What the proxy is told to do: listeners, upstreams and routes, as the configuration means them.
 
+use crate::deploy::Thresholds;
 use crate::inspect::{Rules, closing};
 use std::fmt;
 use std::net::SocketAddr;
@@ -70,6 +71,63 @@ pub struct Upstream {
     pub hold: Duration,
     /// How long a server may stay silent in answering a plain HTTP request; 504 beyond it.
     pub read_timeout: Duration,
+    /// What stands behind the servers, in any words: where it changes, connections made before are drained.
+    pub generation: Option<String>,
+    /// How servers are checked; `None`: not at all.
+    pub health: Option<Health>,
+}
+
+/// How the servers of an upstream are checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// What is asked of a server.
+    pub check: Check,
+    /// From the end of one check to the next.
+    pub interval: Duration,
+    /// For one check.
+    pub timeout: Duration,
+    /// When a server is taken out, and let in again.
+    pub thresholds: Thresholds,
+    /// A server that is back is given its full share of new connections only after this time.
+    pub slow_start: Duration,
+    /// A header of the answer whose value says which version runs: where it changes, the server was deployed anew.
+    pub version_header: Option<String>,
+}
+
+/// What is asked of a server to find out whether it serves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Check {
+    /// Does it accept a connection?
+    Tcp,
+    /// Does it answer a GET with this status?
+    Http {
+        /// Path, with its query if there is one.
+        path: String,
+        /// `None`: the address of the server.
+        host: Option<String>,
+        /// Status of a good answer.
+        status: u16,
+    },
+    /// Does it answer an upgrade request with a 101 that is right?
+    WebSocket {
+        /// Path, with its query if there is one.
+        path: String,
+        /// `None`: the address of the server.
+        host: Option<String>,
+    },
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Health {
+            check: Check::Tcp,
+            interval: Duration::from_secs(5),
+            timeout: Duration::from_secs(2),
+            thresholds: Thresholds::default(),
+            slow_start: Duration::ZERO,
+            version_header: None,
+        }
+    }
 }
 
 impl Upstream {
@@ -82,6 +140,8 @@ impl Upstream {
             handshake_timeout: Duration::from_secs(10),
             hold: Duration::from_secs(5),
             read_timeout: Duration::from_secs(60),
+            generation: None,
+            health: None,
         }
     }
 }
@@ -99,6 +159,8 @@ pub struct Route {
     pub upstream: usize,
     /// Origins that may open a WebSocket (`https://example.com`); empty allows all, and requests without an Origin.
     pub allowed_origins: Vec<String>,
+    /// How old a WebSocket connection may become before its client is told to reconnect; zero for any age.
+    pub max_age: Duration,
     /// Most WebSocket connections at a time, 0 for no limit; 503 with Retry-After beyond it.
     pub max_connections: usize,
     /// What the frames are held to.

@@ -6,10 +6,12 @@
 
 use super::answer::{Answer, forwarded, text};
 use super::socket::Socket;
-use super::{RouteState, Ticket};
+use super::table::{RouteState, Ticket};
+use super::upstream::Server;
 use crate::deploy::Enrolled;
 use crate::drain::{self, Place};
 use crate::handshake::{self, Refusal, Request};
+use crate::inspect::Side;
 use crate::inspect::closing::Cause;
 use crate::metrics::Handshake;
 use crate::relay::{Outcome, Relay};
@@ -59,9 +61,10 @@ pub(super) async fn serve(session: &mut Session, route: &Arc<RouteState>) -> Res
         | Handshake::Abandoned => None,
     };
     if let Some(ok) = answered {
+        let pool = &route.pool;
         route
             .control
-            .handle_upgrade(route.pool.index, started.elapsed(), ok);
+            .handle_upgrade(pool.index, &pool.name, started.elapsed(), ok);
     }
     result.map(|_| ()).map_err(|(_, error)| error)
 }
@@ -90,12 +93,12 @@ async fn attempt(session: &mut Session, route: &Arc<RouteState>) -> Result<Hands
 
     let started = Instant::now();
     let pool = &route.pool;
-    let (socket, server_index) = match pool.connect(&route.terms.metrics).await {
+    let (socket, server) = match pool.connect(&route.terms.metrics).await {
         Ok(connected) => connected,
-        Err(unreachable) if unreachable.drained => {
+        Err(unreachable) if unreachable.none_taking => {
             let answer = Answer::new(
                 StatusCode::SERVICE_UNAVAILABLE,
-                "the servers are being restarted",
+                "no server takes connections now",
             );
             answer.with(header::RETRY_AFTER, "5").write(session).await?;
             return Ok(Handshake::Held);
@@ -109,21 +112,30 @@ async fn attempt(session: &mut Session, route: &Arc<RouteState>) -> Result<Hands
         }
     };
     let upstream_request = request_for_upstream(session)?;
-    let server = &pool.settings.servers[server_index];
     // From here on it is one of those that a drain finds: one that begins while the server answers is not missed.
-    let enrolled = route.control.enroll(place(route, server_index));
-    if pool.is_out(server_index) {
+    let enrolled = route
+        .control
+        .enroll(place(route, &server), route.settings.max_age);
+    if !pool.is_taking(&server) {
         // The drain began while the connection was made.
-        enrolled.handle().drain(drain::Cause::Operator.label());
+        let cause = if server.is_drained() {
+            drain::Cause::Operator
+        } else if server.has_left() {
+            drain::Cause::Reload
+        } else {
+            drain::Cause::Health
+        };
+        enrolled.handle().drain(cause.label());
     }
     let mut upstream = UpstreamSession::new(Box::new(socket));
     upstream.read_timeout = None;
     let exchange = exchange(&mut upstream, upstream_request);
-    let (name, route_name) = (pool.settings.name.as_str(), route.name());
-    let response = match timeout(pool.settings.handshake_timeout, exchange).await {
+    let (name, route_name) = (pool.name.as_str(), route.name());
+    let limit = pool.members().settings.handshake_timeout;
+    let response = match timeout(limit, exchange).await {
         Ok(Ok(response)) => response,
         Ok(Err(error)) => {
-            tracing::warn!(route = route_name, upstream = name, %server, %error, "server did not answer the handshake");
+            tracing::warn!(route = route_name, upstream = name, server = %server.address, %error, "server did not answer the handshake");
             let sentence = "the server ended the connection instead of answering";
             Answer::new(StatusCode::BAD_GATEWAY, sentence)
                 .write(session)
@@ -131,7 +143,7 @@ async fn attempt(session: &mut Session, route: &Arc<RouteState>) -> Result<Hands
             return Ok(Handshake::Unreachable);
         }
         Err(_) => {
-            tracing::warn!(route = route_name, upstream = name, %server, "server did not answer the handshake in time");
+            tracing::warn!(route = route_name, upstream = name, server = %server.address, "server did not answer the handshake in time");
             return timed_out(session).await;
         }
     };
@@ -144,7 +156,7 @@ async fn attempt(session: &mut Session, route: &Arc<RouteState>) -> Result<Hands
     let agreed = match handshake::check_switch(&request, &response.headers) {
         Ok(agreed) => agreed,
         Err(bad) => {
-            tracing::warn!(route = route_name, upstream = name, %server, %bad, "server's handshake is wrong");
+            tracing::warn!(route = route_name, upstream = name, server = %server.address, %bad, "server's handshake is wrong");
             let sentence = format!("the server's handshake is wrong: {bad}");
             Answer::new(StatusCode::BAD_GATEWAY, &sentence)
                 .write(session)
@@ -164,7 +176,7 @@ async fn attempt(session: &mut Session, route: &Arc<RouteState>) -> Result<Hands
 
     let connection = Connection {
         ticket,
-        server: server_index,
+        server,
         peer: client.get_socket_digest(),
         protocol: agreed.protocol.map(String::into_boxed_str),
         started: Instant::now(),
@@ -252,7 +264,7 @@ async fn relay_answer(
     session
         .write_response_header(Box::new(response), false)
         .await?;
-    let limit = route.pool.settings.read_timeout;
+    let limit = route.pool.members().settings.read_timeout;
     loop {
         match timeout(limit, upstream.read_body_bytes()).await {
             Ok(Ok(Some(chunk))) => session.write_response_body(Some(chunk), false).await?,
@@ -321,40 +333,48 @@ async fn at_once(read: impl Future<Output = Result<Option<Bytes>>>) -> BytesMut 
     chunk.await.map(BytesMut::from).unwrap_or_default()
 }
 
-/// Where a connection of a route to this server, by index, stands in the roster.
-fn place(route: &RouteState, server: usize) -> Place {
+/// Where a connection of a route to this server stands in the roster.
+fn place(route: &RouteState, server: &Server) -> Place {
     Place {
         upstream: route.pool.index,
-        server: server as u32,
-        generation: 0,
+        server: server.number,
+        generation: route.pool.members().generation,
     }
 }
 
 /// What has to be known of a connection until its end, for the log and the metrics.
 struct Connection {
     ticket: Ticket,
-    /// Index in the pool.
-    server: usize,
+    server: Arc<Server>,
     peer: Option<Arc<SocketDigest>>,
     protocol: Option<Box<str>>,
     started: Instant,
 }
 
 impl Connection {
-    async fn run(self, relay: Relay<Stream, Socket>, enrolled: Enrolled) {
+    async fn run(self, relay: Relay<Stream, Socket>, mut enrolled: Enrolled) {
         let outcome = relay.await;
-        drop(enrolled);
-        self.log(&outcome);
+        let route = &self.ticket.route;
         match outcome.cause {
-            Cause::Drained { source } => self.ticket.route.terms.metrics.drained(source),
-            Cause::UpstreamRestarts { .. } => self
-                .ticket
-                .route
-                .control
-                .handle_restart(place(&self.ticket.route, self.server)),
+            Cause::Drained { source } => route.terms.metrics.drained(source),
+            Cause::UpstreamRestarts { .. } => {
+                if outcome.client_told.is_some() {
+                    enrolled.handle_return();
+                    route.terms.metrics.drained(drain::Cause::Upstream.label());
+                }
+                let name = format!("{} {}", route.pool.name, self.server.address);
+                route
+                    .control
+                    .handle_restart(place(route, &self.server), &name);
+            }
+            Cause::Vanished { by: Side::Upstream } if outcome.client_told.is_some() => {
+                enrolled.handle_return();
+                route.terms.metrics.drained(drain::Cause::Crash.label());
+            }
             Cause::Violation { .. } | Cause::Closed { .. } | Cause::Vanished { .. } => {}
         }
-        let route = &self.ticket.route;
+        drop(enrolled);
+        self.log(&outcome);
         route
             .terms
             .metrics
@@ -374,12 +394,11 @@ impl Connection {
             }
             _ => (None, None),
         };
-        let pool = &self.ticket.route.pool.settings;
         let peer = self.peer.as_ref().and_then(|digest| digest.peer_addr());
         tracing::info!(
             route = self.ticket.route.name(),
-            upstream = pool.name,
-            server = %pool.servers[self.server],
+            upstream = self.ticket.route.pool.name,
+            server = %self.server.address,
             peer = peer.map_or_else(|| "unix".to_owned(), ToString::to_string),
             protocol = self.protocol,
             duration_ms = self.started.elapsed().as_millis() as u64,
