@@ -2,7 +2,7 @@
 //!
 //! One failed check is nothing, and neither is one that passes: it takes several in a row. A server that goes up and
 //! down all the time would have its clients told to reconnect each time. So after each fall it takes twice as many good
-//! checks to be let in again, up to 32 times as many, until it has once stood for as long as that took.
+//! checks to be let in again, up to 32 times as many, until it has once stood for ten times as long as that took.
 
 /// How many checks in a row it takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +46,9 @@ pub struct Health {
 /// Falls that count: beyond them it takes no longer to return.
 const MOST_FALLS: u32 = 6;
 
+/// Who has stood for so many times the checks that it took to be let in, has never fallen.
+const FORGIVEN: u32 = 10;
+
 impl Health {
     /// Of a server that serves, or of one that has to pass a check first.
     pub const fn new(is_up: bool) -> Self {
@@ -63,7 +66,7 @@ impl Health {
             self.against = 0;
             if self.is_up {
                 self.stood = self.stood.saturating_add(1);
-                if self.stood >= self.needed(thresholds) {
+                if self.stood >= self.needed(thresholds).saturating_mul(FORGIVEN) {
                     self.falls = 0;
                 }
             }
@@ -145,6 +148,8 @@ mod tests {
     fn who_has_stood_for_long_enough_is_trusted_again() {
         let mut health = Health::new(true);
         run(&mut health, "---++---++++");
-        assert_eq!(run(&mut health, "++++---++"), "......D.U");
+        assert_eq!(run(&mut health, "++++---++++++++"), "......D.......U");
+        run(&mut health, &"+".repeat(80));
+        assert_eq!(run(&mut health, "---++"), "..D.U");
     }
 }

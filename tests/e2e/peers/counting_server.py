@@ -1,7 +1,8 @@
 """A server that writes down what it receives: one line `CLIENT NUMBER` for each message, flushed before it reads on.
 
-`counting_server.py PORT`, where 0 takes a free one; the first line it prints is `listening HOST:PORT`. It ends with its
-standard input, or by being killed.
+`counting_server.py PORT`, where 0 takes a free one; the first line it prints is `listening HOST:PORT`. A plain request is
+answered with the status and `X-Version` that the last line `STATUS VERSION` of its standard input named, at first `200 v1`.
+It ends with its standard input, or by being killed.
 """
 
 import asyncio
@@ -9,6 +10,8 @@ import sys
 
 from websockets.asyncio.server import serve
 from websockets.exceptions import ConnectionClosed
+
+said = ["200", "v1"]
 
 
 async def write_down(websocket):
@@ -19,10 +22,25 @@ async def write_down(websocket):
         pass
 
 
+def answer(connection, request):
+    if "Upgrade" not in request.headers:
+        response = connection.respond(int(said[0]), "as I was told\n")
+        response.headers["X-Version"] = said[1]
+        return response
+    return None
+
+
+def listen_to_orders():
+    for line in sys.stdin:
+        said[:] = line.split()
+
+
 async def main(port):
-    async with serve(write_down, "127.0.0.1", port, compression=None, ping_interval=None) as server:
+    async with serve(
+        write_down, "127.0.0.1", port, compression=None, ping_interval=None, process_request=answer
+    ) as server:
         print("listening {}:{}".format(*server.sockets[0].getsockname()), flush=True)
-        await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+        await asyncio.get_running_loop().run_in_executor(None, listen_to_orders)
 
 
 asyncio.run(main(int(sys.argv[1])))

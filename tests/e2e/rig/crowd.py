@@ -42,6 +42,11 @@ class Counting:
         self._readers.append(threading.Thread(target=self._read, args=[self.process.stdout], daemon=True))
         self._readers[-1].start()
 
+    def say(self, status, version):
+        """Has it answer plain requests, such as health checks, with this status and version from now on."""
+        self.process.stdin.write(f"{status} {version}\n")
+        self.process.stdin.flush()
+
     def stop(self):
         """Ends it as a deploy does; all that it received is read."""
         self.process.stdin.close()
