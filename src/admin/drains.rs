@@ -6,7 +6,7 @@
 //! | `POST /v1/upstreams/NAME/deploy` | tells those connected now to reconnect; new ones are welcome at once |
 //! | `POST /v1/upstreams/NAME/resume` | lets a drained server, or all, in again and ends its drain |
 //! | `GET /v1/upstreams/NAME/drain` | the drains of the upstream |
-//! | `DELETE /v1/upstreams/NAME/drain` | as `resume` for all servers, those drained before included: who was not told yet stays |
+//! | `DELETE /v1/upstreams/NAME/drain` | ends the drains under way and lets their servers in: who was not told yet stays |
 //! | `POST /v1/reload` | reads the configuration again |
 //! | `GET /v1/status` | upstreams, servers, connections, drains |
 //!
@@ -133,7 +133,7 @@ impl Drains {
             ("drain", "POST") => self.begin(name, body, Cause::Operator),
             ("deploy", "POST") => self.begin(name, body, Cause::Deploy),
             ("resume", "POST") => self.resume(name, body),
-            ("drain", "DELETE") => self.resume(name, b""),
+            ("drain", "DELETE") => self.cancel(name),
             ("drain", _) => Err(not_allowed("GET, POST, DELETE")),
             ("deploy" | "resume", _) => Err(not_allowed("POST")),
             _ => return None,
@@ -201,6 +201,31 @@ impl Drains {
             progress.state == State::Running && concerned(progress.selection)
         });
         let cancelled = running.filter(|(id, _)| self.control.cancel(*id)).count();
+        Ok((
+            StatusCode::OK,
+            json!({ "cancelled": cancelled, "servers": self.servers_of(&pool) }),
+        ))
+    }
+
+    /// Ends what is under way; a server whose drain has ended stays out until it is resumed.
+    fn cancel(&self, name: &str) -> Result<Answer, Answer> {
+        let pool = self.pool(name)?;
+        let running = self.control.drains().into_iter().filter(|(_, progress)| {
+            progress.state == State::Running
+                && upstream_of(progress.selection) == Some(pool.index)
+        });
+        let mut cancelled = 0;
+        for (id, progress) in running {
+            cancelled += usize::from(self.control.cancel(id));
+            if progress.cause == Cause::Operator {
+                let members = pool.members();
+                let concerned = members.servers.iter().filter(|known| match progress.selection {
+                    Selection::Server { server, .. } => known.number == server,
+                    _ => true,
+                });
+                concerned.for_each(|server| pool.set_drained(server, false));
+            }
+        }
         Ok((
             StatusCode::OK,
             json!({ "cancelled": cancelled, "servers": self.servers_of(&pool) }),
@@ -463,6 +488,11 @@ mod tests {
             "{body}"
         );
         assert_eq!(ask(&drains, "DELETE /v1/upstreams/chat/drain", "").0, 200);
+        assert!(
+            is_drained(&drains, 0) && is_drained(&drains, 1),
+            "their drain has ended"
+        );
+        assert_eq!(ask(&drains, "POST /v1/upstreams/chat/resume", "").0, 200);
         assert!(!is_drained(&drains, 0) && !is_drained(&drains, 1));
     }
 

@@ -190,6 +190,22 @@ def test_sigterm_in_the_middle_of_a_crash(start_rig):
     assert rig.gate.process.wait(TIMEOUT) == 0
 
 
+def test_sigterm_during_a_drain(start, servers):
+    """Nobody is told twice, nobody is forgotten."""
+    wsgate = start(drain={"deadline": "60s"})
+    with Crowd(f"ws://{wsgate.url}", size=60) as crowd:
+        crowd.reconnects = False
+        assert request(wsgate, "POST", "/v1/upstreams/main/deploy", {"over": "30s"})[0] == 202
+        crowd.wait_for(lambda: crowd.told, "the first one to be told")
+        wsgate.process.send_signal(signal.SIGTERM)
+        assert wsgate.process.wait(2 * TIMEOUT) == 0
+        crowd.wait_for(lambda: crowd.open == 0, "everybody to be told")
+        assert crowd.closes == {1012: crowd.size}, crowd.closes
+    for server in servers:
+        server.stop()
+    assert crowd.lost(*servers) == {}
+
+
 def test_a_maximal_age_is_a_drain_that_never_ends(start, servers):
     wsgate = start(route={"max_age": "2s"})
     with Crowd(f"ws://{wsgate.url}", size=50) as crowd:
