@@ -211,18 +211,20 @@ impl Drains {
     fn cancel(&self, name: &str) -> Result<Answer, Answer> {
         let pool = self.pool(name)?;
         let running = self.control.drains().into_iter().filter(|(_, progress)| {
-            progress.state == State::Running
-                && upstream_of(progress.selection) == Some(pool.index)
+            progress.state == State::Running && upstream_of(progress.selection) == Some(pool.index)
         });
         let mut cancelled = 0;
         for (id, progress) in running {
             cancelled += usize::from(self.control.cancel(id));
             if progress.cause == Cause::Operator {
                 let members = pool.members();
-                let concerned = members.servers.iter().filter(|known| match progress.selection {
-                    Selection::Server { server, .. } => known.number == server,
-                    _ => true,
-                });
+                let concerned = members
+                    .servers
+                    .iter()
+                    .filter(|known| match progress.selection {
+                        Selection::Server { server, .. } => known.number == server,
+                        _ => true,
+                    });
                 concerned.for_each(|server| pool.set_drained(server, false));
             }
         }

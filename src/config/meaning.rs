@@ -10,7 +10,7 @@ use super::units::Size;
 use super::written::{self, File, Table};
 use crate::deploy::Several;
 use crate::drain::{Order, Pace, Terms};
-use crate::proxy::settings::{Address, Client, Listener, Settings, Upstream};
+use crate::proxy::settings::{Address, Client, Listener, Settings};
 use crate::{admin, deploy, log};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -307,64 +307,6 @@ impl Reader<'_> {
             return Err(self.absent("no listener", "[[listener]]"));
         }
         Ok(listeners)
-    }
-
-    fn upstream(
-        &self,
-        name: &str,
-        written: Spanned<Table<written::Upstream>>,
-    ) -> Result<Upstream, Error> {
-        let span = written.span();
-        let written = written.into_inner().0;
-        if name.is_empty() {
-            let help = "write [upstream.NAME], for example [upstream.chat]";
-            return Err(self
-                .source
-                .error(span, "the name of an upstream is empty", help));
-        }
-        let help = "add servers = [\"10.0.0.5:9000\"]";
-        let Some(list) = written.servers else {
-            return Err(self
-                .source
-                .error(span, format!("upstream `{name}` has no servers"), help));
-        };
-        if list.get_ref().is_empty() {
-            return Err(self.source.error(
-                list.span(),
-                format!("upstream `{name}` has no servers"),
-                help,
-            ));
-        }
-        let (mut servers, mut lines): (Vec<Address>, Vec<usize>) = Default::default();
-        for server in list.into_inner() {
-            let address = self.address(&server, address::server)?;
-            if let Some(first) = servers.iter().position(|other| *other == address) {
-                let message = format!("server `{address}` is in upstream `{name}` twice");
-                let help = format!("the first is in line {}; remove one of them", lines[first]);
-                return Err(self.source.error(server.span(), message, help));
-            }
-            lines.push(self.source.line(server.span().start));
-            servers.push(address);
-        }
-        let default = Upstream::new(name, servers);
-        Ok(Upstream {
-            hold: written.hold.map_or(default.hold, |wait| wait.0),
-            connect_timeout: written
-                .connect_timeout
-                .map_or(default.connect_timeout, |time| time.0),
-            handshake_timeout: written
-                .handshake_timeout
-                .map_or(default.handshake_timeout, |time| time.0),
-            read_timeout: written
-                .read_timeout
-                .map_or(default.read_timeout, |time| time.0),
-            generation: written.generation.filter(|text| !text.is_empty()),
-            health: match written.health {
-                None => None,
-                Some(health) => self.health(health)?,
-            },
-            ..default
-        })
     }
 
     pub(super) fn address(

@@ -9,6 +9,7 @@ mod health;
 mod meaning;
 mod route;
 mod units;
+mod upstream;
 mod wording;
 mod written;
 

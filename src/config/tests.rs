@@ -1,7 +1,7 @@
 //! Every kind of mistake with what the user sees, and the files that are shipped.
 
 use super::Config;
-use crate::proxy::settings::Address;
+use crate::proxy::settings::{Address, ServerSettings};
 
 const REFERENCE: &str = include_str!("../../conf/reference.toml");
 const EXAMPLE: &str = include_str!("../../conf/wsgate.toml");
@@ -85,7 +85,9 @@ fn the_reference_names_every_key() {
 
 /// The reference line by line: `None` for what is no key, else the key and its value.
 fn key(line: &str) -> Option<(&str, &str)> {
-    let (key, rest) = line.split_once(" = ").filter(|_| !line.starts_with('#'))?;
+    let (key, rest) = line
+        .split_once(" = ")
+        .filter(|_| !line.starts_with(['#', ' ']))?;
     Some((key, rest.split("  #").next().unwrap().trim()))
 }
 
@@ -133,6 +135,7 @@ fn each_key_is_obeyed() {
         "[\"https://a.example\"]",
         "[\"a.example:7\"]",
         "\"random\"",
+        "\"round_robin\"",
         "\"7/s\"",
         "\"/tmp/upgrade\"",
         "404",
@@ -210,7 +213,7 @@ fn what_is_written_is_what_is_meant() {
     assert_eq!(route.allowed_origins, ["https://example.com:8443", "null"]);
     assert_eq!(
         config.proxy.upstreams[route.upstream].servers,
-        [Address::Name("b.internal".into(), 1)]
+        [ServerSettings::new(Address::Name("b.internal".into(), 1))]
     );
     assert_eq!((route.rules.hold, route.closing.restart_code), (1024, 4999));
     assert_eq!(route.closing.reconnect_after.1.as_millis(), 250);

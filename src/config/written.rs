@@ -101,13 +101,57 @@ pub(super) struct Listener {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Upstream {
-    pub servers: Option<Spanned<Vec<Spanned<String>>>>,
+    pub servers: Option<Spanned<Vec<Spanned<Server>>>>,
+    pub balance: Option<Spanned<String>>,
+    pub eject_after: Option<Spanned<i64>>,
+    pub eject_pause: Option<Time>,
     pub connect_timeout: Option<Time>,
     pub hold: Option<Wait>,
     pub handshake_timeout: Option<Time>,
     pub read_timeout: Option<Time>,
     pub generation: Option<String>,
     pub health: Option<Spanned<Table<Health>>>,
+}
+
+/// A server by its address alone, or as a table.
+#[derive(Debug)]
+pub(super) enum Server {
+    Address(String),
+    Table(ServerTable),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ServerTable {
+    pub address: Option<Spanned<String>>,
+    pub weight: Option<Spanned<i64>>,
+    pub max_connections: Option<Spanned<i64>>,
+    #[serde(default)]
+    pub backup: bool,
+}
+
+impl<'de> Deserialize<'de> for Server {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(AddressOrTable)
+    }
+}
+
+struct AddressOrTable;
+
+impl<'de> Visitor<'de> for AddressOrTable {
+    type Value = Server;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a server\nwrite its address, \"10.0.0.5:9000\", or { address = \"10.0.0.5:9000\", weight = 2 }")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, address: &str) -> Result<Server, E> {
+        Ok(Server::Address(address.to_owned()))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, keys: A) -> Result<Server, A::Error> {
+        ServerTable::deserialize(MapAccessDeserializer::new(keys)).map(Server::Table)
+    }
 }
 
 #[derive(Debug, Deserialize)]

@@ -6,6 +6,7 @@
 //! only when bytes arrive, and an idle connection could then never be told anything.
 
 mod answer;
+mod balance;
 mod checks;
 mod head;
 mod router;
@@ -23,6 +24,7 @@ pub use upstream::{Departure, Pool, Pools, Server, State};
 use crate::handshake;
 use answer::Answer;
 use async_trait::async_trait;
+use balance::hash_key;
 use head::NoHead;
 use http::{StatusCode, Version, header};
 use pingora::apps::{HttpServerApp, ServerApp};
@@ -217,7 +219,8 @@ impl ProxyHttp for Seat {
             upgrade::serve(session, route).await?;
             return Ok(true);
         }
-        plain.candidates = route.pool.candidates();
+        let key = hash_key(session, &route.pool);
+        plain.candidates = route.pool.candidates(key.as_deref());
         plain.route = Some(route.clone());
         Ok(false)
     }

@@ -62,7 +62,11 @@ pub struct Upstream {
     /// As routes, logs and metrics name it.
     pub name: String,
     /// At least one.
-    pub servers: Vec<Address>,
+    pub servers: Vec<ServerSettings>,
+    /// Whose turn it is.
+    pub balance: Balance,
+    /// When a server that fails in the handshake is left alone for a while.
+    pub ejection: Ejection,
     /// How long one connect may take before the next server is tried.
     pub connect_timeout: Duration,
     /// From the connect to the server's answer to the upgrade; 504 beyond it.
@@ -75,6 +79,80 @@ pub struct Upstream {
     pub generation: Option<String>,
     /// How servers are checked; `None`: not at all.
     pub health: Option<Health>,
+}
+
+/// One server of an upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerSettings {
+    /// Where it is.
+    pub address: Address,
+    /// Its share of the connections, beside those of the others. At least one.
+    pub weight: u32,
+    /// WebSocket connections that it may have, 0 for any number.
+    pub max_connections: usize,
+    /// It is used only while none of the others takes connections.
+    pub backup: bool,
+}
+
+impl ServerSettings {
+    /// A server like any other.
+    pub fn new(address: Address) -> Self {
+        ServerSettings {
+            address,
+            weight: 1,
+            max_connections: 0,
+            backup: false,
+        }
+    }
+}
+
+/// Which server a new connection goes to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Balance {
+    /// To the one with the fewest for its weight.
+    LeastConnections,
+    /// To one after the other.
+    RoundRobin,
+    /// To the one that this belongs to (consistent hashing); where it is absent, as `LeastConnections`.
+    Hash(HashKey),
+}
+
+/// What of a request decides on the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HashKey {
+    /// The value of a header, by its name in lower case.
+    Header(String),
+    /// The value of a cookie.
+    Cookie(String),
+    /// The value of an argument of the query.
+    Query(String),
+    /// The path, without the query.
+    Path,
+    /// The address of the client, without the port.
+    ClientAddress,
+}
+
+/// When a server that fails in the handshake is left alone for a while, whatever its checks say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ejection {
+    /// After so many failures in a row; 0 for never.
+    pub after: u32,
+    /// For this long at first, twice as long each time, up to [`Ejection::LONGEST`] times as long.
+    pub pause: Duration,
+}
+
+impl Ejection {
+    /// The longest pause, in units of the first.
+    pub const LONGEST: u32 = 32;
+}
+
+impl Default for Ejection {
+    fn default() -> Self {
+        Ejection {
+            after: 5,
+            pause: Duration::from_secs(5),
+        }
+    }
 }
 
 /// How the servers of an upstream are checked.
@@ -131,11 +209,13 @@ impl Default for Health {
 }
 
 impl Upstream {
-    /// An upstream with the default time-outs.
+    /// An upstream with all defaults.
     pub fn new(name: impl Into<String>, servers: Vec<Address>) -> Self {
         Upstream {
             name: name.into(),
-            servers,
+            servers: servers.into_iter().map(ServerSettings::new).collect(),
+            balance: Balance::LeastConnections,
+            ejection: Ejection::default(),
             connect_timeout: Duration::from_secs(5),
             handshake_timeout: Duration::from_secs(10),
             hold: Duration::from_secs(5),

@@ -5,9 +5,10 @@
 //! which an upgrade failed is never used again, on either side.
 
 use super::answer::{Answer, forwarded, text};
+use super::balance::hash_key;
 use super::socket::Socket;
 use super::table::{RouteState, Ticket};
-use super::upstream::Server;
+use super::upstream::{Occupied, Server};
 use crate::deploy::Enrolled;
 use crate::drain::{self, Place};
 use crate::handshake::{self, Refusal, Request};
@@ -93,7 +94,9 @@ async fn attempt(session: &mut Session, route: &Arc<RouteState>) -> Result<Hands
 
     let started = Instant::now();
     let pool = &route.pool;
-    let (socket, server) = match pool.connect(&route.terms.metrics).await {
+    let key = hash_key(session, pool);
+    let connecting = pool.connect(key.as_deref(), &route.terms.metrics);
+    let (socket, server) = match connecting.await {
         Ok(connected) => connected,
         Err(unreachable) if unreachable.none_taking => {
             let answer = Answer::new(
@@ -135,6 +138,7 @@ async fn attempt(session: &mut Session, route: &Arc<RouteState>) -> Result<Hands
     let response = match timeout(limit, exchange).await {
         Ok(Ok(response)) => response,
         Ok(Err(error)) => {
+            pool.handle_failure(&server);
             tracing::warn!(route = route_name, upstream = name, server = %server.address, %error, "server did not answer the handshake");
             let sentence = "the server ended the connection instead of answering";
             Answer::new(StatusCode::BAD_GATEWAY, sentence)
@@ -143,11 +147,17 @@ async fn attempt(session: &mut Session, route: &Arc<RouteState>) -> Result<Hands
             return Ok(Handshake::Unreachable);
         }
         Err(_) => {
+            pool.handle_failure(&server);
             tracing::warn!(route = route_name, upstream = name, server = %server.address, "server did not answer the handshake in time");
             return timed_out(session).await;
         }
     };
     route.terms.metrics.upstream_answered(started.elapsed());
+    if response.status.is_server_error() {
+        pool.handle_failure(&server);
+    } else {
+        server.handle_success();
+    }
 
     if response.status != StatusCode::SWITCHING_PROTOCOLS {
         relay_answer(session, upstream, response, route).await?;
@@ -156,6 +166,7 @@ async fn attempt(session: &mut Session, route: &Arc<RouteState>) -> Result<Hands
     let agreed = match handshake::check_switch(&request, &response.headers) {
         Ok(agreed) => agreed,
         Err(bad) => {
+            pool.handle_failure(&server);
             tracing::warn!(route = route_name, upstream = name, server = %server.address, %bad, "server's handshake is wrong");
             let sentence = format!("the server's handshake is wrong: {bad}");
             Answer::new(StatusCode::BAD_GATEWAY, &sentence)
@@ -345,7 +356,7 @@ fn place(route: &RouteState, server: &Server) -> Place {
 /// What has to be known of a connection until its end, for the log and the metrics.
 struct Connection {
     ticket: Ticket,
-    server: Arc<Server>,
+    server: Occupied,
     peer: Option<Arc<SocketDigest>>,
     protocol: Option<Box<str>>,
     started: Instant,

@@ -4,19 +4,22 @@
 //! a new connection goes to a server that somebody drained, or that fails its checks, in no case; and to one that the
 //! configuration has dropped only while none of the others can take it.
 
+mod balance;
 mod pools;
 mod server;
 
 pub use pools::{Departure, Pools};
-pub use server::{Server, Standing, State};
+pub use server::{Occupied, Server, Standing, State};
 
-use super::settings::{Address, Upstream};
+use super::settings::{Address, Balance, Upstream};
 use super::socket::Socket;
 use crate::metrics::{HoldEnd, Metrics};
+use balance::{Ring, Turns};
 use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
 use pingora::{Error, ErrorType, OrErr, Result};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -28,12 +31,12 @@ pub struct Pool {
     pub index: u32,
     members: RwLock<Arc<Members>>,
     turn: AtomicUsize,
+    turns: Turns,
     /// A server may take connections that took none before.
     changed: Notify,
 }
 
 /// A pool as the configuration has it now.
-#[derive(Debug)]
 pub struct Members {
     /// As configured.
     pub settings: Upstream,
@@ -44,6 +47,8 @@ pub struct Members {
     /// Counts the changes of `settings.generation`.
     pub generation: u32,
     next_server: u32,
+    /// Where the balance asks for one.
+    ring: Option<Arc<Ring>>,
 }
 
 impl Members {
@@ -52,22 +57,40 @@ impl Members {
         self.servers.iter().chain(&self.left)
     }
 
-    /// Those that take new connections now.
-    fn taking(&self) -> impl Iterator<Item = &Arc<Server>> {
-        let is_up = |server: &&Arc<Server>| server.state() == State::Up;
-        let of_before = if self.servers.iter().any(|server| is_up(&server)) {
-            &[][..]
-        } else {
-            &self.left
+    fn ring(settings: &Upstream, servers: &[Arc<Server>]) -> Option<Arc<Ring>> {
+        matches!(settings.balance, Balance::Hash(_)).then(|| Arc::new(Ring::new(servers)))
+    }
+
+    /// Those that take new connections now: of the configuration, then its backups, then those of before; and where all
+    /// that would are left alone for their failures, those, as one of them may have recovered.
+    fn taking(&self) -> Vec<Arc<Server>> {
+        let would = |server: &Arc<Server>| {
+            !server.is_drained() && server.standing() == Standing::Good && !server.is_full()
         };
-        let would =
-            |server: &&Arc<Server>| !server.is_drained() && server.standing() == Standing::Good;
-        self.servers
-            .iter()
-            .filter(is_up)
-            .chain(of_before.iter().filter(would))
+        let tiers = [
+            (&self.servers, false),
+            (&self.servers, true),
+            (&self.left, false),
+        ];
+        for ejected in [false, true] {
+            for (servers, backup) in tiers {
+                let takes = |server: &&Arc<Server>| {
+                    would(server)
+                        && server.is_ejected() == ejected
+                        && (server.has_left() || server.is_backup() == backup)
+                };
+                let taking: Vec<_> = servers.iter().filter(takes).cloned().collect();
+                if !taking.is_empty() {
+                    return taking;
+                }
+            }
+        }
+        Vec::new()
     }
 }
+
+/// Between two looks at the servers of an upgrade that waits for one.
+const GLANCE: Duration = Duration::from_millis(100);
 
 /// No server of a pool could be reached.
 #[derive(Debug)]
@@ -84,19 +107,21 @@ impl Pool {
         let servers: Vec<_> = (0..)
             .zip(&settings.servers)
             // wsgate starts with all of them: who waits for the first round of checks refuses everybody meanwhile.
-            .map(|(number, address)| Arc::new(Server::new(address.clone(), number, Standing::Good)))
+            .map(|(number, server)| Arc::new(Server::new(server, number, Standing::Good)))
             .collect();
         Pool {
             name: settings.name.clone(),
             index,
             members: RwLock::new(Arc::new(Members {
                 next_server: servers.len() as u32,
+                ring: Members::ring(&settings, &servers),
                 settings,
                 servers,
                 left: Vec::new(),
                 generation: 0,
             })),
             turn: AtomicUsize::new(0),
+            turns: Turns::default(),
             changed: Notify::new(),
         }
     }
@@ -123,9 +148,12 @@ impl Pool {
 
     /// Whether a server takes new connections as things stand.
     pub fn is_taking(&self, server: &Server) -> bool {
-        self.members()
-            .taking()
-            .any(|taking| taking.number == server.number)
+        // Who has a place there already does not fill it.
+        let members = self.members();
+        let is_here = |known: &Arc<Server>| known.number == server.number;
+        !server.is_drained()
+            && server.standing() == Standing::Good
+            && (members.servers.iter().any(is_here) || members.taking().iter().any(is_here))
     }
 
     /// Waits until a server that the configuration has takes connections, other than `but`.
@@ -145,45 +173,38 @@ impl Pool {
         }
     }
 
-    /// All servers that take connections, once, each call beginning with the next one (round robin). One that has just
-    /// come back is passed over for its share of the calls, and comes last then.
-    pub(super) fn candidates(&self) -> Vec<Arc<Server>> {
+    /// All servers that take connections, once, in the order in which they are tried. A key decides where the balance asks
+    /// for one.
+    pub(super) fn candidates(&self, key: Option<&[u8]>) -> Vec<Arc<Server>> {
         let members = self.members();
-        let mut taking: Vec<_> = members.taking().cloned().collect();
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % taking.len().max(1);
-        taking.rotate_left(turn);
-        let slow_start = members
-            .settings
-            .health
-            .as_ref()
-            .map(|health| health.slow_start)
-            .unwrap_or_default();
-        if !slow_start.is_zero() {
-            let is_passed_over =
-                |server: &Arc<Server>| rand::random::<f64>() >= server.share(slow_start);
-            let passed: Vec<bool> = taking.iter().map(is_passed_over).collect();
-            let mut passed = passed.into_iter();
-            let (last, first): (Vec<_>, Vec<_>) = taking
-                .into_iter()
-                .partition(|_| passed.next().unwrap_or(false));
-            taking = [first, last].concat();
-        }
-        taking
+        let settings = &members.settings;
+        let slow_start = settings.health.as_ref().map(|health| health.slow_start);
+        balance::order(
+            members.taking(),
+            &settings.balance,
+            slow_start.unwrap_or_default(),
+            self.turn.fetch_add(1, Ordering::Relaxed),
+            &self.turns,
+            members.ring.as_deref().zip(key),
+        )
     }
 
     /// A connection to the first candidate that takes one. Where none does, it waits for one up to `hold`.
     pub(super) async fn connect(
         &self,
+        key: Option<&[u8]>,
         metrics: &Metrics,
-    ) -> Result<(Socket, Arc<Server>), Unreachable> {
+    ) -> Result<(Socket, Occupied), Unreachable> {
         let deadline = Instant::now() + self.members().settings.hold;
         let mut held = None;
         loop {
             let changed = self.changed.notified();
-            match self.connect_now().await {
+            match self.connect_now(key).await {
                 Err(unreachable) if unreachable.none_taking => {
                     held.get_or_insert_with(|| metrics.hold(&self.name));
-                    if timeout_at(deadline, changed).await.is_err() {
+                    // A place that becomes free, or a pause that ends, is told to nobody.
+                    let look = deadline.min(Instant::now() + GLANCE);
+                    if timeout_at(look, changed).await.is_err() && Instant::now() >= deadline {
                         if let Some(held) = held {
                             held.end(HoldEnd::Expired);
                         }
@@ -200,18 +221,21 @@ impl Pool {
         }
     }
 
-    async fn connect_now(&self) -> Result<(Socket, Arc<Server>), Unreachable> {
+    async fn connect_now(&self, key: Option<&[u8]>) -> Result<(Socket, Occupied), Unreachable> {
         let mut unreachable = Unreachable {
             timed_out: false,
             none_taking: true,
         };
         let upstream = self.name.as_str();
         let after = self.members().settings.connect_timeout;
-        for server in self.candidates() {
+        for server in self.candidates(key) {
+            let Some(occupied) = server.occupy() else {
+                continue;
+            };
             let address = &server.address;
             unreachable.none_taking = false;
             match timeout(after, Socket::connect(address)).await {
-                Ok(Ok(socket)) => return Ok((socket, server)),
+                Ok(Ok(socket)) => return Ok((socket, occupied)),
                 Ok(Err(error)) => {
                     tracing::warn!(upstream, server = %address, %error, "server cannot be reached");
                     unreachable.timed_out = false;
@@ -221,8 +245,17 @@ impl Pool {
                     unreachable.timed_out = true;
                 }
             }
+            self.handle_failure(&server);
         }
         Err(unreachable)
+    }
+
+    /// A server could not be reached, or did not answer a handshake as it must.
+    pub(super) fn handle_failure(&self, server: &Server) {
+        if let Some(pause) = server.handle_failure(self.members().settings.ejection) {
+            let upstream = self.name.as_str();
+            tracing::warn!(upstream, server = %server.address, ?pause, "server failed again and again, and is left alone");
+        }
     }
 
     /// The server as Pingora's connectors know it; a name is resolved now.
@@ -253,102 +286,4 @@ impl Pool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn pool(servers: u16) -> Pool {
-        let servers = (1..=servers)
-            .map(|port| Address::Name("a".into(), port))
-            .collect();
-        Pool::new(Upstream::new("a", servers), 0)
-    }
-
-    fn order(pool: &Pool) -> Vec<u32> {
-        pool.candidates()
-            .iter()
-            .map(|server| server.number)
-            .collect()
-    }
-
-    #[test]
-    fn each_turn_begins_with_the_next_server_and_has_them_all() {
-        let pool = pool(3);
-        for turn in 0..7 {
-            let expected: Vec<_> = (0..3).cycle().skip(turn % 3).take(3).collect();
-            assert_eq!(order(&pool), expected);
-        }
-    }
-
-    #[test]
-    fn a_server_that_is_drained_or_down_has_no_turn() {
-        let pool = pool(3);
-        let second = pool.members().servers[1].clone();
-        pool.set_drained(&second, true);
-        for _ in 0..6 {
-            let order = order(&pool);
-            assert!(order == [0, 2] || order == [2, 0], "{order:?}");
-        }
-        pool.set_drained(&second, false);
-        assert_eq!(pool.candidates().len(), 3);
-        pool.set_standing(&second, Standing::Bad);
-        assert_eq!((pool.candidates().len(), second.state()), (2, State::Down));
-    }
-
-    #[test]
-    fn a_server_that_left_serves_until_another_one_can() {
-        let pool = pool(1);
-        let health = Some(crate::proxy::settings::Health::default());
-        let next = Upstream {
-            servers: vec![Address::Name("b".into(), 1)],
-            health,
-            ..pool.members().settings.clone()
-        };
-        let update = pool.update(next);
-        assert_eq!(update.left.len(), 1);
-        assert_eq!(order(&pool), [0], "the new one has not passed its checks");
-        let new = pool.members().servers[0].clone();
-        pool.set_standing(&new, Standing::Good);
-        assert_eq!(order(&pool), [1]);
-    }
-
-    #[test]
-    fn who_comes_back_slowly_is_asked_less_often() {
-        let pool = pool(2);
-        let health = crate::proxy::settings::Health {
-            slow_start: std::time::Duration::from_secs(3600),
-            ..Default::default()
-        };
-        pool.update(Upstream {
-            health: Some(health),
-            ..pool.members().settings.clone()
-        });
-        let second = pool.members().servers[1].clone();
-        pool.set_standing(&second, Standing::Bad);
-        pool.set_standing(&second, Standing::Good);
-        let first = (0..1000).filter(|_| order(&pool)[0] == 1).count();
-        assert!((20..90).contains(&first), "{first} of 1000");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn where_none_takes_it_an_upgrade_waits_for_one() {
-        let pool = Pool::new(
-            Upstream::new("a", vec![Address::Unix("/nonexistent".into())]),
-            0,
-        );
-        let server = pool.members().servers[0].clone();
-        pool.set_drained(&server, true);
-        let metrics = Metrics::new();
-        let (held, hold) = (Instant::now(), pool.members().settings.hold);
-        let unreachable = pool.connect(&metrics).await.expect_err("it is out");
-        assert!(unreachable.none_taking);
-        assert_eq!(held.elapsed(), hold);
-        let (unreachable, ()) = tokio::join!(pool.connect(&metrics), async {
-            tokio::time::sleep(hold / 2).await;
-            pool.set_drained(&server, false);
-        });
-        assert!(
-            !unreachable.expect_err("nobody listens there").none_taking,
-            "it was tried once it was in again"
-        );
-    }
-}
+mod tests;

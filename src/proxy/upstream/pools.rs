@@ -141,8 +141,11 @@ impl Pool {
         let servers: Vec<Arc<Server>> = settings
             .servers
             .iter()
-            .map(|address| {
-                let known = before.all().find(|server| server.address == *address);
+            .map(|wanted| {
+                let known = before.all().find(|server| server.address == wanted.address);
+                if let Some(known) = known {
+                    known.apply(wanted);
+                }
                 known.cloned().unwrap_or_else(|| {
                     let number = next_server;
                     next_server += 1;
@@ -152,7 +155,7 @@ impl Pool {
                     } else {
                         Standing::Good
                     };
-                    Arc::new(Server::new(address.clone(), number, standing))
+                    Arc::new(Server::new(wanted, number, standing))
                 })
             })
             .collect();
@@ -170,6 +173,7 @@ impl Pool {
         let is_new = settings.generation != before.settings.generation;
         let generation = before.generation + u32::from(is_new);
         *members = Arc::new(Members {
+            ring: Members::ring(&settings, &servers),
             left: gone.iter().cloned().chain(still_left).collect(),
             settings,
             servers,
@@ -205,6 +209,7 @@ impl Pool {
                 settings: members.settings.clone(),
                 servers: members.servers.clone(),
                 left: kept,
+                ring: members.ring.clone(),
                 ..**members
             });
         }
