@@ -417,7 +417,7 @@ mod tests {
     use std::time::Duration;
 
     fn drains() -> Drains {
-        let servers = vec![Address::Name("a".into(), 1), Address::Name("b".into(), 2)];
+        let servers = vec![Address::Unix("/a".into()), Address::Unix("/b".into())];
         Drains::new(
             Control::new(Settings::default(), Arc::default()),
             Arc::new(Pools::new(&[Upstream::new("chat", servers)])),
@@ -452,25 +452,25 @@ mod tests {
         let (status, body) = ask(
             &drains,
             "POST /v1/upstreams/chat/drain",
-            r#"{"server": "a:1", "over": "30s"}"#,
+            r#"{"server": "unix:/a", "over": "30s"}"#,
         );
         assert_eq!((status, &body["drain"]["total"]), (202, &json!(1)));
         let (_, status) = ask(&drains, "GET /v1/status", "");
         let servers = &status["upstreams"][0]["servers"];
         assert_eq!(
             servers[0],
-            json!({ "address": "a:1", "state": "draining", "connections": 1 })
+            json!({ "address": "unix:/a", "state": "draining", "connections": 1 })
         );
         assert_eq!(
             servers[1],
-            json!({ "address": "b:2", "state": "up", "connections": 1 })
+            json!({ "address": "unix:/b", "state": "up", "connections": 1 })
         );
         let (_, shown) = ask(&drains, "GET /v1/upstreams/chat/drain", "");
         assert_eq!(shown["drains"][0]["state"], "running");
         let (status, body) = ask(
             &drains,
             "POST /v1/upstreams/chat/resume",
-            r#"{"server": "a:1"}"#,
+            r#"{"server": "unix:/a"}"#,
         );
         assert_eq!((status, &body["cancelled"]), (200, &json!(1)));
         assert!(!is_drained(&drains, 0));
@@ -528,7 +528,7 @@ mod tests {
                 "POST /v1/upstreams/chat/drain",
                 r#"{"server": "c:3"}"#,
                 404,
-                "b:2",
+                "unix:/b",
             ),
             (
                 "POST /v1/upstreams/chat/drain",

@@ -81,6 +81,9 @@ impl Reader<'_> {
             read_timeout: written
                 .read_timeout
                 .map_or(default.read_timeout, |time| time.0),
+            resolve_interval: written
+                .resolve_interval
+                .map_or(default.resolve_interval, |time| time.0),
             generation: written.generation.filter(|text| !text.is_empty()),
             health: match written.health {
                 None => None,

@@ -109,6 +109,7 @@ pub(super) struct Upstream {
     pub hold: Option<Wait>,
     pub handshake_timeout: Option<Time>,
     pub read_timeout: Option<Time>,
+    pub resolve_interval: Option<Time>,
     pub generation: Option<String>,
     pub health: Option<Spanned<Table<Health>>>,
 }

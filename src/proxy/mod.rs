@@ -8,6 +8,7 @@
 mod answer;
 mod balance;
 mod checks;
+mod discovery;
 mod head;
 mod router;
 pub mod settings;
@@ -17,9 +18,10 @@ mod upgrade;
 mod upstream;
 
 pub use checks::Checks;
+pub use discovery::Discovery;
 pub use router::Router;
 pub use table::Table;
-pub use upstream::{Departure, Pool, Pools, Server, State};
+pub use upstream::{Departing, Departure, Pool, Pools, Server, State};
 
 use crate::handshake;
 use answer::Answer;
@@ -236,7 +238,7 @@ impl ProxyHttp for Seat {
                 "no server is left to try",
             ));
         };
-        match route.pool.peer(&server.address).await {
+        match route.pool.peer(&server.address) {
             Ok(peer) => Ok(Box::new(peer)),
             Err(mut error) => {
                 plain.tried += 1;

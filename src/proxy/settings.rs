@@ -12,7 +12,7 @@ use std::time::Duration;
 pub enum Address {
     /// An IP address and a port.
     Tcp(SocketAddr),
-    /// A host name and a port, resolved at each connect (servers only).
+    /// A host name and a port (servers only): each address that it resolves to is a server.
     Name(String, u16),
     /// The path of a Unix socket.
     Unix(PathBuf),
@@ -77,6 +77,8 @@ pub struct Upstream {
     pub read_timeout: Duration,
     /// What stands behind the servers, in any words: where it changes, connections made before are drained.
     pub generation: Option<String>,
+    /// How often names of servers are resolved.
+    pub resolve_interval: Duration,
     /// How servers are checked; `None`: not at all.
     pub health: Option<Health>,
 }
@@ -221,6 +223,7 @@ impl Upstream {
             hold: Duration::from_secs(5),
             read_timeout: Duration::from_secs(60),
             generation: None,
+            resolve_interval: Duration::from_secs(10),
             health: None,
         }
     }

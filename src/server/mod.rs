@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::deploy::Control;
 use crate::metrics::Metrics;
 use crate::proxy::settings::Address;
-use crate::proxy::{Checks, Gate, Pools, Table};
+use crate::proxy::{Checks, Discovery, Gate, Pools, Table};
 use async_trait::async_trait;
 use ending::{Ending, Signals};
 use listening::{Bound, Listeners, Serving};
@@ -33,6 +33,7 @@ pub struct Gateway {
     ending: Ending,
     live: Live,
     checks: Checks,
+    discovery: Discovery,
     asked: mpsc::Receiver<crate::admin::Reload>,
     inherited: Option<Inherited>,
 }
@@ -65,6 +66,7 @@ impl Gateway {
         let control = Control::new(config.drain.clone(), metrics.clone());
         let pools = Arc::new(Pools::new(&config.proxy.upstreams));
         let checks = Checks::new(pools.clone(), control.clone());
+        let discovery = Discovery::new(pools.clone(), control.clone());
 
         let mut sockets = inherited
             .as_mut()
@@ -108,6 +110,7 @@ impl Gateway {
             ending,
             live,
             checks,
+            discovery,
             asked,
             inherited,
         })
@@ -133,9 +136,15 @@ impl Gateway {
         let ready = self.ending.ready.clone();
         let control = self.ending.control.clone();
         let (signals, hangup) = Signals::new(self.ending)?;
-        let (live, asked, checks) = (self.live, self.asked, self.checks);
+        let (live, asked) = (self.live, self.asked);
+        let (checks, discovery) = (self.checks, self.discovery);
         let work = async move {
-            tokio::join!(control.conduct(), checks.run(), live.run(hangup, asked));
+            tokio::join!(
+                control.conduct(),
+                checks.run(),
+                discovery.run(),
+                live.run(hangup, asked)
+            );
         };
         let mut background = background_service("drains", Background::new(work));
         background.threads = Some(1);

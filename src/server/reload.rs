@@ -8,10 +8,10 @@ use super::listening::{Bound, Listeners};
 use crate::admin::{Admin, Reload};
 use crate::config::Config;
 use crate::deploy::Control;
-use crate::drain::{Cause, Selection};
+use crate::drain::Cause;
 use crate::log;
 use crate::metrics::Metrics;
-use crate::proxy::{Departure, Gate, Pool, Pools, Server, Table};
+use crate::proxy::{Departing, Departure, Gate, Pool, Pools, Table};
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::signal::unix::Signal;
@@ -145,60 +145,16 @@ impl Live {
             left,
             generation,
         } = departure;
-        let upstream = pool.index;
+        let mut departing = Vec::new();
         if dropped {
-            let selection = Selection::Upstream { upstream };
-            self.drain_once_ready(heirs, selection, pool.name.clone(), None);
-            return;
+            departing.push(Departing::pool(&pool, heirs));
+        } else {
+            let servers = left.into_iter();
+            departing.extend(servers.map(|server| Departing::server(&pool, server)));
+            departing.extend(generation.map(|first| Departing::older(&pool, first)));
         }
-        for server in left {
-            let selection = Selection::Server {
-                upstream,
-                server: server.number,
-            };
-            let name = format!("{} {}", pool.name, server.address);
-            self.drain_once_ready(vec![pool.clone()], selection, name, Some(server));
+        for departing in departing {
+            departing.spawn(&self.control, &self.pools, Cause::Reload);
         }
-        if let Some(generation) = generation {
-            let selection = Selection::OlderThan {
-                upstream,
-                generation,
-            };
-            let name = format!("{} before this generation", pool.name);
-            self.drain_once_ready(vec![pool], selection, name, None);
-        }
-    }
-
-    /// `server`: only if that one is still gone then.
-    fn drain_once_ready(
-        &self,
-        heirs: Vec<Arc<Pool>>,
-        selection: Selection,
-        name: String,
-        server: Option<Arc<Server>>,
-    ) {
-        let (control, pools) = (self.control.clone(), self.pools.clone());
-        tokio::spawn(async move {
-            for heir in heirs {
-                heir.ready(None).await;
-            }
-            if server.is_some_and(|server| !server.has_left()) {
-                return;
-            }
-            let terms = control.settings().terms;
-            let drain = control.start(selection, &name, terms, Cause::Reload);
-            control.finished(drain).await;
-            let connections = |pool: &Pool, server: Option<&Server>| {
-                let upstream = pool.index;
-                control.count(match server {
-                    None => Selection::Upstream { upstream },
-                    Some(server) => Selection::Server {
-                        upstream,
-                        server: server.number,
-                    },
-                })
-            };
-            pools.forget(connections);
-        });
     }
 }

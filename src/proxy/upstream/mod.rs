@@ -5,9 +5,11 @@
 //! configuration has dropped only while none of the others can take it.
 
 mod balance;
+mod departing;
 mod pools;
 mod server;
 
+pub use departing::Departing;
 pub use pools::{Departure, Pools};
 pub use server::{Occupied, Server, Standing, State};
 
@@ -16,7 +18,9 @@ use super::socket::Socket;
 use crate::metrics::{HoldEnd, Metrics};
 use balance::{Ring, Turns};
 use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
-use pingora::{Error, ErrorType, OrErr, Result};
+use pingora::{Error, ErrorType, Result};
+use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -37,6 +41,7 @@ pub struct Pool {
 }
 
 /// A pool as the configuration has it now.
+#[derive(Clone)]
 pub struct Members {
     /// As configured.
     pub settings: Upstream,
@@ -46,6 +51,8 @@ pub struct Members {
     pub left: Vec<Arc<Server>>,
     /// Counts the changes of `settings.generation`.
     pub generation: u32,
+    /// The addresses of each name and port, as they were found last.
+    resolved: HashMap<(String, u16), Vec<SocketAddr>>,
     next_server: u32,
     /// Where the balance asks for one.
     ring: Option<Arc<Ring>>,
@@ -102,28 +109,26 @@ pub(super) struct Unreachable {
 }
 
 impl Pool {
-    /// The pool of these servers, the first of which is the first to be used.
+    /// The pool of these servers. Those with a name come when it is resolved.
     pub fn new(settings: Upstream, index: u32) -> Self {
-        let servers: Vec<_> = (0..)
-            .zip(&settings.servers)
-            // wsgate starts with all of them: who waits for the first round of checks refuses everybody meanwhile.
-            .map(|(number, server)| Arc::new(Server::new(server, number, Standing::Good)))
-            .collect();
-        Pool {
+        let pool = Pool {
             name: settings.name.clone(),
             index,
             members: RwLock::new(Arc::new(Members {
-                next_server: servers.len() as u32,
-                ring: Members::ring(&settings, &servers),
-                settings,
-                servers,
+                settings: settings.clone(),
+                servers: Vec::new(),
                 left: Vec::new(),
                 generation: 0,
+                resolved: HashMap::new(),
+                next_server: 0,
+                ring: None,
             })),
             turn: AtomicUsize::new(0),
             turns: Turns::default(),
             changed: Notify::new(),
-        }
+        };
+        pool.update(settings);
+        pool
     }
 
     /// As the configuration has it now.
@@ -258,17 +263,14 @@ impl Pool {
         }
     }
 
-    /// The server as Pingora's connectors know it; a name is resolved now.
-    pub(super) async fn peer(&self, address: &Address) -> Result<HttpPeer> {
+    /// The server as Pingora's connectors know it.
+    pub(super) fn peer(&self, address: &Address) -> Result<HttpPeer> {
         let mut peer = match address {
             Address::Tcp(address) => HttpPeer::new(address, false, String::new()),
-            Address::Name(name, port) => {
-                let resolved = tokio::net::lookup_host((name.as_str(), *port)).await;
-                let address = resolved
-                    .or_err(ErrorType::ConnectError, "the name does not resolve")?
-                    .next();
-                let none = || Error::explain(ErrorType::ConnectError, "the name has no address");
-                HttpPeer::new(address.ok_or_else(none)?, false, String::new())
+            Address::Name(..) => {
+                // A server at run time is what a name was resolved to.
+                let sentence = "a name that was not resolved";
+                return Err(Error::explain(ErrorType::ConnectError, sentence));
             }
             Address::Unix(path) => {
                 HttpPeer::new_uds(&path.to_string_lossy(), false, String::new())?

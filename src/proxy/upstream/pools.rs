@@ -1,7 +1,9 @@
 //! The pools of all upstreams, and what a new configuration changes of them.
 
 use super::{Members, Pool, Server, Standing};
-use crate::proxy::settings::Upstream;
+use crate::proxy::settings::{Address, ServerSettings, Upstream};
+use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 use tokio::sync::watch;
 
@@ -9,7 +11,7 @@ use tokio::sync::watch;
 #[derive(Default)]
 pub struct Pools {
     inner: RwLock<Inner>,
-    /// Counts the configurations.
+    /// Counts the configurations, and the changes of names.
     version: watch::Sender<u64>,
 }
 
@@ -112,9 +114,14 @@ impl Pools {
         departures
     }
 
-    /// Changes with each configuration.
+    /// Changes with each configuration, and with what names are resolved to.
     pub fn watch(&self) -> watch::Receiver<u64> {
         self.version.subscribe()
+    }
+
+    /// The servers of a pool have changed without a configuration.
+    pub fn handle_change(&self) {
+        self.version.send_modify(|version| *version += 1);
     }
 
     /// Forgets dropped pools, and servers that left, that nobody is connected to.
@@ -134,57 +141,87 @@ impl Pools {
 impl Pool {
     /// Obeys a new configuration of the same upstream.
     pub(super) fn update(&self, settings: Upstream) -> Update {
+        self.rebuild(|before| Members {
+            generation: before.generation
+                + u32::from(settings.generation != before.settings.generation),
+            settings,
+            ..before.clone()
+        })
+    }
+
+    /// A name and port of the configuration has these addresses now. The servers that it has no more; `None` where nothing
+    /// has changed.
+    pub fn resolve(
+        &self,
+        (name, port): (&str, u16),
+        addresses: Vec<SocketAddr>,
+    ) -> Option<Vec<Arc<Server>>> {
+        let key = (name.to_owned(), port);
+        if self.members().resolved.get(&key) == Some(&addresses) {
+            return None;
+        }
+        let update = self.rebuild(|before| {
+            let mut after = before.clone();
+            after.resolved.insert(key, addresses);
+            after
+        });
+        Some(update.left)
+    }
+
+    /// Makes the servers be those that settings and names ask for: who stays is the same as before.
+    fn rebuild(&self, change: impl FnOnce(&Members) -> Members) -> Update {
         let mut members = self.members.write().unwrap_or_else(PoisonError::into_inner);
         let before = members.clone();
-        let mut next_server = before.next_server;
-        let is_checked = settings.health.is_some();
-        let servers: Vec<Arc<Server>> = settings
-            .servers
-            .iter()
-            .map(|wanted| {
-                let known = before.all().find(|server| server.address == wanted.address);
-                if let Some(known) = known {
-                    known.apply(wanted);
-                }
-                known.cloned().unwrap_or_else(|| {
-                    let number = next_server;
-                    next_server += 1;
-                    // Others serve meanwhile, so it is used when it has shown that it can.
-                    let standing = if is_checked {
-                        Standing::Untried
-                    } else {
-                        Standing::Good
-                    };
-                    Arc::new(Server::new(wanted, number, standing))
-                })
-            })
-            .collect();
-        for server in &servers {
+        let mut after = change(&before);
+        let is_checked = after.settings.health.is_some();
+        let is_first = before.next_server == 0;
+        after.servers.clear();
+        for wanted in expand(&after.settings, &after.resolved) {
+            let is_known = |server: &Arc<Server>| server.address == wanted.address;
+            if after.servers.iter().any(is_known) {
+                continue;
+            }
+            let known = before.all().find(|server| is_known(server)).cloned();
+            let server = known.unwrap_or_else(|| {
+                let number = after.next_server;
+                after.next_server += 1;
+                // wsgate starts with all of them: who waits for the first round of checks refuses everybody meanwhile.
+                // Later others serve, so one that comes is used when it has shown that it can.
+                let standing = if is_checked && !is_first {
+                    Standing::Untried
+                } else {
+                    Standing::Good
+                };
+                Arc::new(Server::new(&wanted, number, standing))
+            });
+            server.apply(&wanted);
             server.set_left(false);
             if !is_checked {
                 server.set_standing(Standing::Good);
             }
+            after.servers.push(server);
         }
-        let stays = |server: &Arc<Server>| servers.iter().any(|kept| Arc::ptr_eq(kept, server));
+        let names = after.settings.servers.iter();
+        let names: Vec<_> = names.map(|server| server.address.clone()).collect();
+        after
+            .resolved
+            .retain(|(name, port), _| names.contains(&Address::Name(name.clone(), *port)));
+        let stays =
+            |server: &Arc<Server>| after.servers.iter().any(|kept| Arc::ptr_eq(kept, server));
         let gone = before.servers.iter().filter(|server| !stays(server));
         let gone: Vec<Arc<Server>> = gone.cloned().collect();
+        let still_left = before.left.iter().filter(|server| !stays(server));
+        let left = gone.iter().chain(still_left).cloned().collect();
         gone.iter().for_each(|server| server.set_left(true));
-        let still_left = before.left.iter().filter(|server| !stays(server)).cloned();
-        let is_new = settings.generation != before.settings.generation;
-        let generation = before.generation + u32::from(is_new);
-        *members = Arc::new(Members {
-            ring: Members::ring(&settings, &servers),
-            left: gone.iter().cloned().chain(still_left).collect(),
-            settings,
-            servers,
-            generation,
-            next_server,
-        });
+        after.left = left;
+        after.ring = Members::ring(&after.settings, &after.servers);
+        let generation = (after.generation != before.generation).then_some(after.generation);
+        *members = Arc::new(after);
         drop(members);
         self.changed.notify_waiters();
         Update {
             left: gone,
-            generation: is_new.then_some(generation),
+            generation,
         }
     }
 
@@ -206,23 +243,40 @@ impl Pool {
             let mut kept = members.left.clone();
             kept.retain(|server| !is_empty(server));
             *members = Arc::new(Members {
-                settings: members.settings.clone(),
-                servers: members.servers.clone(),
                 left: kept,
-                ring: members.ring.clone(),
-                ..**members
+                ..(**members).clone()
             });
         }
     }
 }
 
+/// The servers that a configuration means: one for each address of a name.
+fn expand(
+    settings: &Upstream,
+    resolved: &HashMap<(String, u16), Vec<SocketAddr>>,
+) -> Vec<ServerSettings> {
+    let mut servers = Vec::new();
+    for server in &settings.servers {
+        match &server.address {
+            Address::Tcp(_) | Address::Unix(_) => servers.push(server.clone()),
+            Address::Name(name, port) => {
+                let found = resolved.get(&(name.clone(), *port)).into_iter().flatten();
+                servers.extend(found.map(|address| ServerSettings {
+                    address: Address::Tcp(*address),
+                    ..server.clone()
+                }));
+            }
+        }
+    }
+    servers
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proxy::settings::Address;
 
     fn upstream(name: &str, servers: &[u16]) -> Upstream {
-        let address = |port: &u16| Address::Name("a".into(), *port);
+        let address = |port: &u16| Address::Tcp(([10, 0, 0, 1], *port).into());
         Upstream::new(name, servers.iter().map(address).collect())
     }
 
@@ -262,6 +316,31 @@ mod tests {
         assert!(!second.has_left() && Arc::ptr_eq(&second, &pool.members().servers[1]));
         pools.forget(|_, _| 0);
         assert!(pool.members().left.is_empty());
+    }
+
+    #[test]
+    fn a_name_is_all_of_its_addresses() {
+        let name = Address::Name("chat.internal".into(), 9000);
+        let pools = Pools::new(&[Upstream::new("a", vec![name])]);
+        let pool = pools.current().remove(0);
+        let address = |last| SocketAddr::from(([10, 0, 0, last], 9000));
+        let key = ("chat.internal", 9000);
+        assert!(pool.members().servers.is_empty());
+        assert!(pool.resolve(key, vec![address(1), address(2)]).is_some());
+        let first = pool.members().servers[0].clone();
+        let gone = pool
+            .resolve(key, vec![address(1), address(3)])
+            .expect("a change");
+        assert_eq!(gone[0].address, Address::Tcp(address(2)));
+        assert!(gone[0].has_left() && Arc::ptr_eq(&first, &pool.members().servers[0]));
+        assert!(pool.resolve(key, vec![address(1), address(3)]).is_none());
+        // A reload that keeps the name keeps what it was resolved to.
+        let settings = Upstream {
+            hold: std::time::Duration::ZERO,
+            ..pool.members().settings.clone()
+        };
+        assert!(pools.apply(&[settings]).is_empty());
+        assert_eq!(pool.members().servers.len(), 2);
     }
 
     #[test]

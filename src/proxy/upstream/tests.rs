@@ -3,7 +3,7 @@ use crate::proxy::settings::{Ejection, HashKey, Health, ServerSettings};
 
 fn settings(servers: u16) -> Upstream {
     let servers = (1..=servers)
-        .map(|port| Address::Name("a".into(), port))
+        .map(|port| Address::Tcp(([10, 0, 0, 1], port).into()))
         .collect();
     Upstream::new("a", servers)
 }
@@ -155,7 +155,7 @@ fn a_server_that_is_drained_or_down_has_no_turn() {
 fn a_server_that_left_serves_until_another_one_can() {
     let pool = pool(1, Balance::LeastConnections);
     let next = Upstream {
-        servers: vec![ServerSettings::new(Address::Name("b".into(), 1))],
+        servers: vec![ServerSettings::new(Address::Tcp(([10, 0, 0, 2], 1).into()))],
         health: Some(Health::default()),
         ..pool.members().settings.clone()
     };

@@ -1,6 +1,6 @@
 """A server that writes down what it receives: one line for each message, flushed before it reads on.
 
-`counting_server.py PORT [echo]`, where port 0 takes a free one; the first line it prints is `listening HOST:PORT`. With
+`counting_server.py HOST:PORT [echo]`, where port 0 takes a free one; the first line it prints is `listening HOST:PORT`. With
 `echo` it sends each message back. A plain request is answered with the status and `X-Version` that the last line
 `STATUS VERSION` of its standard input named, at first `200 v1`. It ends with its standard input, or by being killed.
 """
@@ -27,7 +27,7 @@ def listen_to_orders():
         said[:] = line.split()
 
 
-async def main(port, echo):
+async def main(host, port, echo):
     async def write_down(websocket):
         try:
             async for message in websocket:
@@ -38,9 +38,9 @@ async def main(port, echo):
             pass
 
     options = {"compression": None, "ping_interval": None, "process_request": answer}
-    async with serve(write_down, "127.0.0.1", port, **options) as server:
+    async with serve(write_down, host, int(port), **options) as server:
         print("listening {}:{}".format(*server.sockets[0].getsockname()), flush=True)
         await asyncio.get_running_loop().run_in_executor(None, listen_to_orders)
 
 
-asyncio.run(main(int(sys.argv[1]), sys.argv[2:] == ["echo"]))
+asyncio.run(main(*sys.argv[1].rsplit(":", 1), sys.argv[2:] == ["echo"]))

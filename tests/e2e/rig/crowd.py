@@ -27,14 +27,14 @@ _DELAY = re.compile(r"^service restart; retry-after-ms=(\d+)$")
 class Counting:
     """A counting server in a process of its own, which can be killed and started again on its port."""
 
-    def __init__(self, *, echo=False):
+    def __init__(self, *, echo=False, host="127.0.0.1", port=0):
         self.received = collections.Counter()
-        self._port, self._readers, self._options = 0, [], ["echo"] if echo else []
+        self._host, self._port, self._readers, self._options = host, port, [], ["echo"] if echo else []
         self.start()
 
     def start(self):
         """Starts it, on the port that it had."""
-        command = [sys.executable, _SERVER, str(self._port), *self._options]
+        command = [sys.executable, _SERVER, f"{self._host}:{self._port}", *self._options]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         line = self.process.stdout.readline()
         assert line.startswith("listening "), f"the server does not start: {line!r}"
