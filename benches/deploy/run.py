@@ -143,12 +143,14 @@ def check_that_nothing_happened(clients):
 def table(about, results, options):
     """The figures in Markdown."""
     lines = [
-        f"{about['machine']}, {about['date']}; {about['wsgate']}, {about['nginx']}, {about['haproxy']}; one worker each.",
+        f"{about['machine']}, {about['date']}; {about['wsgate']}, {about['nginx']}, {about['haproxy']};"
+        " one worker each.",
         f"{options.clients:,} clients, which wait {options.untold[0]:g} to {options.untold[1]:g} s where the Close does"
-        f" not say how long; a server starts in {options.boot:g} s; nginx, HAProxy, or who runs them, wait {options.wait} s.",
+        f" not say how long; a server starts in {options.boot:g} s; nginx, HAProxy, or who runs them, wait"
+        f" {options.wait} s.",
         "",
-        "| proxy | a stopped server | clients are told | lost of sent | attempts in one second | failed attempts |"
-        " script, s | all back after, s |",
+        "| proxy | a stopped server | clients are told | lost of sent | attempts in one second | failed attempts"
+        " | script, s | all back after, s |",
         "|---|---|---|---:|---:|---:|---:|---:|",
     ]
     for result in results:

@@ -67,7 +67,7 @@ class Crowd:
     """Clients in a thread of their own, from `with` to its end."""
 
     def __init__(self, url, size=SIZE, pause=(0.05, 0.3), untold=(0.1, 0.1)):
-        """The least and the most seconds between two messages of a client, and until one that is not told reconnects."""
+        """Least and most seconds between messages of a client, and until one that is not told how long reconnects."""
         self.url, self.size, self._pause, self._untold = url, size, pause, untold
         self.open = 0
         """Clients connected now."""
