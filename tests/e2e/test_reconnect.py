@@ -31,8 +31,8 @@ UNHURRIED = 3000
 DISCARDED = {"chromium": 500}
 """For how long before the close event a client may have discarded what it was given to send, in ms.
 
-The part of a browser that speaks WebSocket answers a Close by itself and drops what the page sends from then on, of which
-the page learns by the close event only: without any proxy it can be the messages of the last 130 ms.
+The part of a browser that speaks WebSocket answers a Close by itself and drops what the page sends from then on. The
+page learns of it by the close event only: without any proxy it can be the messages of the last 130 ms.
 """
 
 

@@ -36,7 +36,8 @@ async def main(url):
             await websocket.close()
             break
         except ConnectionClosed as closed:
-            say("close", code=closed.rcvd.code if closed.rcvd else 1006, reason=closed.rcvd.reason if closed.rcvd else "")
+            code, reason = (closed.rcvd.code, closed.rcvd.reason) if closed.rcvd else (1006, "")
+            say("close", code=code, reason=reason)
 
 
 asyncio.run(main(sys.argv[1]))

@@ -71,11 +71,11 @@ class Counting:
 class Crowd:
     """Clients in a thread of their own, from `with` to its end."""
 
-    def __init__(self, url, size=SIZE, untold=(0.1, 0.1)):
-        """`untold` is the least and the most that a client waits, in seconds, which nobody has told how long."""
-        self.url, self.size, self._untold = url, size, untold
+    def __init__(self, url, size=SIZE, pause=None, untold=(0.1, 0.1)):
+        """Least and most seconds between messages of a client, and until one that is not told how long reconnects."""
         # Python reads and writes some thousand messages a second: a larger crowd talks less, not more.
-        self._pause = [seconds * max(1, size / 200) for seconds in (0.05, 0.3)]
+        pause = pause or [seconds * max(1, size / 300) for seconds in (0.05, 0.3)]
+        self.url, self.size, self._pause, self._untold = url, size, pause, untold
         self.open = 0
         """Clients connected now."""
         self.closes = collections.Counter()
