@@ -17,8 +17,8 @@
 //! | [`proxy`] | the seat on Pingora: listeners' connections, routes, servers, the upgrade |
 //! | [`config`] | the TOML as written and what it means; errors with their place |
 //! | [`metrics`], [`log`] | every series; the log |
-//! | [`admin`] | /metrics, /healthz, /readyz |
-//! | [`server`] | assembly: the only one that knows everybody |
+//! | [`admin`] | /metrics, /healthz, /readyz, /v1 |
+//! | [`server`] | assembly, signals, reloads, the hand-over: the only one that knows everybody |
 //! | [`cli`], [`demo`] | the command line; the tour |
 //!
 //! Arrows point down: `cli -> server -> {proxy, admin, config}`, `proxy -> {handshake, relay, metrics}`,

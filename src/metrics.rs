@@ -22,6 +22,9 @@ const HANDSHAKES: [f64; 11] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0,
 ];
 
+/// Bounds of the buckets for the time that clients take to come back, in seconds.
+const RECONNECTS: [f64; 9] = [0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0];
+
 /// How an upgrade request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Handshake {
@@ -64,6 +67,42 @@ impl Handshake {
     }
 }
 
+/// How the wait of an upgrade request for a server ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HoldEnd {
+    /// A server took it.
+    Served,
+    /// None did in time.
+    Expired,
+    /// The client left.
+    Abandoned,
+}
+
+impl HoldEnd {
+    const fn label(self) -> &'static str {
+        match self {
+            HoldEnd::Served => "served",
+            HoldEnd::Expired => "expired",
+            HoldEnd::Abandoned => "abandoned",
+        }
+    }
+}
+
+/// How a server stands, for the metrics.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerFigures {
+    /// Name of its upstream.
+    pub upstream: String,
+    /// Its address, which comes from the configuration.
+    pub server: String,
+    /// `up`, `draining` or `down`.
+    pub state: &'static str,
+    /// Of all that can be.
+    pub states: &'static [&'static str],
+    /// WebSocket connections to it.
+    pub connections: usize,
+}
+
 /// Whose Close it is that a side is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Initiator {
@@ -96,6 +135,14 @@ pub struct Metrics {
     drains_open: IntGauge,
     drains_waiting: IntGauge,
     drained: IntCounterVec,
+    drains: IntCounterVec,
+    drains_raised: IntCounterVec,
+    drain_rate: Gauge,
+    holds: IntCounterVec,
+    reconnects: HistogramVec,
+    server_state: IntGaugeVec,
+    server_connections: IntGaugeVec,
+    reloads: IntCounterVec,
     violations: IntCounterVec,
     closes: IntCounterVec,
     compression_memory: IntGauge,
@@ -139,6 +186,26 @@ impl Metrics {
             "wsgate_drained_total",
             "Connections whose client was told to reconnect, by cause.",
             &["cause"],
+        );
+        let drains = counter(
+            "wsgate_drains_total",
+            "Drains that began, by cause.",
+            &["cause"],
+        );
+        let drains_raised = counter(
+            "wsgate_drains_raised_total",
+            "Drains whose pace could not hold their deadline and was raised, by cause.",
+            &["cause"],
+        );
+        let holds = counter(
+            "wsgate_holds_total",
+            "Upgrade requests that waited for a server, by how that ended.",
+            &["upstream", "end"],
+        );
+        let reloads = counter(
+            "wsgate_reloads_total",
+            "Reloads of the configuration by whether it was taken.",
+            &["result"],
         );
         let violations = counter(
             "wsgate_violations_total",
@@ -191,6 +258,40 @@ impl Metrics {
             "wsgate_compression_memory_bytes",
             "Memory that connections hold to inflate what comes next: windows shared by messages, messages under way.",
         );
+        let opts = Opts::new(
+            "wsgate_drain_rate",
+            "Connections per second that the drains under way tell to reconnect, of late.",
+        );
+        let drain_rate = Gauge::with_opts(opts).expect("a valid series");
+        registry
+            .register(Box::new(drain_rate.clone()))
+            .expect("no series is there twice");
+        let gauges = |name: &str, help: &str, labels: &[&str]| {
+            let series = IntGaugeVec::new(Opts::new(name, help), labels).expect("a valid series");
+            registry
+                .register(Box::new(series.clone()))
+                .expect("no series is there twice");
+            series
+        };
+        let server_state = gauges(
+            "wsgate_server_state",
+            "1 for the state that a server is in, 0 for the others.",
+            &["upstream", "server", "state"],
+        );
+        let server_connections = gauges(
+            "wsgate_server_connections",
+            "WebSocket connections to a server.",
+            &["upstream", "server"],
+        );
+        let opts = HistogramOpts::new(
+            "wsgate_reconnect_seconds",
+            "From telling a client to reconnect to the upgrade that replaces its connection, matched in aggregate.",
+        )
+        .buckets(RECONNECTS.to_vec());
+        let reconnects = HistogramVec::new(opts, &["upstream"]).expect("a valid series");
+        registry
+            .register(Box::new(reconnects.clone()))
+            .expect("no series is there twice");
         let opts = Opts::new("wsgate_connections_open", "WebSocket connections open now.");
         let connections_open = IntGaugeVec::new(opts, &["route"]).expect("a valid series");
         registry
@@ -243,6 +344,14 @@ impl Metrics {
             drains_open,
             drains_waiting,
             drained,
+            drains,
+            drains_raised,
+            drain_rate,
+            holds,
+            reconnects,
+            server_state,
+            server_connections,
+            reloads,
             violations,
             closes,
             compression_memory,
@@ -284,16 +393,60 @@ impl Metrics {
 
     /// A connection that [was established](Metrics::connection_opened) ended.
     pub fn connection_ended(&self, route: &str, age: Duration) {
-        self.connections_open.with_label_values(&[route]).dec();
         self.connection_duration
             .with_label_values(&[route])
             .observe(age.as_secs_f64());
+        // Last: who sees it gone finds it counted.
+        self.connections_open.with_label_values(&[route]).dec();
     }
 
-    /// An upgrade request waits for a server, as long as what is returned lives.
-    pub fn hold(&self) -> Held {
+    /// An upgrade request waits for a server of this upstream, as long as what is returned lives.
+    pub fn hold(&self, upstream: &str) -> Held {
         self.upgrades_held.inc();
-        Held(self.upgrades_held.clone())
+        Held {
+            now: self.upgrades_held.clone(),
+            ends: self.holds.clone(),
+            upstream: upstream.to_owned(),
+            end: HoldEnd::Abandoned,
+        }
+    }
+
+    /// A drain begins, at a pace that was raised or not.
+    pub fn drain_begins(&self, cause: &'static str, raised: bool) {
+        self.drains.with_label_values(&[cause]).inc();
+        self.drains_raised
+            .with_label_values(&[cause])
+            .inc_by(u64::from(raised));
+    }
+
+    /// A client of this upstream is back, so long after it was told to reconnect.
+    pub fn reconnected(&self, upstream: &str, after: Duration) {
+        self.reconnects
+            .with_label_values(&[upstream])
+            .observe(after.as_secs_f64());
+    }
+
+    /// A new configuration was taken, or not.
+    pub fn reload(&self, taken: bool) {
+        let result = if taken { "ok" } else { "failed" };
+        self.reloads.with_label_values(&[result]).inc();
+    }
+
+    /// How all servers stand now; those that are not among them are forgotten.
+    pub fn servers(&self, servers: &[ServerFigures]) {
+        self.server_state.reset();
+        self.server_connections.reset();
+        for figures in servers {
+            let (upstream, server) = (figures.upstream.as_str(), figures.server.as_str());
+            for state in figures.states {
+                self.server_state
+                    .with_label_values(&[upstream, server, state])
+                    .set(i64::from(*state == figures.state));
+            }
+            self.server_connections
+                .with_label_values(&[upstream, server])
+                .set(figures.connections as i64);
+        }
     }
 
     /// A client was told to reconnect, for this cause.
@@ -301,8 +454,9 @@ impl Metrics {
         self.drained.with_label_values(&[cause]).inc();
     }
 
-    /// How many drains are under way, and how many connections they have not told yet.
-    pub fn draining(&self, open: usize, waiting: usize) {
+    /// How many drains are under way, how many connections they have not told yet, and how many they tell per second.
+    pub fn draining(&self, open: usize, waiting: usize, rate: f64) {
+        self.drain_rate.set(rate);
         self.drains_open.set(open as i64);
         self.drains_waiting.set(waiting as i64);
     }
@@ -373,13 +527,28 @@ impl Metrics {
     }
 }
 
-/// An upgrade request that waits.
+/// An upgrade request that waits. Dropped without [an end](Held::end), its client has left.
 #[derive(Debug)]
-pub struct Held(IntGauge);
+pub struct Held {
+    now: IntGauge,
+    ends: IntCounterVec,
+    upstream: String,
+    end: HoldEnd,
+}
+
+impl Held {
+    /// It waits no more.
+    pub fn end(mut self, end: HoldEnd) {
+        self.end = end;
+    }
+}
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.0.dec();
+        self.now.dec();
+        self.ends
+            .with_label_values(&[self.upstream.as_str(), self.end.label()])
+            .inc();
     }
 }
 
@@ -540,8 +709,8 @@ mod tests {
         metrics.connection_opened("chat");
         metrics.connection_ended("chat", Duration::from_secs(2));
         metrics.drained("operator");
-        metrics.draining(1, 7);
-        let held = metrics.hold();
+        metrics.draining(1, 7, 0.0);
+        let held = metrics.hold("a");
         metrics.violation(Side::Client, Kind::TextNotUtf8);
         metrics.close(Initiator::Gate, Side::Client, Some(1007));
         metrics.close(Initiator::Side(Side::Upstream), Side::Client, Some(4321));

@@ -4,7 +4,8 @@
 mod drive;
 mod judge;
 
-use drive::{Compressor, Frame, Scene, Sender};
+use drive::compressor::Compressor;
+use drive::{Frame, Scene, Sender};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};

@@ -6,27 +6,36 @@
 //! | `POST /v1/upstreams/NAME/deploy` | tells those connected now to reconnect; new ones are welcome at once |
 //! | `POST /v1/upstreams/NAME/resume` | lets a drained server, or all, in again and ends its drain |
 //! | `GET /v1/upstreams/NAME/drain` | the drains of the upstream |
-//! | `DELETE /v1/upstreams/NAME/drain` | as `resume` for all servers, those drained before included: who was not told yet stays |
+//! | `DELETE /v1/upstreams/NAME/drain` | ends the drains under way and lets their servers in: who was not told yet stays |
+//! | `POST /v1/reload` | reads the configuration again |
 //! | `GET /v1/status` | upstreams, servers, connections, drains |
 //!
 //! A body is JSON, every field optional: `{"server": "10.0.0.5:9000", "over": "30s", "rate": 200, "deadline": "60s",
 //! "dry_run": true}`.
 
-use crate::deploy::{Control, Settings};
+use crate::deploy::Control;
 use crate::drain::{Cause, DrainId, Pace, Progress, Selection, State, Terms};
 use crate::duration;
-use crate::proxy::Pool;
+use crate::metrics::ServerFigures;
+use crate::proxy::{Pool, Pools, Server, State as ServerState};
 use http::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// What there is to be drained, and what drains it.
+/// The states of servers, as metrics name them.
+const STATES: [&str; 3] = [
+    ServerState::ALL[0].label(),
+    ServerState::ALL[1].label(),
+    ServerState::ALL[2].label(),
+];
+
+/// What there is to be drained, and what drains it. Clones share everything.
+#[derive(Clone)]
 pub struct Drains {
     control: Arc<Control>,
-    pools: Vec<Arc<Pool>>,
-    settings: Settings,
+    pools: Arc<Pools>,
 }
 
 /// A status and a body in JSON.
@@ -44,44 +53,73 @@ struct Body {
 }
 
 /// The servers that a request is about.
-struct Target<'a> {
-    pool: &'a Pool,
+struct Target {
+    pool: Arc<Pool>,
     /// `None` for all.
-    server: Option<usize>,
+    server: Option<Arc<Server>>,
 }
 
-impl Target<'_> {
+impl Target {
     fn selection(&self) -> Selection {
         let upstream = self.pool.index;
-        match self.server {
+        match &self.server {
             Some(server) => Selection::Server {
                 upstream,
-                server: server as u32,
+                server: server.number,
             },
             None => Selection::Upstream { upstream },
         }
     }
 
-    fn servers(&self) -> impl Iterator<Item = usize> {
-        match self.server {
-            Some(server) => server..server + 1,
-            None => 0..self.pool.settings.servers.len(),
+    fn servers(&self) -> Vec<Arc<Server>> {
+        match &self.server {
+            Some(server) => vec![server.clone()],
+            None => self.pool.members().servers.clone(),
+        }
+    }
+
+    fn name(&self) -> String {
+        match &self.server {
+            Some(server) => format!("{} {}", self.pool.name, server.address),
+            None => self.pool.name.clone(),
         }
     }
 }
 
 impl Drains {
-    /// Drains the servers of these pools, as the settings say unless a request says otherwise.
-    pub fn new(control: Arc<Control>, pools: Vec<Arc<Pool>>, settings: Settings) -> Self {
-        Drains {
-            control,
-            pools,
-            settings,
-        }
+    /// Drains the servers of these pools.
+    pub fn new(control: Arc<Control>, pools: Arc<Pools>) -> Self {
+        Drains { control, pools }
+    }
+
+    /// How every server stands now.
+    pub(super) fn figures(&self) -> Vec<ServerFigures> {
+        let figures = |pool: &Arc<Pool>| {
+            let members = pool.members();
+            let servers = members.all().map(|server| ServerFigures {
+                upstream: pool.name.clone(),
+                server: server.address.to_string(),
+                state: server.state().label(),
+                states: &STATES,
+                connections: self.connections(pool, server),
+            });
+            servers.collect::<Vec<_>>()
+        };
+        self.pools.all().iter().flat_map(figures).collect()
+    }
+
+    fn connections(&self, pool: &Pool, server: &Server) -> usize {
+        self.control.count(Selection::Server {
+            upstream: pool.index,
+            server: server.number,
+        })
     }
 
     /// `None`: there is no such endpoint. What is asked for by GET changes nothing.
     pub(super) fn answer(&self, method: &Method, path: &str, body: &[u8]) -> Option<Answer> {
+        if path == "/v1/reload" {
+            return Some(not_allowed("POST"));
+        }
         if path == "/v1/status" {
             return Some(if method == Method::GET {
                 self.status()
@@ -91,11 +129,11 @@ impl Drains {
         }
         let (name, verb) = path.strip_prefix("/v1/upstreams/")?.split_once('/')?;
         let result = match (verb, method.as_str()) {
-            ("drain", "GET") => self.pool(name).map(|pool| self.show(pool)),
+            ("drain", "GET") => self.pool(name).map(|pool| self.show(&pool)),
             ("drain", "POST") => self.begin(name, body, Cause::Operator),
             ("deploy", "POST") => self.begin(name, body, Cause::Deploy),
             ("resume", "POST") => self.resume(name, body),
-            ("drain", "DELETE") => self.resume(name, b""),
+            ("drain", "DELETE") => self.cancel(name),
             ("drain", _) => Err(not_allowed("GET, POST, DELETE")),
             ("deploy" | "resume", _) => Err(not_allowed("POST")),
             _ => return None,
@@ -106,7 +144,7 @@ impl Drains {
     fn begin(&self, name: &str, body: &[u8], cause: Cause) -> Result<Answer, Answer> {
         let pool = self.pool(name)?;
         let body = parse(body)?;
-        let target = target(pool, body.server.as_deref())?;
+        let target = target(pool.clone(), body.server.as_deref())?;
         let terms = self.terms(&body)?;
         if body.dry_run {
             let forecast = self.control.forecast(target.selection(), terms);
@@ -119,20 +157,23 @@ impl Drains {
             });
             return Ok((StatusCode::OK, json!({ "forecast": answer })));
         }
-        let was_out = target.servers().all(|server| pool.is_out(server));
+        let servers = target.servers();
+        let was_out = servers.iter().all(|server| server.is_drained());
         if cause == Cause::Operator {
-            target
-                .servers()
-                .for_each(|server| pool.set_out(server, true));
+            servers
+                .iter()
+                .for_each(|server| pool.set_drained(server, true));
             if was_out && self.control.count(target.selection()) == 0 {
                 let message = "it is drained already; POST .../resume lets it in again";
                 return Ok((
                     StatusCode::OK,
-                    json!({ "message": message, "drains": self.drains_of(pool) }),
+                    json!({ "message": message, "drains": self.drains_of(&pool) }),
                 ));
             }
         }
-        let id = self.control.start(target.selection(), terms, cause);
+        let id = self
+            .control
+            .start(target.selection(), &target.name(), terms, cause);
         let drain = self
             .control
             .progress(id)
@@ -143,13 +184,14 @@ impl Drains {
     fn resume(&self, name: &str, body: &[u8]) -> Result<Answer, Answer> {
         let pool = self.pool(name)?;
         let body = parse(body)?;
-        let target = target(pool, body.server.as_deref())?;
+        let target = target(pool.clone(), body.server.as_deref())?;
         target
             .servers()
-            .for_each(|server| pool.set_out(server, false));
-        let concerned = |selection| match (selection, target.server) {
+            .iter()
+            .for_each(|server| pool.set_drained(server, false));
+        let concerned = |selection| match (selection, &target.server) {
             (Selection::Server { upstream, server }, Some(only)) => {
-                upstream == pool.index && server as usize == only
+                upstream == pool.index && server == only.number
             }
             // The others of a drain of all are still drained.
             (_, Some(_)) => false,
@@ -161,21 +203,49 @@ impl Drains {
         let cancelled = running.filter(|(id, _)| self.control.cancel(*id)).count();
         Ok((
             StatusCode::OK,
-            json!({ "cancelled": cancelled, "servers": self.servers_of(pool) }),
+            json!({ "cancelled": cancelled, "servers": self.servers_of(&pool) }),
+        ))
+    }
+
+    /// Ends what is under way; a server whose drain has ended stays out until it is resumed.
+    fn cancel(&self, name: &str) -> Result<Answer, Answer> {
+        let pool = self.pool(name)?;
+        let running = self.control.drains().into_iter().filter(|(_, progress)| {
+            progress.state == State::Running && upstream_of(progress.selection) == Some(pool.index)
+        });
+        let mut cancelled = 0;
+        for (id, progress) in running {
+            cancelled += usize::from(self.control.cancel(id));
+            if progress.cause == Cause::Operator {
+                let members = pool.members();
+                let concerned = members
+                    .servers
+                    .iter()
+                    .filter(|known| match progress.selection {
+                        Selection::Server { server, .. } => known.number == server,
+                        _ => true,
+                    });
+                concerned.for_each(|server| pool.set_drained(server, false));
+            }
+        }
+        Ok((
+            StatusCode::OK,
+            json!({ "cancelled": cancelled, "servers": self.servers_of(&pool) }),
         ))
     }
 
     fn show(&self, pool: &Pool) -> Answer {
         (
             StatusCode::OK,
-            json!({ "upstream": pool.settings.name, "drains": self.drains_of(pool) }),
+            json!({ "upstream": pool.name, "drains": self.drains_of(pool) }),
         )
     }
 
     fn status(&self) -> Answer {
-        let upstreams = self.pools.iter().map(|pool| {
+        let pools = self.pools.all();
+        let upstreams = pools.iter().map(|pool| {
             json!({
-                "name": pool.settings.name,
+                "name": pool.name,
                 "connections": self.control.count(Selection::Upstream { upstream: pool.index }),
                 "servers": self.servers_of(pool),
                 "drains": self.drains_of(pool),
@@ -188,21 +258,15 @@ impl Drains {
     }
 
     fn servers_of(&self, pool: &Pool) -> Vec<Value> {
-        let server = |(index, address): (usize, &crate::proxy::settings::Address)| {
-            let selection = Selection::Server {
-                upstream: pool.index,
-                server: index as u32,
-            };
-            let state = if pool.is_out(index) { "draining" } else { "up" };
-            let connections = self.control.count(selection);
-            json!({ "address": address.to_string(), "state": state, "connections": connections })
+        let members = pool.members();
+        let server = |server: &Arc<Server>| {
+            json!({
+                "address": server.address.to_string(),
+                "state": server.state().label(),
+                "connections": self.connections(pool, server),
+            })
         };
-        pool.settings
-            .servers
-            .iter()
-            .enumerate()
-            .map(server)
-            .collect()
+        members.all().map(server).collect()
     }
 
     fn drains_of(&self, pool: &Pool) -> Vec<Value> {
@@ -218,9 +282,13 @@ impl Drains {
         let now = Instant::now();
         let server = match progress.selection {
             Selection::Server { upstream, server } => {
-                let pool = self.pools.get(upstream as usize);
-                pool.and_then(|pool| pool.settings.servers.get(server as usize))
-                    .map(ToString::to_string)
+                let pools = self.pools.all();
+                let pool = pools.iter().find(|pool| pool.index == upstream);
+                pool.and_then(|pool| {
+                    let members = pool.members();
+                    let found = members.all().find(|known| known.number == server);
+                    found.map(|server| server.address.to_string())
+                })
             }
             _ => None,
         };
@@ -243,10 +311,10 @@ impl Drains {
         })
     }
 
-    fn pool(&self, name: &str) -> Result<&Pool, Answer> {
-        let pool = self.pools.iter().find(|pool| pool.settings.name == name);
-        pool.map(AsRef::as_ref).ok_or_else(|| {
-            let names: Vec<_> = self.pools.iter().map(|pool| &pool.settings.name).collect();
+    fn pool(&self, name: &str) -> Result<Arc<Pool>, Answer> {
+        self.pools.named(name).ok_or_else(|| {
+            let pools = self.pools.current();
+            let names: Vec<_> = pools.iter().map(|pool| &pool.name).collect();
             let message = format!("there is no upstream `{name}`");
             (
                 StatusCode::NOT_FOUND,
@@ -262,7 +330,7 @@ impl Drains {
                 .map(Some)
                 .map_err(|wrong| bad_request(&format!("`{key}`: {}", wrong.replace('\n', "; ")))),
         };
-        let mut terms = self.settings.terms;
+        let mut terms = self.control.settings().terms;
         if let Some(deadline) = time("deadline", &body.deadline)? {
             terms.deadline = deadline;
         }
@@ -285,23 +353,22 @@ impl Drains {
     }
 }
 
-fn target<'a>(pool: &'a Pool, server: Option<&str>) -> Result<Target<'a>, Answer> {
+fn target(pool: Arc<Pool>, server: Option<&str>) -> Result<Target, Answer> {
     let Some(server) = server else {
         return Ok(Target { pool, server: None });
     };
-    let addresses: Vec<String> = pool
-        .settings
-        .servers
+    let servers = pool.members().servers.clone();
+    let addresses: Vec<String> = servers
         .iter()
-        .map(ToString::to_string)
+        .map(|server| server.address.to_string())
         .collect();
     match addresses.iter().position(|address| address == server) {
         Some(index) => Ok(Target {
             pool,
-            server: Some(index),
+            server: Some(servers[index].clone()),
         }),
         None => {
-            let message = format!("upstream `{}` has no server `{server}`", pool.settings.name);
+            let message = format!("upstream `{}` has no server `{server}`", pool.name);
             Err((
                 StatusCode::NOT_FOUND,
                 json!({ "error": message, "servers": addresses }),
@@ -345,16 +412,20 @@ fn not_allowed(methods: &str) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::deploy::Settings;
     use crate::proxy::settings::{Address, Upstream};
+    use std::time::Duration;
 
     fn drains() -> Drains {
-        let servers = vec![Address::Name("a".into(), 1), Address::Name("b".into(), 2)];
-        let pool = Arc::new(Pool::new(Upstream::new("chat", servers), 0));
+        let servers = vec![Address::Unix("/a".into()), Address::Unix("/b".into())];
         Drains::new(
             Control::new(Settings::default(), Arc::default()),
-            vec![pool],
-            Settings::default(),
+            Arc::new(Pools::new(&[Upstream::new("chat", servers)])),
         )
+    }
+
+    fn is_drained(drains: &Drains, server: usize) -> bool {
+        drains.pools.current()[0].members().servers[server].is_drained()
     }
 
     fn ask(drains: &Drains, request: &str, body: &str) -> (u16, Value) {
@@ -375,34 +446,34 @@ mod tests {
             generation: 0,
         };
         let members = [
-            drains.control.enroll(place(0)),
-            drains.control.enroll(place(1)),
+            drains.control.enroll(place(0), Duration::ZERO),
+            drains.control.enroll(place(1), Duration::ZERO),
         ];
         let (status, body) = ask(
             &drains,
             "POST /v1/upstreams/chat/drain",
-            r#"{"server": "a:1", "over": "30s"}"#,
+            r#"{"server": "unix:/a", "over": "30s"}"#,
         );
         assert_eq!((status, &body["drain"]["total"]), (202, &json!(1)));
         let (_, status) = ask(&drains, "GET /v1/status", "");
         let servers = &status["upstreams"][0]["servers"];
         assert_eq!(
             servers[0],
-            json!({ "address": "a:1", "state": "draining", "connections": 1 })
+            json!({ "address": "unix:/a", "state": "draining", "connections": 1 })
         );
         assert_eq!(
             servers[1],
-            json!({ "address": "b:2", "state": "up", "connections": 1 })
+            json!({ "address": "unix:/b", "state": "up", "connections": 1 })
         );
         let (_, shown) = ask(&drains, "GET /v1/upstreams/chat/drain", "");
         assert_eq!(shown["drains"][0]["state"], "running");
         let (status, body) = ask(
             &drains,
             "POST /v1/upstreams/chat/resume",
-            r#"{"server": "a:1"}"#,
+            r#"{"server": "unix:/a"}"#,
         );
         assert_eq!((status, &body["cancelled"]), (200, &json!(1)));
-        assert!(!drains.pools[0].is_out(0));
+        assert!(!is_drained(&drains, 0));
         drop(members);
     }
 
@@ -419,17 +490,23 @@ mod tests {
             "{body}"
         );
         assert_eq!(ask(&drains, "DELETE /v1/upstreams/chat/drain", "").0, 200);
-        assert!(!drains.pools[0].is_out(0) && !drains.pools[0].is_out(1));
+        assert!(
+            is_drained(&drains, 0) && is_drained(&drains, 1),
+            "their drain has ended"
+        );
+        assert_eq!(ask(&drains, "POST /v1/upstreams/chat/resume", "").0, 200);
+        assert!(!is_drained(&drains, 0) && !is_drained(&drains, 1));
     }
 
     #[tokio::test]
     async fn a_deploy_takes_no_server_out_and_a_dry_run_does_nothing() {
         let drains = drains();
-        let member = drains.control.enroll(crate::drain::Place {
+        let place = crate::drain::Place {
             upstream: 0,
             server: 0,
             generation: 0,
-        });
+        };
+        let member = drains.control.enroll(place, Duration::ZERO);
         let (status, body) = ask(
             &drains,
             "POST /v1/upstreams/chat/deploy",
@@ -438,7 +515,7 @@ mod tests {
         assert_eq!((status, &body["forecast"]["connections"]), (200, &json!(1)));
         assert_eq!(drains.control.drains().len(), 0);
         assert_eq!(ask(&drains, "POST /v1/upstreams/chat/deploy", "").0, 202);
-        assert!(!drains.pools[0].is_out(0));
+        assert!(!is_drained(&drains, 0));
         drop(member);
     }
 
@@ -451,7 +528,7 @@ mod tests {
                 "POST /v1/upstreams/chat/drain",
                 r#"{"server": "c:3"}"#,
                 404,
-                "b:2",
+                "unix:/b",
             ),
             (
                 "POST /v1/upstreams/chat/drain",
@@ -494,6 +571,6 @@ mod tests {
                 "{request} {body}: {answer}"
             );
         }
-        assert!(!drains.pools[0].is_out(0), "nothing has changed");
+        assert!(!is_drained(&drains, 0), "nothing has changed");
     }
 }

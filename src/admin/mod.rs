@@ -17,8 +17,9 @@ use http::{Method, Response, StatusCode, header};
 use pingora::apps::http_app::ServeHttp;
 use pingora::protocols::http::ServerSession;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use tokio::sync::{mpsc, oneshot};
 
 /// Where the admin listener is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,12 +68,17 @@ impl Default for Settings {
     }
 }
 
-/// The endpoints.
+/// Somebody asks for a reload; this takes what has to be known of it, or why nothing has changed.
+pub type Reload = oneshot::Sender<Result<Vec<String>, String>>;
+
+/// The endpoints. Clones share everything.
+#[derive(Clone)]
 pub struct Admin {
     metrics: Arc<Metrics>,
     ready: Arc<AtomicBool>,
     drains: Drains,
-    access: Access,
+    access: Arc<RwLock<Access>>,
+    reload: mpsc::Sender<Reload>,
 }
 
 /// Who may change something.
@@ -84,29 +90,69 @@ enum Access {
     Nobody,
 }
 
+impl Access {
+    fn of(settings: &Settings) -> Self {
+        match (&settings.token, &settings.listen) {
+            (Some(token), _) => Access::Bearer(token.clone()),
+            (None, Some(Address::Unix(_))) => Access::Local,
+            (None, Some(Address::Tcp(address))) if address.ip().is_loopback() => Access::Local,
+            (None, _) => Access::Nobody,
+        }
+    }
+}
+
 /// Largest body of a request, in bytes.
 const MAX_BODY: usize = 64 << 10;
 
 impl Admin {
-    /// Serves `metrics` and `drains`; `/readyz` answers as `ready` says.
+    /// Serves `metrics` and `drains`; `/readyz` answers as `ready` says; `reload` is asked for reloads.
     pub fn new(
         settings: &Settings,
         metrics: Arc<Metrics>,
         ready: Arc<AtomicBool>,
         drains: Drains,
+        reload: mpsc::Sender<Reload>,
     ) -> Self {
-        let access = match (&settings.token, &settings.listen) {
-            (Some(token), _) => Access::Bearer(token.clone()),
-            (None, Some(Address::Unix(_))) => Access::Local,
-            (None, Some(Address::Tcp(address))) if address.ip().is_loopback() => Access::Local,
-            (None, _) => Access::Nobody,
-        };
         Admin {
             metrics,
             ready,
             drains,
-            access,
+            access: Arc::new(RwLock::new(Access::of(settings))),
+            reload,
         }
+    }
+
+    /// Obeys these settings from now on.
+    pub fn apply(&self, settings: &Settings) {
+        *self.access.write().unwrap_or_else(PoisonError::into_inner) = Access::of(settings);
+    }
+
+    /// Has the configuration read again, and waits for what comes of it.
+    async fn reload(&self) -> Response<Vec<u8>> {
+        let (tell, told) = oneshot::channel();
+        let result = match self.reload.send(tell).await {
+            Ok(()) => told.await.ok(),
+            Err(_) => None,
+        };
+        let (status, answer) = match result {
+            Some(Ok(notes)) => (
+                StatusCode::OK,
+                serde_json::json!({ "reloaded": true, "notes": notes }),
+            ),
+            Some(Err(error)) => (
+                StatusCode::UNPROCESSABLE_ENTITY,
+                serde_json::json!({ "reloaded": false, "error": error }),
+            ),
+            None => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                serde_json::json!({ "reloaded": false, "error": "wsgate is ending" }),
+            ),
+        };
+        respond(
+            status,
+            "application/json",
+            format!("{answer}\n").into_bytes(),
+        )
     }
 
     /// Why a request that changes something may not.
@@ -115,7 +161,7 @@ impl Admin {
             let body = serde_json::json!({ "error": message }).to_string();
             respond(status, "application/json", body.into_bytes())
         };
-        match &self.access {
+        match &*self.access.read().unwrap_or_else(PoisonError::into_inner) {
             Access::Local => None,
             Access::Bearer(token) => {
                 let offered = authorization.strip_prefix(b"Bearer ").unwrap_or_default();
@@ -158,17 +204,20 @@ impl Admin {
             return response;
         }
         match path {
-            "/metrics" => respond(
-                StatusCode::OK,
-                prometheus::TEXT_FORMAT,
-                self.metrics.render(),
-            ),
+            "/metrics" => {
+                self.metrics.servers(&self.drains.figures());
+                respond(
+                    StatusCode::OK,
+                    prometheus::TEXT_FORMAT,
+                    self.metrics.render(),
+                )
+            }
             "/healthz" => text(StatusCode::OK, "ok"),
             "/readyz" if self.ready.load(Ordering::Relaxed) => text(StatusCode::OK, "ready"),
             "/readyz" => text(StatusCode::SERVICE_UNAVAILABLE, "not ready"),
             _ => text(
                 StatusCode::NOT_FOUND,
-                "there are /metrics, /healthz, /readyz, /v1/status and /v1/upstreams/NAME/drain, deploy and resume",
+                "there are /metrics, /healthz, /readyz, /v1/status, /v1/reload and /v1/upstreams/NAME/drain, deploy and resume",
             ),
         }
     }
@@ -201,6 +250,9 @@ impl ServeHttp for Admin {
                     message.into_bytes(),
                 );
             };
+            if (method.as_str(), path.as_str()) == ("POST", "/v1/reload") {
+                return self.reload().await;
+            }
             if let Some((status, answer)) = self.drains.answer(&method, &path, &body) {
                 return respond(
                     status,
@@ -249,10 +301,10 @@ mod tests {
     fn admin(settings: &Settings, ready: Arc<AtomicBool>) -> Admin {
         let drains = Drains::new(
             Control::new(deploy::Settings::default(), Arc::default()),
-            Vec::new(),
-            deploy::Settings::default(),
+            Arc::default(),
         );
-        Admin::new(settings, Arc::new(Metrics::new()), ready, drains)
+        let (reload, _) = mpsc::channel(1);
+        Admin::new(settings, Arc::new(Metrics::new()), ready, drains, reload)
     }
 
     #[test]

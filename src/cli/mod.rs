@@ -3,7 +3,7 @@
 mod operate;
 
 use crate::config::Config;
-use crate::server::Gateway;
+use crate::server::{Gateway, Inherited};
 use crate::{demo, log};
 use clap::{Args, Parser, Subcommand};
 use std::fmt;
@@ -34,6 +34,8 @@ enum Command {
     Deploy(operate::Drain),
     /// Let drained servers in again.
     Resume(operate::Resume),
+    /// Have the configuration read again; exit status 1 where it is not good, and then nothing has changed.
+    Reload(operate::Reload),
     /// Show upstreams, servers, connections and drains.
     Status(operate::Status),
     /// Run the proxy in front of backends of its own, on free ports, and show what it does.
@@ -50,6 +52,9 @@ struct Run {
     #[arg(long, value_name = "FILE", required_unless_present_all = ["listen", "upstream"])]
     #[arg(conflicts_with_all = ["listen", "upstream", "admin"])]
     config: Option<PathBuf>,
+    /// Take the listeners over from a running wsgate: start this, then send SIGQUIT to the old process.
+    #[arg(long, requires = "config")]
+    upgrade: bool,
     /// Without a file: where to listen, `IP:PORT` or `unix:/PATH`. May be repeated.
     #[arg(long, value_name = "ADDR", requires = "upstream")]
     listen: Vec<String>,
@@ -70,6 +75,7 @@ impl Cli {
             Command::Drain(drain) => drain.execute("drain"),
             Command::Deploy(drain) => drain.execute("deploy"),
             Command::Resume(resume) => resume.execute(),
+            Command::Reload(reload) => reload.execute(),
             Command::Status(status) => status.execute(),
             Command::Demo { once } => demo::run(once),
         }
@@ -90,7 +96,11 @@ impl Run {
         for warning in &config.warnings {
             tracing::warn!("{warning}");
         }
-        let gateway = match Gateway::bind(&config) {
+        let inherited = match self.inherit(config.upgrade_socket.as_deref()) {
+            Ok(inherited) => inherited,
+            Err(error) => return fail(&error),
+        };
+        let gateway = match Gateway::bind(config, self.config.clone(), inherited) {
             Ok(gateway) => gateway,
             Err(error) => return fail(&format_args!("error: {error}")),
         };
@@ -98,6 +108,25 @@ impl Run {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&format_args!("error: {error}")),
         }
+    }
+}
+
+impl Run {
+    /// What the process that runs now hands over, where it is asked to.
+    fn inherit(&self, socket: Option<&Path>) -> Result<Option<Inherited>, String> {
+        if !self.upgrade {
+            return Ok(None);
+        }
+        let Some(socket) = socket else {
+            return Err(
+                "error: --upgrade needs `upgrade_socket`, where both processes meet\n = help: add upgrade_socket = \"/run/wsgate/upgrade\" to the configuration of both"
+                    .to_owned(),
+            );
+        };
+        tracing::info!(socket = %socket.display(), "waiting for the listeners of the old process");
+        Inherited::receive(socket)
+            .map(Some)
+            .map_err(|error| format!("error: {error}"))
     }
 }
 

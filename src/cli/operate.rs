@@ -1,4 +1,4 @@
-//! The commands that talk to a running wsgate: drain, deploy, resume, status.
+//! The commands that talk to a running wsgate: drain, deploy, resume, reload, status.
 
 use crate::admin::Client;
 use crate::config::admin_address;
@@ -56,6 +56,13 @@ pub(super) struct Resume {
     at: Where,
 }
 
+/// Which wsgate reloads.
+#[derive(Debug, Args)]
+pub(super) struct Reload {
+    #[command(flatten)]
+    at: Where,
+}
+
 /// How the status is shown.
 #[derive(Debug, Args)]
 pub(super) struct Status {
@@ -89,19 +96,13 @@ impl Where {
 
 /// Asks, and makes a failure of every status but success.
 fn ask(client: &Client, method: &str, path: &str, body: &Value) -> Result<Value, Failure> {
-    let (status, answer) = client.ask(method, path, body).map_err(|error| {
-        let address = &client.address;
-        format!("error: no answer from the admin listener at {address}: {error}; is wsgate running, and is it there?")
-    })?;
+    let (status, answer) = client
+        .ask(method, path, body)
+        .map_err(|error| unreachable_at(client, &error))?;
     if (200..300).contains(&status) {
         return Ok(answer);
     }
-    let mut message = format!(
-        "error: {}",
-        answer["error"]
-            .as_str()
-            .unwrap_or("the request was refused")
-    );
+    let mut message = format!("error: {}", refusal(&answer));
     for key in ["upstreams", "servers"] {
         if let Some(names) = answer[key].as_array() {
             let names: Vec<&str> = names.iter().filter_map(Value::as_str).collect();
@@ -109,6 +110,18 @@ fn ask(client: &Client, method: &str, path: &str, body: &Value) -> Result<Value,
         }
     }
     Err(message)
+}
+
+fn unreachable_at(client: &Client, error: &std::io::Error) -> Failure {
+    let address = &client.address;
+    format!(
+        "error: no answer from the admin listener at {address}: {error}; is wsgate running, and is it there?"
+    )
+}
+
+fn refusal(answer: &Value) -> Failure {
+    let message = answer["error"].as_str();
+    message.unwrap_or("the request was refused").to_owned()
 }
 
 impl Drain {
@@ -226,6 +239,27 @@ impl Resume {
                     true
                 }),
         )
+    }
+}
+
+impl Reload {
+    /// Has the configuration read again.
+    pub fn execute(&self) -> ExitCode {
+        let result = self.at.client().and_then(|client| {
+            let (status, answer) = client
+                .ask("POST", "/v1/reload", &Value::Null)
+                .map_err(|error| unreachable_at(&client, &error))?;
+            if status != 200 {
+                // Of a configuration that is not good it says where, and what would be right.
+                return Err(refusal(&answer));
+            }
+            println!("reloaded");
+            for note in answer["notes"].as_array().into_iter().flatten() {
+                println!("warning: {}", note.as_str().unwrap_or_default());
+            }
+            Ok(true)
+        });
+        finish(result)
     }
 }
 

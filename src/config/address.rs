@@ -122,7 +122,8 @@ pub(super) fn is_name(text: &str) -> bool {
     text.split('.').all(label_is_good) && !last.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-fn unix(path: &str) -> Result<Address, &'static str> {
+/// A Unix socket by its path, or what is wrong with that.
+pub(super) fn unix(path: &str) -> Result<Address, &'static str> {
     // sockaddr_un holds 108 bytes with the zero at the end.
     match path {
         _ if !path.starts_with('/') => Err("has a path that does not begin with `/`"),

@@ -10,9 +10,10 @@ use super::units::Size;
 use super::written::{self, File, Table};
 use crate::deploy::Several;
 use crate::drain::{Order, Pace, Terms};
-use crate::proxy::settings::{Address, Client, Listener, Settings, Upstream};
+use crate::proxy::settings::{Address, Client, Listener, Settings};
 use crate::{admin, deploy, log};
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::time::Duration;
 use toml::Spanned;
 
@@ -36,6 +37,7 @@ pub(super) fn of(file: File, source: Source<'_>) -> Result<Config, Error> {
     let mut warnings = Vec::new();
     let reader = Reader { source };
     let threads = reader.whole(file.threads, 0, 0..=1024, "threads")?;
+    let upgrade_socket = reader.upgrade_socket(file.upgrade_socket)?;
     let log = log_settings(&file.log.0);
     let admin_line = file
         .admin
@@ -78,6 +80,7 @@ pub(super) fn of(file: File, source: Source<'_>) -> Result<Config, Error> {
         drain,
         log,
         threads: threads as usize,
+        upgrade_socket,
         warnings,
     })
 }
@@ -113,6 +116,21 @@ pub(super) struct Reader<'a> {
 }
 
 impl Reader<'_> {
+    fn upgrade_socket(&self, written: Option<Spanned<String>>) -> Result<Option<PathBuf>, Error> {
+        let Some(path) = written.filter(|path| !path.get_ref().is_empty()) else {
+            return Ok(None);
+        };
+        match address::unix(path.get_ref()) {
+            Ok(Address::Unix(socket)) => Ok(Some(socket)),
+            Ok(_) => Ok(None),
+            Err(what) => {
+                let help = "it is where a Unix socket may be made: \"/run/wsgate/upgrade\"";
+                let message = format!("`{}` {what}", path.get_ref().escape_debug());
+                Err(self.source.error(path.span(), message, help))
+            }
+        }
+    }
+
     fn admin(
         &self,
         written: written::Admin,
@@ -289,59 +307,6 @@ impl Reader<'_> {
             return Err(self.absent("no listener", "[[listener]]"));
         }
         Ok(listeners)
-    }
-
-    fn upstream(
-        &self,
-        name: &str,
-        written: Spanned<Table<written::Upstream>>,
-    ) -> Result<Upstream, Error> {
-        let span = written.span();
-        let written = written.into_inner().0;
-        if name.is_empty() {
-            let help = "write [upstream.NAME], for example [upstream.chat]";
-            return Err(self
-                .source
-                .error(span, "the name of an upstream is empty", help));
-        }
-        let help = "add servers = [\"10.0.0.5:9000\"]";
-        let Some(list) = written.servers else {
-            return Err(self
-                .source
-                .error(span, format!("upstream `{name}` has no servers"), help));
-        };
-        if list.get_ref().is_empty() {
-            return Err(self.source.error(
-                list.span(),
-                format!("upstream `{name}` has no servers"),
-                help,
-            ));
-        }
-        let (mut servers, mut lines): (Vec<Address>, Vec<usize>) = Default::default();
-        for server in list.into_inner() {
-            let address = self.address(&server, address::server)?;
-            if let Some(first) = servers.iter().position(|other| *other == address) {
-                let message = format!("server `{address}` is in upstream `{name}` twice");
-                let help = format!("the first is in line {}; remove one of them", lines[first]);
-                return Err(self.source.error(server.span(), message, help));
-            }
-            lines.push(self.source.line(server.span().start));
-            servers.push(address);
-        }
-        let default = Upstream::new(name, servers);
-        Ok(Upstream {
-            hold: written.hold.map_or(default.hold, |wait| wait.0),
-            connect_timeout: written
-                .connect_timeout
-                .map_or(default.connect_timeout, |time| time.0),
-            handshake_timeout: written
-                .handshake_timeout
-                .map_or(default.handshake_timeout, |time| time.0),
-            read_timeout: written
-                .read_timeout
-                .map_or(default.read_timeout, |time| time.0),
-            ..default
-        })
     }
 
     pub(super) fn address(

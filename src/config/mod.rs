@@ -5,21 +5,25 @@
 
 mod address;
 mod error;
+mod health;
 mod meaning;
 mod route;
 mod units;
+mod upstream;
 mod wording;
 mod written;
 
 pub use error::Error;
 
+use crate::handshake::Compression;
 use crate::inspect::Rules;
 use crate::inspect::closing::Policy;
 use crate::proxy::settings::{Address, Client, Listener, Route, Settings, Upstream};
 use crate::{admin, deploy, log};
 use error::Source;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// All that wsgate is told.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,6 +38,8 @@ pub struct Config {
     pub log: log::Settings,
     /// Worker threads; 0 for one per core.
     pub threads: usize,
+    /// Where a new process takes the listeners over; `None`: it does not.
+    pub upgrade_socket: Option<PathBuf>,
     /// What is allowed and yet probably not meant.
     pub warnings: Vec<String>,
 }
@@ -167,8 +173,10 @@ impl Config {
             path: "/".to_owned(),
             upstream: 0,
             allowed_origins: Vec::new(),
+            max_age: Duration::ZERO,
             max_connections: 0,
             rules: Rules::default(),
+            compression: Compression::default(),
             closing: Policy::default(),
         };
         let proxy = Settings {
@@ -183,6 +191,7 @@ impl Config {
             drain: deploy::Settings::default(),
             log: log::Settings::default(),
             threads: 0,
+            upgrade_socket: None,
             warnings,
         })
     }

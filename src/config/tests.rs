@@ -1,7 +1,7 @@
 //! Every kind of mistake with what the user sees, and the files that are shipped.
 
 use super::Config;
-use crate::proxy::settings::Address;
+use crate::proxy::settings::{Address, ServerSettings};
 
 const REFERENCE: &str = include_str!("../../conf/reference.toml");
 const EXAMPLE: &str = include_str!("../../conf/wsgate.toml");
@@ -62,7 +62,14 @@ fn the_reference_names_every_key() {
             .next()
             .unwrap();
         for key in keys {
-            let documented = if table.is_empty() && key != "threads" {
+            let is_table = match table {
+                "" => !matches!(key, "threads" | "upgrade_socket"),
+                _ => key == "health",
+            };
+            let documented = if is_table && !table.is_empty() {
+                let inner = table.trim_end_matches(']');
+                REFERENCE.contains(&format!("\n{inner}.{key}]"))
+            } else if is_table {
                 REFERENCE.contains(&format!("\n[{key}"))
                     || REFERENCE.contains(&format!("\n[[{key}"))
             } else {
@@ -78,13 +85,15 @@ fn the_reference_names_every_key() {
 
 /// The reference line by line: `None` for what is no key, else the key and its value.
 fn key(line: &str) -> Option<(&str, &str)> {
-    let (key, rest) = line.split_once(" = ").filter(|_| !line.starts_with('#'))?;
+    let (key, rest) = line
+        .split_once(" = ")
+        .filter(|_| !line.starts_with(['#', ' ']))?;
     Some((key, rest.split("  #").next().unwrap().trim()))
 }
 
-/// The reference with another line in the place of one.
-fn reference_with(index: usize, line: &str) -> Result<Config, String> {
-    let mut lines: Vec<&str> = REFERENCE.lines().collect();
+/// A file with another line in the place of one.
+fn with(file: &str, index: usize, line: &str) -> Result<Config, String> {
+    let mut lines: Vec<&str> = file.lines().collect();
     lines[index] = line;
     parse(&lines.join("\n"))
 }
@@ -96,10 +105,10 @@ fn each_key_of_the_reference_is_required_or_states_its_default() {
         let Some((key, _)) = key(line) else { continue };
         assert_eq!(
             line.contains("# required: "),
-            reference_with(index, "").is_err(),
+            with(REFERENCE, index, "").is_err(),
             "{key}"
         );
-        if let Ok(without) = reference_with(index, "") {
+        if let Ok(without) = with(REFERENCE, index, "") {
             assert_eq!(without, whole, "{key}");
         }
     }
@@ -115,6 +124,7 @@ fn each_key_is_obeyed() {
         "\"2s-3s\"",
         "\"4KiB\"",
         "\"json\"",
+        "\"off\"",
         "\"debug\"",
         "\"observe\"",
         "\"pass\"",
@@ -125,12 +135,19 @@ fn each_key_is_obeyed() {
         "[\"https://a.example\"]",
         "[\"a.example:7\"]",
         "\"random\"",
+        "\"round_robin\"",
         "\"7/s\"",
+        "\"/tmp/upgrade\"",
+        "404",
+        "false",
+        "9",
         // Any file that is there.
         "\"Cargo.toml\"",
     ];
-    let whole = parse(REFERENCE).unwrap();
-    for (index, line) in REFERENCE.lines().enumerate() {
+    // Where nothing is checked, it does not matter how.
+    let reference = REFERENCE.replacen("check = \"off\"", "check = \"http\"", 1);
+    let whole = parse(&reference).unwrap();
+    for (index, line) in reference.lines().enumerate() {
         let Some((key, value)) = key(line) else {
             continue;
         };
@@ -139,7 +156,7 @@ fn each_key_is_obeyed() {
             continue;
         }
         let is_obeyed = |other: &&&str| {
-            let changed = reference_with(index, &format!("{key} = {other}"));
+            let changed = with(&reference, index, &format!("{key} = {other}"));
             changed.is_ok_and(|changed| changed != whole)
         };
         assert!(OTHERS.iter().find(is_obeyed).is_some(), "{key} = {value}");
@@ -198,7 +215,7 @@ fn what_is_written_is_what_is_meant() {
     assert_eq!(route.allowed_origins, ["https://example.com:8443", "null"]);
     assert_eq!(
         config.proxy.upstreams[route.upstream].servers,
-        [Address::Name("b.internal".into(), 1)]
+        [ServerSettings::new(Address::Name("b.internal".into(), 1))]
     );
     assert_eq!((route.rules.hold, route.closing.restart_code), (1024, 4999));
     assert_eq!(route.closing.reconnect_after.1.as_millis(), 250);

@@ -16,6 +16,7 @@ use toml::Spanned;
 #[serde(deny_unknown_fields)]
 pub(super) struct File {
     pub threads: Option<Spanned<i64>>,
+    pub upgrade_socket: Option<Spanned<String>>,
     #[serde(default)]
     pub log: Table<Log>,
     #[serde(default)]
@@ -100,11 +101,82 @@ pub(super) struct Listener {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Upstream {
-    pub servers: Option<Spanned<Vec<Spanned<String>>>>,
+    pub servers: Option<Spanned<Vec<Spanned<Server>>>>,
+    pub balance: Option<Spanned<String>>,
+    pub eject_after: Option<Spanned<i64>>,
+    pub eject_pause: Option<Time>,
     pub connect_timeout: Option<Time>,
     pub hold: Option<Wait>,
     pub handshake_timeout: Option<Time>,
     pub read_timeout: Option<Time>,
+    pub resolve_interval: Option<Time>,
+    pub generation: Option<String>,
+    pub health: Option<Spanned<Table<Health>>>,
+}
+
+/// A server by its address alone, or as a table.
+#[derive(Debug)]
+pub(super) enum Server {
+    Address(String),
+    Table(ServerTable),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ServerTable {
+    pub address: Option<Spanned<String>>,
+    pub weight: Option<Spanned<i64>>,
+    pub max_connections: Option<Spanned<i64>>,
+    #[serde(default)]
+    pub backup: bool,
+}
+
+impl<'de> Deserialize<'de> for Server {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(AddressOrTable)
+    }
+}
+
+struct AddressOrTable;
+
+impl<'de> Visitor<'de> for AddressOrTable {
+    type Value = Server;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a server\nwrite its address, \"10.0.0.5:9000\", or { address = \"10.0.0.5:9000\", weight = 2 }")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, address: &str) -> Result<Server, E> {
+        Ok(Server::Address(address.to_owned()))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, keys: A) -> Result<Server, A::Error> {
+        ServerTable::deserialize(MapAccessDeserializer::new(keys)).map(Server::Table)
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Health {
+    pub check: Option<Check>,
+    pub path: Option<Spanned<String>>,
+    pub host: Option<Spanned<String>>,
+    pub status: Option<Spanned<i64>>,
+    pub interval: Option<Time>,
+    pub timeout: Option<Time>,
+    pub unhealthy: Option<Spanned<i64>>,
+    pub healthy: Option<Spanned<i64>>,
+    pub slow_start: Option<Wait>,
+    pub version_header: Option<Spanned<String>>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Check {
+    Off,
+    Tcp,
+    Http,
+    Websocket,
 }
 
 #[derive(Debug, Deserialize)]
@@ -117,12 +189,16 @@ pub(super) struct Route {
     pub upstream: Option<Spanned<String>>,
     #[serde(default)]
     pub allowed_origins: Vec<Spanned<String>>,
+    pub max_age: Option<Wait>,
     pub max_connections: Option<Spanned<i64>>,
     pub mode: Option<Mode>,
     pub max_frame_size: Option<Spanned<Size>>,
     pub max_message_size: Option<Spanned<Size>>,
     pub max_fragments: Option<Spanned<i64>>,
     pub hold: Option<Spanned<Size>>,
+    pub compression: Option<Compression>,
+    pub context_takeover: Option<bool>,
+    pub max_window_bits: Option<Spanned<i64>>,
     pub close_timeout: Option<Time>,
     pub message_grace: Option<Wait>,
     pub absorb: Option<Wait>,
@@ -137,6 +213,13 @@ pub(super) struct Route {
 pub(super) enum Mode {
     Enforce,
     Observe,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Compression {
+    Inspect,
+    Off,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]

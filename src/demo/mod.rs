@@ -42,8 +42,8 @@ fn start(once: bool) -> io::Result<ExitCode> {
         level: tracing::Level::ERROR,
         ..config.log
     });
-    let gateway = Gateway::bind(&config).map_err(io::Error::other)?;
-    let (Some(listener), Some(admin)) = (gateway.addresses().first(), gateway.admin()) else {
+    let gateway = Gateway::bind(config, None, None).map_err(io::Error::other)?;
+    let (Some(listener), Some(admin)) = (gateway.addresses().pop(), gateway.admin()) else {
         return Err(io::Error::other("the gateway has no listener"));
     };
     let tour = tour::Tour::new(listener.to_string(), admin.to_string(), hears);

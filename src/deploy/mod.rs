@@ -3,8 +3,10 @@
 //! [`Control`] keeps the pure [`Conductor`] of the room `drain` under a lock, gives it the time, and passes on what it
 //! decides to the handles of the connections. It knows nothing of frames and never decides who is closed, or when.
 
+mod health;
 mod word;
 
+pub use health::{Health, Thresholds, Turn};
 pub use word::Several;
 
 use crate::drain::{
@@ -13,8 +15,10 @@ use crate::drain::{
 };
 use crate::metrics::Metrics;
 use crate::relay::Handle;
+use rand::Rng;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use word::Word;
@@ -53,12 +57,16 @@ pub struct Control {
     conductor: Mutex<Conductor<Arc<Handle>>>,
     /// Something has happened that may bring the next decision forward.
     changed: Notify,
-    /// Whether there is any decision to come: while nobody is drained, connections come and go without waking anybody.
+    /// Whether there is any drain: while nobody is drained, connections come and go without waking anybody.
     busy: AtomicBool,
     /// A connection has left.
     left: Notify,
     word: Mutex<Word>,
-    settings: Settings,
+    /// What logs call those drains whose end was not logged yet.
+    names: Mutex<BTreeMap<DrainId, String>>,
+    /// Why everybody is told who connects from now on, once wsgate ends.
+    ending: OnceLock<&'static str>,
+    settings: RwLock<Settings>,
     metrics: Arc<Metrics>,
 }
 
@@ -67,6 +75,7 @@ pub struct Enrolled {
     control: Arc<Control>,
     member: MemberId,
     handle: Arc<Handle>,
+    returns: bool,
 }
 
 impl Enrolled {
@@ -74,11 +83,21 @@ impl Enrolled {
     pub fn handle(&self) -> &Arc<Handle> {
         &self.handle
     }
+
+    /// Its client has been told to reconnect, by whatever but a drain: it will be back.
+    pub fn handle_return(&mut self) {
+        self.returns = true;
+    }
 }
 
 impl Drop for Enrolled {
     fn drop(&mut self) {
-        self.control.lock().leave(self.member, Instant::now());
+        let now = Instant::now();
+        if self.returns {
+            self.control.lock().leave_for_now(self.member, now);
+        } else {
+            self.control.lock().leave(self.member, now);
+        }
         self.control.left.notify_waiters();
         self.control.hurry();
     }
@@ -93,47 +112,97 @@ impl Control {
             busy: AtomicBool::new(false),
             left: Notify::new(),
             word: Mutex::default(),
-            settings,
+            names: Mutex::default(),
+            ending: OnceLock::new(),
+            settings: RwLock::new(settings),
             metrics,
         })
     }
 
-    /// A connection begins.
-    pub fn enroll(self: &Arc<Self>, place: Place) -> Enrolled {
+    /// How drains go unless one is told otherwise.
+    pub fn settings(&self) -> Settings {
+        self.settings
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Obeys these settings from now on; drains under way keep theirs.
+    pub fn apply(&self, settings: Settings) {
+        *self
+            .settings
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = settings;
+    }
+
+    /// A connection begins. After `max_age`, if it is not zero, it is drained.
+    pub fn enroll(self: &Arc<Self>, place: Place, max_age: Duration) -> Enrolled {
         let handle = Arc::<Handle>::default();
-        let member = self.lock().enroll(place, handle.clone());
+        let member = {
+            let mut conductor = self.lock();
+            let member = conductor.enroll(place, handle.clone());
+            if !max_age.is_zero() {
+                // Those who came together are not to go together.
+                let age = max_age.mul_f64(rand::thread_rng().gen_range(0.8..1.0));
+                let next = conductor.next_wake();
+                conductor.retire_at(member, Instant::now() + age, self.settings().terms);
+                if conductor.next_wake() != next {
+                    self.changed.notify_one();
+                }
+            }
+            member
+        };
+        if let Some(source) = self.ending.get() {
+            handle.drain(source);
+        }
         Enrolled {
             control: self.clone(),
             member,
             handle,
+            returns: false,
         }
     }
 
-    /// An upgrade for an upstream has succeeded or failed after this time.
-    pub fn handle_upgrade(&self, upstream: u32, took: Duration, ok: bool) {
-        self.lock()
+    /// Whoever connects from now on is told to reconnect as soon as it is connected: wsgate ends.
+    pub fn end(&self, cause: Cause) {
+        let _ = self.ending.set(cause.label());
+    }
+
+    /// The last call: who was told of a drain, or is to be told of a crash, waits for nothing any more.
+    pub fn last_call(&self) {
+        self.lock().handles().for_each(|handle| handle.hurry());
+    }
+
+    /// An upgrade for an upstream, of this number and name, has succeeded or failed after this time.
+    pub fn handle_upgrade(&self, upstream: u32, name: &str, took: Duration, ok: bool) {
+        let back = self
+            .lock()
             .handle_upgrade(upstream, Instant::now(), took, ok);
+        if let Some(after) = back {
+            self.metrics.reconnected(name, after);
+        }
         self.hurry();
     }
 
-    /// A server has closed a connection with 1001 or 1012, of its own accord.
-    pub fn handle_restart(&self, place: Place) {
+    /// A server, called so by logs, has closed a connection with 1001 or 1012, of its own accord.
+    pub fn handle_restart(&self, place: Place, name: &str) {
         let Place {
             upstream, server, ..
         } = place;
-        let mut word = self.word.lock().unwrap_or_else(PoisonError::into_inner);
-        if word.handle_close((upstream, server), Instant::now(), self.settings.several) {
-            drop(word);
-            self.start(
-                Selection::Server { upstream, server },
-                self.settings.terms,
-                Cause::Upstream,
-            );
+        let Settings { terms, several, .. } = self.settings();
+        let is_restart = self
+            .word
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .handle_close((upstream, server), Instant::now(), several);
+        if is_restart {
+            let selection = Selection::Server { upstream, server };
+            self.start(selection, name, terms, Cause::Upstream);
         }
     }
 
-    /// Begins to drain.
-    pub fn start(&self, selection: Selection, terms: Terms, cause: Cause) -> DrainId {
+    /// Begins to drain; `name` is what logs call the selection.
+    pub fn start(&self, selection: Selection, name: &str, terms: Terms, cause: Cause) -> DrainId {
         let (id, progress) = {
             let mut conductor = self.lock();
             let id = conductor.start(selection, terms, cause, Instant::now());
@@ -141,8 +210,26 @@ impl Control {
             (id, conductor.progress(id, Instant::now()))
         };
         if let Some(progress) = progress {
-            let (cause, connections, raised) = (cause.label(), progress.total, progress.raised);
-            tracing::info!(cause, connections, raised, "drain begins");
+            let joined = self.names().insert(id, name.to_owned()).is_some();
+            let (connections, raised) = (progress.total, progress.raised);
+            let (drain, deadline) = (id.number(), terms.deadline_in_force());
+            let cause = cause.label();
+            if joined {
+                tracing::info!(drain, selection = name, connections, "drain joined");
+            } else {
+                self.metrics.drain_begins(cause, raised);
+                tracing::info!(
+                    drain,
+                    selection = name,
+                    cause,
+                    connections,
+                    ?deadline,
+                    "drain begins"
+                );
+            }
+            if raised {
+                tracing::warn!(drain, "the pace cannot hold the deadline: it is raised");
+            }
         }
         self.changed.notify_one();
         id
@@ -155,7 +242,9 @@ impl Control {
 
     /// Ends a drain; those that were not told yet stay. Whether there was one to end.
     pub fn cancel(&self, id: DrainId) -> bool {
-        self.lock().cancel(id, Instant::now())
+        let was_running = self.lock().cancel(id, Instant::now());
+        self.changed.notify_one();
+        was_running
     }
 
     /// How far a drain is; `None` where it is not known any more.
@@ -174,6 +263,17 @@ impl Control {
         }
     }
 
+    /// Waits until there is no connection any more.
+    pub async fn empty(&self) {
+        loop {
+            let left = self.left.notified();
+            if self.count(Selection::Everything) == 0 {
+                return;
+            }
+            left.await;
+        }
+    }
+
     /// Carries the decisions out, for as long as it is polled.
     pub async fn conduct(&self) {
         loop {
@@ -181,22 +281,14 @@ impl Control {
             let (due, wake) = {
                 let mut conductor = self.lock();
                 let due = conductor.poll(Instant::now());
-                let wake = conductor.next_wake();
                 // Under the lock, so that a drain that starts now is not forgotten.
-                self.busy.store(wake.is_some(), Ordering::Relaxed);
-                (due, wake)
+                self.busy.store(conductor.is_draining(), Ordering::Relaxed);
+                (due, conductor.next_wake())
             };
             for (_, handle, cause) in due {
                 handle.drain(cause.label());
             }
-            let running = self
-                .drains()
-                .into_iter()
-                .filter(|(_, progress)| progress.state == State::Running);
-            let (open, waiting) = running.fold((0, 0), |(open, waiting), (_, p)| {
-                (open + 1, waiting + p.waiting)
-            });
-            self.metrics.draining(open, waiting);
+            self.report();
             match wake {
                 Some(wake) => {
                     let _ = tokio::time::timeout_at(wake.into(), changed).await;
@@ -204,6 +296,45 @@ impl Control {
                 None => changed.await,
             }
         }
+    }
+
+    /// Brings the metrics up to date, and logs the end of drains.
+    fn report(&self) {
+        let drains = self.drains();
+        let running = drains
+            .iter()
+            .filter(|(_, progress)| progress.state == State::Running);
+        let (open, waiting, rate) =
+            running.fold((0, 0, 0.0), |(open, waiting, rate), (_, progress)| {
+                (open + 1, waiting + progress.waiting, rate + progress.rate)
+            });
+        self.metrics.draining(open, waiting, rate);
+        let mut names = self.names();
+        for (id, progress) in &drains {
+            if progress.state == State::Running {
+                continue;
+            }
+            let Some(name) = names.remove(id) else {
+                continue;
+            };
+            let took = progress.ends.saturating_duration_since(progress.started);
+            tracing::info!(
+                drain = id.number(),
+                selection = name,
+                cause = progress.cause.label(),
+                state = progress.state.label(),
+                connections = progress.total,
+                closed = progress.closed,
+                left = progress.left,
+                stayed = progress.waiting,
+                reconnected = progress.reconnected,
+                failed = progress.failed,
+                took_ms = took.as_millis() as u64,
+                "drain ends"
+            );
+        }
+        // What the room itself has forgotten, it was too busy to tell.
+        names.retain(|id, _| drains.iter().any(|(known, _)| known == id));
     }
 
     /// Connections in a selection.
@@ -221,11 +352,15 @@ impl Control {
             .collect()
     }
 
-    /// Has the next decision looked at again, if there is one to come.
+    /// Has the next decision looked at again, if there is any drain.
     fn hurry(&self) {
         if self.busy.load(Ordering::Relaxed) {
             self.changed.notify_one();
         }
+    }
+
+    fn names(&self) -> MutexGuard<'_, BTreeMap<DrainId, String>> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, Conductor<Arc<Handle>>> {
@@ -249,13 +384,13 @@ mod tests {
             generation: 0,
         };
         let members = [
-            control.enroll(place(0)),
-            control.enroll(place(0)),
-            control.enroll(place(1)),
+            control.enroll(place(0), Duration::ZERO),
+            control.enroll(place(0), Duration::ZERO),
+            control.enroll(place(1), Duration::ZERO),
         ];
-        (0..2).for_each(|_| control.handle_restart(place(0)));
+        (0..2).for_each(|_| control.handle_restart(place(0), "a"));
         assert_eq!(control.drains().len(), 0);
-        control.handle_restart(place(0));
+        control.handle_restart(place(0), "a");
         let drains = control.drains();
         let [(_, progress)] = drains.as_slice() else {
             panic!("{drains:?}")
@@ -267,16 +402,19 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_drain_is_finished_when_the_last_one_has_left() {
         let control = Control::new(Settings::default(), Arc::default());
-        let member = control.enroll(Place {
-            upstream: 0,
-            server: 0,
-            generation: 0,
-        });
+        let member = control.enroll(
+            Place {
+                upstream: 0,
+                server: 0,
+                generation: 0,
+            },
+            Duration::ZERO,
+        );
         let terms = Terms {
             pace: Pace::Over(Duration::ZERO),
             ..Settings::default().terms
         };
-        let drain = control.start(Selection::Everything, terms, Cause::Shutdown);
+        let drain = control.start(Selection::Everything, "everything", terms, Cause::Shutdown);
         let conducting = tokio::spawn({
             let control = control.clone();
             async move { control.conduct().await }

@@ -50,6 +50,8 @@ pub struct Conductor<H> {
     /// In the order of their end.
     ended: VecDeque<DrainId>,
     pulses: HashMap<u32, Pulse>,
+    /// Members with a maximal age, by the moment at which they reach it.
+    ages: BTreeMap<(Instant, MemberId), Terms>,
     rng: StdRng,
     next: u64,
 }
@@ -63,6 +65,7 @@ impl<H: Clone> Conductor<H> {
             running: Vec::new(),
             ended: VecDeque::new(),
             pulses: HashMap::new(),
+            ages: BTreeMap::new(),
             rng: StdRng::seed_from_u64(seed),
             next: 1,
         }
@@ -73,15 +76,45 @@ impl<H: Clone> Conductor<H> {
         self.roster.insert(place, handle)
     }
 
+    /// A connection reaches its maximal age at this time, and is drained then: on these terms, together with others of its
+    /// upstream that reach theirs.
+    pub fn retire_at(&mut self, id: MemberId, at: Instant, terms: Terms) {
+        if let Some(member) = self.roster.get_mut(id)
+            && member.retires.is_none()
+        {
+            member.retires = Some(at);
+            self.ages.insert((at, id), terms);
+        }
+    }
+
     /// A connection is gone, told or not. To say it twice does no harm.
     pub fn leave(&mut self, id: MemberId, now: Instant) {
+        self.remove(id, now, false);
+    }
+
+    /// As [`leave`](Self::leave), of one whose client was told to reconnect for a reason that is no drain's, such as a
+    /// crash: it will be back.
+    pub fn leave_for_now(&mut self, id: MemberId, now: Instant) {
+        self.remove(id, now, true);
+    }
+
+    fn remove(&mut self, id: MemberId, now: Instant, returns: bool) {
         let Some(member) = self.roster.remove(id) else {
             return;
         };
-        if !member.told
-            && let Some(pulse) = self.pulses.get_mut(&member.place.upstream)
-        {
-            pulse.handle_left(now);
+        if let Some(at) = member.retires {
+            self.ages.remove(&(at, id));
+        }
+        if !member.told {
+            let pulse = self
+                .pulses
+                .entry(member.place.upstream)
+                .or_insert_with(|| Pulse::new(now));
+            if returns {
+                pulse.handle_away(now);
+            } else {
+                pulse.handle_left(now);
+            }
         }
         for drain in member.drains {
             let Some(plan) = self.drains.get_mut(&drain) else {
@@ -148,29 +181,42 @@ impl<H: Clone> Conductor<H> {
         true
     }
 
-    /// An upgrade ended, for whomever and to whichever server of the upstream. `took` is the time of its handshake.
-    pub fn handle_upgrade(&mut self, upstream: u32, now: Instant, took: Duration, ok: bool) {
+    /// An upgrade ended, for whomever and to whichever server of the upstream. `took` is the time of its handshake. If it
+    /// is taken for the return of somebody who was told to reconnect, how long after that it came.
+    pub fn handle_upgrade(
+        &mut self,
+        upstream: u32,
+        now: Instant,
+        took: Duration,
+        ok: bool,
+    ) -> Option<Duration> {
         let pulse = self
             .pulses
             .entry(upstream)
             .or_insert_with(|| Pulse::new(now));
         match pulse.handle_upgrade(now, took, ok) {
-            Heard::Background => {}
-            Heard::Back(drain) => {
-                if let Some(plan) = self.drains.get_mut(&drain) {
+            Heard::Background => None,
+            Heard::Back { drain, after } => {
+                if let Some(plan) = drain.and_then(|drain| self.drains.get_mut(&drain)) {
                     plan.reconnected += 1;
                 }
+                Some(after)
             }
             Heard::Failed(drain) => {
-                if let Some(plan) = self.drains.get_mut(&drain) {
+                if let Some(plan) = drain.and_then(|drain| self.drains.get_mut(&drain)) {
                     plan.failed += 1;
                 }
+                None
             }
         }
     }
 
     /// Whom to close now, and for which cause: that of the drain that wants them first.
     pub fn poll(&mut self, now: Instant) -> Vec<(MemberId, H, Cause)> {
+        while let Some(entry) = self.ages.first_entry().filter(|entry| entry.key().0 <= now) {
+            let ((_, id), terms) = entry.remove_entry();
+            self.start(Selection::Member(id), terms, Cause::MaxAge, now);
+        }
         let mut told = Vec::new();
         for at in 0..self.running.len() {
             let id = self.running[at];
@@ -187,12 +233,25 @@ impl<H: Clone> Conductor<H> {
 
     /// When to poll next; `None` where nobody waits.
     pub fn next_wake(&self) -> Option<Instant> {
-        self.running
+        let by_drains = self
+            .running
             .iter()
             .filter_map(|drain| self.drains.get(drain))
             .flat_map(|plan| plan.lanes.iter().map(move |lane| (plan, lane)))
             .filter_map(|(plan, lane)| plan.due(lane, self.pulses.get(&lane.upstream)?))
-            .min()
+            .min();
+        let by_age = self.ages.keys().next().map(|(at, _)| *at);
+        [by_drains, by_age].into_iter().flatten().min()
+    }
+
+    /// Whether any drain has members that wait, or that were told and are not gone yet.
+    pub fn is_draining(&self) -> bool {
+        !self.running.is_empty()
+    }
+
+    /// By which every connection is told.
+    pub fn handles(&self) -> impl Iterator<Item = &H> {
+        self.roster.handles()
     }
 
     /// The figures of a drain, for as long as it is remembered.

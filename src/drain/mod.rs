@@ -186,11 +186,13 @@ pub enum Cause {
     Shutdown,
     /// The connection reached its maximal age.
     MaxAge,
+    /// The name of the server has its address no more.
+    Discovery,
 }
 
 impl Cause {
     /// Each of them, in the order of declaration.
-    pub const ALL: [Cause; 8] = [
+    pub const ALL: [Cause; 9] = [
         Cause::Operator,
         Cause::Deploy,
         Cause::Reload,
@@ -199,6 +201,7 @@ impl Cause {
         Cause::Crash,
         Cause::Shutdown,
         Cause::MaxAge,
+        Cause::Discovery,
     ];
 
     /// Its name in logs, metrics and JSON.
@@ -212,6 +215,7 @@ impl Cause {
             Cause::Crash => "crash",
             Cause::Shutdown => "shutdown",
             Cause::MaxAge => "max_age",
+            Cause::Discovery => "discovery",
         }
     }
 }

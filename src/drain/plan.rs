@@ -1,7 +1,7 @@
 //! One drain: who is left, when the next is due, and the figures.
 
 use super::pace::{Line, Meter, seconds};
-use super::pulse::{CATCH_UP, Pulse};
+use super::pulse::{CATCH_UP, PATIENCE, Pulse};
 use super::{Cause, MemberId, Pace, Progress, Selection, State, Terms};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -271,9 +271,6 @@ pub(super) fn duration(pace: Pace, members: usize, left: Duration) -> Duration {
         Pace::Adaptive => left,
     }
 }
-
-/// How long somebody who was told is expected to come back, at most: twice the longest delay suggested by default.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The latest line begins after this part of a drain's time: one in so many.
 pub(super) const LATEST: u32 = 3;

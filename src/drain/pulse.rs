@@ -33,7 +33,8 @@ pub(super) struct Pulse {
 struct Away {
     since: Instant,
     until: Instant,
-    drain: DrainId,
+    /// `None`: no drain told it.
+    drain: Option<DrainId>,
 }
 
 /// What an upgrade was, as far as a drain is concerned.
@@ -41,10 +42,15 @@ struct Away {
 pub(super) enum Heard {
     /// Somebody who would have come anyway.
     Background,
-    /// Somebody told by this drain is back.
-    Back(DrainId),
+    /// Somebody is back.
+    Back {
+        /// By which it was told, if by any.
+        drain: Option<DrainId>,
+        /// How long after.
+        after: Duration,
+    },
     /// It failed while those told by this drain were away.
-    Failed(DrainId),
+    Failed(Option<DrainId>),
 }
 
 impl Pulse {
@@ -93,9 +99,20 @@ impl Pulse {
         self.away.push_back(Away {
             since: now,
             until: now + patience,
-            drain,
+            drain: Some(drain),
         });
         self.window.handle_told(now, jitter);
+    }
+
+    /// Somebody is gone who will be back, and whom no drain told to go.
+    pub(super) fn handle_away(&mut self, now: Instant) {
+        self.expire(now);
+        self.deafen(now);
+        self.away.push_back(Away {
+            since: now,
+            until: now + PATIENCE,
+            drain: None,
+        });
     }
 
     /// An upgrade ended. `took` is the time of its handshake.
@@ -129,11 +146,12 @@ impl Pulse {
         self.away.pop_front();
         self.lost = 0;
         // Which of them it was does not matter: the mean of the differences is the same for every pairing.
-        self.window.handle_back(
-            now.saturating_duration_since(front.since),
-            busy && !strained,
-        );
-        Heard::Back(front.drain)
+        let after = now.saturating_duration_since(front.since);
+        self.window.handle_back(after, busy && !strained);
+        Heard::Back {
+            drain: front.drain,
+            after,
+        }
     }
 
     /// Gives up those who are away for longer than their drain's patience.
@@ -308,6 +326,9 @@ const NOISE: f64 = 0.02;
 
 /// So many given up in a row make a drain blind.
 const BLIND: usize = 8;
+
+/// How long somebody who was told is expected to come back, at most: twice the longest delay suggested by default.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a late poll may catch up at most.
 pub(super) const CATCH_UP: Duration = Duration::from_millis(250);

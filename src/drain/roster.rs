@@ -2,6 +2,7 @@
 
 use super::{DrainId, MemberId, Place, Selection};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Instant;
 
 /// One live connection.
 #[derive(Debug)]
@@ -12,6 +13,8 @@ pub(super) struct Member<H> {
     pub(super) told: bool,
     /// Drains that count it. An allocation only for those that are part of one.
     pub(super) drains: Vec<DrainId>,
+    /// When it reaches its maximal age, where it has one.
+    pub(super) retires: Option<Instant>,
 }
 
 /// Every live connection. Identities are never used twice and grow, so that their order is that of age.
@@ -40,6 +43,7 @@ impl<H> Roster<H> {
             handle,
             told: false,
             drains: Vec::new(),
+            retires: None,
         };
         self.members.insert(id, member);
         self.places.entry(place).or_default().insert(id);
@@ -63,6 +67,10 @@ impl<H> Roster<H> {
 
     pub(super) fn get_mut(&mut self, id: MemberId) -> Option<&mut Member<H>> {
         self.members.get_mut(&id)
+    }
+
+    pub(super) fn handles(&self) -> impl Iterator<Item = &H> {
+        self.members.values().map(|member| &member.handle)
     }
 
     pub(super) fn len(&self) -> usize {

@@ -168,6 +168,19 @@ impl Flow {
         }
     }
 
+    /// Whose flow it is.
+    pub const fn from(&self) -> Side {
+        self.from
+    }
+
+    /// Gives up what is kept to inflate messages, for good: what [`Flow::memory_change`] says then.
+    pub fn forget(&mut self) -> isize {
+        if let Some(inflation) = &mut self.inflation {
+            inflation.stop();
+        }
+        self.memory_change()
+    }
+
     /// By how much the memory that compression takes here has changed since the last call, in bytes.
     pub fn memory_change(&mut self) -> isize {
         let inflation = self.inflation.as_mut();

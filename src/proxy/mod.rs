@@ -6,22 +6,27 @@
 //! only when bytes arrive, and an idle connection could then never be told anything.
 
 mod answer;
+mod balance;
+mod checks;
+mod discovery;
 mod head;
 mod router;
 pub mod settings;
 mod socket;
+mod table;
 mod upgrade;
 mod upstream;
 
+pub use checks::Checks;
+pub use discovery::Discovery;
 pub use router::Router;
-pub use upstream::Pool;
+pub use table::Table;
+pub use upstream::{Departing, Departure, Pool, Pools, Server, State};
 
-use crate::deploy::Control;
 use crate::handshake;
-use crate::metrics::Metrics;
-use crate::relay::Terms;
 use answer::Answer;
 use async_trait::async_trait;
+use balance::hash_key;
 use head::NoHead;
 use http::{StatusCode, Version, header};
 use pingora::apps::{HttpServerApp, ServerApp};
@@ -33,34 +38,87 @@ use pingora::server::ShutdownWatch;
 use pingora::server::configuration::ServerConf;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
-use settings::{Client, Route, Settings};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+use table::RouteState;
+use tokio::sync::Notify;
 use upgrade::host_of;
 
 /// Takes the connections of the listeners. Clones share everything.
 #[derive(Clone)]
 pub struct Gate {
     proxy: Arc<HttpProxy<Seat>>,
-    client: Client,
+    tables: Tables,
+    requests: Arc<Requests>,
+}
+
+/// Connections that are in the hands of HTTP: before their upgrade, or without one.
+#[derive(Default)]
+struct Requests {
+    open: AtomicUsize,
+    ended: Notify,
+}
+
+/// Counts one as long as it lives.
+struct Request(Arc<Requests>);
+
+impl Drop for Request {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+        self.0.ended.notify_waiters();
+    }
+}
+
+/// The table in force, which a reload replaces: a request is served by the one that it found.
+#[derive(Clone)]
+struct Tables(Arc<RwLock<Arc<Table>>>);
+
+impl Tables {
+    fn current(&self) -> Arc<Table> {
+        self.0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
 }
 
 impl Gate {
-    /// A gate that obeys these settings, has `pools` by the number of their upstream, and counts in `metrics`.
-    pub fn new(
-        settings: &Settings,
-        pools: &[Arc<Pool>],
-        control: &Arc<Control>,
-        metrics: &Arc<Metrics>,
-        conf: &Arc<ServerConf>,
-    ) -> Self {
-        let seat = Seat::new(settings, pools, control, metrics);
-        let mut proxy = HttpProxy::new(seat, conf.clone());
+    /// A gate that obeys this table.
+    pub fn new(table: Table, conf: &Arc<ServerConf>) -> Self {
+        let tables = Tables(Arc::new(RwLock::new(Arc::new(table))));
+        let mut proxy = HttpProxy::new(Seat(tables.clone()), conf.clone());
         proxy.handle_init_modules();
         Gate {
             proxy: Arc::new(proxy),
-            client: settings.client.clone(),
+            tables,
+            requests: Arc::default(),
         }
+    }
+
+    /// Waits until no connection is in the hands of HTTP: once no listener accepts, each leaves them in its time.
+    pub async fn idle(&self) {
+        loop {
+            let ended = self.requests.ended.notified();
+            if self.requests.open.load(Ordering::Relaxed) == 0 {
+                return;
+            }
+            ended.await;
+        }
+    }
+
+    /// The table in force.
+    pub fn table(&self) -> Arc<Table> {
+        self.tables.current()
+    }
+
+    /// Obeys another table from now on. No connection is touched.
+    pub fn apply(&self, table: Table) {
+        *self
+            .tables
+            .0
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = Arc::new(table);
     }
 }
 
@@ -71,24 +129,32 @@ impl ServerApp for Gate {
         mut stream: Stream,
         shutdown: &ShutdownWatch,
     ) -> Option<Stream> {
-        let keepalive = self.client.keepalive_timeout;
-        let mut idle = self.client.header_timeout;
+        self.requests.open.fetch_add(1, Ordering::Relaxed);
+        let _request = Request(self.requests.clone());
+        let mut client = self.table().client.clone();
+        let mut idle = client.header_timeout;
         let mut persistent = None;
+        // Who has just connected has a request on its way.
+        let mut patience = FIRST_REQUEST;
         loop {
             let mut stopping = shutdown.clone();
             let head = tokio::select! {
                 biased;
-                head = head::read(&mut stream, &self.client, idle) => head,
-                // A connection without a request under way is not waited for.
-                Ok(_) = stopping.wait_for(|stopping| *stopping) => Err(NoHead::Idle),
+                head = head::read(&mut stream, &client, idle) => head,
+                // A connection without a request under way is not waited for when the listener has ended.
+                () = async {
+                    let _ = stopping.wait_for(|stopping| *stopping).await;
+                    tokio::time::sleep(patience).await;
+                } => Err(NoHead::Idle),
             };
             let head = match head {
                 Ok(head) => head,
                 Err(why) => {
-                    head::refuse(stream, &why, &self.client).await;
+                    head::refuse(stream, &why, &client).await;
                     return None;
                 }
             };
+            let keepalive = client.keepalive_timeout;
             let mut session = ServerSession::new_http1(stream);
             match persistent.take() {
                 Some(settings) => {
@@ -99,7 +165,9 @@ impl ServerApp for Gate {
             session.set_pipelined_prefix(head);
             let reused = self.proxy.process_new_http(session, shutdown).await?;
             (stream, persistent) = reused.consume();
+            client = self.table().client.clone();
             idle = keepalive;
+            patience = Duration::ZERO;
         }
     }
 
@@ -108,92 +176,18 @@ impl ServerApp for Gate {
     }
 }
 
+/// How long the first request of a connection is waited for when the listener has ended.
+const FIRST_REQUEST: Duration = Duration::from_secs(1);
+
 /// What Pingora's proxy asks for each request.
-pub struct Seat {
-    router: Router,
-    routes: Vec<Arc<RouteState>>,
-}
-
-/// A route at run time.
-pub struct RouteState {
-    settings: Route,
-    terms: Arc<Terms>,
-    pool: Arc<Pool>,
-    control: Arc<Control>,
-    open: AtomicUsize,
-}
-
-impl RouteState {
-    fn name(&self) -> &str {
-        &self.terms.route
-    }
-}
-
-/// A WebSocket connection counts against its route as long as this lives.
-struct Ticket {
-    route: Arc<RouteState>,
-}
-
-impl Ticket {
-    /// `None` where the route has all that it may have.
-    fn take(route: &Arc<RouteState>) -> Option<Ticket> {
-        let max = route.settings.max_connections;
-        let ticket = Ticket {
-            route: route.clone(),
-        };
-        // Dropping the ticket gives the place back.
-        let before = route.open.fetch_add(1, Ordering::Relaxed);
-        (max == 0 || before < max).then_some(ticket)
-    }
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        self.route.open.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Seat {
-    fn new(
-        settings: &Settings,
-        pools: &[Arc<Pool>],
-        control: &Arc<Control>,
-        metrics: &Arc<Metrics>,
-    ) -> Self {
-        let state = |route: &Route| {
-            metrics.add_route(&route.name);
-            let terms = Terms {
-                route: route.name.clone(),
-                rules: route.rules,
-                closing: route.closing.clone(),
-                metrics: metrics.clone(),
-            };
-            Arc::new(RouteState {
-                settings: route.clone(),
-                terms: Arc::new(terms),
-                pool: pools[route.upstream].clone(),
-                control: control.clone(),
-                open: AtomicUsize::new(0),
-            })
-        };
-        Seat {
-            router: Router::new(&settings.routes),
-            routes: settings.routes.iter().map(state).collect(),
-        }
-    }
-
-    fn route_of(&self, request: &RequestHeader) -> Option<&Arc<RouteState>> {
-        let route = self.router.find(host_of(request), request.uri.path())?;
-        self.routes.get(route)
-    }
-}
+pub struct Seat(Tables);
 
 /// What is remembered of a plain request between Pingora's calls.
 #[derive(Default)]
 pub struct Plain {
     route: Option<Arc<RouteState>>,
-    /// Servers of the pool, by index, in the order in which they are tried.
-    candidates: Vec<usize>,
+    /// Servers of the pool in the order in which they are tried.
+    candidates: Vec<Arc<Server>>,
     tried: usize,
 }
 
@@ -215,7 +209,9 @@ impl ProxyHttp for Seat {
                 .await?;
             return Ok(true);
         }
-        let Some(route) = self.route_of(session.req_header()) else {
+        let table = self.0.current();
+        let head = session.req_header();
+        let Some(route) = table.find(host_of(head), head.uri.path()) else {
             Answer::new(StatusCode::NOT_FOUND, "no route for this host and path")
                 .write(session)
                 .await?;
@@ -225,7 +221,8 @@ impl ProxyHttp for Seat {
             upgrade::serve(session, route).await?;
             return Ok(true);
         }
-        plain.candidates = route.pool.candidates().collect();
+        let key = hash_key(session, &route.pool);
+        plain.candidates = route.pool.candidates(key.as_deref());
         plain.route = Some(route.clone());
         Ok(false)
     }
@@ -235,13 +232,13 @@ impl ProxyHttp for Seat {
         _session: &mut Session,
         plain: &mut Plain,
     ) -> Result<Box<HttpPeer>> {
-        let (Some(route), Some(&index)) = (&plain.route, plain.candidates.get(plain.tried)) else {
+        let (Some(route), Some(server)) = (&plain.route, plain.candidates.get(plain.tried)) else {
             return Err(Error::explain(
                 ErrorType::ConnectError,
                 "no server is left to try",
             ));
         };
-        match route.pool.peer(&route.pool.settings.servers[index]).await {
+        match route.pool.peer(&server.address) {
             Ok(peer) => Ok(Box::new(peer)),
             Err(mut error) => {
                 plain.tried += 1;

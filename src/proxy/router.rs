@@ -92,8 +92,10 @@ fn is_below(path: &str, prefix: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::handshake::Compression;
     use crate::inspect::Rules;
     use crate::inspect::closing::Policy;
+    use std::time::Duration;
 
     fn router(routes: &[(&[&str], &str)]) -> Router {
         let route = |(hosts, path): &(&[&str], &str)| Route {
@@ -102,8 +104,10 @@ mod tests {
             path: (*path).to_owned(),
             upstream: 0,
             allowed_origins: Vec::new(),
+            max_age: Duration::ZERO,
             max_connections: 0,
             rules: Rules::default(),
+            compression: Compression::default(),
             closing: Policy::default(),
         };
         Router::new(&routes.iter().map(route).collect::<Vec<_>>())

@@ -5,11 +5,14 @@
 //! which an upgrade failed is never used again, on either side.
 
 use super::answer::{Answer, forwarded, text};
+use super::balance::hash_key;
 use super::socket::Socket;
-use super::{RouteState, Ticket};
+use super::table::{RouteState, Ticket};
+use super::upstream::{Occupied, Server};
 use crate::deploy::Enrolled;
 use crate::drain::{self, Place};
-use crate::handshake::{self, Refusal, Request};
+use crate::handshake::{self, Agreed, Refusal, Request};
+use crate::inspect::Side;
 use crate::inspect::closing::Cause;
 use crate::metrics::Handshake;
 use crate::relay::{Outcome, Relay};
@@ -59,16 +62,23 @@ pub(super) async fn serve(session: &mut Session, route: &Arc<RouteState>) -> Res
         | Handshake::Abandoned => None,
     };
     if let Some(ok) = answered {
+        let pool = &route.pool;
         route
             .control
-            .handle_upgrade(route.pool.index, started.elapsed(), ok);
+            .handle_upgrade(pool.index, &pool.name, started.elapsed(), ok);
     }
     result.map(|_| ()).map_err(|(_, error)| error)
 }
 
 async fn attempt(session: &mut Session, route: &Arc<RouteState>) -> Result<Handshake> {
     let head = session.req_header();
-    let request = match handshake::check_request(&head.method, head.version, &head.headers) {
+    let checked = handshake::check_request(&head.method, head.version, &head.headers);
+    let compression = route.settings.compression;
+    let checked = checked.and_then(|mut request| {
+        request.offer(&head.headers, compression)?;
+        Ok(request)
+    });
+    let request = match checked {
         Ok(request) => request,
         Err(refusal) => return refuse(session, &refusal).await,
     };
@@ -90,12 +100,14 @@ async fn attempt(session: &mut Session, route: &Arc<RouteState>) -> Result<Hands
 
     let started = Instant::now();
     let pool = &route.pool;
-    let (socket, server_index) = match pool.connect(&route.terms.metrics).await {
+    let key = hash_key(session, pool);
+    let connecting = pool.connect(key.as_deref(), &route.terms.metrics);
+    let (socket, server) = match connecting.await {
         Ok(connected) => connected,
-        Err(unreachable) if unreachable.drained => {
+        Err(unreachable) if unreachable.none_taking => {
             let answer = Answer::new(
                 StatusCode::SERVICE_UNAVAILABLE,
-                "the servers are being restarted",
+                "no server takes connections now",
             );
             answer.with(header::RETRY_AFTER, "5").write(session).await?;
             return Ok(Handshake::Held);
@@ -108,22 +120,32 @@ async fn attempt(session: &mut Session, route: &Arc<RouteState>) -> Result<Hands
             return Ok(Handshake::Unreachable);
         }
     };
-    let upstream_request = request_for_upstream(session)?;
-    let server = &pool.settings.servers[server_index];
+    let upstream_request = request_for_upstream(session, &request)?;
     // From here on it is one of those that a drain finds: one that begins while the server answers is not missed.
-    let enrolled = route.control.enroll(place(route, server_index));
-    if pool.is_out(server_index) {
+    let enrolled = route
+        .control
+        .enroll(place(route, &server), route.settings.max_age);
+    if !pool.is_taking(&server) {
         // The drain began while the connection was made.
-        enrolled.handle().drain(drain::Cause::Operator.label());
+        let cause = if server.is_drained() {
+            drain::Cause::Operator
+        } else if server.has_left() {
+            drain::Cause::Reload
+        } else {
+            drain::Cause::Health
+        };
+        enrolled.handle().drain(cause.label());
     }
     let mut upstream = UpstreamSession::new(Box::new(socket));
     upstream.read_timeout = None;
     let exchange = exchange(&mut upstream, upstream_request);
-    let (name, route_name) = (pool.settings.name.as_str(), route.name());
-    let response = match timeout(pool.settings.handshake_timeout, exchange).await {
+    let (name, route_name) = (pool.name.as_str(), route.name());
+    let limit = pool.members().settings.handshake_timeout;
+    let response = match timeout(limit, exchange).await {
         Ok(Ok(response)) => response,
         Ok(Err(error)) => {
-            tracing::warn!(route = route_name, upstream = name, %server, %error, "server did not answer the handshake");
+            pool.handle_failure(&server);
+            tracing::warn!(route = route_name, upstream = name, server = %server.address, %error, "server did not answer the handshake");
             let sentence = "the server ended the connection instead of answering";
             Answer::new(StatusCode::BAD_GATEWAY, sentence)
                 .write(session)
@@ -131,11 +153,17 @@ async fn attempt(session: &mut Session, route: &Arc<RouteState>) -> Result<Hands
             return Ok(Handshake::Unreachable);
         }
         Err(_) => {
-            tracing::warn!(route = route_name, upstream = name, %server, "server did not answer the handshake in time");
+            pool.handle_failure(&server);
+            tracing::warn!(route = route_name, upstream = name, server = %server.address, "server did not answer the handshake in time");
             return timed_out(session).await;
         }
     };
     route.terms.metrics.upstream_answered(started.elapsed());
+    if response.status.is_server_error() {
+        pool.handle_failure(&server);
+    } else {
+        server.handle_success();
+    }
 
     if response.status != StatusCode::SWITCHING_PROTOCOLS {
         relay_answer(session, upstream, response, route).await?;
@@ -144,7 +172,8 @@ async fn attempt(session: &mut Session, route: &Arc<RouteState>) -> Result<Hands
     let agreed = match handshake::check_switch(&request, &response.headers) {
         Ok(agreed) => agreed,
         Err(bad) => {
-            tracing::warn!(route = route_name, upstream = name, %server, %bad, "server's handshake is wrong");
+            pool.handle_failure(&server);
+            tracing::warn!(route = route_name, upstream = name, server = %server.address, %bad, "server's handshake is wrong");
             let sentence = format!("the server's handshake is wrong: {bad}");
             Answer::new(StatusCode::BAD_GATEWAY, &sentence)
                 .write(session)
@@ -160,11 +189,12 @@ async fn attempt(session: &mut Session, route: &Arc<RouteState>) -> Result<Hands
             "a session does not change its stream",
         ));
     };
-    let (client, from_client) = take_over(session, answer_for_client(response, &request)?).await?;
+    let (client, from_client) =
+        take_over(session, answer_for_client(response, &request, &agreed)?).await?;
 
     let connection = Connection {
         ticket,
-        server: server_index,
+        server,
         peer: client.get_socket_digest(),
         protocol: agreed.protocol.map(String::into_boxed_str),
         started: Instant::now(),
@@ -176,7 +206,8 @@ async fn attempt(session: &mut Session, route: &Arc<RouteState>) -> Result<Hands
         from_client,
         *upstream,
         from_upstream,
-    );
+    )
+    .with_compression(agreed.deflate);
     route.terms.metrics.connection_opened(route_name);
     tokio::spawn(connection.run(relay, enrolled));
     Ok(Handshake::Ok)
@@ -202,13 +233,16 @@ async fn timed_out(session: &mut Session) -> Result<Handshake> {
 }
 
 /// The client's request as the server gets it: end to end headers as they came, our own hop.
-fn request_for_upstream(session: &Session) -> Result<Box<RequestHeader>> {
+fn request_for_upstream(session: &Session, asked: &Request) -> Result<Box<RequestHeader>> {
     let mut request = session.req_header().clone();
     for name in handshake::hop_by_hop(&request.headers) {
         request.remove_header(&name);
     }
-    // Only what can be inspected is offered; so far that is no extension.
+    // Only what can be inspected is offered.
     request.remove_header(&header::SEC_WEBSOCKET_EXTENSIONS);
+    if let Some(extensions) = asked.extensions() {
+        request.insert_header("Sec-WebSocket-Extensions", extensions)?;
+    }
     request.insert_header("Connection", "Upgrade")?;
     request.insert_header("Upgrade", "websocket")?;
     request.set_version(Version::HTTP_11);
@@ -252,7 +286,7 @@ async fn relay_answer(
     session
         .write_response_header(Box::new(response), false)
         .await?;
-    let limit = route.pool.settings.read_timeout;
+    let limit = route.pool.members().settings.read_timeout;
     loop {
         match timeout(limit, upstream.read_body_bytes()).await {
             Ok(Ok(Some(chunk))) => session.write_response_body(Some(chunk), false).await?,
@@ -273,6 +307,7 @@ async fn relay_answer(
 fn answer_for_client(
     mut response: ResponseHeader,
     request: &Request,
+    agreed: &Agreed,
 ) -> Result<Box<ResponseHeader>> {
     for name in handshake::hop_by_hop(&response.headers) {
         response.remove_header(&name);
@@ -281,6 +316,9 @@ fn answer_for_client(
     response.remove_header(&header::CONTENT_LENGTH);
     response.remove_header(&header::TRANSFER_ENCODING);
     response.remove_header(&header::SEC_WEBSOCKET_EXTENSIONS);
+    if let Some(extensions) = &agreed.extensions {
+        response.insert_header("Sec-WebSocket-Extensions", extensions)?;
+    }
     response.insert_header("Upgrade", "websocket")?;
     response.insert_header("Connection", "Upgrade")?;
     response.insert_header("Sec-WebSocket-Accept", request.accept())?;
@@ -321,40 +359,48 @@ async fn at_once(read: impl Future<Output = Result<Option<Bytes>>>) -> BytesMut 
     chunk.await.map(BytesMut::from).unwrap_or_default()
 }
 
-/// Where a connection of a route to this server, by index, stands in the roster.
-fn place(route: &RouteState, server: usize) -> Place {
+/// Where a connection of a route to this server stands in the roster.
+fn place(route: &RouteState, server: &Server) -> Place {
     Place {
         upstream: route.pool.index,
-        server: server as u32,
-        generation: 0,
+        server: server.number,
+        generation: route.pool.members().generation,
     }
 }
 
 /// What has to be known of a connection until its end, for the log and the metrics.
 struct Connection {
     ticket: Ticket,
-    /// Index in the pool.
-    server: usize,
+    server: Occupied,
     peer: Option<Arc<SocketDigest>>,
     protocol: Option<Box<str>>,
     started: Instant,
 }
 
 impl Connection {
-    async fn run(self, relay: Relay<Stream, Socket>, enrolled: Enrolled) {
+    async fn run(self, relay: Relay<Stream, Socket>, mut enrolled: Enrolled) {
         let outcome = relay.await;
-        drop(enrolled);
-        self.log(&outcome);
+        let route = &self.ticket.route;
         match outcome.cause {
-            Cause::Drained { source } => self.ticket.route.terms.metrics.drained(source),
-            Cause::UpstreamRestarts { .. } => self
-                .ticket
-                .route
-                .control
-                .handle_restart(place(&self.ticket.route, self.server)),
+            Cause::Drained { source } => route.terms.metrics.drained(source),
+            Cause::UpstreamRestarts { .. } => {
+                if outcome.client_told.is_some() {
+                    enrolled.handle_return();
+                    route.terms.metrics.drained(drain::Cause::Upstream.label());
+                }
+                let name = format!("{} {}", route.pool.name, self.server.address);
+                route
+                    .control
+                    .handle_restart(place(route, &self.server), &name);
+            }
+            Cause::Vanished { by: Side::Upstream } if outcome.client_told.is_some() => {
+                enrolled.handle_return();
+                route.terms.metrics.drained(drain::Cause::Crash.label());
+            }
             Cause::Violation { .. } | Cause::Closed { .. } | Cause::Vanished { .. } => {}
         }
-        let route = &self.ticket.route;
+        drop(enrolled);
+        self.log(&outcome);
         route
             .terms
             .metrics
@@ -374,12 +420,11 @@ impl Connection {
             }
             _ => (None, None),
         };
-        let pool = &self.ticket.route.pool.settings;
         let peer = self.peer.as_ref().and_then(|digest| digest.peer_addr());
         tracing::info!(
             route = self.ticket.route.name(),
-            upstream = pool.name,
-            server = %pool.servers[self.server],
+            upstream = self.ticket.route.pool.name,
+            server = %self.server.address,
             peer = peer.map_or_else(|| "unix".to_owned(), ToString::to_string),
             protocol = self.protocol,
             duration_ms = self.started.elapsed().as_millis() as u64,

@@ -122,9 +122,11 @@ impl State {
 
     /// Looks whether the connection is to be drained, and whether the time of a restart has come.
     pub(super) fn poll_restart(&mut self, cx: &mut Context<'_>) -> bool {
+        // Asked for in any case: it is how the handle learns whom to wake.
+        let source = self.handle.poll_drain(cx.waker());
         if self.cause.is_none()
             && self.restart.is_none()
-            && let Some(source) = self.handle.poll_drain(cx.waker())
+            && let Some(source) = source
         {
             let latest = Box::pin(sleep(self.terms.closing.message_grace));
             self.restart = Some(Restart {
@@ -136,7 +138,7 @@ impl State {
         let Some(restart) = &mut self.restart else {
             return false;
         };
-        if restart.latest.as_mut().poll(cx).is_pending() {
+        if !self.handle.is_hurried() && restart.latest.as_mut().poll(cx).is_pending() {
             return false;
         }
         let when = restart.when;

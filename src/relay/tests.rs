@@ -759,6 +759,37 @@ async fn a_message_that_does_not_end_has_its_grace() {
     assert!(!outcome.timed_out);
 }
 
+/// wsgate itself ends before the grace, or the turn, of somebody is over.
+#[tokio::test(start_paused = true)]
+async fn a_last_call_waits_for_nothing_but_the_frame() {
+    let started = Instant::now();
+    let mut world = World::new(terms(Rules::default()));
+    world
+        .send(
+            Side::Upstream,
+            &frame(Side::Upstream, 0x01, b"first fragment"),
+        )
+        .await;
+    quiet().await;
+    world.handle.drain("shutdown");
+    quiet().await;
+    world.handle.hurry();
+    let (client, _, outcome) = world.wind_up().await;
+    assert_eq!(client.code(), Some(1012));
+    assert!(!outcome.timed_out);
+
+    for _ in 0..20 {
+        let mut world = World::new(terms(Rules::default()));
+        world.vanish(Side::Upstream);
+        quiet().await;
+        world.handle.drain("shutdown");
+        world.handle.hurry();
+        let (client, _, _) = world.wind_up().await;
+        assert_eq!(client.code(), Some(1012));
+    }
+    assert!(started.elapsed() < Duration::from_secs(1));
+}
+
 /// Whoever never answers, on either side, does not keep the connection.
 #[tokio::test(start_paused = true)]
 async fn a_drain_ends_without_answers() {

@@ -1,9 +1,7 @@
 //! Drives a flow as a relay does, and holds what it says against the judge.
 #![allow(dead_code)] // Every test target takes what it needs of this.
 
-mod compressor;
-
-pub use compressor::Compressor;
+pub mod compressor;
 
 use crate::judge::{self, End, Judgement, Law};
 use rand::Rng;

@@ -2,7 +2,8 @@
 
 import pytest
 
-from rig import raw
+from rig import gate, raw
+from rig.crowd import Counting
 from rig.session import Rig
 
 
@@ -46,3 +47,45 @@ def start_rig(tmp_path):
     raw.drop_all()
     for rig in rigs:
         rig.close()
+
+
+@pytest.fixture
+def servers():
+    """Two counting servers."""
+    servers = [Counting(), Counting()]
+    yield servers
+    for server in servers:
+        server.process.kill()
+
+
+@pytest.fixture
+def start(tmp_path, servers):
+    """Starts a wsgate in front of them whose clients are told to be quick; ends it if the test has not."""
+    running = []
+
+    def start(drain=None, upstream=None, route=None, admin=None, health=None, text=None, **options):
+        text = text or drained_config(servers, drain, upstream, route, health, **options)
+        if admin:
+            text = text.replace("[admin]\n", f"[admin]\n{admin}\n")
+        running.append(gate.Gate(tmp_path, text))
+        return running[-1]
+
+    start.config = drained_config
+    start.running = running
+    yield start
+    for wsgate in running:
+        wsgate.stop()
+
+
+def drained_config(servers, drain=None, upstream=None, route=None, health=None, **options):
+    """A configuration whose clients are told to be quick."""
+    extra = {"drain": {"deadline": "8s"} | (drain or {})} | options.pop("extra", {})
+    if health:
+        extra["upstream.main.health"] = {"interval": "100ms", "timeout": "2s"} | health
+    return gate.config(
+        [server.address for server in servers],
+        route={"reconnect_after": "50ms-400ms", "absorb": "1s"} | (route or {}),
+        upstream=upstream,
+        extra=extra,
+        **options,
+    )

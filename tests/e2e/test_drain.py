@@ -1,84 +1,17 @@
 """Drains under a crowd of clients that reconnect as told: whatever restarts, each gets a 1012 and nothing is lost."""
 
-import json
 import signal
 import threading
 import time
-import urllib.error
-import urllib.request
 
 import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from rig import gate, http
-from rig.crowd import Counting, Crowd
+from rig import frames, gate, http
+from rig.crowd import Crowd
+from rig.operator import request, status, wait_until_drained
 from rig.raw import TIMEOUT
-
-ROUTE = {"reconnect_after": "50ms-400ms", "absorb": "1s"}
-
-
-def request(wsgate, method, path, body=None, token=None):
-    """Status and JSON of a request to the admin listener."""
-    asked = urllib.request.Request("http://{}:{}{}".format(*wsgate.admin, path), method=method)
-    asked.data = body if isinstance(body, bytes) else json.dumps(body or {}).encode()
-    if token:
-        asked.add_header("Authorization", f"Bearer {token}")
-    try:
-        with urllib.request.urlopen(asked, timeout=TIMEOUT) as answer:
-            return answer.status, json.load(answer)
-    except urllib.error.HTTPError as error:
-        return error.code, json.load(error)
-
-
-def status(wsgate):
-    """The servers of the one upstream, by address."""
-    _, body = request(wsgate, "GET", "/v1/status")
-    return {server["address"]: server for server in body["upstreams"][0]["servers"]}
-
-
-def wait_until_drained(wsgate):
-    """Until no drain of the upstream runs any more; the last one."""
-    deadline = time.monotonic() + 3 * TIMEOUT
-    while True:
-        _, body = request(wsgate, "GET", "/v1/upstreams/main/drain")
-        last = body["drains"][-1]
-        if last["state"] != "running" and last["closing"] == 0:
-            return last
-        assert time.monotonic() < deadline, f"the drain does not end: {last}"
-        time.sleep(0.05)
-
-
-@pytest.fixture
-def servers():
-    """Two counting servers."""
-    servers = [Counting(), Counting()]
-    yield servers
-    for server in servers:
-        server.process.kill()
-
-
-@pytest.fixture
-def start(tmp_path, servers):
-    """Starts a wsgate in front of them; ends it if the test has not."""
-    running = []
-
-    def start(drain=None, upstream=None, route=None, admin=None):
-        text = gate.config(
-            [server.address for server in servers],
-            route=ROUTE | (route or {}),
-            upstream=upstream,
-            extra={"drain": {"deadline": "8s"} | (drain or {})},
-        )
-        if admin:
-            text = text.replace("[admin]\n", f"[admin]\n{admin}\n")
-        running.append(gate.Gate(tmp_path, text))
-        return running[-1]
-
-    yield start
-    for wsgate in running:
-        wsgate.stop()
-
 
 def test_a_drained_server_is_left_for_the_other(start, servers):
     wsgate, (first, second) = start(), servers
@@ -180,7 +113,7 @@ def test_a_server_that_says_it_restarts_is_believed(start_rig):
         assert session.client.read_close()[0] == 1012, "it is told ahead of the server's death"
         session.client.send_close(1012)
         assert session.upstream.read_close()[0] == 1001
-    rig.gate.wait_for_metrics(lambda now: now.total("wsgate_drained_total", cause="upstream") == 3, "three drained")
+    rig.gate.wait_for_metrics(lambda now: now.total("wsgate_drained_total", cause="upstream") == 6, "all to be counted")
 
 
 @pytest.mark.parametrize("verb", ["drain", "deploy"])
@@ -232,6 +165,88 @@ def test_sigterm_does_not_wait_for_who_never_answers(start_rig):
         assert session.client.read_close()[0] == 1012
 
 
+def test_sigterm_waits_for_no_grace_beyond_its_deadline(start_rig):
+    """Between two fragments there is a frame boundary, and a Close there is better than none."""
+    rig = start_rig(extra={"drain": {"shutdown_deadline": "2s"}}, route={"message_grace": "30s"})
+    session = rig.open()
+    session.upstream.send_frame(frames.TEXT, b"half of ", fin=False)
+    session.client.read_frame()
+    rig.gate.process.send_signal(signal.SIGTERM)
+    assert session.client.read_close()[0] == 1012
+    session.client.send_close(1012)
+    assert rig.gate.process.wait(TIMEOUT) == 0
+
+
+def test_sigterm_in_the_middle_of_a_crash(start_rig):
+    """Those whose turn has not come when wsgate ends are told at once."""
+    rig = start_rig(extra={"drain": {"shutdown_deadline": "2s"}}, route={"absorb": "60s"})
+    sessions = [rig.open() for _ in range(10)]
+    for session in sessions:
+        session.upstream.reset()
+    rig.gate.process.send_signal(signal.SIGTERM)
+    for session in sessions:
+        assert session.client.read_close()[0] == 1012
+        session.client.send_close(1012)
+    assert rig.gate.process.wait(TIMEOUT) == 0
+
+
+def test_sigterm_during_a_drain(start, servers):
+    """Nobody is told twice, nobody is forgotten."""
+    wsgate = start(drain={"deadline": "60s"})
+    with Crowd(f"ws://{wsgate.url}", size=60) as crowd:
+        crowd.reconnects = False
+        assert request(wsgate, "POST", "/v1/upstreams/main/deploy", {"over": "30s"})[0] == 202
+        crowd.wait_for(lambda: crowd.told, "the first one to be told")
+        wsgate.process.send_signal(signal.SIGTERM)
+        assert wsgate.process.wait(2 * TIMEOUT) == 0
+        crowd.wait_for(lambda: crowd.open == 0, "everybody to be told")
+        assert crowd.closes == {1012: crowd.size}, crowd.closes
+    for server in servers:
+        server.stop()
+    assert crowd.lost(*servers) == {}
+
+
+def test_a_maximal_age_is_a_drain_that_never_ends(start, servers):
+    wsgate = start(route={"max_age": "2s"})
+    with Crowd(f"ws://{wsgate.url}", size=50) as crowd:
+        crowd.wait_for(lambda: len(crowd.told) >= 2 * crowd.size, "everybody to be told twice")
+        assert set(crowd.closes) == {1012} and crowd.refused == {}
+        assert crowd.peak() < crowd.size / 2, f"{crowd.peak()} of {crowd.size} within a quarter of a second"
+        metrics = wsgate.metrics()
+        assert metrics.total("wsgate_drained_total", cause="max_age") >= 2 * crowd.size
+    wsgate.stop()
+    for server in servers:
+        server.stop()
+    assert crowd.lost(*servers) == {}
+
+
+def test_what_metrics_and_log_say_of_a_deploy(start, servers):
+    wsgate = start()
+    with Crowd(f"ws://{wsgate.url}", size=60) as crowd:
+        assert request(wsgate, "POST", "/v1/upstreams/main/deploy")[0] == 202
+        wait_until_drained(wsgate)
+        crowd.wait_until_all_are_back()
+        now = wsgate.metrics()
+        assert now.total("wsgate_drains_total", cause="deploy") == 1
+        assert now.total("wsgate_drains_raised_total", cause="deploy") == 0
+        assert now.total("wsgate_reconnect_seconds_count", upstream="main") >= crowd.size * 0.9
+        mean = now.total("wsgate_reconnect_seconds_sum") / now.total("wsgate_reconnect_seconds_count")
+        assert 0.05 < mean < 1, "clients were told to come back after 50 to 400 ms"
+        assert now.total("wsgate_drains_open") == now.total("wsgate_drains_waiting") == 0
+        states = {server.address: now.total("wsgate_server_state", server=server.address, state="up") for server in servers}
+        assert set(states.values()) == {1}
+        end = wsgate.wait_for_log(lambda line: "drain ends" in line, "of the end")
+        assert f"connections={crowd.size}" in end and 'cause="deploy"' in end and 'selection="main"' in end, end
+        # A pace that cannot hold its deadline is raised, and that is said before it begins.
+        body = {"rate": 1, "deadline": "2s"}
+        code, answer = request(wsgate, "POST", "/v1/upstreams/main/deploy", body | {"dry_run": True})
+        assert (code, answer["forecast"]["raised"]) == (200, True)
+        code, answer = request(wsgate, "POST", "/v1/upstreams/main/deploy", body)
+        assert (code, answer["drain"]["raised"]) == (202, True)
+        wsgate.wait_for_log(lambda line: "it is raised" in line, "of the pace")
+        assert wsgate.metrics().total("wsgate_drains_raised_total", cause="deploy") == 1
+
+
 def test_what_is_cancelled_stays(start, servers):
     wsgate = start(drain={"deadline": "60s"})
     with Crowd(f"ws://{wsgate.url}", size=40) as crowd:
@@ -255,6 +270,14 @@ def test_where_all_are_drained_an_upgrade_is_held(start, servers):
     response = refused.value.response
     assert (response.status_code, response.headers["Retry-After"]) == (503, "5")
     assert time.monotonic() - began >= 0.3
+
+
+def test_how_a_hold_ended_is_counted(start, servers):
+    wsgate = start(upstream={"hold": "200ms"})
+    assert request(wsgate, "POST", "/v1/upstreams/main/drain")[0] in (200, 202)
+    with pytest.raises(InvalidStatus):
+        connect(f"ws://{wsgate.url}")
+    wsgate.wait_for_metrics(lambda now: now.total("wsgate_holds_total", upstream="main", end="expired") == 1, "the hold")
 
 
 def test_a_held_upgrade_is_served_when_a_server_is_back(start, servers):

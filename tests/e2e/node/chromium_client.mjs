@@ -1,23 +1,11 @@
 // Headless Chromium as a client: loads the page over plain HTTP from the very address whose WebSockets it tests.
 // Arguments: base URL, bad frames as JSON, a directory for its profile. Prints the results as one JSON object.
 
-import { chromium } from "playwright-core";
+import { launch } from "./chromium.mjs";
 
 const [base, bad, profile] = [process.argv[2], JSON.parse(process.argv[3]), process.argv[4]];
 
-const browser = await chromium.launchPersistentContext(profile, {
-  executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-  headless: true,
-  args: [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-  ],
-});
+const browser = await launch(profile);
 try {
   const page = await browser.newPage();
   const answer = await page.goto(new URL("/page.html", base.replace("ws://", "http://")).href);

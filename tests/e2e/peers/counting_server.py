@@ -1,7 +1,8 @@
-"""A server that writes down what it receives: one line `CLIENT NUMBER` for each message, flushed before it reads on.
+"""A server that writes down what it receives: one line for each message, flushed before it reads on.
 
-`counting_server.py PORT`, where 0 takes a free one; the first line it prints is `listening HOST:PORT`. It ends with its
-standard input, or by being killed.
+`counting_server.py HOST:PORT [echo]`, where port 0 takes a free one; the first line it prints is `listening HOST:PORT`. With
+`echo` it sends each message back. A plain request is answered with the status and `X-Version` that the last line
+`STATUS VERSION` of its standard input named, at first `200 v1`. It ends with its standard input, or by being killed.
 """
 
 import asyncio
@@ -10,19 +11,36 @@ import sys
 from websockets.asyncio.server import serve
 from websockets.exceptions import ConnectionClosed
 
-
-async def write_down(websocket):
-    try:
-        async for message in websocket:
-            print(message, flush=True)
-    except ConnectionClosed:
-        pass
+said = ["200", "v1"]
 
 
-async def main(port):
-    async with serve(write_down, "127.0.0.1", port, compression=None, ping_interval=None) as server:
+def answer(connection, request):
+    if "Upgrade" not in request.headers:
+        response = connection.respond(int(said[0]), "as I was told\n")
+        response.headers["X-Version"] = said[1]
+        return response
+    return None
+
+
+def listen_to_orders():
+    for line in sys.stdin:
+        said[:] = line.split()
+
+
+async def main(host, port, echo):
+    async def write_down(websocket):
+        try:
+            async for message in websocket:
+                print(message, flush=True)
+                if echo:
+                    await websocket.send(message)
+        except ConnectionClosed:
+            pass
+
+    options = {"compression": None, "ping_interval": None, "process_request": answer}
+    async with serve(write_down, host, int(port), **options) as server:
         print("listening {}:{}".format(*server.sockets[0].getsockname()), flush=True)
-        await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+        await asyncio.get_running_loop().run_in_executor(None, listen_to_orders)
 
 
-asyncio.run(main(int(sys.argv[1])))
+asyncio.run(main(*sys.argv[1].rsplit(":", 1), sys.argv[2:] == ["echo"]))

@@ -1,6 +1,7 @@
 """Many clients that send numbered messages and reconnect as they are told, and servers that write down what they get."""
 
 import asyncio
+import bisect
 import collections
 import os
 import pathlib
@@ -12,7 +13,7 @@ import threading
 import time
 
 from websockets.asyncio.client import connect
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
 from .raw import TIMEOUT
 
@@ -26,14 +27,14 @@ _DELAY = re.compile(r"^service restart; retry-after-ms=(\d+)$")
 class Counting:
     """A counting server in a process of its own, which can be killed and started again on its port."""
 
-    def __init__(self):
+    def __init__(self, *, echo=False, host="127.0.0.1", port=0):
         self.received = collections.Counter()
-        self._port, self._readers = 0, []
+        self._host, self._port, self._readers, self._options = host, port, [], ["echo"] if echo else []
         self.start()
 
     def start(self):
         """Starts it, on the port that it had."""
-        command = [sys.executable, _SERVER, str(self._port)]
+        command = [sys.executable, _SERVER, f"{self._host}:{self._port}", *self._options]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         line = self.process.stdout.readline()
         assert line.startswith("listening "), f"the server does not start: {line!r}"
@@ -41,6 +42,11 @@ class Counting:
         self._port = int(self.address.rpartition(":")[2])
         self._readers.append(threading.Thread(target=self._read, args=[self.process.stdout], daemon=True))
         self._readers[-1].start()
+
+    def say(self, status, version):
+        """Has it answer plain requests, such as health checks, with this status and version from now on."""
+        self.process.stdin.write(f"{status} {version}\n")
+        self.process.stdin.flush()
 
     def stop(self):
         """Ends it as a deploy does; all that it received is read."""
@@ -65,19 +71,25 @@ class Counting:
 class Crowd:
     """Clients in a thread of their own, from `with` to its end."""
 
-    def __init__(self, url, size=SIZE):
-        self.url, self.size = url, size
+    def __init__(self, url, size=SIZE, pause=None, untold=(0.1, 0.1)):
+        """Least and most seconds between messages of a client, and until one that is not told how long reconnects."""
+        # Python reads and writes some thousand messages a second: a larger crowd talks less, not more.
+        pause = pause or [seconds * max(1, size / 300) for seconds in (0.05, 0.3)]
+        self.url, self.size, self._pause, self._untold = url, size, pause, untold
         self.open = 0
         """Clients connected now."""
         self.closes = collections.Counter()
         """How connections ended, by code; 1006 is an end without a Close."""
         self.told, self.back = [], []
-        """When clients received a Close, and when they were connected again."""
+        """When connections ended, and when their clients were connected again."""
+        self.tried = []
+        """When clients that had been connected tried it again, with success or without."""
         self.refused = collections.Counter()
-        """Attempts to connect that failed, by status; 0 where nobody listened."""
+        """Attempts to connect that failed, by status; 0 where nobody answered in HTTP."""
         self.sent = []
         """Messages that were sent before their client received a Close."""
         self.reconnects = True
+        self.talks = True
 
     def __enter__(self):
         self._thread = threading.Thread(target=asyncio.run, args=[self._run()], daemon=True)
@@ -109,10 +121,19 @@ class Crowd:
         arrived = sum((server.received for server in servers), collections.Counter())
         return {message: arrived[message] for message in self.sent if arrived[message] != 1}
 
+    def fall_silent(self, *servers):
+        """Ends the talking, and waits until all has arrived or nothing arrives any more: what is lost is lost now."""
+        self.talks = False
+        deadline, seen, quiet = time.monotonic() + 6 * TIMEOUT, None, time.monotonic()
+        while (now := time.monotonic()) < deadline and now - quiet < 3 + self._pause[1]:
+            arrived = len(self.sent), sum(server.received.total() for server in servers)
+            if arrived != seen:
+                seen, quiet = arrived, now
+            time.sleep(0.1)
+
     def peak(self, width=0.25):
-        """Most Closes received within so many seconds."""
-        times = sorted(self.told)
-        return max((sum(t <= u < t + width for u in times[i:]) for i, t in enumerate(times)), default=0)
+        """Most connections that ended within so many seconds."""
+        return peak(self.told, width)
 
     async def _run(self):
         self._loop, self._over = asyncio.get_running_loop(), asyncio.Event()
@@ -126,11 +147,13 @@ class Crowd:
         messages = 0
         again = False
         while self.reconnects or not again:
+            if again:
+                self.tried.append(time.monotonic())
             try:
                 websocket = await connect(self.url, compression=None, ping_interval=None, open_timeout=TIMEOUT)
-            except (InvalidStatus, OSError, EOFError) as error:
+            except (InvalidHandshake, OSError, EOFError) as error:
                 self.refused[error.response.status_code if isinstance(error, InvalidStatus) else 0] += 1
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(random.uniform(*self._untold))
                 continue
             self.open += 1
             if again:
@@ -138,13 +161,15 @@ class Crowd:
             again = True
             try:
                 while True:
-                    message = f"{number} {messages}"
-                    await websocket.send(message)
-                    self.sent.append(message)
-                    messages += 1
+                    if self.talks:
+                        # A number is used once, even where the connection ends in the middle of it.
+                        messages += 1
+                        message = f"{number} {messages}"
+                        await websocket.send(message)
+                        self.sent.append(message)
                     try:
                         # A server that counts never answers: this only looks for the Close.
-                        await asyncio.wait_for(websocket.recv(), random.uniform(0.05, 0.3))
+                        await asyncio.wait_for(websocket.recv(), random.uniform(*self._pause))
                     except TimeoutError:
                         pass
             except ConnectionClosed as closed:
@@ -157,4 +182,10 @@ class Crowd:
                 # The test is over: the client is gone without a word.
                 websocket.transport.abort()
                 raise
-            await asyncio.sleep(int(reason[1]) / 1000 if reason else 0.1)
+            await asyncio.sleep(int(reason[1]) / 1000 if reason else random.uniform(*self._untold))
+
+
+def peak(times, width):
+    """Most of these moments within so many seconds."""
+    times = sorted(times)
+    return max((bisect.bisect_left(times, t + width) - i for i, t in enumerate(times)), default=0)

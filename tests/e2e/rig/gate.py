@@ -44,9 +44,9 @@ class Gate:
 
     def __init__(self, directory, text):
         """Starts it with the configuration `text`."""
-        file = pathlib.Path(directory) / "wsgate.toml"
-        file.write_text(text)
-        self._start(["--config", str(file)], text.count("[[listener]]"))
+        self.file = pathlib.Path(directory) / "wsgate.toml"
+        self.file.write_text(text)
+        self._start(["--config", str(self.file)], text.count("[[listener]]"))
 
     @classmethod
     def without_file(cls, arguments):
@@ -55,19 +55,44 @@ class Gate:
         gate._start(arguments, arguments.count("--listen"))
         return gate
 
+    @classmethod
+    def taking_over(cls, file, listeners=1):
+        """Starts it with `--upgrade`, in the place of one that has that configuration; call `wait_until_serving` then."""
+        gate = cls.__new__(cls)
+        gate.file = file
+        gate._launch(["--config", str(file), "--upgrade"])
+        gate.wait_for_log(lambda line: "waiting for the listeners" in line, "that it waits")
+        gate._count = listeners
+        return gate
+
+    def wait_until_serving(self):
+        """Until it has said where it listens."""
+        self.admin, self.listeners = self._wait_for_addresses(self._count)
+
+    def reload(self, text):
+        """Has it read this configuration, by SIGHUP, and waits until it says that it has."""
+        self.file.write_text(text)
+        seen = len(self.log)
+        self.process.send_signal(signal.SIGHUP)
+        line = self.wait_for_log(lambda line: "configuration " in line and "reloaded" in line, "of the reload", seen)
+        assert "not reloaded" not in line, line
+
     def _start(self, arguments, listeners):
         """Starts it and waits until all its listeners have said where they are."""
-        self.log = []
-        self._changed = threading.Condition()
-        self.process = launch(["run", *arguments], stderr=subprocess.PIPE, text=True)
-        self._reader = threading.Thread(target=self._read_log, daemon=True)
-        self._reader.start()
+        self._launch(arguments)
         try:
             self.admin, self.listeners = self._wait_for_addresses(listeners)
         except BaseException:
             self.process.kill()
             self.process.wait()
             raise
+
+    def _launch(self, arguments):
+        self.log = []
+        self._changed = threading.Condition()
+        self.process = launch(["run", *arguments], stderr=subprocess.PIPE, text=True)
+        self._reader = threading.Thread(target=self._read_log, daemon=True)
+        self._reader.start()
 
     @property
     def address(self):
@@ -79,10 +104,9 @@ class Gate:
         """The first listener as host and port of a URL."""
         return "{}:{}".format(*self.address)
 
-    def wait_for_log(self, found, what):
-        """The first log line for which `found(line)` is true; waits for it."""
+    def wait_for_log(self, found, what, seen=0):
+        """The first log line, after so many, for which `found(line)` is true; waits for it."""
         deadline = time.monotonic() + TIMEOUT
-        seen = 0
         with self._changed:
             while True:
                 for line in self.log[seen:]:

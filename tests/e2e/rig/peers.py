@@ -23,19 +23,25 @@ CLIENTS = {
     "tungstenite": [gate.BINARY.parent / "examples/tungstenite_client"],
 }
 
+RECONNECTING = {
+    "websockets": [sys.executable, HERE / "peers/reconnecting_client.py"],
+    "reconnecting-websocket": ["node", HERE / "node/reconnecting_client.mjs"],
+    "chromium": ["node", HERE / "node/reconnecting_chromium.mjs"],
+}
+
 _RUNS = itertools.count(1)
 
 
-class Server:
-    """A server in another process; `events` are what it printed."""
+class Telling:
+    """A process that prints events as lines of JSON, and ends when its standard input does."""
 
-    def __init__(self, name):
-        """Starts it and waits until it listens. It ends when its standard input does."""
+    def __init__(self, name, command):
+        """Starts it; `events` are what it printed so far."""
         self.name, self.events = name, []
         self._changed = threading.Condition()
-        self.process = subprocess.Popen(SERVERS[name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        threading.Thread(target=self._read, daemon=True).start()
-        self.address = self.wait_for(lambda event: event["event"] == "listening", "its address")["address"]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def wait_for(self, found, what):
         """The first event for which `found(event)` is true; waits for it."""
@@ -46,23 +52,51 @@ class Server:
                     if found(event):
                         return event
                 left = deadline - time.monotonic()
-                assert left > 0, f"the {self.name} server did not tell of {what}; it told of {self.events[-20:]}"
+                assert left > 0, f"{self.name} did not tell of {what}; it told of {self.events[-20:]}"
                 self._changed.wait(left)
+
+    def stop(self):
+        """Ends it; all that it printed is read."""
+        self.process.stdin.close()
+        self.process.wait(TIMEOUT)
+        self._reader.join(TIMEOUT)
+
+    def _read(self):
+        for line in self.process.stdout:
+            with self._changed:
+                self.events.append(json.loads(line) | {"number": len(self.events)})
+                self._changed.notify_all()
+
+
+class Server(Telling):
+    """A server in another process."""
+
+    def __init__(self, name):
+        """Starts it and waits until it listens."""
+        super().__init__(f"the {name} server", SERVERS[name])
+        self.address = self.wait_for(lambda event: event["event"] == "listening", "its address")["address"]
 
     def closed(self, path):
         """What it saw at the end of the connection to `path`."""
         return self.wait_for(lambda event: event.get("path") == path, f"the end of {path}")
 
-    def stop(self):
-        """Ends it."""
-        self.process.stdin.close()
-        self.process.wait(TIMEOUT)
 
-    def _read(self):
-        for line in self.process.stdout:
-            with self._changed:
-                self.events.append(json.loads(line))
-                self._changed.notify_all()
+class Reconnecting(Telling):
+    """A client that sends numbered messages and reconnects; each event has its time in ms, `at`.
+
+    It prints `open`, `close` with `code` and `reason`, `sent` with `message` when it has sent one, and `echo` when one
+    comes back. When it is ended it sends no more and closes.
+    """
+
+    def __init__(self, name, url, profile):
+        """Starts it; the profile is a directory for a browser."""
+        super().__init__(f"the {name} client", [*RECONNECTING[name], url, *([profile] if name == "chromium" else [])])
+
+    def next(self, kind, after=None):
+        """The first event of a kind, after another event if one is given; waits for it."""
+        return self.wait_for(
+            lambda event: event["event"] == kind and (after is None or event["number"] > after["number"]), kind
+        )
 
 
 class Run:

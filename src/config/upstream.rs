@@ -1,0 +1,153 @@
+//! The upstreams: their servers, and whose turn it is.
+
+use super::address;
+use super::error::Error;
+use super::meaning::Reader;
+use super::written::{self, Table};
+use crate::proxy::settings::{Balance, Ejection, HashKey, ServerSettings, Upstream};
+use http::HeaderName;
+use toml::Spanned;
+
+impl Reader<'_> {
+    pub(super) fn upstream(
+        &self,
+        name: &str,
+        written: Spanned<Table<written::Upstream>>,
+    ) -> Result<Upstream, Error> {
+        let span = written.span();
+        let written = written.into_inner().0;
+        if name.is_empty() {
+            let help = "write [upstream.NAME], for example [upstream.chat]";
+            return Err(self
+                .source
+                .error(span, "the name of an upstream is empty", help));
+        }
+        let help = "add servers = [\"10.0.0.5:9000\"]";
+        let Some(list) = written.servers else {
+            return Err(self
+                .source
+                .error(span, format!("upstream `{name}` has no servers"), help));
+        };
+        if list.get_ref().is_empty() {
+            return Err(self.source.error(
+                list.span(),
+                format!("upstream `{name}` has no servers"),
+                help,
+            ));
+        }
+        let (mut servers, mut lines): (Vec<ServerSettings>, Vec<usize>) = Default::default();
+        for server in list.into_inner() {
+            let span = server.span();
+            let server = self.server(server)?;
+            let address = &server.address;
+            if let Some(first) = servers.iter().position(|other| other.address == *address) {
+                let message = format!("server `{address}` is in upstream `{name}` twice");
+                let help = format!("the first is in line {}; remove one of them", lines[first]);
+                return Err(self.source.error(span, message, help));
+            }
+            lines.push(self.source.line(span.start));
+            servers.push(server);
+        }
+        if servers.iter().all(|server| server.backup) {
+            let help = "a backup stands in for others: let one of them not be one";
+            let message = format!("upstream `{name}` has nothing but backups");
+            return Err(self.source.error(span, message, help));
+        }
+        let default = Upstream::new(name, Vec::new());
+        let ejection = default.ejection;
+        let after = self.whole(
+            written.eject_after,
+            i64::from(ejection.after),
+            0..=1_000_000,
+            "eject_after",
+        )?;
+        Ok(Upstream {
+            servers,
+            balance: match written.balance {
+                None => default.balance,
+                Some(balance) => self.balance(&balance)?,
+            },
+            ejection: Ejection {
+                after: after as u32,
+                pause: written.eject_pause.map_or(ejection.pause, |time| time.0),
+            },
+            hold: written.hold.map_or(default.hold, |wait| wait.0),
+            connect_timeout: written
+                .connect_timeout
+                .map_or(default.connect_timeout, |time| time.0),
+            handshake_timeout: written
+                .handshake_timeout
+                .map_or(default.handshake_timeout, |time| time.0),
+            read_timeout: written
+                .read_timeout
+                .map_or(default.read_timeout, |time| time.0),
+            resolve_interval: written
+                .resolve_interval
+                .map_or(default.resolve_interval, |time| time.0),
+            generation: written.generation.filter(|text| !text.is_empty()),
+            health: match written.health {
+                None => None,
+                Some(health) => self.health(health)?,
+            },
+            ..default
+        })
+    }
+
+    fn server(&self, written: Spanned<written::Server>) -> Result<ServerSettings, Error> {
+        let span = written.span();
+        match written.into_inner() {
+            written::Server::Address(text) => {
+                let address = self.address(&Spanned::new(span, text), address::server)?;
+                Ok(ServerSettings::new(address))
+            }
+            written::Server::Table(table) => {
+                let Some(text) = &table.address else {
+                    let help = "add address = \"10.0.0.5:9000\"";
+                    return Err(self.source.error(span, "a server without an address", help));
+                };
+                let most = i64::from(u32::MAX);
+                Ok(ServerSettings {
+                    address: self.address(text, address::server)?,
+                    // The ring of consistent hashing has 160 points for each.
+                    weight: self.whole(table.weight, 1, 1..=256, "weight")? as u32,
+                    max_connections: self.whole(
+                        table.max_connections,
+                        0,
+                        0..=most,
+                        "max_connections",
+                    )? as usize,
+                    backup: table.backup,
+                })
+            }
+        }
+    }
+
+    fn balance(&self, written: &Spanned<String>) -> Result<Balance, Error> {
+        let text = written.get_ref().as_str();
+        let wrong = |what: &str| {
+            let help = "write \"least_connections\", \"round_robin\", or what decides: \"header:X-User\", \"cookie:sid\", \
+                        \"query:room\", \"path\", \"client_address\"";
+            let message = format!("`{}` {what}", text.escape_debug());
+            Err(self.source.error(written.span(), message, help))
+        };
+        let key = match text.split_once(':') {
+            None => match text {
+                "least_connections" => return Ok(Balance::LeastConnections),
+                "round_robin" => return Ok(Balance::RoundRobin),
+                "path" => HashKey::Path,
+                "client_address" => HashKey::ClientAddress,
+                "header" | "cookie" | "query" => return wrong("does not say which"),
+                _ => return wrong("is not a balance"),
+            },
+            Some((_, "")) => return wrong("does not say which"),
+            Some(("header", name)) => match name.parse::<HeaderName>() {
+                Ok(name) => HashKey::Header(name.as_str().to_owned()),
+                Err(_) => return wrong("does not name a header"),
+            },
+            Some(("cookie", name)) => HashKey::Cookie(name.to_owned()),
+            Some(("query", name)) => HashKey::Query(name.to_owned()),
+            Some(_) => return wrong("is not a balance"),
+        };
+        Ok(Balance::Hash(key))
+    }
+}

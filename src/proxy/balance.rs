@@ -1,0 +1,78 @@
+//! What of a request decides on its server, where the balance of an upstream is by hash.
+
+use super::answer::text;
+use super::settings::{Balance, HashKey};
+use super::upstream::Pool;
+use http::header;
+use pingora::http::RequestHeader;
+use pingora::proxy::Session;
+use std::net::IpAddr;
+
+/// The key of a request; `None` where the upstream wants none, or it is absent.
+pub(super) fn hash_key(session: &Session, pool: &Pool) -> Option<Vec<u8>> {
+    let members = pool.members();
+    match &members.settings.balance {
+        Balance::LeastConnections | Balance::RoundRobin => None,
+        Balance::Hash(key) => {
+            let client = session
+                .client_addr()
+                .and_then(|address| address.as_inet())
+                .map(|address| address.ip());
+            find(key, session.req_header(), client)
+        }
+    }
+}
+
+fn find(key: &HashKey, request: &RequestHeader, client: Option<IpAddr>) -> Option<Vec<u8>> {
+    let found = match key {
+        HashKey::Header(name) => {
+            let value = request.headers.get(name.as_str())?;
+            value.as_bytes().to_vec()
+        }
+        HashKey::Cookie(name) => {
+            let pairs = text(&request.headers, header::COOKIE).split(';');
+            let mut values = pairs.filter_map(|pair| pair.trim().split_once('='));
+            let (_, value) = values.find(|(known, _)| known == name)?;
+            value.as_bytes().to_vec()
+        }
+        HashKey::Query(name) => {
+            let pairs = request.uri.query()?.split('&');
+            let mut values = pairs.filter_map(|pair| pair.split_once('='));
+            let (_, value) = values.find(|(known, _)| known == name)?;
+            value.as_bytes().to_vec()
+        }
+        HashKey::Path => request.uri.path().as_bytes().to_vec(),
+        HashKey::ClientAddress => client?.to_string().into_bytes(),
+    };
+    (!found.is_empty()).then_some(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_of_a_request() {
+        let mut request =
+            RequestHeader::build("GET", b"/room/7?a=1&user=ann&user=bob", None).unwrap();
+        request.insert_header("Cookie", "x=1; sid=42; y=").unwrap();
+        request.insert_header("X-User", "carol").unwrap();
+        let client = Some([10, 0, 0, 1].into());
+        let name = |name: &str| name.to_owned();
+        for (key, found) in [
+            (HashKey::Header(name("x-user")), Some("carol")),
+            (HashKey::Header(name("x-room")), None),
+            (HashKey::Cookie(name("sid")), Some("42")),
+            (HashKey::Cookie(name("y")), None),
+            (HashKey::Cookie(name("si")), None),
+            (HashKey::Query(name("user")), Some("ann")),
+            (HashKey::Query(name("room")), None),
+            (HashKey::Path, Some("/room/7")),
+            (HashKey::ClientAddress, Some("10.0.0.1")),
+        ] {
+            let expected = found.map(|found| found.as_bytes().to_vec());
+            assert_eq!(find(&key, &request, client), expected, "{key:?}");
+        }
+        assert_eq!(find(&HashKey::ClientAddress, &request, None), None);
+    }
+}

@@ -1,0 +1,84 @@
+//! What a configuration, or a name, has left behind: it serves until others can, and is drained then.
+
+use super::{Pool, Pools, Server};
+use crate::deploy::Control;
+use crate::drain::{Cause, Selection};
+use std::sync::Arc;
+
+/// Connections that are to go somewhere else.
+pub struct Departing {
+    selection: Selection,
+    /// What logs call it.
+    name: String,
+    /// The pools that take over.
+    heirs: Vec<Arc<Pool>>,
+    /// Only if that one is still gone then.
+    server: Option<Arc<Server>>,
+}
+
+impl Departing {
+    /// Those of a server that its pool does not have any more.
+    pub fn server(pool: &Arc<Pool>, server: Arc<Server>) -> Self {
+        Departing {
+            selection: Selection::Server {
+                upstream: pool.index,
+                server: server.number,
+            },
+            name: format!("{} {}", pool.name, server.address),
+            heirs: vec![pool.clone()],
+            server: Some(server),
+        }
+    }
+
+    /// Those of earlier generations of a pool.
+    pub fn older(pool: &Arc<Pool>, generation: u32) -> Self {
+        Departing {
+            selection: Selection::OlderThan {
+                upstream: pool.index,
+                generation,
+            },
+            name: format!("{} before this generation", pool.name),
+            heirs: vec![pool.clone()],
+            server: None,
+        }
+    }
+
+    /// All of a pool that the configuration does not have any more.
+    pub fn pool(pool: &Pool, heirs: Vec<Arc<Pool>>) -> Self {
+        Departing {
+            selection: Selection::Upstream {
+                upstream: pool.index,
+            },
+            name: pool.name.clone(),
+            heirs,
+            server: None,
+        }
+    }
+
+    /// Drains them in a task of its own, as soon as the heirs have a server that takes connections; then they are
+    /// forgotten.
+    pub fn spawn(self, control: &Arc<Control>, pools: &Arc<Pools>, cause: Cause) {
+        let (control, pools) = (control.clone(), pools.clone());
+        tokio::spawn(async move {
+            for heir in &self.heirs {
+                heir.ready(None).await;
+            }
+            if self.server.is_some_and(|server| !server.has_left()) {
+                return;
+            }
+            let terms = control.settings().terms;
+            let drain = control.start(self.selection, &self.name, terms, cause);
+            control.finished(drain).await;
+            pools.forget(|pool, server| {
+                let upstream = pool.index;
+                control.count(match server {
+                    None => Selection::Upstream { upstream },
+                    Some(server) => Selection::Server {
+                        upstream,
+                        server: server.number,
+                    },
+                })
+            });
+        });
+    }
+}

@@ -1,0 +1,291 @@
+//! The servers of an upstream at run time: whose turn it is, and how one is reached.
+//!
+//! A [`Pool`] lives as long as the configuration has its upstream, whatever else of it changes. It is always true that
+//! a new connection goes to a server that somebody drained, or that fails its checks, in no case; and to one that the
+//! configuration has dropped only while none of the others can take it.
+
+mod balance;
+mod departing;
+mod pools;
+mod server;
+
+pub use departing::Departing;
+pub use pools::{Departure, Pools};
+pub use server::{Occupied, Server, Standing, State};
+
+use super::settings::{Address, Balance, Upstream};
+use super::socket::Socket;
+use crate::metrics::{HoldEnd, Metrics};
+use balance::{Ring, Turns};
+use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
+use pingora::{Error, ErrorType, Result};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout, timeout_at};
+
+/// A named pool of servers.
+pub struct Pool {
+    /// As routes, logs and metrics name it.
+    pub name: String,
+    /// Its number, by which drains know it. Never used twice.
+    pub index: u32,
+    members: RwLock<Arc<Members>>,
+    turn: AtomicUsize,
+    turns: Turns,
+    /// A server may take connections that took none before.
+    changed: Notify,
+}
+
+/// A pool as the configuration has it now.
+#[derive(Clone)]
+pub struct Members {
+    /// As configured.
+    pub settings: Upstream,
+    /// In the order of the configuration.
+    pub servers: Vec<Arc<Server>>,
+    /// Those that the configuration had before, and that may still have connections.
+    pub left: Vec<Arc<Server>>,
+    /// Counts the changes of `settings.generation`.
+    pub generation: u32,
+    /// The addresses of each name and port, as they were found last.
+    resolved: HashMap<(String, u16), Vec<SocketAddr>>,
+    next_server: u32,
+    /// Where the balance asks for one.
+    ring: Option<Arc<Ring>>,
+}
+
+impl Members {
+    /// Servers that the configuration has and those it had, by the name of their address.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Server>> {
+        self.servers.iter().chain(&self.left)
+    }
+
+    fn ring(settings: &Upstream, servers: &[Arc<Server>]) -> Option<Arc<Ring>> {
+        matches!(settings.balance, Balance::Hash(_)).then(|| Arc::new(Ring::new(servers)))
+    }
+
+    /// Those that take new connections now: of the configuration, then its backups, then those of before; and where all
+    /// that would are left alone for their failures, those, as one of them may have recovered.
+    fn taking(&self) -> Vec<Arc<Server>> {
+        let would = |server: &Arc<Server>| {
+            !server.is_drained() && server.standing() == Standing::Good && !server.is_full()
+        };
+        let tiers = [
+            (&self.servers, false),
+            (&self.servers, true),
+            (&self.left, false),
+        ];
+        for ejected in [false, true] {
+            for (servers, backup) in tiers {
+                let takes = |server: &&Arc<Server>| {
+                    would(server)
+                        && server.is_ejected() == ejected
+                        && (server.has_left() || server.is_backup() == backup)
+                };
+                let taking: Vec<_> = servers.iter().filter(takes).cloned().collect();
+                if !taking.is_empty() {
+                    return taking;
+                }
+            }
+        }
+        Vec::new()
+    }
+}
+
+/// Between two looks at the servers of an upgrade that waits for one.
+const GLANCE: Duration = Duration::from_millis(100);
+
+/// No server of a pool could be reached.
+#[derive(Debug)]
+pub(super) struct Unreachable {
+    /// The last one failed by time-out.
+    pub timed_out: bool,
+    /// None was tried: none takes connections.
+    pub none_taking: bool,
+}
+
+impl Pool {
+    /// The pool of these servers. Those with a name come when it is resolved.
+    pub fn new(settings: Upstream, index: u32) -> Self {
+        let pool = Pool {
+            name: settings.name.clone(),
+            index,
+            members: RwLock::new(Arc::new(Members {
+                settings: settings.clone(),
+                servers: Vec::new(),
+                left: Vec::new(),
+                generation: 0,
+                resolved: HashMap::new(),
+                next_server: 0,
+                ring: None,
+            })),
+            turn: AtomicUsize::new(0),
+            turns: Turns::default(),
+            changed: Notify::new(),
+        };
+        pool.update(settings);
+        pool
+    }
+
+    /// As the configuration has it now.
+    pub fn members(&self) -> Arc<Members> {
+        self.members
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Takes a server out, or lets it in again: who is connected stays, nobody new gets there.
+    pub fn set_drained(&self, server: &Server, drained: bool) {
+        server.set_drained(drained);
+        self.changed.notify_waiters();
+    }
+
+    /// What the checks of a server say now.
+    pub fn set_standing(&self, server: &Server, standing: Standing) {
+        server.set_standing(standing);
+        self.changed.notify_waiters();
+    }
+
+    /// Whether a server takes new connections as things stand.
+    pub fn is_taking(&self, server: &Server) -> bool {
+        // Who has a place there already does not fill it.
+        let members = self.members();
+        let is_here = |known: &Arc<Server>| known.number == server.number;
+        !server.is_drained()
+            && server.standing() == Standing::Good
+            && (members.servers.iter().any(is_here) || members.taking().iter().any(is_here))
+    }
+
+    /// Waits until a server that the configuration has takes connections, other than `but`.
+    pub async fn ready(&self, but: Option<&Server>) {
+        loop {
+            let changed = self.changed.notified();
+            let members = self.members();
+            let is_other = |server: &Arc<Server>| but.is_none_or(|but| but.number != server.number);
+            if members
+                .servers
+                .iter()
+                .any(|server| server.state() == State::Up && is_other(server))
+            {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// All servers that take connections, once, in the order in which they are tried. A key decides where the balance asks
+    /// for one.
+    pub(super) fn candidates(&self, key: Option<&[u8]>) -> Vec<Arc<Server>> {
+        let members = self.members();
+        let settings = &members.settings;
+        let slow_start = settings.health.as_ref().map(|health| health.slow_start);
+        balance::order(
+            members.taking(),
+            &settings.balance,
+            slow_start.unwrap_or_default(),
+            self.turn.fetch_add(1, Ordering::Relaxed),
+            &self.turns,
+            members.ring.as_deref().zip(key),
+        )
+    }
+
+    /// A connection to the first candidate that takes one. Where none does, it waits for one up to `hold`.
+    pub(super) async fn connect(
+        &self,
+        key: Option<&[u8]>,
+        metrics: &Metrics,
+    ) -> Result<(Socket, Occupied), Unreachable> {
+        let deadline = Instant::now() + self.members().settings.hold;
+        let mut held = None;
+        loop {
+            let changed = self.changed.notified();
+            match self.connect_now(key).await {
+                Err(unreachable) if unreachable.none_taking => {
+                    held.get_or_insert_with(|| metrics.hold(&self.name));
+                    // A place that becomes free, or a pause that ends, is told to nobody.
+                    let look = deadline.min(Instant::now() + GLANCE);
+                    if timeout_at(look, changed).await.is_err() && Instant::now() >= deadline {
+                        if let Some(held) = held {
+                            held.end(HoldEnd::Expired);
+                        }
+                        return Err(unreachable);
+                    }
+                }
+                result => {
+                    if let Some(held) = held {
+                        held.end(HoldEnd::Served);
+                    }
+                    return result;
+                }
+            }
+        }
+    }
+
+    async fn connect_now(&self, key: Option<&[u8]>) -> Result<(Socket, Occupied), Unreachable> {
+        let mut unreachable = Unreachable {
+            timed_out: false,
+            none_taking: true,
+        };
+        let upstream = self.name.as_str();
+        let after = self.members().settings.connect_timeout;
+        for server in self.candidates(key) {
+            let Some(occupied) = server.occupy() else {
+                continue;
+            };
+            let address = &server.address;
+            unreachable.none_taking = false;
+            match timeout(after, Socket::connect(address)).await {
+                Ok(Ok(socket)) => return Ok((socket, occupied)),
+                Ok(Err(error)) => {
+                    tracing::warn!(upstream, server = %address, %error, "server cannot be reached");
+                    unreachable.timed_out = false;
+                }
+                Err(_) => {
+                    tracing::warn!(upstream, server = %address, ?after, "server cannot be reached in time");
+                    unreachable.timed_out = true;
+                }
+            }
+            self.handle_failure(&server);
+        }
+        Err(unreachable)
+    }
+
+    /// A server could not be reached, or did not answer a handshake as it must.
+    pub(super) fn handle_failure(&self, server: &Server) {
+        if let Some(pause) = server.handle_failure(self.members().settings.ejection) {
+            let upstream = self.name.as_str();
+            tracing::warn!(upstream, server = %server.address, ?pause, "server failed again and again, and is left alone");
+        }
+    }
+
+    /// The server as Pingora's connectors know it.
+    pub(super) fn peer(&self, address: &Address) -> Result<HttpPeer> {
+        let mut peer = match address {
+            Address::Tcp(address) => HttpPeer::new(address, false, String::new()),
+            Address::Name(..) => {
+                // A server at run time is what a name was resolved to.
+                let sentence = "a name that was not resolved";
+                return Err(Error::explain(ErrorType::ConnectError, sentence));
+            }
+            Address::Unix(path) => {
+                HttpPeer::new_uds(&path.to_string_lossy(), false, String::new())?
+            }
+        };
+        let members = self.members();
+        let settings = &members.settings;
+        peer.options.connection_timeout = Some(settings.connect_timeout);
+        peer.options.total_connection_timeout = Some(settings.connect_timeout);
+        peer.options.read_timeout = Some(settings.read_timeout);
+        // Only WebSockets are upgraded here, and those do not take Pingora's path.
+        peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::deny_upgrades();
+        Ok(peer)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,257 @@
+//! One server of an upstream, and why it does or does not take new connections.
+
+use crate::proxy::settings::{Address, Ejection, ServerSettings};
+use std::ops::Deref;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// A server at run time. It outlives reloads that keep its address, and, while it has connections, those that don't.
+#[derive(Debug)]
+pub struct Server {
+    /// Where it is.
+    pub address: Address,
+    /// By which drains know it in its upstream. Never used twice.
+    pub number: u32,
+    /// Somebody took it out.
+    drained: AtomicBool,
+    /// The configuration does not have it any more.
+    left: AtomicBool,
+    /// What its checks say.
+    standing: AtomicU8,
+    /// When it became able to serve again, if that was while wsgate ran.
+    back_since: Mutex<Option<Instant>>,
+    weight: AtomicU32,
+    max_connections: AtomicUsize,
+    backup: AtomicBool,
+    /// WebSocket connections, those included that are being made.
+    connections: AtomicUsize,
+    failures: Mutex<Failures>,
+}
+
+/// What connections found of late.
+#[derive(Debug, Default)]
+struct Failures {
+    /// In a row.
+    count: u32,
+    /// Ejections since the last success.
+    ejections: u32,
+    until: Option<Instant>,
+}
+
+/// A connection counts against its server as long as this lives.
+#[derive(Debug)]
+pub struct Occupied(Arc<Server>);
+
+impl Deref for Occupied {
+    type Target = Server;
+
+    fn deref(&self) -> &Server {
+        &self.0
+    }
+}
+
+impl Drop for Occupied {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What the checks of a server say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Standing {
+    /// It passes them, or has none.
+    Good = 0,
+    /// It is new and has not passed one yet.
+    Untried = 1,
+    /// It fails them.
+    Bad = 2,
+}
+
+/// What operators are told of a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It takes connections.
+    Up,
+    /// It was taken out, by somebody or by a configuration without it.
+    Draining,
+    /// It does not pass its checks, or failed in the handshakes of clients.
+    Down,
+}
+
+impl State {
+    /// Each of them.
+    pub const ALL: [State; 3] = [State::Up, State::Draining, State::Down];
+
+    /// Its name in JSON, logs and metrics.
+    pub const fn label(self) -> &'static str {
+        match self {
+            State::Up => "up",
+            State::Draining => "draining",
+            State::Down => "down",
+        }
+    }
+}
+
+impl Server {
+    pub(super) fn new(settings: &ServerSettings, number: u32, standing: Standing) -> Self {
+        let server = Server {
+            address: settings.address.clone(),
+            number,
+            drained: AtomicBool::new(false),
+            left: AtomicBool::new(false),
+            standing: AtomicU8::new(standing as u8),
+            back_since: Mutex::new(None),
+            weight: AtomicU32::new(1),
+            max_connections: AtomicUsize::new(0),
+            backup: AtomicBool::new(false),
+            connections: AtomicUsize::new(0),
+            failures: Mutex::default(),
+        };
+        server.apply(settings);
+        server
+    }
+
+    /// Obeys the settings of a new configuration, which has it at the same address.
+    pub(super) fn apply(&self, settings: &ServerSettings) {
+        self.weight.store(settings.weight, Ordering::Relaxed);
+        self.max_connections
+            .store(settings.max_connections, Ordering::Relaxed);
+        self.backup.store(settings.backup, Ordering::Relaxed);
+    }
+
+    pub(super) fn weight(&self) -> u32 {
+        self.weight.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_backup(&self) -> bool {
+        self.backup.load(Ordering::Relaxed)
+    }
+
+    /// WebSocket connections, those included that are being made.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        let max = self.max_connections.load(Ordering::Relaxed);
+        max != 0 && self.connections() >= max
+    }
+
+    /// A place for one more connection; `None` where it has all that it may have.
+    pub(super) fn occupy(self: &Arc<Self>) -> Option<Occupied> {
+        let max = self.max_connections.load(Ordering::Relaxed);
+        let before = self.connections.fetch_add(1, Ordering::Relaxed);
+        // Dropped, it gives the place back.
+        let occupied = Occupied(self.clone());
+        (max == 0 || before < max).then_some(occupied)
+    }
+
+    /// It has answered a handshake, whatever it said.
+    pub(in crate::proxy) fn handle_success(&self) {
+        let mut failures = self.failures();
+        if failures.count != 0 || failures.ejections != 0 {
+            *failures = Failures::default();
+        }
+    }
+
+    /// It could not be reached, or did not answer a handshake as it must. How long it is left alone, if that follows.
+    pub(in crate::proxy) fn handle_failure(&self, ejection: Ejection) -> Option<Duration> {
+        let mut failures = self.failures();
+        failures.count = failures.count.saturating_add(1);
+        if ejection.after == 0 || failures.count < ejection.after {
+            return None;
+        }
+        let factor = 1 << failures.ejections.min(Ejection::LONGEST.ilog2());
+        let pause = ejection.pause * factor;
+        failures.until = Some(Instant::now() + pause);
+        failures.ejections = failures.ejections.saturating_add(1);
+        // One more failure after the pause is enough.
+        failures.count = ejection.after - 1;
+        Some(pause)
+    }
+
+    /// Whether it is left alone for what connections found.
+    pub fn is_ejected(&self) -> bool {
+        let until = self.failures().until;
+        until.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Whether somebody took it out.
+    pub fn is_drained(&self) -> bool {
+        self.drained.load(Ordering::Relaxed)
+    }
+
+    /// Whether the configuration does not have it any more.
+    pub fn has_left(&self) -> bool {
+        self.left.load(Ordering::Relaxed)
+    }
+
+    /// What its checks say.
+    pub fn standing(&self) -> Standing {
+        match self.standing.load(Ordering::Relaxed) {
+            0 => Standing::Good,
+            1 => Standing::Untried,
+            _ => Standing::Bad,
+        }
+    }
+
+    /// What operators are told.
+    pub fn state(&self) -> State {
+        if self.is_drained() || self.has_left() {
+            State::Draining
+        } else if self.standing() == Standing::Good && !self.is_ejected() {
+            State::Up
+        } else {
+            State::Down
+        }
+    }
+
+    pub(super) fn set_drained(&self, drained: bool) {
+        if self.drained.swap(drained, Ordering::Relaxed) && !drained {
+            self.is_back();
+        }
+    }
+
+    pub(super) fn set_left(&self, left: bool) {
+        self.left.store(left, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_standing(&self, standing: Standing) {
+        let before = self.standing.swap(standing as u8, Ordering::Relaxed);
+        if standing == Standing::Good && before != Standing::Good as u8 {
+            self.is_back();
+        }
+    }
+
+    fn is_back(&self) {
+        *self.lock() = Some(Instant::now());
+    }
+
+    /// The share of connections that it takes of those that it would otherwise have: it grows from nothing to 1 in the
+    /// time of a slow start.
+    pub(super) fn share(&self, slow_start: Duration) -> f64 {
+        if slow_start.is_zero() {
+            return 1.0;
+        }
+        let since = self.lock().map(|since| since.elapsed());
+        match since {
+            Some(since) if since < slow_start => {
+                // A tenth from the first moment on, or nothing would ever be learnt of it.
+                (since.as_secs_f64() / slow_start.as_secs_f64()).max(0.1)
+            }
+            Some(_) | None => 1.0,
+        }
+    }
+
+    fn failures(&self) -> std::sync::MutexGuard<'_, Failures> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
+        self.back_since
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,194 @@
+//! The signals, and how wsgate ends when it is asked to: nobody new, everybody told, then gone.
+
+use super::handover;
+use super::listening::Listeners;
+use crate::admin::Admin;
+use crate::deploy::{Control, Settings};
+use crate::drain::{Cause, Pace, Selection, Terms};
+use crate::proxy::Gate;
+use async_trait::async_trait;
+use pingora::server::{ShutdownSignal, ShutdownSignalWatch};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Mutex;
+use tokio::time::{Instant, sleep, timeout_at};
+
+/// What has to end.
+pub(super) struct Ending {
+    pub control: Arc<Control>,
+    pub gate: Listeners<Gate>,
+    pub admin: Option<Listeners<Admin>>,
+    /// What `/readyz` answers.
+    pub ready: Arc<AtomicBool>,
+    /// Where a new process waits for the listeners.
+    pub upgrade_socket: Option<PathBuf>,
+}
+
+impl Ending {
+    /// SIGTERM: balancers are given time to notice, then nobody new comes.
+    async fn terminate(&self) {
+        let settings = self.control.settings();
+        self.ready.store(false, Ordering::Relaxed);
+        sleep(settings.lame_duck).await;
+        self.gate.stop();
+        self.drain(&settings, settings.shutdown_deadline).await;
+    }
+
+    /// SIGQUIT: the new process has the listeners already, and everybody is told to come to it. `false`: there is no new
+    /// process, and nothing has changed.
+    async fn hand_over(&self) -> bool {
+        let Some(path) = self.upgrade_socket.clone() else {
+            tracing::error!(
+                "SIGQUIT hands the listeners over to a new process, which needs `upgrade_socket`; to end wsgate send \
+                 SIGTERM"
+            );
+            return false;
+        };
+        let mut sockets = self.gate.sockets();
+        if let Some(admin) = &self.admin {
+            sockets.extend(admin.sockets());
+        }
+        // It waits for the other process.
+        let handed =
+            tokio::task::spawn_blocking(move || handover::hand_over(&path, &sockets)).await;
+        let failure = match handed {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(error) = failure {
+            tracing::error!(%error, "the listeners were not handed over; going on as before");
+            return false;
+        }
+        tracing::info!("the new process serves");
+        self.gate.stop();
+        if let Some(admin) = &self.admin {
+            admin.stop();
+        }
+        let settings = self.control.settings();
+        self.drain(&settings, settings.terms.deadline).await;
+        true
+    }
+
+    /// Tells everybody, who is here and who still comes, and waits until all are gone or their time is over.
+    async fn drain(&self, settings: &Settings, limit: Duration) {
+        self.control.end(Cause::Shutdown);
+        let deadline = Instant::now() + limit;
+        // Whoever reconnects does so elsewhere, where this process hears nothing of it: a pace that listens would wait
+        // for nobody. So they are spread, over a time that their number asks for.
+        let connections = self.control.count(Selection::Everything);
+        let spread = limit * 3 / 4;
+        let pace = match settings.terms.pace {
+            Pace::Adaptive => {
+                let asked = Duration::from_secs_f64(connections as f64 / RATE);
+                Pace::Over(asked.min(spread))
+            }
+            pace => pace,
+        };
+        let terms = Terms {
+            pace,
+            deadline: spread,
+            ..settings.terms
+        };
+        self.control
+            .start(Selection::Everything, "everything", terms, Cause::Shutdown);
+        let all_gone = async {
+            self.gate.app().idle().await;
+            self.control.empty().await;
+        };
+        let mut all_gone = std::pin::pin!(all_gone);
+        if timeout_at(deadline - limit / 4, &mut all_gone)
+            .await
+            .is_err()
+        {
+            // Graces and turns that are longer than what is left of the time: a Close at the end of a frame is better
+            // than none.
+            self.control.last_call();
+            if timeout_at(deadline, all_gone).await.is_err() {
+                let left = self.control.count(Selection::Everything);
+                tracing::warn!(connections, left, "not all were gone in time");
+                return;
+            }
+        }
+        tracing::info!(connections, "all are gone");
+    }
+}
+
+/// Connections per second that are told when wsgate ends, unless the deadline asks for more.
+const RATE: f64 = 200.0;
+
+/// The signals that end the process, heard from the moment this exists.
+pub(super) struct Signals {
+    /// SIGINT, SIGTERM and SIGQUIT.
+    signals: Mutex<[Signal; 3]>,
+    /// Signals are registered with a runtime, and Pingora's does not exist yet.
+    runtime: Option<Runtime>,
+    ending: Ending,
+}
+
+impl Signals {
+    /// Also of SIGHUP, which is for somebody else.
+    ///
+    /// # Errors
+    /// Where the system does not let the process handle signals.
+    pub fn new(ending: Ending) -> io::Result<(Signals, Signal)> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .build()?;
+        let context = runtime.enter();
+        let signals = [
+            signal(SignalKind::interrupt())?,
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::quit())?,
+        ];
+        let hangup = signal(SignalKind::hangup())?;
+        drop(context);
+        let signals = Signals {
+            signals: Mutex::new(signals),
+            runtime: Some(runtime),
+            ending,
+        };
+        Ok((signals, hangup))
+    }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        // Pingora drops this inside its own runtime, where another one must not be waited for.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+#[async_trait]
+impl ShutdownSignalWatch for Signals {
+    async fn recv(&self) -> ShutdownSignal {
+        let mut signals = self.signals.lock().await;
+        let [interrupt, terminate, quit] = &mut *signals;
+        // Pingora ends its runtimes, and with them every connection, as soon as this returns.
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => return ShutdownSignal::FastShutdown,
+                _ = terminate.recv() => break,
+                _ = quit.recv() => {}
+            }
+            tokio::select! {
+                _ = interrupt.recv() => return ShutdownSignal::FastShutdown,
+                done = self.ending.hand_over() => if done {
+                    return ShutdownSignal::GracefulTerminate;
+                },
+            }
+        }
+        tokio::select! {
+            // Enough is enough.
+            _ = interrupt.recv() => ShutdownSignal::FastShutdown,
+            () = self.ending.terminate() => ShutdownSignal::GracefulTerminate,
+        }
+    }
+}

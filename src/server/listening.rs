@@ -1,0 +1,309 @@
+//! Listening sockets, and who accepts on them: bound before anybody serves, added and removed while others go on.
+
+use crate::proxy::settings::Address;
+use async_trait::async_trait;
+use pingora::apps::ServerApp;
+use pingora::listeners::{L4BufferSettings, ListenerConfig};
+use pingora::server::{ListenFds, ShutdownWatch};
+use pingora::services::Service as _;
+use pingora::services::listening::Service;
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{IntoRawFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+/// A listener cannot be had.
+#[derive(Debug)]
+pub struct BindError {
+    address: Address,
+    source: io::Error,
+}
+
+impl fmt::Display for BindError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let BindError { address, source } = self;
+        let advice = match source.kind() {
+            io::ErrorKind::AddrInUse => {
+                "; another process listens there: end it, or choose another address"
+            }
+            io::ErrorKind::AddrNotAvailable => "; the address is none of this machine's",
+            io::ErrorKind::PermissionDenied => {
+                "; ports below 1024 and foreign directories need the permission to use them"
+            }
+            io::ErrorKind::NotFound => "; the directory of the socket does not exist",
+            _ => "",
+        };
+        write!(f, "cannot listen on {address}: {source}{advice}")
+    }
+}
+
+impl std::error::Error for BindError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.source)
+    }
+}
+
+/// A listening socket.
+pub(super) struct Bound {
+    /// As the configuration has it.
+    configured: Address,
+    /// Where it listens.
+    pub address: Address,
+    socket: OwnedFd,
+}
+
+impl Bound {
+    /// Binds, or takes the socket for this address out of those that another process handed over.
+    pub fn new(
+        address: &Address,
+        inherited: &mut Vec<(String, OwnedFd)>,
+    ) -> Result<Bound, BindError> {
+        let error = |source| BindError {
+            address: address.clone(),
+            source,
+        };
+        let name = address.to_string();
+        if let Some(at) = inherited.iter().position(|(known, _)| *known == name) {
+            let (_, socket) = inherited.swap_remove(at);
+            return Ok(Bound {
+                configured: address.clone(),
+                address: address.clone(),
+                socket,
+            });
+        }
+        let (bound, socket) = match address {
+            Address::Tcp(socket) => {
+                // The standard library sets SO_REUSEADDR: a restart does not wait for old connections to time out.
+                let listener = TcpListener::bind(socket).map_err(error)?;
+                let socket: SocketAddr = listener.local_addr().map_err(error)?;
+                listener.set_nonblocking(true).map_err(error)?;
+                (Address::Tcp(socket), listener.into())
+            }
+            Address::Unix(path) => {
+                remove_stale(path).map_err(error)?;
+                let listener = UnixListener::bind(path).map_err(error)?;
+                listener.set_nonblocking(true).map_err(error)?;
+                (address.clone(), listener.into())
+            }
+            Address::Name(..) => {
+                return Err(error(io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    "a listener needs an IP address",
+                )));
+            }
+        };
+        Ok(Bound {
+            configured: address.clone(),
+            address: bound,
+            socket,
+        })
+    }
+}
+
+/// Removes a socket that nobody listens on any more; one that somebody does listen on is in use.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::FileTypeExt;
+    match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+        Ok(metadata) if !metadata.file_type().is_socket() => Err(io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            "a file that is not a socket is in the way",
+        )),
+        Ok(_) => match UnixStream::connect(path) {
+            Ok(_) => Err(io::ErrorKind::AddrInUse.into()),
+            Err(_) => std::fs::remove_file(path),
+        },
+    }
+}
+
+/// The sockets on which an application takes connections.
+///
+/// Each is a listening service of Pingora's of its own, so that one can begin or end without the others. Clones share
+/// everything.
+pub(super) struct Listeners<A> {
+    app: A,
+    name: &'static str,
+    state: Arc<Mutex<State>>,
+}
+
+struct State {
+    open: Vec<Open>,
+    /// Where the services run, and the table by which Pingora takes sockets instead of binding its own; once they run.
+    running: Option<(Handle, ListenFds)>,
+}
+
+/// A socket that connections are accepted on, or will be as soon as the services run.
+struct Open {
+    configured: Address,
+    address: Address,
+    /// For a new process. The service has a descriptor of its own.
+    socket: Arc<OwnedFd>,
+    stop: watch::Sender<bool>,
+}
+
+impl<A: Clone> Clone for Listeners<A> {
+    fn clone(&self) -> Self {
+        Listeners {
+            app: self.app.clone(),
+            name: self.name,
+            state: self.state.clone(),
+        }
+    }
+}
+
+impl<A: ServerApp + Clone + Send + Sync + 'static> Listeners<A> {
+    /// Serves `app`; `name` is that of the service.
+    pub fn new(name: &'static str, app: A) -> Self {
+        let state = State {
+            open: Vec::new(),
+            running: None,
+        };
+        Listeners {
+            app,
+            name,
+            state: Arc::new(Mutex::new(state)),
+        }
+    }
+
+    /// What takes the connections.
+    pub fn app(&self) -> &A {
+        &self.app
+    }
+
+    /// The addresses of the configuration that are not listened on yet.
+    pub fn missing(&self, wanted: &[Address]) -> Vec<Address> {
+        let state = self.lock();
+        let is_open = |address: &Address| state.open.iter().any(|open| open.configured == *address);
+        wanted
+            .iter()
+            .filter(|address| !is_open(address))
+            .cloned()
+            .collect()
+    }
+
+    /// Accepts on these as well.
+    pub fn add(&self, bound: Vec<Bound>) {
+        let mut state = self.lock();
+        for bound in bound {
+            let open = Open {
+                configured: bound.configured,
+                address: bound.address,
+                socket: Arc::new(bound.socket),
+                stop: watch::Sender::new(false),
+            };
+            if let Some((runtime, sockets)) = &state.running {
+                self.start(runtime, sockets, &open);
+            }
+            state.open.push(open);
+        }
+    }
+
+    /// Accepts no more on those that the configuration does not have.
+    pub fn keep(&self, wanted: &[Address]) {
+        self.lock().open.retain(|open| {
+            let stays = wanted.contains(&open.configured);
+            if !stays {
+                tracing::info!(address = %open.address, "no longer listening");
+                open.stop.send_replace(true);
+            }
+            stays
+        });
+    }
+
+    /// Accepts no more.
+    pub fn stop(&self) {
+        for open in self.lock().open.drain(..) {
+            open.stop.send_replace(true);
+        }
+    }
+
+    /// Where connections are accepted.
+    pub fn addresses(&self) -> Vec<Address> {
+        let state = self.lock();
+        state.open.iter().map(|open| open.address.clone()).collect()
+    }
+
+    /// The sockets, by the name of their address.
+    pub fn sockets(&self) -> Vec<(String, Arc<OwnedFd>)> {
+        let state = self.lock();
+        let socket = |open: &Open| (open.address.to_string(), open.socket.clone());
+        state.open.iter().map(socket).collect()
+    }
+
+    fn start(&self, runtime: &Handle, sockets: &ListenFds, open: &Open) {
+        let name = match &open.address {
+            Address::Unix(path) => path.to_string_lossy().into_owned(),
+            address => address.to_string(),
+        };
+        let endpoint = match &open.address {
+            Address::Unix(_) => ListenerConfig::uds(name.clone()),
+            _ => ListenerConfig::tcp(name.clone()),
+        };
+        let mut service = Service::new(self.name.to_owned(), self.app.clone());
+        // Buffers of Pingora's would cost each idle connection 14 KiB.
+        service.add_listener(endpoint.l4_buffer(L4BufferSettings::unbuffered()));
+        match open.socket.try_clone() {
+            Ok(socket) => sockets.lock().add(name, socket.into_raw_fd()),
+            Err(error) => {
+                tracing::error!(address = %open.address, %error, "nobody can be accepted here");
+                return;
+            }
+        }
+        let (sockets, stop) = (sockets.clone(), open.stop.subscribe());
+        runtime.spawn(async move { service.start_service(Some(sockets), stop, 1).await });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What Pingora runs of it.
+pub(super) struct Serving<A> {
+    listeners: Listeners<A>,
+    threads: Option<usize>,
+}
+
+impl<A> Serving<A> {
+    /// On so many threads, or on as many as the server has by default.
+    pub fn new(listeners: Listeners<A>, threads: Option<usize>) -> Self {
+        Serving { listeners, threads }
+    }
+}
+
+#[async_trait]
+impl<A: ServerApp + Clone + Send + Sync + 'static> pingora::services::Service for Serving<A> {
+    async fn start_service(
+        &mut self,
+        sockets: Option<ListenFds>,
+        mut shutdown: ShutdownWatch,
+        _listeners_per_fd: usize,
+    ) {
+        // Pingora always has a table on Unix.
+        if let Some(sockets) = sockets {
+            let mut state = self.listeners.lock();
+            let runtime = Handle::current();
+            for open in &state.open {
+                self.listeners.start(&runtime, &sockets, open);
+            }
+            state.running = Some((runtime, sockets));
+        }
+        // The runtime of this service is that of all its connections: it lasts until Pingora ends.
+        let _ = shutdown.wait_for(|stopping| *stopping).await;
+        self.listeners.stop();
+    }
+
+    fn name(&self) -> &str {
+        self.listeners.name
+    }
+
+    fn threads(&self) -> Option<usize> {
+        self.threads
+    }
+}

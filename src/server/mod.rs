@@ -1,0 +1,206 @@
+//! Assembly: the only room that knows everybody. It binds the listeners, makes Pingora's server of them, and runs it.
+
+mod ending;
+mod handover;
+mod listening;
+mod reload;
+
+pub use handover::{HandoverError, Inherited};
+pub use listening::BindError;
+
+use crate::admin::{Admin, Drains};
+use crate::config::Config;
+use crate::deploy::Control;
+use crate::metrics::Metrics;
+use crate::proxy::settings::Address;
+use crate::proxy::{Checks, Discovery, Gate, Pools, Table};
+use async_trait::async_trait;
+use ending::{Ending, Signals};
+use listening::{Bound, Listeners, Serving};
+use pingora::server::configuration::ServerConf;
+use pingora::server::{RunArgs, Server, ShutdownWatch};
+use pingora::services::background::{BackgroundService, background_service};
+use reload::Live;
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::mpsc;
+
+/// wsgate with its listeners bound, not yet serving.
+pub struct Gateway {
+    server: Server,
+    ending: Ending,
+    live: Live,
+    checks: Checks,
+    discovery: Discovery,
+    asked: mpsc::Receiver<crate::admin::Reload>,
+    inherited: Option<Inherited>,
+}
+
+impl Gateway {
+    /// Binds every listener of the configuration, but for those that another process has handed over. `file` is where the
+    /// configuration comes from, if it can be reloaded.
+    ///
+    /// # Errors
+    /// The first one that cannot be bound.
+    pub fn bind(
+        config: Config,
+        file: Option<PathBuf>,
+        mut inherited: Option<Inherited>,
+    ) -> Result<Gateway, BindError> {
+        raise_file_limit();
+        let conf = ServerConf {
+            threads: match config.threads {
+                0 => std::thread::available_parallelism().map_or(1, usize::from),
+                threads => threads,
+            },
+            // The connections that are left when the process is told to end are not waited for here.
+            grace_period_seconds: Some(0),
+            graceful_shutdown_timeout_seconds: Some(1),
+            ..ServerConf::default()
+        };
+        let mut server = Server::new_with_opt_and_conf(None, conf);
+        let metrics = Arc::new(Metrics::new());
+        let ready = Arc::new(AtomicBool::new(false));
+        let control = Control::new(config.drain.clone(), metrics.clone());
+        let pools = Arc::new(Pools::new(&config.proxy.upstreams));
+        let checks = Checks::new(pools.clone(), control.clone());
+        let discovery = Discovery::new(pools.clone(), control.clone());
+
+        let mut sockets = inherited
+            .as_mut()
+            .map(|inherited| std::mem::take(&mut inherited.sockets))
+            .unwrap_or_default();
+        let table = Table::new(&config.proxy, &pools, &control, &metrics, None);
+        let gate = Listeners::new("gate", Gate::new(table, &server.configuration));
+        let listeners = config.proxy.listeners.iter();
+        let bound = listeners.map(|listener| Bound::new(&listener.address, &mut sockets));
+        gate.add(bound.collect::<Result<_, _>>()?);
+        server.add_service(Serving::new(gate.clone(), None));
+
+        let (ask, asked) = mpsc::channel(1);
+        let mut admin = None;
+        if let Some(address) = &config.admin.listen {
+            let drains = Drains::new(control.clone(), pools.clone());
+            let endpoints = Admin::new(&config.admin, metrics.clone(), ready.clone(), drains, ask);
+            let listeners = Listeners::new("admin", endpoints);
+            listeners.add(vec![Bound::new(address, &mut sockets)?]);
+            server.add_service(Serving::new(listeners.clone(), Some(1)));
+            admin = Some(listeners);
+        }
+        let ending = Ending {
+            control: control.clone(),
+            gate: gate.clone(),
+            admin: admin.clone(),
+            ready,
+            upgrade_socket: config.upgrade_socket.clone(),
+        };
+        let live = Live {
+            file,
+            config,
+            control,
+            pools,
+            metrics,
+            gate,
+            admin,
+        };
+        Ok(Gateway {
+            server,
+            ending,
+            live,
+            checks,
+            discovery,
+            asked,
+            inherited,
+        })
+    }
+
+    /// Where clients are accepted, with the ports that were taken where port 0 was asked for.
+    pub fn addresses(&self) -> Vec<Address> {
+        self.ending.gate.addresses()
+    }
+
+    /// Where the admin listener is.
+    pub fn admin(&self) -> Option<Address> {
+        self.ending.admin.as_ref()?.addresses().pop()
+    }
+
+    /// Serves until the process is told to end: SIGTERM, SIGINT, or SIGQUIT where a new process takes over.
+    ///
+    /// # Errors
+    /// Where the system does not let the process handle signals.
+    pub fn run(mut self) -> io::Result<()> {
+        let (addresses, admin) = (self.addresses(), self.admin());
+        // Before anybody is told that it serves: from here on a signal ends it as it should.
+        let ready = self.ending.ready.clone();
+        let control = self.ending.control.clone();
+        let (signals, hangup) = Signals::new(self.ending)?;
+        let (live, asked) = (self.live, self.asked);
+        let (checks, discovery) = (self.checks, self.discovery);
+        let work = async move {
+            tokio::join!(
+                control.conduct(),
+                checks.run(),
+                discovery.run(),
+                live.run(hangup, asked)
+            );
+        };
+        let mut background = background_service("drains", Background::new(work));
+        background.threads = Some(1);
+        self.server.add_service(background);
+        for address in addresses {
+            tracing::info!(%address, "listening");
+        }
+        if let Some(address) = admin {
+            tracing::info!(%address, "admin listening");
+        }
+        // The sockets listen already: whoever connects from now on is served.
+        ready.store(true, Ordering::Relaxed);
+        if let Some(inherited) = self.inherited {
+            inherited.confirm();
+        }
+        self.server.run(RunArgs {
+            shutdown_signal: Box::new(signals),
+        });
+        tracing::info!("stopped");
+        Ok(())
+    }
+}
+
+/// What goes on beside the connections: drains, checks, reloads.
+struct Background(Mutex<Option<BoxFuture>>);
+
+type BoxFuture = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+
+impl Background {
+    fn new(work: impl Future<Output = ()> + Send + 'static) -> Self {
+        Background(Mutex::new(Some(Box::pin(work))))
+    }
+}
+
+#[async_trait]
+impl BackgroundService for Background {
+    async fn start(&self, _shutdown: ShutdownWatch) {
+        let work = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // To the very end: the drain that ends wsgate itself is carried out here too.
+        if let Some(work) = work {
+            work.await;
+        }
+    }
+}
+
+/// Each connection needs two file descriptors, and the soft limit of most systems is 1,024: takes what the hard limit
+/// allows.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile).maximum;
+    let raised = Rlimit {
+        current: limit,
+        maximum: limit,
+    };
+    match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => tracing::debug!(limit, "file descriptors"),
+        Err(error) => tracing::warn!(%error, "the limit of file descriptors cannot be raised"),
+    }
+}

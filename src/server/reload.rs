@@ -1,0 +1,160 @@
+//! A new configuration without a new process: SIGHUP, and `wsgate reload`.
+//!
+//! It is always true that a file that is not good, or a listener that cannot be had, changes nothing; and that no
+//! connection is touched but those whose server, or generation, the new configuration has left behind: those are drained
+//! as soon as somebody else can take them.
+
+use super::listening::{Bound, Listeners};
+use crate::admin::{Admin, Reload};
+use crate::config::Config;
+use crate::deploy::Control;
+use crate::drain::Cause;
+use crate::log;
+use crate::metrics::Metrics;
+use crate::proxy::{Departing, Departure, Gate, Pool, Pools, Table};
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::signal::unix::Signal;
+use tokio::sync::mpsc;
+
+/// All that a reload can change.
+pub(super) struct Live {
+    /// `None`: started without a file.
+    pub file: Option<PathBuf>,
+    pub config: Config,
+    pub control: Arc<Control>,
+    pub pools: Arc<Pools>,
+    pub metrics: Arc<Metrics>,
+    pub gate: Listeners<Gate>,
+    pub admin: Option<Listeners<Admin>>,
+}
+
+impl Live {
+    /// Reloads whenever it is asked to, for as long as it is polled.
+    pub async fn run(mut self, mut hangup: Signal, mut asked: mpsc::Receiver<Reload>) {
+        loop {
+            let answer = tokio::select! {
+                Some(()) = hangup.recv() => None,
+                Some(answer) = asked.recv() => Some(answer),
+                else => return,
+            };
+            let result = self.reload();
+            self.metrics.reload(result.is_ok());
+            match &result {
+                Ok(notes) => {
+                    for note in notes {
+                        tracing::warn!("{note}");
+                    }
+                    tracing::info!("configuration reloaded");
+                }
+                Err(error) => {
+                    tracing::error!("configuration not reloaded, nothing has changed: {error}")
+                }
+            }
+            if let Some(answer) = answer {
+                // Whoever asked may have gone.
+                let _ = answer.send(result);
+            }
+        }
+    }
+
+    /// What has to be known of it, or why nothing has changed.
+    fn reload(&mut self) -> Result<Vec<String>, String> {
+        let Some(file) = &self.file else {
+            return Err(
+                "wsgate was started without a file, so there is nothing to reload".to_owned(),
+            );
+        };
+        let mut config = Config::load(file).map_err(|error| error.to_string())?;
+        let mut notes = std::mem::take(&mut config.warnings);
+        let later = "takes effect when wsgate is started anew";
+        if config.threads != self.config.threads {
+            notes.push(format!("`threads` {later}"));
+        }
+        if config.log.format != self.config.log.format {
+            notes.push(format!("`log.format` {later}"));
+        }
+        if config.upgrade_socket != self.config.upgrade_socket {
+            notes.push(format!("`upgrade_socket` {later}"));
+        }
+        if self.admin.is_none() && config.admin.listen.is_some() {
+            notes.push(format!("an admin listener, where there was none, {later}"));
+        }
+
+        // All that can fail comes before anything changes.
+        let wanted: Vec<_> = config
+            .proxy
+            .listeners
+            .iter()
+            .map(|listener| listener.address.clone())
+            .collect();
+        let wanted_admin: Vec<_> = config.admin.listen.iter().cloned().collect();
+        let bind = |addresses: Vec<_>| {
+            let bound = addresses
+                .iter()
+                .map(|address| Bound::new(address, &mut Vec::new()));
+            bound
+                .collect::<Result<Vec<_>, _>>()
+                .map_err(|error| error.to_string())
+        };
+        let bound = bind(self.gate.missing(&wanted))?;
+        let bound_admin = match &self.admin {
+            Some(admin) => bind(admin.missing(&wanted_admin))?,
+            None => Vec::new(),
+        };
+
+        log::set_level(config.log.level);
+        self.control.apply(config.drain.clone());
+        let departures = self.pools.apply(&config.proxy.upstreams);
+        let gate = self.gate.app();
+        let before = gate.table();
+        let table = Table::new(
+            &config.proxy,
+            &self.pools,
+            &self.control,
+            &self.metrics,
+            Some(&before),
+        );
+        for departure in departures {
+            let heirs = table.heirs(&departure.pool, &before);
+            self.drain(departure, heirs);
+        }
+        gate.apply(table);
+        for bound in &bound {
+            tracing::info!(address = %bound.address, "listening");
+        }
+        self.gate.add(bound);
+        self.gate.keep(&wanted);
+        if let Some(admin) = &self.admin {
+            admin.app().apply(&config.admin);
+            for bound in &bound_admin {
+                tracing::info!(address = %bound.address, "admin listening");
+            }
+            admin.add(bound_admin);
+            admin.keep(&wanted_admin);
+        }
+        self.config = config;
+        Ok(notes)
+    }
+
+    /// Drains what a configuration has left behind, as soon as a server that it has can take those clients.
+    fn drain(&self, departure: Departure, heirs: Vec<Arc<Pool>>) {
+        let Departure {
+            pool,
+            dropped,
+            left,
+            generation,
+        } = departure;
+        let mut departing = Vec::new();
+        if dropped {
+            departing.push(Departing::pool(&pool, heirs));
+        } else {
+            let servers = left.into_iter();
+            departing.extend(servers.map(|server| Departing::server(&pool, server)));
+            departing.extend(generation.map(|first| Departing::older(&pool, first)));
+        }
+        for departing in departing {
+            departing.spawn(&self.control, &self.pools, Cause::Reload);
+        }
+    }
+}
