@@ -137,23 +137,24 @@ impl Inflater {
         let rest = &TAIL_AND_EMPTY_BLOCK[ending.fed..];
         let mut step = self.call(rest, room, InflateFlush::Block);
         ending.fed += step.consumed;
-        if ending.fed == TAIL.len() && step.stand == Stand::Open {
-            // It stops at the end of a last block before it says so.
-            step.stand = self.step(&[], &mut [0; 1]).stand;
-        }
         ending.between_blocks = match step.stand {
             Stand::Corrupt => Some(false),
             Stand::Open | Stand::Final => match ending.fed.cmp(&TAIL.len()) {
                 Less => None,
-                Equal => Some(self.is_at_whole_byte()),
+                Equal => Some(self.is_at_whole_byte(&mut step.stand)),
                 Greater => Some(false),
             },
         };
         step
     }
 
-    fn is_at_whole_byte(&mut self) -> bool {
-        let step = self.step(&EMPTY_BLOCK, &mut [0; 1]);
+    fn is_at_whole_byte(&mut self, stand: &mut Stand) -> bool {
+        let mut step = self.step(&EMPTY_BLOCK, &mut [0; 1]);
+        if step.stand == Stand::Final && step.consumed == 0 {
+            // It has stopped at the end of a last block before it said so.
+            *stand = Stand::Final;
+            step = self.step(&EMPTY_BLOCK, &mut [0; 1]);
+        }
         step == Step {
             consumed: EMPTY_BLOCK.len(),
             produced: 0,

@@ -129,14 +129,15 @@ impl Inflation {
         block: &mut Block,
     ) -> (Option<Violation>, Progress) {
         let takeover = self.terms.takeover;
-        let Block { copy, workshop } = block;
+        let Block { workshop, .. } = block;
         let mut inflater = match self.live.take() {
             Some(inflater) => inflater,
             None => workshop.take(takeover.then_some(self.tag), &self.window),
         };
+        let (copy, room) = workshop.rooms();
         let mut work = Work {
             inflater: &mut inflater,
-            room: workshop.room(),
+            room,
             at: 0,
             filled: false,
             window: takeover.then_some((&mut self.window, window_size(self.terms))),
@@ -146,7 +147,7 @@ impl Inflation {
         };
         let mut outcome = match mask {
             None => work.inflate(chunk),
-            Some(mask) => chunk.chunks(Block::LEN).try_for_each(|piece| {
+            Some(mask) => chunk.chunks(copy.len()).try_for_each(|piece| {
                 let copy = &mut copy[..piece.len()];
                 mask.apply_to(piece, copy);
                 work.inflate(copy)
@@ -348,7 +349,8 @@ impl Work<'_> {
 /// Inflaters that no message has at the moment, and room for what they bring out: what all flows of a thread share.
 #[derive(Debug, Default)]
 pub(super) struct Workshop {
-    room: Vec<u8>,
+    /// For the unmasked copy of what is inflated, then for what comes out.
+    rooms: Vec<u8>,
     idle: Vec<Idle>,
     /// Counts what comes and goes, to know what was left the longest ago.
     turn: u64,
@@ -363,14 +365,15 @@ struct Idle {
 }
 
 impl Workshop {
-    /// Twice the largest window: what goes round in it always still holds one.
-    const ROOM: usize = 64 << 10;
+    /// Large, because each call of the library that comes to the end of it copies a window.
+    const ROOM: usize = 128 << 10;
+    const COPY: usize = 32 << 10;
     /// Most inflaters that are kept: 1.5 MiB of them.
     const IDLE: usize = 32;
 
-    fn room(&mut self) -> &mut [u8] {
-        self.room.resize(Workshop::ROOM, 0);
-        &mut self.room
+    fn rooms(&mut self) -> (&mut [u8], &mut [u8]) {
+        self.rooms.resize(Workshop::COPY + Workshop::ROOM, 0);
+        self.rooms.split_at_mut(Workshop::COPY)
     }
 
     /// An inflater that knows the window of this tag, or for `None` nothing.
