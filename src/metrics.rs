@@ -32,8 +32,12 @@ pub enum Handshake {
     Ok,
     /// The client's request was not one: 400 or 426.
     BadRequest,
-    /// The origin is not among those allowed: 403.
+    /// The origin or the client's address is not among those allowed, or the access service said so: 401, 403.
     Forbidden,
+    /// The client's address has all the connections that it may have, or opens them too fast: 429.
+    Throttled,
+    /// The access service did not answer as it must: 502, 504.
+    Unchecked,
     /// The route has all the connections that it may have: 503.
     Full,
     /// All servers are drained and none came back in time: 503.
@@ -56,6 +60,8 @@ impl Handshake {
             Handshake::Ok => "ok",
             Handshake::BadRequest => "bad_request",
             Handshake::Forbidden => "forbidden",
+            Handshake::Throttled => "throttled",
+            Handshake::Unchecked => "unchecked",
             Handshake::Full => "full",
             Handshake::Held => "held",
             Handshake::Declined => "declined",

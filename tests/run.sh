@@ -4,6 +4,7 @@
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+export PATH="$PATH:/usr/sbin:/sbin"
 export CARGO_TERM_COLOR="${CARGO_TERM_COLOR:-auto}"
 
 heading() { printf '\n== %s\n' "$*"; }
@@ -15,6 +16,10 @@ missing_packages() {
     command -v cc >/dev/null || echo build-essential
     command -v cmake >/dev/null || echo cmake
     command -v chromium >/dev/null || echo chromium
+    # As neighbours: an access service, and a proxy in front. They are started by the tests, on ports of their own.
+    command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] || echo nginx-light
+    command -v haproxy >/dev/null || [ -x /usr/sbin/haproxy ] || echo haproxy
+    command -v ip >/dev/null || [ -x /usr/sbin/ip ] || echo iproute2
     # A virtual environment needs pip's wheel, which Debian's python3 lacks without this package.
     python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
     command -v node >/dev/null || echo nodejs
@@ -73,6 +78,8 @@ heading "cargo build"
 cargo build --quiet --bin wsgate --example tungstenite_client
 
 heading "End-to-end tests"
+# 2,000 clients in each crowd that a drain is about; without this 200.
+export WSGATE_CROWD="${WSGATE_CROWD:-2000}"
 WSGATE_BIN=target/debug/wsgate target/e2e-venv/bin/python -m pytest --quiet -p no:cacheprovider tests/e2e
 
 if [ -f tests/fuzz/run.sh ]; then

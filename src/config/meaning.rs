@@ -10,7 +10,7 @@ use super::units::Size;
 use super::written::{self, File, Table};
 use crate::deploy::Several;
 use crate::drain::{Order, Pace, Terms};
-use crate::proxy::settings::{Address, Client, Listener, Settings};
+use crate::proxy::settings::{Address, AddressLimits, Client, ForwardedHeader, Listener, Settings};
 use crate::{admin, deploy, log};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -244,6 +244,42 @@ impl Reader<'_> {
         };
         let max_header_size = written.max_header_size;
         let limits = 1 << 10..=LARGEST_HEAD;
+        let forwarded_header = match &written.forwarded_header {
+            None => default.forwarded_header,
+            Some(header) => match header.get_ref().to_ascii_lowercase().as_str() {
+                "x-forwarded-for" => ForwardedHeader::XForwardedFor,
+                "forwarded" => ForwardedHeader::Forwarded,
+                _ => {
+                    let message = format!(
+                        "`{}` is not read for the client's address",
+                        header.get_ref().escape_debug()
+                    );
+                    let help = "there are: \"X-Forwarded-For\", \"Forwarded\"";
+                    return Err(self.source.error(header.span(), message, help));
+                }
+            },
+        };
+        let is_unix = |entry: &Spanned<String>| entry.get_ref() == "unix";
+        let trust_unix = written.trusted_proxies.iter().any(is_unix);
+        let mut networks = written.trusted_proxies;
+        networks.retain(|entry| !is_unix(entry));
+        let most = i64::from(u32::MAX);
+        let per_address = default.per_address;
+        let per_address = AddressLimits {
+            max_connections: self.whole(
+                written.address_max_connections,
+                0,
+                0..=most,
+                "address_max_connections",
+            )? as usize,
+            rate: self.whole(written.address_rate, 0, 0..=most, "address_rate")? as u32,
+            ipv6_prefix: self.whole(
+                written.address_ipv6_prefix,
+                i64::from(per_address.ipv6_prefix),
+                1..=128,
+                "address_ipv6_prefix",
+            )? as u8,
+        };
         Ok(Client {
             header_timeout: written
                 .header_timeout
@@ -255,6 +291,12 @@ impl Reader<'_> {
                 limits,
                 "max_header_size",
             )? as usize,
+            trusted_proxies: self.networks(&networks)?,
+            trust_unix,
+            forwarded_header,
+            max_connections: self.whole(written.max_connections, 0, 0..=most, "max_connections")?
+                as usize,
+            per_address,
         })
     }
 

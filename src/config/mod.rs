@@ -3,6 +3,7 @@
 //! Each room has settings of its own; this one points down at them, and they do not know it. It is always true that a
 //! [`Config`] that exists can be run: whatever can be wrong is an [`Error`] that says what, where, and what to do.
 
+mod access;
 mod address;
 mod error;
 mod health;
@@ -175,6 +176,8 @@ impl Config {
             allowed_origins: Vec::new(),
             max_age: Duration::ZERO,
             max_connections: 0,
+            access: Default::default(),
+            headers: Default::default(),
             rules: Rules::default(),
             compression: Compression::default(),
             closing: Policy::default(),

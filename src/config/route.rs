@@ -85,6 +85,8 @@ impl Reader<'_> {
         span: Range<usize>,
         upstreams: &[Upstream],
     ) -> Result<Route, Error> {
+        let access = self.access(&written)?;
+        let headers = self.header_rules(&written)?;
         let Some(name) = written.name else {
             return Err(self.source.error(
                 span,
@@ -202,6 +204,8 @@ impl Reader<'_> {
                 0..=i64::from(u32::MAX),
                 "max_connections",
             )? as usize,
+            access,
+            headers,
             rules,
             compression,
             closing,

@@ -136,6 +136,11 @@ fn each_key_is_obeyed() {
         "[\"a.example:7\"]",
         "\"random\"",
         "\"round_robin\"",
+        "[\"10.0.0.0/8\"]",
+        "\"Forwarded\"",
+        "\"http://127.0.0.1:7/a\"",
+        "[\"X-A\"]",
+        "{ \"X-A\" = \"b\" }",
         "\"7/s\"",
         "\"/tmp/upgrade\"",
         "404",
@@ -145,7 +150,9 @@ fn each_key_is_obeyed() {
         "\"Cargo.toml\"",
     ];
     // Where nothing is checked, it does not matter how.
-    let reference = REFERENCE.replacen("check = \"off\"", "check = \"http\"", 1);
+    let reference = REFERENCE
+        .replacen("check = \"off\"", "check = \"http\"", 1)
+        .replacen("auth_url = \"\"", "auth_url = \"http://a:1/\"", 1);
     let whole = parse(&reference).unwrap();
     for (index, line) in reference.lines().enumerate() {
         let Some((key, value)) = key(line) else {

@@ -90,6 +90,13 @@ pub(super) struct Client {
     pub header_timeout: Option<Time>,
     pub keepalive_timeout: Option<Spanned<Time>>,
     pub max_header_size: Option<Spanned<Size>>,
+    #[serde(default)]
+    pub trusted_proxies: Vec<Spanned<String>>,
+    pub forwarded_header: Option<Spanned<String>>,
+    pub max_connections: Option<Spanned<i64>>,
+    pub address_max_connections: Option<Spanned<i64>>,
+    pub address_rate: Option<Spanned<i64>>,
+    pub address_ipv6_prefix: Option<Spanned<i64>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -189,6 +196,26 @@ pub(super) struct Route {
     pub upstream: Option<Spanned<String>>,
     #[serde(default)]
     pub allowed_origins: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub allow: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub deny: Vec<Spanned<String>>,
+    pub auth_url: Option<Spanned<String>>,
+    pub auth_timeout: Option<Time>,
+    #[serde(default)]
+    pub auth_copy: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub request_remove: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub request_set: BTreeMap<String, Spanned<String>>,
+    #[serde(default)]
+    pub request_add: BTreeMap<String, Spanned<String>>,
+    #[serde(default)]
+    pub response_remove: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub response_set: BTreeMap<String, Spanned<String>>,
+    #[serde(default)]
+    pub response_add: BTreeMap<String, Spanned<String>>,
     pub max_age: Option<Wait>,
     pub max_connections: Option<Spanned<i64>>,
     pub mode: Option<Mode>,

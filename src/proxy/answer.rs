@@ -1,13 +1,14 @@
 //! What wsgate itself answers, and the headers that it adds to what it passes on.
 
-use http::header::{self, HeaderMap, HeaderName};
+use super::identity::{Identity, forwarded_proto};
+use http::header::{HeaderMap, HeaderName};
 use http::{HeaderValue, StatusCode};
 use pingora::Result;
 use pingora::http::{IntoCaseHeaderName, RequestHeader, ResponseHeader};
 use pingora::proxy::Session;
-use std::net::IpAddr;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
 /// A short answer in plain text.
 pub(super) struct Answer<'a> {
@@ -57,9 +58,14 @@ impl<'a> Answer<'a> {
 
 /// Tells the server who asked, by which host and scheme.
 ///
-/// `X-Forwarded-For` is continued; the others say what was seen here, whatever the client claims.
-pub(super) fn forwarded(request: &mut RequestHeader, client: Option<IpAddr>) -> Result<()> {
-    if let Some(client) = client {
+/// `X-Forwarded-For` is continued with the peer; the others say what was seen here, unless a trusted peer said it before.
+/// `host` is what the client asked for.
+pub(super) fn forwarded(
+    request: &mut RequestHeader,
+    identity: Identity,
+    host: Option<HeaderValue>,
+) -> Result<()> {
+    if let Some(peer) = identity.peer {
         let mut chain: Vec<String> = request
             .headers
             .get_all(X_FORWARDED_FOR)
@@ -67,13 +73,18 @@ pub(super) fn forwarded(request: &mut RequestHeader, client: Option<IpAddr>) -> 
             .filter_map(|value| value.to_str().ok().map(|value| value.trim().to_owned()))
             .filter(|value| !value.is_empty())
             .collect();
-        chain.push(client.to_string());
+        chain.push(peer.to_string());
         request.insert_header("X-Forwarded-For", chain.join(", "))?;
     }
-    if let Some(host) = request.headers.get(header::HOST).cloned() {
+    let claimed = identity.is_trusted && request.headers.contains_key(X_FORWARDED_HOST);
+    if let Some(host) = host.filter(|_| !claimed) {
         request.insert_header("X-Forwarded-Host", host)?;
     }
-    request.insert_header("X-Forwarded-Proto", "http")
+    let proto = forwarded_proto(&request.headers).filter(|_| identity.is_trusted);
+    request.insert_header(
+        "X-Forwarded-Proto",
+        proto.unwrap_or_else(|| "http".to_owned()),
+    )
 }
 
 /// The value of a header as text, for logs and for routing; empty where there is none or it is not ASCII.
@@ -115,7 +126,15 @@ mod tests {
         request
             .insert_header("X-Forwarded-Host", "evil.example")
             .unwrap();
-        forwarded(&mut request, Some([127, 0, 0, 1].into())).unwrap();
+        let peer = Some([127, 0, 0, 1].into());
+        let identity = |is_trusted| Identity {
+            client: peer,
+            peer,
+            is_trusted,
+        };
+        let host = HeaderValue::from_static("chat.example.com");
+        let mut trusted = request.clone();
+        forwarded(&mut request, identity(false), Some(host.clone())).unwrap();
         assert_eq!(
             text(&request.headers, X_FORWARDED_FOR),
             "203.0.113.7, 10.0.0.1, 127.0.0.1"
@@ -127,8 +146,17 @@ mod tests {
             ),
             "http"
         );
-        let host = HeaderName::from_static("x-forwarded-host");
+        let host = X_FORWARDED_HOST;
         assert_eq!(text(&request.headers, host.clone()), "chat.example.com");
         assert_eq!(request.headers.get_all(host).iter().count(), 1);
+        // Whom we trust may say it.
+        trusted.insert_header("X-Forwarded-Proto", "https").unwrap();
+        let asked = HeaderValue::from_static("chat.example.com");
+        forwarded(&mut trusted, identity(true), Some(asked)).unwrap();
+        let of = |name| text(&trusted.headers, HeaderName::from_static(name));
+        assert_eq!(
+            (of("x-forwarded-proto"), of("x-forwarded-host")),
+            ("https", "evil.example")
+        );
     }
 }

@@ -5,21 +5,18 @@ use super::settings::{Balance, HashKey};
 use super::upstream::Pool;
 use http::header;
 use pingora::http::RequestHeader;
-use pingora::proxy::Session;
 use std::net::IpAddr;
 
 /// The key of a request; `None` where the upstream wants none, or it is absent.
-pub(super) fn hash_key(session: &Session, pool: &Pool) -> Option<Vec<u8>> {
+pub(super) fn hash_key(
+    request: &RequestHeader,
+    client: Option<IpAddr>,
+    pool: &Pool,
+) -> Option<Vec<u8>> {
     let members = pool.members();
     match &members.settings.balance {
         Balance::LeastConnections | Balance::RoundRobin => None,
-        Balance::Hash(key) => {
-            let client = session
-                .client_addr()
-                .and_then(|address| address.as_inet())
-                .map(|address| address.ip());
-            find(key, session.req_header(), client)
-        }
+        Balance::Hash(key) => find(key, request, client),
     }
 }
 

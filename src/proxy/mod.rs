@@ -5,11 +5,15 @@
 //! request is answered in `request_filter` (`upgrade`): it has to leave Pingora's session, because body filters run
 //! only when bytes arrive, and an idle connection could then never be told anything.
 
+mod access;
 mod answer;
 mod balance;
 mod checks;
+mod clients;
 mod discovery;
 mod head;
+mod headers;
+mod identity;
 mod router;
 pub mod settings;
 mod socket;
@@ -24,11 +28,13 @@ pub use table::Table;
 pub use upstream::{Departing, Departure, Pool, Pools, Server, State};
 
 use crate::handshake;
+use access::Vouched;
 use answer::Answer;
 use async_trait::async_trait;
 use balance::hash_key;
 use head::NoHead;
 use http::{StatusCode, Version, header};
+use identity::Identity;
 use pingora::apps::{HttpServerApp, ServerApp};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::Stream;
@@ -189,6 +195,8 @@ pub struct Plain {
     /// Servers of the pool in the order in which they are tried.
     candidates: Vec<Arc<Server>>,
     tried: usize,
+    identity: Option<Identity>,
+    vouched: Vouched,
 }
 
 #[async_trait]
@@ -217,12 +225,18 @@ impl ProxyHttp for Seat {
                 .await?;
             return Ok(true);
         };
+        let identity = identity::identify(session, &table.client);
         if handshake::is_attempt(&session.req_header().headers) {
-            upgrade::serve(session, route).await?;
+            upgrade::serve(session, route, identity).await?;
             return Ok(true);
         }
-        let key = hash_key(session, &route.pool);
+        match access::admit(session, &route.settings.access, identity).await? {
+            Ok(vouched) => plain.vouched = vouched,
+            Err(_) => return Ok(true),
+        }
+        let key = hash_key(session.req_header(), identity.client, &route.pool);
         plain.candidates = route.pool.candidates(key.as_deref());
+        plain.identity = Some(identity);
         plain.route = Some(route.clone());
         Ok(false)
     }
@@ -262,22 +276,25 @@ impl ProxyHttp for Seat {
 
     async fn upstream_request_filter(
         &self,
-        session: &mut Session,
+        _session: &mut Session,
         request: &mut RequestHeader,
-        _plain: &mut Plain,
+        plain: &mut Plain,
     ) -> Result<()> {
-        let client = session
-            .client_addr()
-            .and_then(|address| address.as_inet())
-            .map(|address| address.ip());
-        answer::forwarded(request, client)
+        let (Some(route), Some(identity)) = (&plain.route, plain.identity) else {
+            return Ok(());
+        };
+        let host = request.headers.get(header::HOST).cloned();
+        answer::forwarded(request, identity, host)?;
+        let settings = &route.settings;
+        headers::vouch(request, settings.access.auth.as_ref(), &plain.vouched)?;
+        headers::change_request(request, &settings.headers[0])
     }
 
     async fn upstream_response_filter(
         &self,
         _session: &mut Session,
         response: &mut ResponseHeader,
-        _plain: &mut Plain,
+        plain: &mut Plain,
     ) -> Result<()> {
         if response.status == StatusCode::SWITCHING_PROTOCOLS {
             // RFC 9110 §15.2.2: only in answer to an Upgrade, and this request had none. Passed on, it would make the client
@@ -288,7 +305,10 @@ impl ProxyHttp for Seat {
         for name in handshake::hop_by_hop(&response.headers) {
             response.remove_header(&name);
         }
-        Ok(())
+        match &plain.route {
+            Some(route) => headers::change_response(response, &route.settings.headers[1]),
+            None => Ok(()),
+        }
     }
 
     async fn fail_to_proxy(

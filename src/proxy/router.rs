@@ -106,6 +106,8 @@ mod tests {
             allowed_origins: Vec::new(),
             max_age: Duration::ZERO,
             max_connections: 0,
+            access: Default::default(),
+            headers: Default::default(),
             rules: Rules::default(),
             compression: Compression::default(),
             closing: Policy::default(),

@@ -3,6 +3,7 @@
 use crate::deploy::Thresholds;
 use crate::handshake::Compression;
 use crate::inspect::{Rules, closing};
+use ipnet::IpNet;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -45,6 +46,37 @@ pub struct Client {
     pub keepalive_timeout: Duration,
     /// Largest head of a request, in bytes; 431 beyond it.
     pub max_header_size: usize,
+    /// Peers whose word on where a request comes from is taken.
+    pub trusted_proxies: Vec<IpNet>,
+    /// So is that of peers on a Unix socket.
+    pub trust_unix: bool,
+    /// Where they say it.
+    pub forwarded_header: ForwardedHeader,
+    /// Most WebSocket connections in all, 0 for no limit; 503 with Retry-After beyond it.
+    pub max_connections: usize,
+    /// What one client address may have.
+    pub per_address: AddressLimits,
+}
+
+/// Where a proxy in front of wsgate says who the client is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ForwardedHeader {
+    /// `X-Forwarded-For`.
+    #[default]
+    XForwardedFor,
+    /// `Forwarded` (RFC 7239).
+    Forwarded,
+}
+
+/// What one client address may have; 429 with Retry-After beyond it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AddressLimits {
+    /// WebSocket connections at a time; 0 for no limit.
+    pub max_connections: usize,
+    /// New ones per second; 0 for no limit.
+    pub rate: u32,
+    /// IPv6 addresses that have so many bits in common are one.
+    pub ipv6_prefix: u8,
 }
 
 impl Default for Client {
@@ -53,6 +85,15 @@ impl Default for Client {
             header_timeout: Duration::from_secs(10),
             keepalive_timeout: Duration::from_secs(60),
             max_header_size: 32 << 10,
+            trusted_proxies: Vec::new(),
+            trust_unix: false,
+            forwarded_header: ForwardedHeader::default(),
+            max_connections: 0,
+            per_address: AddressLimits {
+                max_connections: 0,
+                rate: 0,
+                ipv6_prefix: 64,
+            },
         }
     }
 }
@@ -247,12 +288,53 @@ pub struct Route {
     pub max_age: Duration,
     /// Most WebSocket connections at a time, 0 for no limit; 503 with Retry-After beyond it.
     pub max_connections: usize,
+    /// Whom it serves.
+    pub access: Access,
+    /// What is changed of requests before a server gets them, and of answers before a client does.
+    pub headers: [HeaderRules; 2],
     /// What the frames are held to.
     pub rules: Rules,
     /// Whether their messages may be compressed, and how.
     pub compression: Compression,
     /// How connections are ended.
     pub closing: closing::Policy,
+}
+
+/// Whom a route serves.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Access {
+    /// Client addresses; empty for all. 403 for others.
+    pub allow: Vec<IpNet>,
+    /// Client addresses that are refused, those allowed included.
+    pub deny: Vec<IpNet>,
+    /// Who else is asked.
+    pub auth: Option<Auth>,
+}
+
+/// A service that is asked whether a request may pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Auth {
+    /// Where it is.
+    pub address: Address,
+    /// Its name, for the Host header.
+    pub host: String,
+    /// What it is asked for.
+    pub path: String,
+    /// For its answer; a request does not pass without one.
+    pub timeout: Duration,
+    /// Headers of a good answer that the server gets, in lower case; what the client itself says there is removed.
+    pub copy: Vec<String>,
+}
+
+/// Changes of headers, in this order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HeaderRules {
+    /// Taken away, in lower case.
+    pub remove: Vec<String>,
+    /// Put in the place of what is there.
+    pub set: Vec<(String, String)>,
+    /// Put beside what is there.
+    pub add: Vec<(String, String)>,
 }
 
 /// All that the proxy is told.

@@ -1,6 +1,7 @@
 //! What requests meet: the routes of a configuration, with what each of them needs at run time.
 
 use super::Router;
+use super::clients::Clients;
 use super::settings::{Client, Route, Settings};
 use super::upstream::{Pool, Pools};
 use crate::deploy::Control;
@@ -15,6 +16,16 @@ pub struct Table {
     pub(super) client: Client,
     router: Router,
     routes: Vec<Arc<RouteState>>,
+    everybody: Arc<Everybody>,
+}
+
+/// What counts whatever the route is; a reload does not begin anew.
+#[derive(Debug, Default)]
+pub(super) struct Everybody {
+    /// WebSocket connections.
+    open: AtomicUsize,
+    /// By the address of the client.
+    pub clients: Arc<Clients>,
 }
 
 /// A route at run time.
@@ -25,6 +36,9 @@ pub(super) struct RouteState {
     pub control: Arc<Control>,
     /// WebSocket connections, those from before a reload included.
     open: Arc<AtomicUsize>,
+    /// How requests of clients are read, and what they may have.
+    pub client: Client,
+    pub everybody: Arc<Everybody>,
 }
 
 impl RouteState {
@@ -44,6 +58,7 @@ impl Table {
         before: Option<&Table>,
     ) -> Self {
         let pools = pools.current();
+        let everybody = before.map_or_else(Arc::default, |table| table.everybody.clone());
         let state = |route: &Route| {
             metrics.add_route(&route.name);
             let terms = Terms {
@@ -59,12 +74,15 @@ impl Table {
                 pool: pools[route.upstream].clone(),
                 control: control.clone(),
                 open: known.map_or_else(Arc::default, |route| route.open.clone()),
+                client: settings.client.clone(),
+                everybody: everybody.clone(),
             })
         };
         Table {
             client: settings.client.clone(),
             router: Router::new(&settings.routes),
             routes: settings.routes.iter().map(state).collect(),
+            everybody,
         }
     }
 
@@ -89,26 +107,42 @@ impl Table {
     }
 }
 
-/// A WebSocket connection counts against its route as long as this lives.
+/// A WebSocket connection counts against its route, and among all, as long as this lives.
 pub(super) struct Ticket {
     pub route: Arc<RouteState>,
 }
 
+/// Who has all the connections that it may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Full {
+    Route,
+    Everybody,
+}
+
 impl Ticket {
-    /// `None` where the route has all that it may have.
-    pub fn take(route: &Arc<RouteState>) -> Option<Ticket> {
-        let max = route.settings.max_connections;
+    /// # Errors
+    /// Where the route, or wsgate, has all that it may have.
+    pub fn take(route: &Arc<RouteState>) -> Result<Ticket, Full> {
+        // Dropping the ticket gives both places back.
         let ticket = Ticket {
             route: route.clone(),
         };
-        // Dropping the ticket gives the place back.
         let before = route.open.fetch_add(1, Ordering::Relaxed);
-        (max == 0 || before < max).then_some(ticket)
+        let before_all = route.everybody.open.fetch_add(1, Ordering::Relaxed);
+        let has_room = |max: usize, before: usize| max == 0 || before < max;
+        if !has_room(route.settings.max_connections, before) {
+            return Err(Full::Route);
+        }
+        if !has_room(route.client.max_connections, before_all) {
+            return Err(Full::Everybody);
+        }
+        Ok(ticket)
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
         self.route.open.fetch_sub(1, Ordering::Relaxed);
+        self.route.everybody.open.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -4,10 +4,14 @@
 //! Nothing that a client sent behind its request reaches a server before the server's 101 was verified. A connection on
 //! which an upgrade failed is never used again, on either side.
 
+use super::access::{self, Vouched};
 use super::answer::{Answer, forwarded, text};
 use super::balance::hash_key;
+use super::clients::Admitted;
+use super::headers;
+use super::identity::Identity;
 use super::socket::Socket;
-use super::table::{RouteState, Ticket};
+use super::table::{Full, RouteState, Ticket};
 use super::upstream::{Occupied, Server};
 use crate::deploy::Enrolled;
 use crate::drain::{self, Place};
@@ -26,6 +30,7 @@ use pingora::protocols::{SocketDigest, Stream};
 use pingora::proxy::Session;
 use pingora::{Error, ErrorType, Result};
 use std::future::{Future, poll_fn};
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -36,9 +41,13 @@ use tokio::time::timeout;
 ///
 /// # Errors
 /// Only those of the client's own connection.
-pub(super) async fn serve(session: &mut Session, route: &Arc<RouteState>) -> Result<()> {
+pub(super) async fn serve(
+    session: &mut Session,
+    route: &Arc<RouteState>,
+    identity: Identity,
+) -> Result<()> {
     let started = Instant::now();
-    let result = attempt(session, route).await;
+    let result = attempt(session, route, identity).await;
     let result = match result {
         Ok(result) => Ok(result),
         Err(error) => {
@@ -56,6 +65,8 @@ pub(super) async fn serve(session: &mut Session, route: &Arc<RouteState>) -> Res
         // These say nothing of the servers.
         Handshake::BadRequest
         | Handshake::Forbidden
+        | Handshake::Throttled
+        | Handshake::Unchecked
         | Handshake::Full
         | Handshake::Held
         | Handshake::Declined
@@ -70,7 +81,11 @@ pub(super) async fn serve(session: &mut Session, route: &Arc<RouteState>) -> Res
     result.map(|_| ()).map_err(|(_, error)| error)
 }
 
-async fn attempt(session: &mut Session, route: &Arc<RouteState>) -> Result<Handshake> {
+async fn attempt(
+    session: &mut Session,
+    route: &Arc<RouteState>,
+    identity: Identity,
+) -> Result<Handshake> {
     let head = session.req_header();
     let checked = handshake::check_request(&head.method, head.version, &head.headers);
     let compression = route.settings.compression;
@@ -89,18 +104,42 @@ async fn attempt(session: &mut Session, route: &Arc<RouteState>) -> Result<Hands
             .await?;
         return Ok(Handshake::Forbidden);
     }
-    let Some(ticket) = Ticket::take(route) else {
-        let answer = Answer::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "all connections of this route are taken",
-        );
-        answer.with(header::RETRY_AFTER, "5").write(session).await?;
-        return Ok(Handshake::Full);
+    let limits = &route.client.per_address;
+    let limited = identity
+        .client
+        .filter(|_| limits.max_connections != 0 || limits.rate != 0);
+    let admitted = match limited {
+        None => None,
+        Some(client) => match route
+            .everybody
+            .clients
+            .admit(client, limits, Instant::now())
+        {
+            Ok(admitted) => Some(Box::new(admitted)),
+            Err(after) => return throttle(session, after).await,
+        },
+    };
+    let ticket = match Ticket::take(route) {
+        Ok(ticket) => ticket,
+        Err(full) => {
+            let sentence = match full {
+                Full::Route => "all connections of this route are taken",
+                Full::Everybody => "all connections are taken",
+            };
+            let answer = Answer::new(StatusCode::SERVICE_UNAVAILABLE, sentence);
+            answer.with(header::RETRY_AFTER, "5").write(session).await?;
+            return Ok(Handshake::Full);
+        }
+    };
+    let access = &route.settings.access;
+    let vouched = match access::admit(session, access, identity).await? {
+        Ok(vouched) => vouched,
+        Err(refused) => return Ok(refused),
     };
 
     let started = Instant::now();
     let pool = &route.pool;
-    let key = hash_key(session, pool);
+    let key = hash_key(session.req_header(), identity.client, pool);
     let connecting = pool.connect(key.as_deref(), &route.terms.metrics);
     let (socket, server) = match connecting.await {
         Ok(connected) => connected,
@@ -120,7 +159,7 @@ async fn attempt(session: &mut Session, route: &Arc<RouteState>) -> Result<Hands
             return Ok(Handshake::Unreachable);
         }
     };
-    let upstream_request = request_for_upstream(session, &request)?;
+    let upstream_request = request_for_upstream(session, &request, route, identity, &vouched)?;
     // From here on it is one of those that a drain finds: one that begins while the server answers is not missed.
     let enrolled = route
         .control
@@ -189,11 +228,18 @@ async fn attempt(session: &mut Session, route: &Arc<RouteState>) -> Result<Hands
             "a session does not change its stream",
         ));
     };
-    let (client, from_client) =
-        take_over(session, answer_for_client(response, &request, &agreed)?).await?;
+    let (client, from_client) = take_over(
+        session,
+        answer_for_client(response, &request, &agreed, route)?,
+    )
+    .await?;
 
     let connection = Connection {
         ticket,
+        _admitted: admitted,
+        client: identity
+            .client
+            .filter(|client| Some(*client) != identity.peer),
         server,
         peer: client.get_socket_digest(),
         protocol: agreed.protocol.map(String::into_boxed_str),
@@ -224,6 +270,17 @@ async fn refuse(session: &mut Session, refusal: &Refusal) -> Result<Handshake> {
     Ok(Handshake::BadRequest)
 }
 
+async fn throttle(session: &mut Session, after: std::time::Duration) -> Result<Handshake> {
+    // Whole seconds, rounded up.
+    let seconds = after.as_secs_f64().ceil().max(1.0).to_string();
+    let sentence = "this address has, or opens, too many connections";
+    Answer::new(StatusCode::TOO_MANY_REQUESTS, sentence)
+        .with(header::RETRY_AFTER, &seconds)
+        .write(session)
+        .await?;
+    Ok(Handshake::Throttled)
+}
+
 async fn timed_out(session: &mut Session) -> Result<Handshake> {
     let sentence = "no server answered in time";
     Answer::new(StatusCode::GATEWAY_TIMEOUT, sentence)
@@ -233,7 +290,13 @@ async fn timed_out(session: &mut Session) -> Result<Handshake> {
 }
 
 /// The client's request as the server gets it: end to end headers as they came, our own hop.
-fn request_for_upstream(session: &Session, asked: &Request) -> Result<Box<RequestHeader>> {
+fn request_for_upstream(
+    session: &Session,
+    asked: &Request,
+    route: &RouteState,
+    identity: Identity,
+    vouched: &Vouched,
+) -> Result<Box<RequestHeader>> {
     let mut request = session.req_header().clone();
     for name in handshake::hop_by_hop(&request.headers) {
         request.remove_header(&name);
@@ -246,11 +309,10 @@ fn request_for_upstream(session: &Session, asked: &Request) -> Result<Box<Reques
     request.insert_header("Connection", "Upgrade")?;
     request.insert_header("Upgrade", "websocket")?;
     request.set_version(Version::HTTP_11);
-    let client = session
-        .client_addr()
-        .and_then(|address| address.as_inet())
-        .map(|address| address.ip());
-    forwarded(&mut request, client)?;
+    let host = request.headers.get(header::HOST).cloned();
+    forwarded(&mut request, identity, host)?;
+    headers::vouch(&mut request, route.settings.access.auth.as_ref(), vouched)?;
+    headers::change_request(&mut request, &route.settings.headers[0])?;
     Ok(Box::new(request))
 }
 
@@ -308,6 +370,7 @@ fn answer_for_client(
     mut response: ResponseHeader,
     request: &Request,
     agreed: &Agreed,
+    route: &RouteState,
 ) -> Result<Box<ResponseHeader>> {
     for name in handshake::hop_by_hop(&response.headers) {
         response.remove_header(&name);
@@ -319,6 +382,7 @@ fn answer_for_client(
     if let Some(extensions) = &agreed.extensions {
         response.insert_header("Sec-WebSocket-Extensions", extensions)?;
     }
+    headers::change_response(&mut response, &route.settings.headers[1])?;
     response.insert_header("Upgrade", "websocket")?;
     response.insert_header("Connection", "Upgrade")?;
     response.insert_header("Sec-WebSocket-Accept", request.accept())?;
@@ -371,6 +435,9 @@ fn place(route: &RouteState, server: &Server) -> Place {
 /// What has to be known of a connection until its end, for the log and the metrics.
 struct Connection {
     ticket: Ticket,
+    _admitted: Option<Box<Admitted>>,
+    /// The client's address, where it is not that of the peer.
+    client: Option<IpAddr>,
     server: Occupied,
     peer: Option<Arc<SocketDigest>>,
     protocol: Option<Box<str>>,
@@ -426,6 +493,7 @@ impl Connection {
             upstream = self.ticket.route.pool.name,
             server = %self.server.address,
             peer = peer.map_or_else(|| "unix".to_owned(), ToString::to_string),
+            client = self.client.map(tracing::field::display),
             protocol = self.protocol,
             duration_ms = self.started.elapsed().as_millis() as u64,
             messages_from_client = from_client.messages,

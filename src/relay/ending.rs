@@ -82,14 +82,12 @@ impl State {
                     latest: Box::pin(sleep(turn)),
                 });
             }
-            Cause::Drained { .. } => {
+            // The upstream is told when the client has answered: see `release_upstream`.
+            Cause::Drained { .. } | Cause::UpstreamRestarts { .. } => {
                 self.arm();
                 self.order(Side::Client, orders.client);
             }
-            Cause::Violation { .. }
-            | Cause::Closed { .. }
-            | Cause::UpstreamRestarts { .. }
-            | Cause::Vanished { .. } => {
+            Cause::Violation { .. } | Cause::Closed { .. } | Cause::Vanished { .. } => {
                 self.arm();
                 self.order(Side::Client, orders.client);
                 self.order(Side::Upstream, orders.upstream);
@@ -103,8 +101,14 @@ impl State {
         closing::orders(cause, &self.terms.closing, delay)
     }
 
-    pub(super) fn is_drained(&self) -> bool {
-        matches!(self.cause, Some(Cause::Drained { .. }))
+    /// Whether the client is told first, and the upstream when it has answered: what the client sent before that is
+    /// delivered, and its answer is none of the upstream's business.
+    pub(super) fn is_client_first(&self) -> bool {
+        match self.cause {
+            Some(Cause::Drained { .. } | Cause::UpstreamRestarts { .. }) => true,
+            Some(Cause::Violation { .. } | Cause::Closed { .. } | Cause::Vanished { .. })
+            | None => false,
+        }
     }
 
     /// Whether a side is not read, because the other one vanished and it has not been told yet: what it sends meanwhile
@@ -178,14 +182,14 @@ impl State {
         }
     }
 
-    /// In a drain the upstream is told last: when the client has answered, or is gone, or its time is over.
+    /// Where the client is told first, tells the upstream when the client has answered, or is gone, or its time is over.
     fn release_upstream(&mut self) {
-        let Some(cause) = self.cause.filter(|_| self.is_drained()) else {
+        let Some(cause) = self.cause.filter(|_| self.is_client_first()) else {
             return;
         };
         let [client, upstream] = &self.pipes;
         let answered = client.source.closed.is_some() || client.source.ended;
-        if answered || upstream.source.closed.is_some() || self.overtime {
+        if answered || upstream.source.ended || self.overtime {
             let orders = self.orders(&cause);
             self.order(Side::Upstream, orders.upstream);
         }

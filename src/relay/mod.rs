@@ -280,7 +280,7 @@ impl State {
     /// Has the flow judge the window, as far as it goes. How much of it is released, and what stopped it.
     fn judge(&mut self, from: Side, window: &[u8], block: &mut Block) -> (usize, Option<Found>) {
         let terms = &*self.terms;
-        let drained = self.is_drained();
+        let client_first = self.is_client_first();
         let pipe = &mut self.pipes[from as usize];
         let passing = pipe.is_passing();
         let until = match pipe.sink {
@@ -319,7 +319,7 @@ impl State {
                         && self.cause.is_none()
                         && terms.closing.translates(code);
                     // The answer to a 1012 of ours is not the upstream's business; it gets a 1001.
-                    let answered = from == Side::Client && drained;
+                    let answered = from == Side::Client && client_first;
                     let passed = passing && !translated && !answered;
                     if passed {
                         pipe.flow.release_close(frame_len, &mut tally);

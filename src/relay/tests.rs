@@ -759,6 +759,42 @@ async fn a_message_that_does_not_end_has_its_grace() {
     assert!(!outcome.timed_out);
 }
 
+/// A server that closes because it restarts is answered after the client: what that sent before it saw its own Close is
+/// delivered. So it is where the server closes during a drain.
+#[tokio::test(start_paused = true)]
+async fn a_server_that_restarts_gets_what_was_on_its_way() {
+    for drained in [false, true] {
+        let mut world = World::new(terms(Rules::default()));
+        quiet().await;
+        if drained {
+            world.handle.drain("operator");
+            quiet().await;
+        }
+        world
+            .send(Side::Upstream, &close_frame(Side::Upstream, 1001, "bye"))
+            .await;
+        quiet().await;
+        let mut told = vec![0; 2 + 2 + "service restart; retry-after-ms=1000".len()];
+        world
+            .end(Side::Client)
+            .read_exact(&mut told)
+            .await
+            .expect("it is told");
+        assert_eq!(Got::of(&told, Side::Client).code(), Some(1012));
+        world
+            .send(Side::Client, &frame(Side::Client, 0x81, b"under way"))
+            .await;
+        quiet().await;
+        world
+            .send(Side::Client, &close_frame(Side::Client, 1012, ""))
+            .await;
+        let (_, upstream, outcome) = world.wind_up().await;
+        assert_eq!(upstream.frames[0].1, b"under way", "drained: {drained}");
+        assert_eq!(upstream.code(), Some(1001), "its own code is echoed");
+        assert!(!outcome.timed_out);
+    }
+}
+
 /// wsgate itself ends before the grace, or the turn, of somebody is over.
 #[tokio::test(start_paused = true)]
 async fn a_last_call_waits_for_nothing_but_the_frame() {

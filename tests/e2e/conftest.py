@@ -2,7 +2,7 @@
 
 import pytest
 
-from rig import gate, raw
+from rig import crowd, gate, raw
 from rig.crowd import Counting
 from rig.session import Rig
 
@@ -89,3 +89,10 @@ def drained_config(servers, drain=None, upstream=None, route=None, health=None, 
         extra=extra,
         **options,
     )
+
+
+def pytest_terminal_summary(terminalreporter):
+    """What happened to the crowds."""
+    if crowd.figures:
+        terminalreporter.section("crowds")
+        terminalreporter.write("\n".join(crowd.figures) + "\n")

@@ -24,6 +24,10 @@ _SERVER = pathlib.Path(__file__).resolve().parent.parent / "peers/counting_serve
 _DELAY = re.compile(r"^service restart; retry-after-ms=(\d+)$")
 
 
+figures = []
+"""What each crowd has seen, in a line; printed at the end of the run."""
+
+
 class Counting:
     """A counting server in a process of its own, which can be killed and started again on its port."""
 
@@ -99,8 +103,14 @@ class Crowd:
 
     def __exit__(self, *_):
         self._loop.call_soon_threadsafe(self._over.set)
-        self._thread.join(TIMEOUT)
+        self._thread.join(3 * TIMEOUT)
         assert not self._thread.is_alive(), "the crowd does not end"
+        test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0].rpartition("::")[2]
+        codes = ", ".join(f"{count} x {code}" for code, count in sorted(self.closes.items())) or "none"
+        figures.append(
+            f"{test}: {self.size} clients, closes: {codes}; {len(self.back)} back, {sum(self.refused.values())} attempts"
+            f" failed, at most {peak(self.back, 1)} back in a second; {len(self.sent)} messages sent"
+        )
 
     def wait_for(self, condition, what, within=2 * TIMEOUT):
         """Until the condition holds."""
@@ -119,7 +129,9 @@ class Crowd:
     def lost(self, *servers):
         """Messages that were sent and did not arrive exactly once, with how often they did."""
         arrived = sum((server.received for server in servers), collections.Counter())
-        return {message: arrived[message] for message in self.sent if arrived[message] != 1}
+        lost = {message: arrived[message] for message in self.sent if arrived[message] != 1}
+        figures[-1] += f", {len(lost)} of them lost or twice"
+        return lost
 
     def fall_silent(self, *servers):
         """Ends the talking, and waits until all has arrived or nothing arrives any more: what is lost is lost now."""

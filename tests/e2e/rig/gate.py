@@ -23,7 +23,7 @@ _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 def config(servers=(), *, listen=("127.0.0.1:0",), client=None, route=None, upstream=None, routes=None, extra=None):
     """A configuration in TOML, with one upstream `main` and one route `main` unless `routes` names its own.
 
-    JSON's strings, numbers, booleans and arrays are TOML's too, which saves a TOML writer.
+    JSON's strings, numbers, booleans and arrays are TOML's too, which saves a TOML writer; a `dict` is an inline table.
     """
     upstreams = {"main": {"servers": list(servers)} | (upstream or {})}
     # Clients of a server that vanishes are told at once, unless a test is about the spreading.
@@ -34,9 +34,15 @@ def config(servers=(), *, listen=("127.0.0.1:0",), client=None, route=None, upst
     tables += [("[[route]]", keys) for keys in routes]
     tables += [(f"[{name}]", keys) for name, keys in (extra or {}).items()]
     return "\n".join(
-        "\n".join([heading, *(f"{key} = {json.dumps(value)}" for key, value in keys.items()), ""])
+        "\n".join([heading, *(f"{key} = {_value(value)}" for key, value in keys.items()), ""])
         for heading, keys in tables
     )
+
+
+def _value(value):
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{json.dumps(key)} = {json.dumps(inner)}" for key, inner in value.items()) + " }"
+    return json.dumps(value)
 
 
 class Gate:

@@ -1,0 +1,157 @@
+//! Whom clients, and routes, are: networks, the access service, and the rules for headers.
+
+use super::address;
+use super::error::Error;
+use super::meaning::Reader;
+use super::written;
+use crate::proxy::settings::{Access, Auth, HeaderRules};
+use http::{HeaderName, HeaderValue, Uri};
+use ipnet::IpNet;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+use toml::Spanned;
+
+/// For the answer of the access service.
+const AUTH_TIMEOUT: Duration = Duration::from_secs(2);
+
+impl Reader<'_> {
+    /// A network, or the address of one machine.
+    pub(super) fn network(&self, written: &Spanned<String>) -> Result<IpNet, Error> {
+        let text = written.get_ref().as_str();
+        if let Ok(address) = text.parse::<IpAddr>() {
+            return Ok(address.to_canonical().into());
+        }
+        let help = "write an address or a network: \"10.0.0.1\", \"10.0.0.0/8\", \"2001:db8::/32\"";
+        match text.parse::<IpNet>() {
+            Ok(network) if network.trunc() == network => Ok(network),
+            Ok(network) => {
+                let message = format!("`{text}` has bits beyond its prefix");
+                let help = format!("the network is \"{}\"", network.trunc());
+                Err(self.source.error(written.span(), message, help))
+            }
+            Err(_) => {
+                let message = format!("`{}` is not a network", text.escape_debug());
+                Err(self.source.error(written.span(), message, help))
+            }
+        }
+    }
+
+    pub(super) fn networks(&self, written: &[Spanned<String>]) -> Result<Vec<IpNet>, Error> {
+        written
+            .iter()
+            .map(|network| self.network(network))
+            .collect()
+    }
+
+    pub(super) fn access(&self, written: &written::Route) -> Result<Access, Error> {
+        let copy = written.auth_copy.iter();
+        let copy = copy
+            .map(|name| self.header_name(name.get_ref(), name))
+            .collect::<Result<Vec<_>, _>>()?;
+        let auth = match &written.auth_url {
+            Some(url) if !url.get_ref().is_empty() => {
+                let (address, host, path) = self.auth_url(url)?;
+                Some(Auth {
+                    address,
+                    host,
+                    path,
+                    timeout: written.auth_timeout.map_or(AUTH_TIMEOUT, |time| time.0),
+                    copy,
+                })
+            }
+            Some(_) | None => None,
+        };
+        Ok(Access {
+            allow: self.networks(&written.allow)?,
+            deny: self.networks(&written.deny)?,
+            auth,
+        })
+    }
+
+    fn auth_url(
+        &self,
+        written: &Spanned<String>,
+    ) -> Result<(crate::proxy::settings::Address, String, String), Error> {
+        let text = written.get_ref().as_str();
+        let wrong = |what: &str| {
+            let message = format!("`{}` {what}", text.escape_debug());
+            let help = "write where the service is asked: \"http://127.0.0.1:9100/may-enter\"";
+            self.source.error(written.span(), message, help)
+        };
+        let uri: Uri = text.parse().map_err(|_| wrong("is not a URL"))?;
+        match uri.scheme_str() {
+            Some("http") => {}
+            Some("https") => return Err(wrong("is over TLS, which is not served yet")),
+            Some(_) | None => return Err(wrong("is not a URL with http://")),
+        }
+        let authority = uri.authority().ok_or_else(|| wrong("names no host"))?;
+        let host = authority.host();
+        let port = authority.port_u16().unwrap_or(80);
+        let address = address::server(&format!("{host}:{port}"))
+            .map_err(|(message, help)| self.source.error(written.span(), message, help))?;
+        let path = uri.path_and_query().map_or("/", |path| path.as_str());
+        Ok((address, authority.as_str().to_owned(), path.to_owned()))
+    }
+
+    pub(super) fn header_rules(&self, written: &written::Route) -> Result<[HeaderRules; 2], Error> {
+        let list = |names: &[Spanned<String>]| {
+            let names = names.iter();
+            names
+                .map(|name| self.header_name(name.get_ref(), name))
+                .collect::<Result<Vec<_>, _>>()
+        };
+        let map = |pairs: &BTreeMap<String, Spanned<String>>| {
+            let pairs = pairs.iter().map(|(name, value)| {
+                let name = self.header_name(name, value).map(|_| name.clone())?;
+                if HeaderValue::from_str(value.get_ref()).is_err() {
+                    let message = format!("the value of `{name}` cannot stand in a header");
+                    let help = "a value has no line breaks and no control characters";
+                    return Err(self.source.error(value.span(), message, help));
+                }
+                Ok((name, value.get_ref().clone()))
+            });
+            pairs.collect::<Result<Vec<_>, _>>()
+        };
+        Ok([
+            HeaderRules {
+                remove: list(&written.request_remove)?,
+                set: map(&written.request_set)?,
+                add: map(&written.request_add)?,
+            },
+            HeaderRules {
+                remove: list(&written.response_remove)?,
+                set: map(&written.response_set)?,
+                add: map(&written.response_add)?,
+            },
+        ])
+    }
+
+    /// The name of a header that a rule may touch, in lower case.
+    fn header_name<T>(&self, name: &str, place: &Spanned<T>) -> Result<String, Error> {
+        let refuse = |what: &str, help: &str| {
+            let message = format!("`{}` {what}", name.escape_debug());
+            Err(self.source.error(place.span(), message, help))
+        };
+        let Ok(parsed) = name.parse::<HeaderName>() else {
+            return refuse("is not a header", "write its name: \"X-User\"");
+        };
+        let lower = parsed.as_str();
+        let is_wsgates = lower.starts_with("sec-websocket-")
+            || matches!(
+                lower,
+                "connection"
+                    | "upgrade"
+                    | "keep-alive"
+                    | "te"
+                    | "trailer"
+                    | "transfer-encoding"
+                    | "content-length"
+            );
+        if is_wsgates {
+            let help = "the handshake and the framing need it as it is";
+            return refuse("is wsgate's own affair", help);
+        }
+        Ok(lower.to_owned())
+    }
+}

@@ -1,0 +1,163 @@
+//! Whom a route serves: by the client's address, and by the word of a service that is asked (`auth_url`).
+
+use super::answer::{Answer, forwarded};
+use super::identity::{Identity, is_in};
+use super::settings::{Access, Auth};
+use super::socket::Socket;
+use crate::handshake;
+use crate::metrics::Handshake;
+use bytes::BytesMut;
+use http::header::{self, HeaderName, HeaderValue};
+use http::{Method, StatusCode, Version};
+use pingora::Result;
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::protocols::http::v1::client::HttpSession;
+use pingora::proxy::Session;
+use tokio::time::timeout;
+
+/// Headers that a server gets because the access service said so.
+pub(super) type Vouched = Vec<(HeaderName, HeaderValue)>;
+
+/// Why a request does not pass; it has been answered.
+pub(super) type Refused = Handshake;
+
+/// Lets a request pass, with what the access service says of it; or answers it.
+///
+/// # Errors
+/// Only those of the client's own connection.
+pub(super) async fn admit(
+    session: &mut Session,
+    access: &Access,
+    identity: Identity,
+) -> Result<std::result::Result<Vouched, Refused>> {
+    if !is_allowed(access, identity) {
+        Answer::new(StatusCode::FORBIDDEN, "this address is not served here")
+            .write(session)
+            .await?;
+        return Ok(Err(Handshake::Forbidden));
+    }
+    let Some(auth) = &access.auth else {
+        return Ok(Ok(Vec::new()));
+    };
+    let verdict = match timeout(auth.timeout, ask(auth, session, identity)).await {
+        Ok(Ok(verdict)) => verdict,
+        Ok(Err(error)) => {
+            tracing::warn!(service = %auth.address, error, "the access service failed; the request is refused");
+            let sentence = "whether this is allowed could not be found out";
+            Answer::new(StatusCode::BAD_GATEWAY, sentence)
+                .write(session)
+                .await?;
+            return Ok(Err(Handshake::Unchecked));
+        }
+        Err(_) => {
+            tracing::warn!(service = %auth.address, "the access service did not answer in time; the request is refused");
+            let sentence = "whether this is allowed could not be found out in time";
+            Answer::new(StatusCode::GATEWAY_TIMEOUT, sentence)
+                .write(session)
+                .await?;
+            return Ok(Err(Handshake::Unchecked));
+        }
+    };
+    match verdict {
+        Verdict::Pass(vouched) => Ok(Ok(vouched)),
+        Verdict::Refuse(mut head, body) => {
+            for name in handshake::hop_by_hop(&head.headers) {
+                head.remove_header(&name);
+            }
+            head.remove_header(&header::TRANSFER_ENCODING);
+            head.insert_header("Content-Length", body.len())?;
+            session.set_keepalive(None);
+            session.write_response_header(Box::new(head), false).await?;
+            session
+                .write_response_body(Some(body.freeze()), true)
+                .await?;
+            Ok(Err(Handshake::Forbidden))
+        }
+    }
+}
+
+fn is_allowed(access: &Access, identity: Identity) -> bool {
+    let Some(client) = identity.client else {
+        // Who comes over a Unix socket was let in by its permissions.
+        return true;
+    };
+    let allowed = access.allow.is_empty() || is_in(&access.allow, client);
+    allowed && !is_in(&access.deny, client)
+}
+
+enum Verdict {
+    Pass(Vouched),
+    Refuse(ResponseHeader, BytesMut),
+}
+
+/// Largest body of a refusal that is passed on, in bytes.
+const MAX_BODY: usize = 64 << 10;
+
+async fn ask(
+    auth: &Auth,
+    session: &Session,
+    identity: Identity,
+) -> std::result::Result<Verdict, String> {
+    let wrong = |error: Box<pingora::Error>| error.to_string();
+    let socket = Socket::connect(&auth.address)
+        .await
+        .map_err(|error| error.to_string())?;
+    let mut service = HttpSession::new(Box::new(socket));
+    let request = question(auth, session.req_header(), identity).map_err(wrong)?;
+    service
+        .write_request_header(Box::new(request))
+        .await
+        .map_err(wrong)?;
+    service.read_response().await.map_err(wrong)?;
+    let head = service.resp_header().ok_or("no answer")?.clone();
+    if head.status.is_success() {
+        let vouched = auth.copy.iter().filter_map(|name| {
+            let name: HeaderName = name.parse().ok()?;
+            let value = head.headers.get(&name)?.clone();
+            Some((name, value))
+        });
+        return Ok(Verdict::Pass(vouched.collect()));
+    }
+    if !matches!(
+        head.status,
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN
+    ) {
+        return Err(format!("status {}", head.status.as_u16()));
+    }
+    let mut body = BytesMut::new();
+    while let Some(chunk) = service.read_body_bytes().await.map_err(wrong)? {
+        if body.len() + chunk.len() > MAX_BODY {
+            return Err(format!("a refusal of more than {MAX_BODY} bytes"));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(Verdict::Refuse(head, body))
+}
+
+/// The request that is asked about, without what belongs to this hop, its handshake and its body.
+fn question(auth: &Auth, asked: &RequestHeader, identity: Identity) -> Result<RequestHeader> {
+    let mut request = RequestHeader::build(Method::GET, auth.path.as_bytes(), None)?;
+    request.set_version(Version::HTTP_11);
+    let hop_by_hop = handshake::hop_by_hop(&asked.headers);
+    for (name, value) in &asked.headers {
+        let is_ours = hop_by_hop.contains(name)
+            || name.as_str().starts_with("sec-websocket-")
+            || matches!(
+                *name,
+                header::HOST | header::CONTENT_LENGTH | header::CONTENT_TYPE | header::EXPECT
+            );
+        if !is_ours {
+            request.append_header(name.clone(), value.clone())?;
+        }
+    }
+    request.insert_header("Host", auth.host.as_str())?;
+    request.insert_header("Connection", "close")?;
+    request.insert_header("X-Original-Method", asked.method.as_str())?;
+    let uri = asked.uri.path_and_query().map_or("/", |uri| uri.as_str());
+    request.insert_header("X-Original-URI", uri)?;
+    if let Some(host) = asked.headers.get(header::HOST) {
+        request.insert_header("X-Forwarded-Host", host.clone())?;
+    }
+    forwarded(&mut request, identity, None)?;
+    Ok(request)
+}

@@ -1,0 +1,182 @@
+//! How many connections each client address has, and how fast it opens new ones.
+
+use super::settings::AddressLimits;
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// The clients that are connected, or were a moment ago. Share it in an `Arc`.
+#[derive(Debug, Default)]
+pub(super) struct Clients {
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    addresses: HashMap<IpAddr, Account>,
+    /// The next look at who can be forgotten, by number of accounts.
+    sweep_at: usize,
+}
+
+#[derive(Debug)]
+struct Account {
+    open: usize,
+    /// New connections that it may open at once, as of `since`.
+    tokens: f64,
+    since: Instant,
+}
+
+/// A connection counts against its address as long as this lives.
+#[derive(Debug)]
+pub(super) struct Admitted {
+    clients: Arc<Clients>,
+    address: IpAddr,
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        let mut known = self.clients.lock();
+        if let Some(account) = known.addresses.get_mut(&self.address) {
+            account.open -= 1;
+        }
+    }
+}
+
+impl Clients {
+    /// One more connection of an address; or how long it should wait before it asks again.
+    pub fn admit(
+        self: &Arc<Self>,
+        address: IpAddr,
+        limits: &AddressLimits,
+        now: Instant,
+    ) -> Result<Admitted, Duration> {
+        let address = network_of(address, limits.ipv6_prefix);
+        let rate = f64::from(limits.rate);
+        let mut known = self.lock();
+        known.forget(rate, now);
+        let account = known.addresses.entry(address).or_insert(Account {
+            open: 0,
+            tokens: rate.max(1.0),
+            since: now,
+        });
+        if limits.max_connections != 0 && account.open >= limits.max_connections {
+            return Err(Duration::from_secs(5));
+        }
+        if limits.rate != 0 {
+            account.refill(rate, now);
+            if account.tokens < 1.0 {
+                return Err(Duration::from_secs_f64((1.0 - account.tokens) / rate));
+            }
+            account.tokens -= 1.0;
+        }
+        account.open += 1;
+        Ok(Admitted {
+            clients: self.clone(),
+            address,
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Account {
+    /// A second's worth at the most.
+    fn refill(&mut self, rate: f64, now: Instant) {
+        let since = now.saturating_duration_since(self.since).as_secs_f64();
+        self.tokens = (self.tokens + rate * since).min(rate.max(1.0));
+        self.since = now;
+    }
+}
+
+impl Known {
+    /// Who is not connected and has all of its tokens is as good as unknown. Looked for whenever the number has doubled,
+    /// so that a connection costs the same however many there are.
+    fn forget(&mut self, rate: f64, now: Instant) {
+        if self.addresses.len() < self.sweep_at.max(1024) {
+            return;
+        }
+        self.addresses.retain(|_, account| {
+            account.refill(rate, now);
+            account.open > 0 || account.tokens < rate
+        });
+        self.sweep_at = self.addresses.len() * 2;
+    }
+}
+
+/// Whoever has one IPv6 address has a network of them.
+fn network_of(address: IpAddr, prefix: u8) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => IpAddr::V4(address),
+        IpAddr::V6(address) => {
+            let mask = u128::MAX
+                .checked_shl(128 - u32::from(prefix.min(128)))
+                .unwrap_or(0);
+            IpAddr::V6(Ipv6Addr::from(u128::from(address) & mask))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: AddressLimits = AddressLimits {
+        max_connections: 2,
+        rate: 0,
+        ipv6_prefix: 64,
+    };
+
+    #[test]
+    fn each_address_has_its_own_places() {
+        let (clients, now) = (Arc::<Clients>::default(), Instant::now());
+        let admit = |address: &str| clients.admit(address.parse().unwrap(), &LIMITS, now);
+        let first = admit("203.0.113.7").unwrap();
+        let _second = admit("::ffff:203.0.113.7").unwrap();
+        assert!(admit("203.0.113.7").is_err());
+        let _other = admit("203.0.113.8").unwrap();
+        drop(first);
+        assert!(admit("203.0.113.7").is_ok());
+        // A network of IPv6 is one client.
+        let _v6 = [
+            admit("2001:db8::1").unwrap(),
+            admit("2001:db8::ffff:1").unwrap(),
+        ];
+        assert!(admit("2001:db8::2").is_err() && admit("2001:db8:0:1::2").is_ok());
+    }
+
+    #[test]
+    fn new_ones_come_at_a_rate() {
+        let (clients, start) = (Arc::<Clients>::default(), Instant::now());
+        let limits = AddressLimits {
+            max_connections: 0,
+            rate: 10,
+            ..LIMITS
+        };
+        let admit = |ms| {
+            let now = start + Duration::from_millis(ms);
+            clients
+                .admit([203, 0, 113, 7].into(), &limits, now)
+                .map(drop)
+        };
+        assert_eq!((0..20).filter(|_| admit(0).is_ok()).count(), 10);
+        assert_eq!(admit(50), Err(Duration::from_millis(50)));
+        assert!(admit(100).is_ok());
+        assert_eq!((0..20).filter(|_| admit(60_000).is_ok()).count(), 10);
+    }
+
+    #[test]
+    fn who_is_gone_is_forgotten() {
+        let (clients, start) = (Arc::<Clients>::default(), Instant::now());
+        let limits = AddressLimits { rate: 1, ..LIMITS };
+        for n in 0..100_000_u32 {
+            let address = IpAddr::V4(n.to_be_bytes().into());
+            let now = start + Duration::from_millis(u64::from(n));
+            assert!(clients.admit(address, &limits, now).is_ok());
+        }
+        let known = clients.lock().addresses.len();
+        assert!(known < 5000, "{known} addresses are remembered");
+    }
+}
