@@ -19,6 +19,7 @@ pub use error::Error;
 use crate::inspect::Rules;
 use crate::inspect::closing::Policy;
 use crate::proxy::settings::{Address, Client, Listener, Route, Settings, Upstream};
+use crate::service::Owner;
 use crate::{admin, deploy, log};
 use error::Source;
 use std::io;
@@ -38,6 +39,8 @@ pub struct Config {
     pub log: log::Settings,
     /// Worker threads; 0 for one per core.
     pub threads: usize,
+    /// Whom the process belongs to once its listeners are bound; `None`: who started it.
+    pub owner: Option<Owner>,
     /// Where a new process takes the listeners over; `None`: it does not.
     pub upgrade_socket: Option<PathBuf>,
     /// What is allowed and yet probably not meant.
@@ -192,6 +195,7 @@ impl Config {
             drain: deploy::Settings::default(),
             log: log::Settings::default(),
             threads: 0,
+            owner: None,
             upgrade_socket: None,
             warnings,
         })
