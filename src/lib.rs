@@ -17,6 +17,7 @@
 //! | [`proxy`] | the seat on Pingora: listeners' connections, routes, servers, the upgrade |
 //! | [`config`] | the TOML as written and what it means; errors with their place |
 //! | [`metrics`], [`log`] | every series; the log |
+//! | [`service`] | the process: its user, and what the service manager is told |
 //! | [`admin`] | /metrics, /healthz, /readyz, /v1 |
 //! | [`server`] | assembly, signals, reloads, the hand-over: the only one that knows everybody |
 //! | [`cli`], [`demo`] | the command line; the tour |
@@ -47,3 +48,4 @@ pub mod metrics;
 pub mod proxy;
 pub mod relay;
 pub mod server;
+pub mod service;

@@ -96,7 +96,7 @@ impl Run {
         for warning in &config.warnings {
             tracing::warn!("{warning}");
         }
-        let inherited = match self.inherit(config.upgrade_socket.as_deref()) {
+        let inherited = match self.inherit(&config) {
             Ok(inherited) => inherited,
             Err(error) => return fail(&error),
         };
@@ -104,6 +104,9 @@ impl Run {
             Ok(gateway) => gateway,
             Err(error) => return fail(&format_args!("error: {error}")),
         };
+        if let Err(error) = gateway.settle() {
+            return fail(&format_args!("error: {error}"));
+        }
         match gateway.run() {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&format_args!("error: {error}")),
@@ -113,18 +116,18 @@ impl Run {
 
 impl Run {
     /// What the process that runs now hands over, where it is asked to.
-    fn inherit(&self, socket: Option<&Path>) -> Result<Option<Inherited>, String> {
+    fn inherit(&self, config: &Config) -> Result<Option<Inherited>, String> {
         if !self.upgrade {
             return Ok(None);
         }
-        let Some(socket) = socket else {
+        let Some(socket) = config.upgrade_socket.as_deref() else {
             return Err(
                 "error: --upgrade needs `upgrade_socket`, where both processes meet\n = help: add upgrade_socket = \"/run/wsgate/upgrade\" to the configuration of both"
                     .to_owned(),
             );
         };
         tracing::info!(socket = %socket.display(), "waiting for the listeners of the old process");
-        Inherited::receive(socket)
+        Inherited::receive(socket, config.owner.as_ref().map(|owner| owner.uid))
             .map(Some)
             .map_err(|error| format!("error: {error}"))
     }

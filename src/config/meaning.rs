@@ -11,6 +11,7 @@ use super::written::{self, File, Table};
 use crate::deploy::Several;
 use crate::drain::{Order, Pace, Terms};
 use crate::proxy::settings::{Address, AddressLimits, Client, ForwardedHeader, Listener, Settings};
+use crate::service::Owner;
 use crate::{admin, deploy, log};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -37,6 +38,7 @@ pub(super) fn of(file: File, source: Source<'_>) -> Result<Config, Error> {
     let mut warnings = Vec::new();
     let reader = Reader { source };
     let threads = reader.whole(file.threads, 0, 0..=1024, "threads")?;
+    let owner = reader.owner(file.user, file.group)?;
     let upgrade_socket = reader.upgrade_socket(file.upgrade_socket)?;
     let log = log_settings(&file.log.0);
     let admin_line = file
@@ -80,6 +82,7 @@ pub(super) fn of(file: File, source: Source<'_>) -> Result<Config, Error> {
         drain,
         log,
         threads: threads as usize,
+        owner,
         upgrade_socket,
         warnings,
     })
@@ -116,6 +119,32 @@ pub(super) struct Reader<'a> {
 }
 
 impl Reader<'_> {
+    fn owner(
+        &self,
+        user: Option<Spanned<String>>,
+        group: Option<Spanned<String>>,
+    ) -> Result<Option<Owner>, Error> {
+        let group = group.filter(|group| !group.get_ref().is_empty());
+        let Some(user) = user.filter(|user| !user.get_ref().is_empty()) else {
+            if let Some(group) = group {
+                let help = "name a `user` as well, or leave it out";
+                return Err(self
+                    .source
+                    .error(group.span(), "`group` without a user", help));
+            }
+            return Ok(None);
+        };
+        let name = group.as_ref().map(|group| group.get_ref().as_str());
+        Owner::find(user.get_ref(), name)
+            .map(Some)
+            .map_err(|wrong| {
+                let is_users = wrong.contains("user");
+                let place = group.as_ref().filter(|_| !is_users).unwrap_or(&user);
+                let help = "it has to be one of this machine's: see /etc/passwd and /etc/group";
+                self.source.error(place.span(), wrong, help)
+            })
+    }
+
     fn upgrade_socket(&self, written: Option<Spanned<String>>) -> Result<Option<PathBuf>, Error> {
         let Some(path) = written.filter(|path| !path.get_ref().is_empty()) else {
             return Ok(None);

@@ -20,6 +20,7 @@ use crate::handshake::Compression;
 use crate::inspect::Rules;
 use crate::inspect::closing::Policy;
 use crate::proxy::settings::{Address, Client, Listener, Route, Settings, Upstream};
+use crate::service::Owner;
 use crate::{admin, deploy, log};
 use error::Source;
 use std::io;
@@ -39,6 +40,8 @@ pub struct Config {
     pub log: log::Settings,
     /// Worker threads; 0 for one per core.
     pub threads: usize,
+    /// Whom the process belongs to once its listeners are bound; `None`: who started it.
+    pub owner: Option<Owner>,
     /// Where a new process takes the listeners over; `None`: it does not.
     pub upgrade_socket: Option<PathBuf>,
     /// What is allowed and yet probably not meant.
@@ -194,6 +197,7 @@ impl Config {
             drain: deploy::Settings::default(),
             log: log::Settings::default(),
             threads: 0,
+            owner: None,
             upgrade_socket: None,
             warnings,
         })

@@ -63,7 +63,7 @@ fn the_reference_names_every_key() {
             .unwrap();
         for key in keys {
             let is_table = match table {
-                "" => !matches!(key, "threads" | "upgrade_socket"),
+                "" => !matches!(key, "threads" | "user" | "group" | "upgrade_socket"),
                 _ => key == "health",
             };
             let documented = if is_table && !table.is_empty() {
@@ -143,6 +143,7 @@ fn each_key_is_obeyed() {
         "{ \"X-A\" = \"b\" }",
         "\"7/s\"",
         "\"/tmp/upgrade\"",
+        "\"daemon\"",
         "404",
         "false",
         "9",
@@ -151,6 +152,7 @@ fn each_key_is_obeyed() {
     ];
     // Where nothing is checked, it does not matter how.
     let reference = REFERENCE
+        .replacen("user = \"\"", "user = \"root\"", 1)
         .replacen("check = \"off\"", "check = \"http\"", 1)
         .replacen("auth_url = \"\"", "auth_url = \"http://a:1/\"", 1);
     let whole = parse(&reference).unwrap();

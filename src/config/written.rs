@@ -16,6 +16,8 @@ use toml::Spanned;
 #[serde(deny_unknown_fields)]
 pub(super) struct File {
     pub threads: Option<Spanned<i64>>,
+    pub user: Option<Spanned<String>>,
+    pub group: Option<Spanned<String>>,
     pub upgrade_socket: Option<Spanned<String>>,
     #[serde(default)]
     pub log: Table<Log>,

@@ -67,7 +67,7 @@ pub(super) async fn admit(
             head.remove_header(&header::TRANSFER_ENCODING);
             head.insert_header("Content-Length", body.len())?;
             session.set_keepalive(None);
-            session.write_response_header(Box::new(head), false).await?;
+            session.write_response_header(head, false).await?;
             session
                 .write_response_body(Some(body.freeze()), true)
                 .await?;
@@ -87,7 +87,7 @@ fn is_allowed(access: &Access, identity: Identity) -> bool {
 
 enum Verdict {
     Pass(Vouched),
-    Refuse(ResponseHeader, BytesMut),
+    Refuse(Box<ResponseHeader>, BytesMut),
 }
 
 /// Largest body of a refusal that is passed on, in bytes.
@@ -131,7 +131,7 @@ async fn ask(
         }
         body.extend_from_slice(&chunk);
     }
-    Ok(Verdict::Refuse(head, body))
+    Ok(Verdict::Refuse(Box::new(head), body))
 }
 
 /// The request that is asked about, without what belongs to this hop, its handshake and its body.

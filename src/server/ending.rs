@@ -6,6 +6,7 @@ use crate::admin::Admin;
 use crate::deploy::{Control, Settings};
 use crate::drain::{Cause, Pace, Selection, Terms};
 use crate::proxy::Gate;
+use crate::service;
 use async_trait::async_trait;
 use pingora::server::{ShutdownSignal, ShutdownSignalWatch};
 use std::io;
@@ -33,6 +34,7 @@ impl Ending {
     /// SIGTERM: balancers are given time to notice, then nobody new comes.
     async fn terminate(&self) {
         let settings = self.control.settings();
+        service::stopping();
         self.ready.store(false, Ordering::Relaxed);
         sleep(settings.lame_duck).await;
         self.gate.stop();

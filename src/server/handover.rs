@@ -72,7 +72,8 @@ impl Inherited {
     ///
     /// # Errors
     /// Where the path cannot be bound, nobody comes, or who comes is of another user or breaks off.
-    pub fn receive(path: &Path) -> Result<Inherited, HandoverError> {
+    /// `owner` is the user that the old process may have become.
+    pub fn receive(path: &Path, owner: Option<u32>) -> Result<Inherited, HandoverError> {
         let wrong = |what| {
             move |source| HandoverError {
                 path: path.to_owned(),
@@ -101,7 +102,7 @@ impl Inherited {
             old.set_nonblocking(false)?;
             old.set_read_timeout(Some(ANSWER))?;
             old.set_write_timeout(Some(ANSWER))?;
-            check_user(&old)?;
+            check_user(&old, owner)?;
             receive_sockets(&old)
         };
         let sockets =
@@ -140,7 +141,7 @@ pub(super) fn hand_over(
     let mut pass = || {
         new.set_read_timeout(Some(ANSWER))?;
         new.set_write_timeout(Some(ANSWER))?;
-        check_user(&new)?;
+        check_user(&new, None)?;
         send_sockets(&mut new, sockets)?;
         let mut answer = [0];
         new.read_exact(&mut answer)
@@ -161,9 +162,9 @@ fn until<T>(limit: Duration, mut attempt: impl FnMut() -> io::Result<T>) -> io::
 }
 
 /// Sockets are given to, and taken from, processes of the same user, and root's.
-fn check_user(peer: &UnixStream) -> io::Result<()> {
+fn check_user(peer: &UnixStream, or: Option<u32>) -> io::Result<()> {
     let theirs = sockopt::socket_peercred(peer)?.uid;
-    if theirs == rustix::process::geteuid() || theirs.is_root() {
+    if theirs == rustix::process::geteuid() || theirs.is_root() || Some(theirs.as_raw()) == or {
         return Ok(());
     }
     let message = "the process at the other end belongs to another user";
@@ -262,7 +263,7 @@ mod tests {
         ];
         let new = thread::spawn({
             let path = path.clone();
-            move || Inherited::receive(&path)
+            move || Inherited::receive(&path, None)
         });
         let old = thread::spawn({
             let path = path.clone();
@@ -294,7 +295,7 @@ mod tests {
         let path = path("unconfirmed");
         let new = thread::spawn({
             let path = path.clone();
-            move || Inherited::receive(&path).map(drop)
+            move || Inherited::receive(&path, None).map(drop)
         });
         let error = hand_over(&path, &[]).expect_err("it went away");
         assert!(error.to_string().contains("did not confirm"), "{error}");
@@ -315,7 +316,7 @@ mod tests {
             let path = path("nonsense");
             let new = thread::spawn({
                 let path = path.clone();
-                move || Inherited::receive(&path).map(drop)
+                move || Inherited::receive(&path, None).map(drop)
             });
             let mut old = until(PRESENCE, || UnixStream::connect(&path)).expect("it waits");
             old.write_all(nonsense).expect("it is read");

@@ -14,6 +14,7 @@ use crate::deploy::Control;
 use crate::metrics::Metrics;
 use crate::proxy::settings::Address;
 use crate::proxy::{Checks, Discovery, Gate, Pools, Table};
+use crate::service::{self, OwnerError};
 use async_trait::async_trait;
 use ending::{Ending, Signals};
 use listening::{Bound, Listeners, Serving};
@@ -116,6 +117,17 @@ impl Gateway {
         })
     }
 
+    /// Gives up what only root may, now that the listeners are bound, where the configuration names a user.
+    ///
+    /// # Errors
+    /// Where the process may not.
+    pub fn settle(&self) -> Result<(), OwnerError> {
+        match &self.live.config.owner {
+            Some(owner) => owner.take_over(),
+            None => Ok(()),
+        }
+    }
+
     /// Where clients are accepted, with the ports that were taken where port 0 was asked for.
     pub fn addresses(&self) -> Vec<Address> {
         self.ending.gate.addresses()
@@ -157,6 +169,7 @@ impl Gateway {
         }
         // The sockets listen already: whoever connects from now on is served.
         ready.store(true, Ordering::Relaxed);
+        service::ready();
         if let Some(inherited) = self.inherited {
             inherited.confirm();
         }

@@ -12,6 +12,7 @@ use crate::drain::Cause;
 use crate::log;
 use crate::metrics::Metrics;
 use crate::proxy::{Departing, Departure, Gate, Pool, Pools, Table};
+use crate::service;
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::signal::unix::Signal;
@@ -38,7 +39,9 @@ impl Live {
                 Some(answer) = asked.recv() => Some(answer),
                 else => return,
             };
+            service::reloading();
             let result = self.reload();
+            service::ready();
             self.metrics.reload(result.is_ok());
             match &result {
                 Ok(notes) => {
@@ -73,6 +76,9 @@ impl Live {
         }
         if config.log.format != self.config.log.format {
             notes.push(format!("`log.format` {later}"));
+        }
+        if config.owner != self.config.owner {
+            notes.push(format!("`user` and `group` {later}"));
         }
         if config.upgrade_socket != self.config.upgrade_socket {
             notes.push(format!("`upgrade_socket` {later}"));

@@ -1,12 +1,18 @@
 """The program as an operator meets it: what stops it from starting, `check`, and starting without a file."""
 
+import os
+import pathlib
+import pwd
 import signal
 import socket
+import subprocess
 
 import pytest
 
 from rig import gate, http, raw
 from rig.frames import TEXT
+from rig.gate import config
+from rig.raw import TIMEOUT
 
 GOOD = gate.config(["127.0.0.1:9"])
 
@@ -116,3 +122,47 @@ def test_ends_on_a_signal_right_after_it_says_that_it_listens(tmp_path):
     for _ in range(10):
         with gate.Gate(tmp_path, GOOD):
             pass
+
+
+def test_the_user_of_the_process(tmp_path):
+    """Root's process becomes that user's once its listeners are bound; anybody else's says that it may not."""
+    text = 'user = "nobody"\n' + config(["127.0.0.1:9"])
+    if os.geteuid() != 0:
+        file = tmp_path / "wsgate.toml"
+        file.write_text(text)
+        status, shown = gate.run(["run", "--config", str(file)])
+        assert status == 1 and "cannot run as `nobody`" in shown and "start it as root" in shown, shown
+        return
+    nobody = pwd.getpwnam("nobody")
+    with gate.Gate(tmp_path, text) as wsgate:
+        lines = pathlib.Path(f"/proc/{wsgate.process.pid}/status").read_text().splitlines()
+        ids = {line.split(":")[0]: line.split()[1:] for line in lines if line.startswith(("Uid:", "Gid:", "CapEff:"))}
+        assert set(ids["Uid"]) == {str(nobody.pw_uid)} and set(ids["Gid"]) == {str(nobody.pw_gid)}
+        assert int(ids["CapEff"][0], 16) == 0
+        for thread in pathlib.Path(f"/proc/{wsgate.process.pid}/task").iterdir():
+            assert f"Uid:\t{nobody.pw_uid}\t" in (thread / "status").read_text(), "each of its threads"
+
+
+def test_what_a_service_manager_is_told(tmp_path, monkeypatch):
+    """systemd's protocol: a datagram for each change."""
+    path = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(path))
+        manager.settimeout(TIMEOUT)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(path))
+        text = config(["127.0.0.1:9"])
+        with gate.Gate(tmp_path, text) as wsgate:
+            assert manager.recv(1000).decode().split() == ["READY=1"]
+            wsgate.reload(text)
+            reloading = manager.recv(1000).decode().split()
+            assert reloading[0] == "RELOADING=1" and reloading[1].startswith("MONOTONIC_USEC=")
+            assert manager.recv(1000).decode().split() == ["READY=1"]
+        assert manager.recv(1000).decode().split() == ["STOPPING=1"]
+
+
+def test_the_systemd_unit():
+    """Of what it names, only the binary is not where it will be."""
+    unit = pathlib.Path(__file__).resolve().parents[2] / "conf/wsgate.service"
+    checked = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, timeout=TIMEOUT)
+    complaints = [line for line in checked.stderr.splitlines() if "wsgate" in line and "is not executable" not in line]
+    assert not complaints, complaints
