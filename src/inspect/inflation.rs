@@ -3,7 +3,7 @@
 //! Three lives are kept apart. As long as the connection lives the [`Window`], where one was agreed to be shared by its
 //! messages: as many bytes as were sent, at most 32 KiB, and none before the first message. As long as a message lives
 //! an [`Inflater`]. As long as a call lives what it inflates to, in a block of fixed size that all flows share
-//! ([`Workshop`]). So memory never follows from what a side claims or from what its data inflates to, and an inflater is
+//! (the [workshop](super::workshop)). So memory never follows from what a side claims or from what its data inflates to, and an inflater is
 //! stopped at the message limit, however much more is in it.
 //!
 //! Between its messages a flow leaves its inflater in the workshop, where the next flow that has none may take it. Most
@@ -13,6 +13,7 @@
 use super::Violation;
 use super::passage::Block;
 use super::violation::Kind;
+use super::workshop::Tag;
 use crate::frame::deflate::{Ending, Inflater, Stand, TAIL, Terms, Window, window_size};
 use crate::frame::mask::Mask;
 use crate::frame::utf8::Utf8;
@@ -34,13 +35,6 @@ pub(super) struct Inflation {
     owed: Option<Violation>,
     /// How much memory the caller has been told of.
     told: usize,
-}
-
-/// Whose inflater it is, and after which of its messages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Tag {
-    flow: u64,
-    message: u64,
 }
 
 /// What has been inflated of a message, and what it is held to.
@@ -342,84 +336,6 @@ impl Work<'_> {
         Violation {
             kind,
             at: self.content.len,
-        }
-    }
-}
-
-/// Inflaters that no message has at the moment, and room for what they bring out: what all flows of a thread share.
-#[derive(Debug, Default)]
-pub(super) struct Workshop {
-    /// For the unmasked copy of what is inflated, then for what comes out.
-    rooms: Vec<u8>,
-    idle: Vec<Idle>,
-    /// Counts what comes and goes, to know what was left the longest ago.
-    turn: u64,
-}
-
-#[derive(Debug)]
-struct Idle {
-    /// Whose window it still has, if anyone's.
-    tag: Option<Tag>,
-    left: u64,
-    inflater: Inflater,
-}
-
-impl Workshop {
-    /// Large, because each call of the library that comes to the end of it copies a window.
-    const ROOM: usize = 128 << 10;
-    const COPY: usize = 32 << 10;
-    /// Most inflaters that are kept: 1.5 MiB of them.
-    const IDLE: usize = 32;
-
-    fn rooms(&mut self) -> (&mut [u8], &mut [u8]) {
-        self.rooms.resize(Workshop::COPY + Workshop::ROOM, 0);
-        self.rooms.split_at_mut(Workshop::COPY)
-    }
-
-    /// An inflater that knows the window of this tag, or for `None` nothing.
-    fn take(&mut self, tag: Option<Tag>, window: &Window) -> Inflater {
-        let of_flow = |idle: &Idle| match (idle.tag, tag) {
-            (Some(idle), Some(tag)) => idle.flow == tag.flow,
-            (Some(_), None) | (None, _) => false,
-        };
-        let taken = self
-            .idle
-            .iter()
-            .position(of_flow)
-            .or_else(|| self.idle.iter().position(|idle| idle.tag.is_none()))
-            .or_else(|| {
-                let oldest = self
-                    .idle
-                    .iter()
-                    .enumerate()
-                    .min_by_key(|(_, idle)| idle.left);
-                oldest
-                    .map(|(at, _)| at)
-                    .filter(|_| self.idle.len() >= Workshop::IDLE)
-            });
-        let mut inflater = match taken.map(|at| self.idle.swap_remove(at)) {
-            None => Inflater::new(),
-            // It is where this flow left it, and no other workshop has gone on from there.
-            Some(idle) if tag.is_some() && idle.tag == tag => return idle.inflater,
-            Some(mut idle) => {
-                idle.inflater.reset();
-                idle.inflater
-            }
-        };
-        if tag.is_some() {
-            inflater.resume(window);
-        }
-        inflater
-    }
-
-    fn put(&mut self, inflater: Inflater, tag: Option<Tag>) {
-        self.turn += 1;
-        if self.idle.len() < Workshop::IDLE {
-            self.idle.push(Idle {
-                tag,
-                left: self.turn,
-                inflater,
-            });
         }
     }
 }

@@ -1,7 +1,7 @@
 //! One proxied connection after its 101: what may pass, what may not, and what each side is told.
 //!
 //! - [`flow`]: one direction, frame by frame.
-//! - `inflation`: what of a direction is compressed, seen through.
+//! - `inflation`, `workshop`: what of a direction is compressed, seen through; what all of them share for that.
 //! - [`passage`]: what a flow is told and what it tells.
 //! - [`violation`]: the table of what can be wrong.
 //! - [`closing`]: the table of what each side is told in the end.
@@ -13,6 +13,7 @@ pub mod flow;
 mod inflation;
 pub mod passage;
 pub mod violation;
+mod workshop;
 
 pub use flow::Flow;
 pub use passage::{Block, Compressed, Event, Passage, Tally, Until};

@@ -1,7 +1,7 @@
 //! What a flow is told and what it tells: how far to go, what passes, what stopped it, and how much that was.
 
 use super::Violation;
-use super::inflation::Workshop;
+use super::workshop::Workshop;
 
 /// How far to go in one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,89 @@
+//! What the compressed messages of all flows of a thread share: inflaters that none of them has at the moment, and room.
+
+use crate::frame::deflate::{Inflater, Window};
+
+/// Whose inflater it is, and after which of its messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Tag {
+    pub flow: u64,
+    pub message: u64,
+}
+
+/// Inflaters that no message has at the moment, and room for what they bring out: what all flows of a thread share.
+#[derive(Debug, Default)]
+pub(super) struct Workshop {
+    /// For the unmasked copy of what is inflated, then for what comes out.
+    rooms: Vec<u8>,
+    idle: Vec<Idle>,
+    /// Counts what comes and goes, to know what was left the longest ago.
+    turn: u64,
+}
+
+#[derive(Debug)]
+struct Idle {
+    /// Whose window it still has, if anyone's.
+    tag: Option<Tag>,
+    left: u64,
+    inflater: Inflater,
+}
+
+impl Workshop {
+    /// Large, because each call of the library that comes to the end of it copies a window.
+    const ROOM: usize = 128 << 10;
+    const COPY: usize = 32 << 10;
+    /// Most inflaters that are kept: 1.5 MiB of them.
+    const IDLE: usize = 32;
+
+    /// Room for a copy of the input, and for what comes out.
+    pub fn rooms(&mut self) -> (&mut [u8], &mut [u8]) {
+        self.rooms.resize(Workshop::COPY + Workshop::ROOM, 0);
+        self.rooms.split_at_mut(Workshop::COPY)
+    }
+
+    /// An inflater that knows the window of this tag, or for `None` nothing.
+    pub fn take(&mut self, tag: Option<Tag>, window: &Window) -> Inflater {
+        let of_flow = |idle: &Idle| match (idle.tag, tag) {
+            (Some(idle), Some(tag)) => idle.flow == tag.flow,
+            (Some(_), None) | (None, _) => false,
+        };
+        let taken = self
+            .idle
+            .iter()
+            .position(of_flow)
+            .or_else(|| self.idle.iter().position(|idle| idle.tag.is_none()))
+            .or_else(|| {
+                let oldest = self
+                    .idle
+                    .iter()
+                    .enumerate()
+                    .min_by_key(|(_, idle)| idle.left);
+                oldest
+                    .map(|(at, _)| at)
+                    .filter(|_| self.idle.len() >= Workshop::IDLE)
+            });
+        let mut inflater = match taken.map(|at| self.idle.swap_remove(at)) {
+            None => Inflater::new(),
+            // It is where this flow left it, and no other workshop has gone on from there.
+            Some(idle) if tag.is_some() && idle.tag == tag => return idle.inflater,
+            Some(mut idle) => {
+                idle.inflater.reset();
+                idle.inflater
+            }
+        };
+        if tag.is_some() {
+            inflater.resume(window);
+        }
+        inflater
+    }
+
+    pub fn put(&mut self, inflater: Inflater, tag: Option<Tag>) {
+        self.turn += 1;
+        if self.idle.len() < Workshop::IDLE {
+            self.idle.push(Idle {
+                tag,
+                left: self.turn,
+                inflater,
+            });
+        }
+    }
+}
