@@ -1,5 +1,6 @@
 //! What an idle connection costs: resident bytes of the wsgate process per connection, fresh and after one 4 KiB echo
-//! each. The clients and the server are in this process, wsgate is in its own.
+//! each; then with compression agreed, after one compressed JSON message of 4 KiB each way, and after so many that the
+//! windows are full, with and without takeover. The clients and the server are in this process, wsgate is in its own.
 //!
 //! `cargo bench --bench idle [-- CONNECTIONS]`, 4,000 by default. Needs two file descriptors per connection in either
 //! process.
@@ -10,9 +11,9 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 
 const REQUEST: &str = "GET / HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n";
 const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-    Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+    Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n";
 
 /// Text of 4 KiB as a client sends it, masked with zeros, and as a server does.
 fn echo_frames() -> (Vec<u8>, Vec<u8>) {
@@ -95,14 +96,123 @@ fn read_head(stream: &mut TcpStream) {
     }
 }
 
-fn connect(gate: &Gate, listener: &TcpListener) -> (TcpStream, TcpStream) {
+fn connect(
+    gate: &Gate,
+    listener: &TcpListener,
+    compression: &Compression,
+) -> (TcpStream, TcpStream) {
     let mut client = TcpStream::connect(&gate.address).expect("wsgate accepts");
-    client.write_all(REQUEST.as_bytes()).expect("it reads");
+    let request = format!("{REQUEST}{}\r\n", compression.offer);
+    client.write_all(request.as_bytes()).expect("it reads");
     let (mut server, _) = listener.accept().expect("wsgate connects");
     read_head(&mut server);
-    server.write_all(SWITCH.as_bytes()).expect("it reads");
+    let switch = format!("{SWITCH}{}\r\n", compression.answer);
+    server.write_all(switch.as_bytes()).expect("it reads");
     read_head(&mut client);
     (client, server)
+}
+
+/// What is agreed about compression, as it is offered and answered.
+struct Compression {
+    name: &'static str,
+    offer: &'static str,
+    answer: &'static str,
+}
+
+const PLAIN: Compression = Compression {
+    name: "no compression",
+    offer: "",
+    answer: "",
+};
+const COMPRESSED: [Compression; 2] = [
+    Compression {
+        name: "context takeover",
+        offer: "Sec-WebSocket-Extensions: permessage-deflate\r\n",
+        answer: "Sec-WebSocket-Extensions: permessage-deflate\r\n",
+    },
+    Compression {
+        name: "no context takeover",
+        offer: "Sec-WebSocket-Extensions: permessage-deflate\r\n",
+        answer: "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; \
+            client_no_context_takeover\r\n",
+    },
+];
+
+/// A message of one block, as a client sends it, masked with zeros, and as a server does.
+fn compressed_frames(payload: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    let mut deflated = vec![0; payload.len() + 1024];
+    let mut deflate = zlib_rs::Deflate::new(6, false, 15);
+    deflate
+        .compress(payload, &mut deflated, zlib_rs::DeflateFlush::SyncFlush)
+        .expect("it compresses");
+    deflated.truncate(deflate.total_out() as usize - 4);
+    let len = deflated.len() as u64;
+    let client = [&[0xc2, 0xff][..], &len.to_be_bytes(), &[0; 4], &deflated].concat();
+    let server = [&[0xc2, 0x7f][..], &len.to_be_bytes(), &deflated].concat();
+    if len > 0xffff {
+        return (client, server);
+    }
+    let len = (len as u16).to_be_bytes();
+    (
+        [&[0xc2, 0xfe][..], &len, &[0; 4], &deflated].concat(),
+        [&[0xc2, 0x7e][..], &len, &deflated].concat(),
+    )
+}
+
+fn json(len: usize) -> Vec<u8> {
+    let mut text = String::new();
+    for id in 0.. {
+        text += &format!(
+            "{{\"id\":{id},\"user\":\"user{}\",\"text\":\"hello there\"}}\n",
+            id * 7919 % 97
+        );
+        if text.len() >= len {
+            break;
+        }
+    }
+    text.truncate(len);
+    text.into_bytes()
+}
+
+fn exchange(open: &mut [(TcpStream, TcpStream)], question: &[u8], answer: &[u8]) {
+    let mut buffer = vec![0; question.len().max(answer.len())];
+    for (client, server) in open {
+        client.write_all(question).expect("it reads");
+        server
+            .read_exact(&mut buffer[..question.len()])
+            .expect("it passes");
+        assert_eq!(&buffer[..question.len()], question, "it passes unchanged");
+        server.write_all(answer).expect("it reads");
+        client
+            .read_exact(&mut buffer[..answer.len()])
+            .expect("it passes");
+        assert_eq!(&buffer[..answer.len()], answer, "it passes unchanged");
+    }
+}
+
+/// Opens them, has each of the exchanges on all, and prints what they take fresh and after each.
+fn measure(connections: usize, compression: &Compression, exchanges: &[(&str, Vec<u8>, Vec<u8>)]) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let gate = Gate::start(&listener.local_addr().expect("its address").to_string());
+    // What the process needs once, whatever the number of connections, is not counted.
+    let mut warm: Vec<_> = (0..64)
+        .map(|_| connect(&gate, &listener, compression))
+        .collect();
+    for (_, question, answer) in exchanges {
+        exchange(&mut warm, question, answer);
+    }
+    let before = gate.resident();
+    let mut open: Vec<_> = (0..connections)
+        .map(|_| connect(&gate, &listener, compression))
+        .collect();
+    let per = || gate.resident().saturating_sub(before) / connections as u64;
+    let name = compression.name;
+    println!("| {name} | fresh | {} |", per());
+    for (what, question, answer) in exchanges {
+        exchange(&mut open, question, answer);
+        println!("| {name} | after {what} | {} |", per());
+    }
+    drop((warm, open));
 }
 
 fn main() {
@@ -110,36 +220,24 @@ fn main() {
         .skip(1)
         .find_map(|argument| argument.parse().ok())
         .unwrap_or(4000);
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let gate = Gate::start(&listener.local_addr().expect("its address").to_string());
-    // What the process needs once, whatever the number of connections, is not counted.
-    let warm: Vec<_> = (0..64).map(|_| connect(&gate, &listener)).collect();
-    let before = gate.resident();
-
-    let mut open: Vec<_> = (0..connections)
-        .map(|_| connect(&gate, &listener))
-        .collect();
-    let fresh = gate.resident();
-
+    println!("| {connections} idle connections | | resident bytes per connection |");
+    println!("|---|---|---:|");
     let (question, answer) = echo_frames();
-    let mut buffer = vec![0; question.len()];
-    for (client, server) in &mut open {
-        client.write_all(&question).expect("it reads");
-        server.read_exact(&mut buffer).expect("it passes");
-        assert_eq!(buffer, question, "it passes unchanged");
-        server.write_all(&answer).expect("it reads");
-        client
-            .read_exact(&mut buffer[..answer.len()])
-            .expect("it passes");
-        assert_eq!(buffer[..answer.len()], answer, "it passes unchanged");
+    measure(
+        connections,
+        &PLAIN,
+        &[("one echo of 4 KiB each", question, answer)],
+    );
+    for compression in &COMPRESSED {
+        let (question, answer) = compressed_frames(&json(4 << 10));
+        let (long_question, long_answer) = compressed_frames(&json(64 << 10));
+        measure(
+            connections,
+            compression,
+            &[
+                ("one compressed message of 4 KiB each way", question, answer),
+                ("one of 64 KiB more each way", long_question, long_answer),
+            ],
+        );
     }
-    let used = gate.resident();
-
-    let per = |resident: u64| resident.saturating_sub(before) / connections as u64;
-    println!("| {connections} idle connections | resident bytes per connection |");
-    println!("|---|---:|");
-    println!("| fresh | {} |", per(fresh));
-    println!("| after one echo of 4 KiB each | {} |", per(used));
-    println!("\n(the process itself: {} KiB)", before / 1024);
-    drop((warm, open));
 }

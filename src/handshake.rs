@@ -1,8 +1,12 @@
-//! The opening handshake, RFC 6455 §4 and §9.1: a request and a 101, what was agreed, or why not. Pure.
+//! The opening handshake, RFC 6455 §4 and §9.1, RFC 7692 §7.1: a request and a 101, what was agreed, or why not. Pure.
 //!
 //! A proxy that believes in an upgrade before the server has agreed to it lets a client smuggle requests past it. So
 //! both halves are checked to the letter: nothing but a correct request goes on, and nothing but a 101 that answers
 //! *this* request makes a tunnel.
+
+mod deflate;
+
+pub use deflate::{Compression, Deflate};
 
 use base64::Engine;
 use base64::alphabet;
@@ -29,12 +33,30 @@ const KEY_BASE64: GeneralPurpose = GeneralPurpose::new(
 pub struct Request {
     accept: String,
     protocols: Vec<String>,
+    /// Of permessage-deflate, as the server gets them.
+    offers: Vec<deflate::Parameters>,
 }
 
 impl Request {
     /// What the server has to answer in `Sec-WebSocket-Accept` (§4.2.2).
     pub fn accept(&self) -> &str {
         &self.accept
+    }
+
+    /// Offers the server what of the client's `Sec-WebSocket-Extensions` can be inspected, and what of it `compression`
+    /// lets be offered. Before this, it is nothing.
+    ///
+    /// # Errors
+    /// [`Refusal::Extensions`], unless compression is off anyway.
+    pub fn offer(&mut self, headers: &HeaderMap, compression: Compression) -> Result<(), Refusal> {
+        self.offers = deflate::offers(extension_lines(headers), compression)?;
+        Ok(())
+    }
+
+    /// `Sec-WebSocket-Extensions` for the server, if it is offered any.
+    pub fn extensions(&self) -> Option<String> {
+        let offers: Vec<String> = self.offers.iter().map(ToString::to_string).collect();
+        (!offers.is_empty()).then(|| offers.join(", "))
     }
 }
 
@@ -43,6 +65,10 @@ impl Request {
 pub struct Agreed {
     /// The subprotocol, one of those offered, or none.
     pub protocol: Option<String>,
+    /// How messages may be compressed, or none.
+    pub deflate: Option<Deflate>,
+    /// `Sec-WebSocket-Extensions` for the client.
+    pub extensions: Option<String>,
 }
 
 /// Why a request is not passed on.
@@ -66,6 +92,8 @@ pub enum Refusal {
     OtherVersion,
     /// §4.1: subprotocols are tokens, each once.
     Protocols,
+    /// §9.1: extensions are tokens with parameters.
+    Extensions,
     /// RFC 9112 §6: a body, which would be taken for frames by one side and for a request by the other.
     Body,
 }
@@ -83,6 +111,7 @@ impl Refusal {
             | Refusal::Key
             | Refusal::MissingVersion
             | Refusal::Protocols
+            | Refusal::Extensions
             | Refusal::Body => StatusCode::BAD_REQUEST,
         }
     }
@@ -105,6 +134,7 @@ impl fmt::Display for Refusal {
             Refusal::MissingVersion => "Sec-WebSocket-Version has to be there once; this is a server of version 13",
             Refusal::OtherVersion => "this is a server of WebSocket version 13",
             Refusal::Protocols => "Sec-WebSocket-Protocol has to be a list of different tokens",
+            Refusal::Extensions => "Sec-WebSocket-Extensions has to be a list of extensions with their parameters",
             Refusal::Body => "a request for a WebSocket has no body",
         })
     }
@@ -123,6 +153,8 @@ pub enum BadSwitch {
     Protocol,
     /// §4.1: an extension that was not offered.
     Extension,
+    /// RFC 7692 §7.1: parameters of an extension that are wrong or answer no offer.
+    ExtensionParameters,
 }
 
 impl fmt::Display for BadSwitch {
@@ -133,6 +165,7 @@ impl fmt::Display for BadSwitch {
             BadSwitch::Accept => "the Sec-WebSocket-Accept of its 101 does not answer the key",
             BadSwitch::Protocol => "its 101 names a subprotocol that was not offered",
             BadSwitch::Extension => "its 101 names an extension that was not offered",
+            BadSwitch::ExtensionParameters => "the extension parameters of its 101 answer no offer",
         })
     }
 }
@@ -192,6 +225,7 @@ pub fn check_request(
     Ok(Request {
         accept: accept_for(key),
         protocols,
+        offers: Vec::new(),
     })
 }
 
@@ -212,8 +246,7 @@ pub fn check_switch(request: &Request, headers: &HeaderMap) -> Result<Agreed, Ba
     )?;
     let accept = single(headers, header::SEC_WEBSOCKET_ACCEPT).ok_or(BadSwitch::Accept)?;
     holds(accept == request.accept.as_bytes(), BadSwitch::Accept)?;
-    let extensions = tokens(headers, header::SEC_WEBSOCKET_EXTENSIONS).next();
-    holds(extensions.is_none(), BadSwitch::Extension)?;
+    let answer = deflate::answer(extension_lines(headers), &request.offers)?;
     let mut protocols = tokens(headers, header::SEC_WEBSOCKET_PROTOCOL);
     let protocol = match protocols.next() {
         None => None,
@@ -226,7 +259,11 @@ pub fn check_switch(request: &Request, headers: &HeaderMap) -> Result<Agreed, Ba
             Some(offered.ok_or(BadSwitch::Protocol)?.clone())
         }
     };
-    Ok(Agreed { protocol })
+    Ok(Agreed {
+        protocol,
+        deflate: answer.map(|answer| answer.agreed()),
+        extensions: answer.map(|answer| answer.to_string()),
+    })
 }
 
 /// `Sec-WebSocket-Accept` for a key (§4.2.2, item 5.4).
@@ -291,6 +328,11 @@ fn tokens(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &[u8]> 
         .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
         .map(<[u8]>::trim_ascii)
         .filter(|token| !token.is_empty())
+}
+
+fn extension_lines(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    let lines = headers.get_all(header::SEC_WEBSOCKET_EXTENSIONS);
+    lines.into_iter().map(HeaderValue::as_bytes)
 }
 
 /// The value of a header that is there exactly once.

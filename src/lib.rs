@@ -8,7 +8,7 @@
 //!
 //! | room | what it knows |
 //! |---|---|
-//! | [`frame`] | the wire: headers, masks, UTF-8, Close frames. Bytes in, values out |
+//! | [`frame`] | the wire: headers, masks, UTF-8, deflate, Close frames. Bytes in, values out |
 //! | [`handshake`] | the opening handshake: a request and a 101. Pure |
 //! | [`inspect`] | one connection after its 101: what may pass, what each side is told. Pure |
 //! | [`relay`] | bytes between two streams: the loop, back-pressure, the outcome |

@@ -2,7 +2,7 @@
 //!
 //! No label takes its value from the network: close codes of the application's own are counted by range.
 
-use crate::inspect::{Kind, Side, Tally};
+use crate::inspect::{Compressed, Kind, Side, Tally};
 use prometheus::{
     Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec,
     Opts, Registry, TextEncoder,
@@ -151,6 +151,7 @@ pub struct Metrics {
     reloads: IntCounterVec,
     violations: IntCounterVec,
     closes: IntCounterVec,
+    compression_memory: IntGauge,
     traffic: Traffic,
     exported: Mutex<TrafficExport>,
 }
@@ -159,6 +160,8 @@ pub struct Metrics {
 struct TrafficExport {
     messages: IntCounterVec,
     bytes: IntCounterVec,
+    compressed: IntCounterVec,
+    compressed_bytes: IntCounterVec,
 }
 
 impl Metrics {
@@ -230,6 +233,16 @@ impl Metrics {
             "Payload passed on, in bytes.",
             &["direction", "kind"],
         );
+        let compressed = counter(
+            "wsgate_compressed_messages_total",
+            "Compressed messages passed on, each inflated to be judged.",
+            &["direction"],
+        );
+        let compressed_bytes = counter(
+            "wsgate_compressed_bytes_total",
+            "Payload of compressed messages passed on, in bytes: as it passed, and as it inflates.",
+            &["direction", "form"],
+        );
 
         let gauge = |name: &str, help: &str| {
             let series = IntGauge::new(name, help).expect("a valid series");
@@ -246,6 +259,10 @@ impl Metrics {
         let drains_waiting = gauge(
             "wsgate_drains_waiting",
             "Connections that a drain has not told yet.",
+        );
+        let compression_memory = gauge(
+            "wsgate_compression_memory_bytes",
+            "Memory that connections hold to inflate what comes next: windows shared by messages, messages under way.",
         );
         let opts = Opts::new(
             "wsgate_drain_rate",
@@ -343,8 +360,14 @@ impl Metrics {
             reloads,
             violations,
             closes,
+            compression_memory,
             traffic: Traffic::default(),
-            exported: Mutex::new(TrafficExport { messages, bytes }),
+            exported: Mutex::new(TrafficExport {
+                messages,
+                bytes,
+                compressed,
+                compressed_bytes,
+            }),
         }
     }
 
@@ -463,6 +486,13 @@ impl Metrics {
         self.traffic.add(from, tally);
     }
 
+    /// The memory that a connection holds to inflate messages has changed by so many bytes.
+    pub fn compression_memory(&self, change: isize) {
+        if change != 0 {
+            self.compression_memory.add(change as i64);
+        }
+    }
+
     /// All series in Prometheus' text format.
     pub fn render(&self) -> Vec<u8> {
         {
@@ -479,6 +509,18 @@ impl Metrics {
                     messages.inc_by(sum.messages[kind].saturating_sub(messages.get()));
                     let bytes = exported.bytes.with_label_values(&labels);
                     bytes.inc_by(sum.bytes[kind].saturating_sub(bytes.get()));
+                }
+                let Compressed {
+                    messages,
+                    deflated,
+                    inflated,
+                } = sum.compressed;
+                let compressed = exported.compressed.with_label_values(&[direction(from)]);
+                compressed.inc_by(messages.saturating_sub(compressed.get()));
+                for (form, bytes) in [("deflated", deflated), ("inflated", inflated)] {
+                    let labels = [direction(from), form];
+                    let series = exported.compressed_bytes.with_label_values(&labels);
+                    series.inc_by(bytes.saturating_sub(series.get()));
                 }
             }
         }
@@ -563,6 +605,8 @@ struct Traffic {
 struct Shard {
     /// By side, then messages and bytes, then kind.
     counts: [[[AtomicU64; Tally::KINDS]; 2]; 2],
+    /// By side: compressed messages, their bytes deflated and inflated.
+    compressed: [[AtomicU64; 3]; 2],
 }
 
 impl Traffic {
@@ -574,7 +618,19 @@ impl Traffic {
         thread_local! {
             static MINE: Cell<usize> = Cell::new(NEXT.fetch_add(1, Ordering::Relaxed) % Traffic::SHARDS);
         }
-        let [messages, bytes] = &self.shards[MINE.get()].counts[from as usize];
+        let shard = &self.shards[MINE.get()];
+        let Compressed {
+            messages,
+            deflated,
+            inflated,
+        } = tally.compressed;
+        if messages != 0 {
+            let series = &shard.compressed[from as usize];
+            for (series, more) in series.iter().zip([messages, deflated, inflated]) {
+                series.fetch_add(more, Ordering::Relaxed);
+            }
+        }
+        let [messages, bytes] = &shard.counts[from as usize];
         for kind in 0..Tally::KINDS {
             if tally.messages[kind] != 0 {
                 messages[kind].fetch_add(tally.messages[kind], Ordering::Relaxed);
@@ -593,6 +649,10 @@ impl Traffic {
                 sum.messages[kind] += messages[kind].load(Ordering::Relaxed);
                 sum.bytes[kind] += bytes[kind].load(Ordering::Relaxed);
             }
+            let [messages, deflated, inflated] = &shard.compressed[from as usize];
+            sum.compressed.messages += messages.load(Ordering::Relaxed);
+            sum.compressed.deflated += deflated.load(Ordering::Relaxed);
+            sum.compressed.inflated += inflated.load(Ordering::Relaxed);
         }
         sum
     }
@@ -612,6 +672,11 @@ mod tests {
         let tally = Tally {
             messages: [3, 0, 1, 0, 0],
             bytes: [300, 0, 4, 0, 0],
+            compressed: Compressed {
+                messages: 1,
+                deflated: 40,
+                inflated: 100,
+            },
         };
         std::thread::scope(|scope| {
             for _ in 0..8 {

@@ -16,6 +16,7 @@ mod written;
 
 pub use error::Error;
 
+use crate::handshake::Compression;
 use crate::inspect::Rules;
 use crate::inspect::closing::Policy;
 use crate::proxy::settings::{Address, Client, Listener, Route, Settings, Upstream};
@@ -181,6 +182,7 @@ impl Config {
             access: Default::default(),
             headers: Default::default(),
             rules: Rules::default(),
+            compression: Compression::default(),
             closing: Policy::default(),
         };
         let proxy = Settings {

@@ -9,6 +9,7 @@ use super::error::Error;
 use super::meaning::Reader;
 use super::wording::suggestion;
 use super::written::{self, Table};
+use crate::handshake::Compression;
 use crate::inspect::closing::{Policy, UpstreamClose};
 use crate::inspect::{Mode, Rules};
 use crate::proxy::settings::{Route, Upstream};
@@ -144,6 +145,14 @@ impl Reader<'_> {
             )? as u32,
             hold: self.size(written.hold, rules.hold as u64, 125..=16 << 20, "hold")? as usize,
         };
+        let max_window_bits = self.whole(written.max_window_bits, 15, 9..=15, "max_window_bits")?;
+        let compression = match written.compression {
+            None | Some(written::Compression::Inspect) => Compression::Inspect {
+                context_takeover: written.context_takeover.unwrap_or(true),
+                max_window_bits: max_window_bits as u8,
+            },
+            Some(written::Compression::Off) => Compression::Off,
+        };
         let reconnect_after = written
             .reconnect_after
             .map_or(closing.reconnect_after, |range| (range.0, range.1));
@@ -198,6 +207,7 @@ impl Reader<'_> {
             access,
             headers,
             rules,
+            compression,
             closing,
         })
     }

@@ -145,6 +145,8 @@ fn each_key_is_obeyed() {
         "\"/tmp/upgrade\"",
         "\"daemon\"",
         "404",
+        "false",
+        "9",
         // Any file that is there.
         "\"Cargo.toml\"",
     ];

@@ -225,6 +225,9 @@ pub(super) struct Route {
     pub max_message_size: Option<Spanned<Size>>,
     pub max_fragments: Option<Spanned<i64>>,
     pub hold: Option<Spanned<Size>>,
+    pub compression: Option<Compression>,
+    pub context_takeover: Option<bool>,
+    pub max_window_bits: Option<Spanned<i64>>,
     pub close_timeout: Option<Time>,
     pub message_grace: Option<Wait>,
     pub absorb: Option<Wait>,
@@ -239,6 +242,13 @@ pub(super) struct Route {
 pub(super) enum Mode {
     Enforce,
     Observe,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Compression {
+    Inspect,
+    Off,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]

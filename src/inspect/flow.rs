@@ -7,10 +7,12 @@
 //! has released, from the first one on, are a prefix of what the side sent, and that this prefix breaks no rule. What
 //! it gives back after a violation that was enforced is only to be discarded, and counts for nothing.
 
+use super::inflation::{Content, Inflation, Manner, Progress};
 use super::passage::{Block, Event, Passage, Tally, Until};
 use super::violation::{Kind, Violation};
 use super::{Mode, Rules, Side};
 use crate::frame::close;
+use crate::frame::deflate::Terms;
 use crate::frame::header::{self, First, Header, MAX_CONTROL_PAYLOAD, Opcode, Second};
 use crate::frame::mask::Mask;
 use crate::frame::utf8::Utf8;
@@ -47,6 +49,8 @@ pub struct Flow {
     stopped: Option<Stopped>,
     frame: FrameState,
     message: Option<MessageState>,
+    /// Where messages may be compressed.
+    inflation: Option<Box<Inflation>>,
     /// How much of the window has been looked at.
     scanned: usize,
     /// How many bytes have been released, all in all.
@@ -103,15 +107,35 @@ enum FrameKind {
 #[derive(Clone, Copy, Debug)]
 struct MessageState {
     text: bool,
-    /// Whether it is text that is still to be judged.
-    judged: bool,
-    utf8: Utf8,
+    form: Form,
+    /// What of it was judged, inflated where it is compressed.
+    content: Content,
     /// Payload of all its frames whose headers were read, in bytes.
     announced: u64,
-    /// Payload of it that was judged, in bytes.
-    len: u64,
     fragments: u32,
 }
+
+/// Whether a message is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    Plain,
+    /// Inflated so far, to its end or not.
+    Compressed,
+    /// To its end.
+    Inflated,
+    /// Nobody knows what it says.
+    Opaque,
+}
+
+/// What is wrong with a chunk of payload.
+struct Wrong {
+    violation: Violation,
+    /// How much of the chunk comes before it, and is proven.
+    proven: usize,
+}
+
+/// RSV1 alone, of the three reserved bits.
+const RSV1: u8 = 0b100;
 
 /// Proof that all that was released ends at the end of a frame, so that a frame of our own may follow.
 #[derive(Debug)]
@@ -129,10 +153,38 @@ impl Flow {
             stopped: None,
             frame: FrameState::Header,
             message: None,
+            inflation: None,
             scanned: 0,
             released: 0,
             reported: 0,
         }
+    }
+
+    /// The same where both sides agreed that messages of this direction may be compressed (RFC 7692).
+    pub fn with_compression(self, terms: Option<Terms>) -> Self {
+        Flow {
+            inflation: terms.map(|terms| Box::new(Inflation::new(terms))),
+            ..self
+        }
+    }
+
+    /// Whose flow it is.
+    pub const fn from(&self) -> Side {
+        self.from
+    }
+
+    /// Gives up what is kept to inflate messages, for good: what [`Flow::memory_change`] says then.
+    pub fn forget(&mut self) -> isize {
+        if let Some(inflation) = &mut self.inflation {
+            inflation.stop();
+        }
+        self.memory_change()
+    }
+
+    /// By how much the memory that compression takes here has changed since the last call, in bytes.
+    pub fn memory_change(&mut self) -> isize {
+        let inflation = self.inflation.as_mut();
+        inflation.map_or(0, |inflation| inflation.memory_change())
     }
 
     /// Bytes released so far, frame headers included.
@@ -194,8 +246,8 @@ impl Flow {
 
     /// Judges what is new in `window`, which begins after the last byte released.
     ///
-    /// What is released is added to `tally`. No input makes it panic or allocate, and no byte is looked at twice, apart
-    /// from those of an unfinished header.
+    /// What is released is added to `tally`. No input makes it panic, and no byte is looked at twice, apart from those of
+    /// an unfinished header. Nothing is allocated but for compressed messages: an inflater, and a window of what was sent.
     pub fn inspect(
         &mut self,
         rules: &Rules,
@@ -260,22 +312,21 @@ impl Flow {
             let chunk = &window[self.scanned..self.scanned + take];
             self.scanned += take;
             payload.remaining -= take as u64;
-            let verdict = self.judge(&mut payload, chunk, block);
+            let verdict = self.judge(rules, &mut payload, chunk, block);
             if !payload.held {
                 // In chunks: all that is proven, up to the last whole code point.
-                let unproven = match verdict {
-                    Err(proof) => take - proof,
+                let unproven = match &verdict {
+                    Err(wrong) => take - wrong.proven,
                     Ok(()) => 0,
                 } + self.pending(&payload);
                 self.pass(&mut payload, unproven, release, tally);
             }
             self.frame = FrameState::Payload(payload);
-            if let Err(proof) = verdict {
-                let at = self.message.as_mut().map_or(0, |message| {
-                    message.judged = false;
-                    message.len + proof as u64
-                });
-                if let Some(violation) = self.violated(rules, Kind::TextNotUtf8, at) {
+            if let Err(Wrong { violation, .. }) = verdict {
+                if let Some(message) = &mut self.message {
+                    message.content.judged = false;
+                }
+                if let Some(violation) = self.violated(rules, violation.kind, violation.at) {
                     return Some(Event::Violation(violation));
                 }
                 continue;
@@ -326,8 +377,17 @@ impl Flow {
             return Ok(None);
         };
         let first = First(first);
-        // §5.2: "MUST be 0 unless an extension is negotiated that defines meanings for non-zero values."
-        self.check(first.rsv() == 0, rules, Kind::ReservedBits, at)?;
+        // §5.2: "MUST be 0 unless an extension is negotiated that defines meanings for non-zero values." RFC 7692 §6: RSV1
+        // of the first frame of a message says that the message is compressed.
+        let begins = matches!(first.opcode(), Some(Opcode::Text | Opcode::Binary));
+        let may_be_compressed = begins && self.inflation.is_some();
+        let compressed = may_be_compressed && first.rsv() == RSV1;
+        self.check(
+            first.rsv() == 0 || compressed,
+            rules,
+            Kind::ReservedBits,
+            at,
+        )?;
         // §5.2: "If an unknown opcode is received, the receiving endpoint MUST _Fail the WebSocket Connection_."
         self.check(first.opcode().is_some(), rules, Kind::ReservedOpcode, at)?;
         // §5.5: "All control frames [...] MUST NOT be fragmented."
@@ -396,7 +456,11 @@ impl Flow {
             let fits = len.value <= rules.max_frame_size;
             self.check(fits, rules, Kind::FrameTooBig, rules.max_frame_size)?;
             let announced = message.map_or(0, |m| m.announced).saturating_add(len.value);
-            let fits = announced <= rules.max_message_size;
+            // What is compressed is measured as it is inflated.
+            let plain = message.map_or(!compressed, |m| {
+                !matches!(m.form, Form::Compressed | Form::Inflated)
+            });
+            let fits = !plain || announced <= rules.max_message_size;
             self.check(fits, rules, Kind::MessageTooBig, rules.max_message_size)?;
             let fits = message.map_or(0, |m| m.fragments) < rules.max_fragments;
             self.check(
@@ -419,21 +483,13 @@ impl Flow {
             None => FrameKind::Unknown,
         };
         if is_data {
-            let mut message = message.unwrap_or(MessageState {
-                text: first.opcode() == Some(Opcode::Text),
-                judged: first.opcode() == Some(Opcode::Text)
-                    && first.rsv() == 0
-                    && self.stopped.is_none(),
-                utf8: Utf8::new(),
-                announced: 0,
-                len: 0,
-                fragments: 0,
-            });
+            let mut message =
+                message.unwrap_or_else(|| self.begin_message(first, begins, compressed));
             message.announced = message.announced.saturating_add(len.value);
             message.fragments = message.fragments.saturating_add(1);
             self.message = Some(message);
         }
-        let judged = self.message.is_some_and(|message| message.judged);
+        let judged = self.message.is_some_and(|message| message.content.judged);
         let held = match kind {
             FrameKind::Data => judged && len.value <= rules.hold as u64,
             FrameKind::Close | FrameKind::Ping | FrameKind::Pong => true,
@@ -451,41 +507,135 @@ impl Flow {
         Ok(Some((header, payload)))
     }
 
-    /// Judges a chunk of payload. `Err`: the index in it of the byte that proves the text wrong.
+    /// What is to be known of a message that this frame begins.
+    fn begin_message(&mut self, first: First, begins: bool, compressed: bool) -> MessageState {
+        let form = match &mut self.inflation {
+            _ if first.rsv() == 0 && !begins => Form::Plain,
+            None if first.rsv() == 0 => Form::Plain,
+            None => Form::Opaque,
+            Some(inflation) => {
+                let understood = inflation.begin(compressed) && self.stopped.is_none();
+                match (first.rsv(), understood) {
+                    (0, _) => Form::Plain,
+                    (RSV1, true) => Form::Compressed,
+                    (_, _) => {
+                        inflation.give_up();
+                        Form::Opaque
+                    }
+                }
+            }
+        };
+        let text = first.opcode() == Some(Opcode::Text);
+        MessageState {
+            text,
+            form,
+            content: Content {
+                judged: text && form != Form::Opaque && self.stopped.is_none(),
+                utf8: Utf8::new(),
+                len: 0,
+            },
+            announced: 0,
+            fragments: 0,
+        }
+    }
+
+    /// Judges a chunk of payload.
+    #[inline(always)]
     fn judge(
         &mut self,
+        rules: &Rules,
         payload: &mut Payload,
         chunk: &[u8],
         block: &mut Block,
-    ) -> Result<(), usize> {
+    ) -> Result<(), Wrong> {
         let message = match &mut self.message {
-            Some(message) if message.judged && payload.kind == FrameKind::Data => message,
+            Some(message) if payload.kind == FrameKind::Data => message,
             _ => return Ok(()),
         };
+        match message.form {
+            Form::Plain if message.content.judged => {}
+            Form::Plain => return Ok(()),
+            Form::Compressed | Form::Inflated | Form::Opaque => {
+                return self.judge_compressed(rules, payload, chunk, block);
+            }
+        }
+        let content = &mut message.content;
+        let wrong = |len: u64, proven: usize| Wrong {
+            violation: Violation {
+                kind: Kind::TextNotUtf8,
+                at: len + proven as u64,
+            },
+            proven,
+        };
         match &mut payload.mask {
-            None => message.utf8.feed(chunk)?,
+            None => content
+                .utf8
+                .feed(chunk)
+                .map_err(|at| wrong(content.len, at))?,
             Some(mask) => {
                 for (i, piece) in chunk.chunks(Block::LEN).enumerate() {
-                    let result = if message.utf8.is_complete() && mask.is_ascii(piece) {
+                    let result = if content.utf8.is_complete() && mask.is_ascii(piece) {
                         mask.advance(piece.len());
                         Ok(())
                     } else {
-                        mask.apply_to(piece, &mut block.0[..]);
-                        message.utf8.feed(&block.0[..piece.len()])
+                        mask.apply_to(piece, &mut block.copy[..]);
+                        content.utf8.feed(&block.copy[..piece.len()])
                     };
-                    result.map_err(|at| i * Block::LEN + at)?;
+                    result.map_err(|at| wrong(content.len, i * Block::LEN + at))?;
                 }
             }
         }
-        message.len += chunk.len() as u64;
+        content.len += chunk.len() as u64;
         Ok(())
+    }
+
+    /// Inflates a chunk of payload and judges what comes out. Which byte of the chunk brings out a wrong one is not
+    /// known, so nothing of the chunk is proven then.
+    #[inline(never)]
+    fn judge_compressed(
+        &mut self,
+        rules: &Rules,
+        payload: &mut Payload,
+        chunk: &[u8],
+        block: &mut Block,
+    ) -> Result<(), Wrong> {
+        let (Some(inflation), Some(message)) = (&mut self.inflation, &mut self.message) else {
+            return Ok(());
+        };
+        let found = match message.form {
+            Form::Plain | Form::Inflated | Form::Opaque => inflation.take_owed(),
+            Form::Compressed => {
+                let fin = payload.fin && payload.remaining == 0;
+                let manner = Manner {
+                    limit: rules.max_message_size,
+                    observing: rules.mode == Mode::Observe,
+                };
+                let mask = payload.mask.as_mut();
+                let content = &mut message.content;
+                let (found, progress) = inflation.feed(chunk, mask, fin, content, manner, block);
+                message.form = match progress {
+                    Progress::UnderWay => Form::Compressed,
+                    Progress::Whole => Form::Inflated,
+                    Progress::Lost => Form::Opaque,
+                };
+                found
+            }
+        };
+        found.map_or(Ok(()), |violation| {
+            let proven = 0;
+            Err(Wrong { violation, proven })
+        })
     }
 
     /// Bytes of this frame that end what was looked at without ending a code point.
     fn pending(&self, payload: &Payload) -> usize {
         match &self.message {
-            Some(message) if message.judged && payload.kind == FrameKind::Data => {
-                message.utf8.pending()
+            Some(message)
+                if message.form == Form::Plain
+                    && message.content.judged
+                    && payload.kind == FrameKind::Data =>
+            {
+                message.content.utf8.pending()
             }
             _ => 0,
         }
@@ -531,12 +681,18 @@ impl Flow {
     /// §8.1: a text message has to end with a whole code point.
     fn check_end(&mut self, rules: &Rules, payload: &Payload) -> Result<(), Violation> {
         match self.message {
-            Some(message) if payload.kind == FrameKind::Data && payload.fin && message.judged => {
+            // Compressed text was told of with the end of its deflate data.
+            Some(message)
+                if payload.kind == FrameKind::Data
+                    && payload.fin
+                    && message.content.judged
+                    && message.form == Form::Plain =>
+            {
                 self.check(
-                    message.utf8.is_complete(),
+                    message.content.utf8.is_complete(),
                     rules,
                     Kind::TextUnfinished,
-                    message.len,
+                    message.content.len,
                 )
             }
             _ => Ok(()),
@@ -549,6 +705,11 @@ impl Flow {
                 tally.messages[kind] += 1;
             }
             if payload.kind == FrameKind::Data {
+                if let Some(message) = self.message.filter(|m| m.form == Form::Inflated) {
+                    tally.compressed.messages += 1;
+                    tally.compressed.deflated += message.announced;
+                    tally.compressed.inflated += message.content.len;
+                }
                 self.message = None;
             }
         }
@@ -592,7 +753,13 @@ impl Flow {
                 payload.held &= payload.kind == FrameKind::Close;
             }
             if let Some(message) = &mut self.message {
-                message.judged = false;
+                message.content.judged = false;
+                if message.form != Form::Plain {
+                    message.form = Form::Opaque;
+                }
+            }
+            if let Some(inflation) = &mut self.inflation {
+                inflation.stop();
             }
         }
         Some(Violation { kind, at })

@@ -1,6 +1,7 @@
 //! One proxied connection after its 101: what may pass, what may not, and what each side is told.
 //!
 //! - [`flow`]: one direction, frame by frame.
+//! - `inflation`: what of a direction is compressed, seen through.
 //! - [`passage`]: what a flow is told and what it tells.
 //! - [`violation`]: the table of what can be wrong.
 //! - [`closing`]: the table of what each side is told in the end.
@@ -9,11 +10,12 @@
 
 pub mod closing;
 pub mod flow;
+mod inflation;
 pub mod passage;
 pub mod violation;
 
 pub use flow::Flow;
-pub use passage::{Block, Event, Passage, Tally, Until};
+pub use passage::{Block, Compressed, Event, Passage, Tally, Until};
 pub use violation::{Kind, Violation};
 
 /// One end of a proxied connection.
@@ -53,14 +55,15 @@ pub enum Mode {
     Observe,
 }
 
-/// What one direction of a connection is held to. All sizes in bytes of payload.
+/// What one direction of a connection is held to. All sizes in bytes of payload as it is on the wire, but for the
+/// message limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rules {
     /// Enforce or observe.
     pub mode: Mode,
     /// Largest payload of one frame; a longer one is 1009 as soon as its header is read.
     pub max_frame_size: u64,
-    /// Largest message, all its fragments together; 1009.
+    /// Largest message, all its fragments together, inflated where it is compressed; 1009.
     pub max_message_size: u64,
     /// Most frames that one message may consist of; 1008.
     pub max_fragments: u32,

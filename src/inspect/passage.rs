@@ -1,6 +1,7 @@
 //! What a flow is told and what it tells: how far to go, what passes, what stopped it, and how much that was.
 
 use super::Violation;
+use super::inflation::Workshop;
 
 /// How far to go in one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +45,19 @@ pub struct Tally {
     pub messages: [u64; Tally::KINDS],
     /// Their payload in bytes.
     pub bytes: [u64; Tally::KINDS],
+    /// Of the whole messages, those that were compressed.
+    pub compressed: Compressed,
+}
+
+/// Compressed messages, and what compressing them was good for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Compressed {
+    /// Whole messages that were inflated to their end.
+    pub messages: u64,
+    /// Their payload as it passed, in bytes.
+    pub deflated: u64,
+    /// What it inflates to, in bytes.
+    pub inflated: u64,
 }
 
 impl Tally {
@@ -54,9 +68,13 @@ impl Tally {
     pub(super) const CLOSE: usize = 4;
 }
 
-/// Room for the unmasked copy of what is validated. One serves any number of flows in turn.
+/// Room for the unmasked copy of what is validated, and for what it inflates to. One serves any number of flows in turn.
 #[derive(Debug)]
-pub struct Block(pub(super) Box<[u8; Block::LEN]>);
+pub struct Block {
+    pub(super) copy: Box<[u8; Block::LEN]>,
+    /// Empty before the first compressed message.
+    pub(super) workshop: Workshop,
+}
 
 impl Block {
     /// Large enough to make the cost of a call small, small enough to stay in the first-level cache.
@@ -65,6 +83,9 @@ impl Block {
 
 impl Default for Block {
     fn default() -> Self {
-        Block(Box::new([0; Block::LEN]))
+        Block {
+            copy: Box::new([0; Block::LEN]),
+            workshop: Workshop::default(),
+        }
     }
 }

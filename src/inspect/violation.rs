@@ -6,7 +6,7 @@ use std::fmt;
 /// One rule broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
-    /// RFC 6455 §5.2: RSV1-3 without an extension that gives them a meaning.
+    /// RFC 6455 §5.2, RFC 7692 §6: RSV1-3 where no extension that was agreed gives them a meaning.
     ReservedBits,
     /// §5.2: opcodes 3-7 and B-F.
     ReservedOpcode,
@@ -36,6 +36,10 @@ pub enum Kind {
     TextNotUtf8,
     /// §8.1: a text message that ends inside a code point.
     TextUnfinished,
+    /// RFC 7692 §7.2.2: a compressed message that is not deflate data.
+    DeflateInvalid,
+    /// §7.2.1: one that ends inside a block, where the next one goes on with its window.
+    DeflateUnfinished,
     /// The frame limit of the route.
     FrameTooBig,
     /// The message limit of the route.
@@ -46,7 +50,7 @@ pub enum Kind {
 
 impl Kind {
     /// All of them, in the order of the table.
-    pub const ALL: [Kind; 18] = [
+    pub const ALL: [Kind; 20] = [
         Kind::ReservedBits,
         Kind::ReservedOpcode,
         Kind::ControlFragmented,
@@ -62,6 +66,8 @@ impl Kind {
         Kind::CloseReasonNotUtf8,
         Kind::TextNotUtf8,
         Kind::TextUnfinished,
+        Kind::DeflateInvalid,
+        Kind::DeflateUnfinished,
         Kind::FrameTooBig,
         Kind::MessageTooBig,
         Kind::TooManyFragments,
@@ -73,7 +79,7 @@ impl Kind {
             Kind::ReservedBits => (
                 close::PROTOCOL_ERROR,
                 "reserved_bits",
-                "reserved bits set; no extension was agreed",
+                "reserved bits set that no agreed extension uses here",
             ),
             Kind::ReservedOpcode => (close::PROTOCOL_ERROR, "reserved_opcode", "reserved opcode"),
             Kind::ControlFragmented => (
@@ -137,6 +143,16 @@ impl Kind {
                 "text_unfinished",
                 "text message ends inside a UTF-8 code point",
             ),
+            Kind::DeflateInvalid => (
+                close::INVALID_PAYLOAD,
+                "deflate_invalid",
+                "compressed message does not inflate",
+            ),
+            Kind::DeflateUnfinished => (
+                close::INVALID_PAYLOAD,
+                "deflate_unfinished",
+                "compressed message ends inside a deflate block",
+            ),
             Kind::FrameTooBig => (
                 close::TOO_BIG,
                 "frame_too_big",
@@ -176,8 +192,9 @@ impl Kind {
 pub struct Violation {
     /// Which rule.
     pub kind: Kind,
-    /// Where: for text the byte of the message, from 0, that proves it; for a limit the limit; else the byte of the
-    /// stream after the handshake, from 0, at which the offending frame begins.
+    /// Where: for text the byte of the message, from 0, that proves it; for what does not inflate how many bytes of the
+    /// message did; for a limit the limit; else the byte of the stream after the handshake, from 0, at which the
+    /// offending frame begins.
     pub at: u64,
 }
 
@@ -193,7 +210,9 @@ impl fmt::Display for Violation {
                     "{sentence} at byte {at} of the message; send raw bytes as binary"
                 )
             }
-            Kind::TextUnfinished => write!(f, "{sentence}, at byte {at} of the message"),
+            Kind::TextUnfinished | Kind::DeflateInvalid | Kind::DeflateUnfinished => {
+                write!(f, "{sentence}, at byte {at} of the message")
+            }
             Kind::FrameTooBig | Kind::MessageTooBig => write!(f, "{sentence} of {at} bytes"),
             Kind::TooManyFragments => write!(f, "{sentence} of {at}"),
             Kind::ReservedBits

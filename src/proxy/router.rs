@@ -92,6 +92,7 @@ fn is_below(path: &str, prefix: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::handshake::Compression;
     use crate::inspect::Rules;
     use crate::inspect::closing::Policy;
     use std::time::Duration;
@@ -108,6 +109,7 @@ mod tests {
             access: Default::default(),
             headers: Default::default(),
             rules: Rules::default(),
+            compression: Compression::default(),
             closing: Policy::default(),
         };
         Router::new(&routes.iter().map(route).collect::<Vec<_>>())

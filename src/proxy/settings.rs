@@ -1,6 +1,7 @@
 //! What the proxy is told to do: listeners, upstreams and routes, as the configuration means them.
 
 use crate::deploy::Thresholds;
+use crate::handshake::Compression;
 use crate::inspect::{Rules, closing};
 use ipnet::IpNet;
 use std::fmt;
@@ -293,6 +294,8 @@ pub struct Route {
     pub headers: [HeaderRules; 2],
     /// What the frames are held to.
     pub rules: Rules,
+    /// Whether their messages may be compressed, and how.
+    pub compression: Compression,
     /// How connections are ended.
     pub closing: closing::Policy,
 }

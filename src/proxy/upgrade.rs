@@ -15,7 +15,7 @@ use super::table::{Full, RouteState, Ticket};
 use super::upstream::{Occupied, Server};
 use crate::deploy::Enrolled;
 use crate::drain::{self, Place};
-use crate::handshake::{self, Refusal, Request};
+use crate::handshake::{self, Agreed, Refusal, Request};
 use crate::inspect::Side;
 use crate::inspect::closing::Cause;
 use crate::metrics::Handshake;
@@ -87,7 +87,13 @@ async fn attempt(
     identity: Identity,
 ) -> Result<Handshake> {
     let head = session.req_header();
-    let request = match handshake::check_request(&head.method, head.version, &head.headers) {
+    let checked = handshake::check_request(&head.method, head.version, &head.headers);
+    let compression = route.settings.compression;
+    let checked = checked.and_then(|mut request| {
+        request.offer(&head.headers, compression)?;
+        Ok(request)
+    });
+    let request = match checked {
         Ok(request) => request,
         Err(refusal) => return refuse(session, &refusal).await,
     };
@@ -153,7 +159,7 @@ async fn attempt(
             return Ok(Handshake::Unreachable);
         }
     };
-    let upstream_request = request_for_upstream(session, route, identity, &vouched)?;
+    let upstream_request = request_for_upstream(session, &request, route, identity, &vouched)?;
     // From here on it is one of those that a drain finds: one that begins while the server answers is not missed.
     let enrolled = route
         .control
@@ -222,8 +228,11 @@ async fn attempt(
             "a session does not change its stream",
         ));
     };
-    let (client, from_client) =
-        take_over(session, answer_for_client(response, &request, route)?).await?;
+    let (client, from_client) = take_over(
+        session,
+        answer_for_client(response, &request, &agreed, route)?,
+    )
+    .await?;
 
     let connection = Connection {
         ticket,
@@ -243,7 +252,8 @@ async fn attempt(
         from_client,
         *upstream,
         from_upstream,
-    );
+    )
+    .with_compression(agreed.deflate);
     route.terms.metrics.connection_opened(route_name);
     tokio::spawn(connection.run(relay, enrolled));
     Ok(Handshake::Ok)
@@ -282,6 +292,7 @@ async fn timed_out(session: &mut Session) -> Result<Handshake> {
 /// The client's request as the server gets it: end to end headers as they came, our own hop.
 fn request_for_upstream(
     session: &Session,
+    asked: &Request,
     route: &RouteState,
     identity: Identity,
     vouched: &Vouched,
@@ -290,8 +301,11 @@ fn request_for_upstream(
     for name in handshake::hop_by_hop(&request.headers) {
         request.remove_header(&name);
     }
-    // Only what can be inspected is offered; so far that is no extension.
+    // Only what can be inspected is offered.
     request.remove_header(&header::SEC_WEBSOCKET_EXTENSIONS);
+    if let Some(extensions) = asked.extensions() {
+        request.insert_header("Sec-WebSocket-Extensions", extensions)?;
+    }
     request.insert_header("Connection", "Upgrade")?;
     request.insert_header("Upgrade", "websocket")?;
     request.set_version(Version::HTTP_11);
@@ -355,6 +369,7 @@ async fn relay_answer(
 fn answer_for_client(
     mut response: ResponseHeader,
     request: &Request,
+    agreed: &Agreed,
     route: &RouteState,
 ) -> Result<Box<ResponseHeader>> {
     for name in handshake::hop_by_hop(&response.headers) {
@@ -364,6 +379,9 @@ fn answer_for_client(
     response.remove_header(&header::CONTENT_LENGTH);
     response.remove_header(&header::TRANSFER_ENCODING);
     response.remove_header(&header::SEC_WEBSOCKET_EXTENSIONS);
+    if let Some(extensions) = &agreed.extensions {
+        response.insert_header("Sec-WebSocket-Extensions", extensions)?;
+    }
     headers::change_response(&mut response, &route.settings.headers[1])?;
     response.insert_header("Upgrade", "websocket")?;
     response.insert_header("Connection", "Upgrade")?;

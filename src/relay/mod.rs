@@ -17,6 +17,7 @@ pub use handle::Handle;
 pub use outcome::Outcome;
 pub use pipe::Passed;
 
+use crate::handshake::Deflate;
 use crate::inspect::closing::Cause;
 use crate::inspect::{Block, Event, Mode, Rules, Side, Tally, Until, Violation, closing::Policy};
 use crate::metrics::Metrics;
@@ -84,6 +85,14 @@ impl<C, U> Relay<C, U> {
             state,
         }
     }
+
+    /// What was agreed about compressed messages.
+    pub fn with_compression(mut self, agreed: Option<Deflate>) -> Self {
+        let [client, upstream] = &mut self.state.pipes;
+        client.compress(agreed.map(|agreed| agreed.client));
+        upstream.compress(agreed.map(|agreed| agreed.server));
+        self
+    }
 }
 
 /// Room that all connections of a thread share: an idle one owns none.
@@ -149,6 +158,15 @@ struct State {
     overtime: bool,
     /// Code of the Close that each side was sent.
     told: [Option<Option<u16>>; 2],
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        for pipe in &mut self.pipes {
+            let freed = pipe.flow.forget();
+            self.terms.metrics.compression_memory(freed);
+        }
+    }
 }
 
 /// What has to be done about what was found in a window, once the bytes before it are out of the way.
@@ -311,6 +329,7 @@ impl State {
                 }
             }
         };
+        terms.metrics.compression_memory(pipe.flow.memory_change());
         if passing && tally != Tally::default() {
             pipe.count(&tally);
             terms.metrics.passed(from, &tally);

@@ -9,6 +9,7 @@
 //! from there. It is always true that the sink was given a prefix of what the flow released, then at most one Close.
 
 use crate::frame::close;
+use crate::frame::deflate::Terms;
 use crate::inspect::{Flow, Side, Tally};
 use bytes::{Buf, BytesMut};
 use std::io;
@@ -89,6 +90,11 @@ impl Pipe {
             ready: 0,
             unflushed: false,
         }
+    }
+
+    /// Messages of the source may be compressed, as was agreed.
+    pub fn compress(&mut self, terms: Option<Terms>) {
+        self.flow = Flow::new(self.flow.from()).with_compression(terms);
     }
 
     /// Whether what the source sends still goes to the sink.

@@ -1,10 +1,13 @@
 //! Drives a flow as a relay does, and holds what it says against the judge.
 #![allow(dead_code)] // Every test target takes what it needs of this.
 
+pub mod compressor;
+
 use crate::judge::{self, End, Judgement, Law};
 use rand::Rng;
 use std::fmt::Display;
 use std::{env, iter, thread};
+use wsgate::frame::deflate::{Terms, window_size};
 use wsgate::inspect::{Block, Event, Flow, Mode, Rules, Side, Tally, Until, Violation};
 
 /// Where a stream is cut into the pieces that are fed: ends of pieces, rising, the last one the length of the stream.
@@ -67,20 +70,35 @@ pub struct Played {
     pub steps: Vec<(usize, bool, bool)>,
 }
 
+/// Who sends, and how its messages may be compressed.
+#[derive(Clone, Copy, Debug)]
+pub struct Sender {
+    pub side: Side,
+    pub deflate: Option<Terms>,
+}
+
+impl From<Side> for Sender {
+    fn from(side: Side) -> Self {
+        let deflate = None;
+        Sender { side, deflate }
+    }
+}
+
 /// Feeds a stream piece by piece, as far as its Close.
-pub fn play(side: Side, rules: &Rules, stream: &[u8], cuts: &[usize]) -> Played {
-    play_with(side, rules, stream, cuts, &mut Block::default())
+pub fn play(sender: impl Into<Sender>, rules: &Rules, stream: &[u8], cuts: &[usize]) -> Played {
+    play_with(sender, rules, stream, cuts, &mut Block::default())
 }
 
 /// The same with a block that others have used.
 pub fn play_with(
-    side: Side,
+    sender: impl Into<Sender>,
     rules: &Rules,
     stream: &[u8],
     cuts: &[usize],
     block: &mut Block,
 ) -> Played {
-    let mut flow = Flow::new(side);
+    let Sender { side, deflate } = sender.into();
+    let mut flow = Flow::new(side).with_compression(deflate);
     let mut played = Played::default();
     let mut window = Vec::new();
     let (mut fed, mut taken, mut passing) = (0, 0, true);
@@ -125,19 +143,24 @@ pub fn play_with(
 }
 
 /// Holds a flow against the judge: verdict, byte, what passed, what was counted, and the boundaries, at these cuts.
-pub fn agree(side: Side, rules: &Rules, stream: &[u8], cuts: &[usize]) {
-    let law = law(side, rules);
+pub fn agree(sender: impl Into<Sender>, rules: &Rules, stream: &[u8], cuts: &[usize]) {
+    let sender = sender.into();
+    let law = law(sender, rules);
     let judgement = judge::judge(&law, stream);
-    let played = play(side, rules, stream, cuts);
+    let played = play(sender, rules, stream, cuts);
     match rules.mode {
         Mode::Enforce => enforced(stream, cuts, &judgement, &played),
-        Mode::Observe => observed(side, rules, stream, cuts, &judgement, &played),
+        Mode::Observe => observed(sender, rules, stream, cuts, &judgement, &played),
     }
 }
 
-pub fn law(side: Side, rules: &Rules) -> Law {
+pub fn law(sender: impl Into<Sender>, rules: &Rules) -> Law {
+    let sender = sender.into();
     Law {
-        masked: side == Side::Client,
+        masked: sender.side == Side::Client,
+        deflate: sender
+            .deflate
+            .map(|terms| (terms.takeover, window_size(terms))),
         max_frame_size: rules.max_frame_size,
         max_message_size: rules.max_message_size,
         max_fragments: rules.max_fragments,
@@ -146,8 +169,33 @@ pub fn law(side: Side, rules: &Rules) -> Law {
 }
 
 fn enforced(stream: &[u8], cuts: &[usize], judgement: &Judgement, played: &Played) {
-    assert_eq!(played.passed, judgement.passes, "bytes that passed");
-    assert_eq!(played.tally.bytes[..4], judgement.bytes, "bytes counted");
+    let compressed = played.tally.compressed;
+    assert_eq!(
+        [
+            compressed.messages,
+            compressed.deflated,
+            compressed.inflated
+        ],
+        judgement.compressed
+    );
+    // Of a compressed frame that passes in pieces, those before the one that is wrong have passed.
+    let in_pieces = match &judgement.end {
+        End::Broken(broken) => broken.in_pieces_from.zip(Some(broken.proof)),
+        End::Open | End::Close { .. } => None,
+    };
+    let before = in_pieces.and_then(|(payload, proof)| {
+        let before = cuts.iter().copied().take_while(|cut| *cut <= proof).last();
+        before
+            .filter(|cut| *cut > payload)
+            .map(|cut| (cut, cut - payload))
+    });
+    match before {
+        Some((cut, _)) => assert_eq!(played.passed, cut, "bytes that passed in pieces"),
+        None => {
+            assert_eq!(played.passed, judgement.passes, "bytes that passed");
+            assert_eq!(played.tally.bytes[..4], judgement.bytes, "bytes counted");
+        }
+    }
     assert_eq!(
         played.tally.messages[..4],
         judgement.messages,
@@ -161,7 +209,10 @@ fn enforced(stream: &[u8], cuts: &[usize], judgement: &Judgement, played: &Playe
             assert_eq!(played.tally.messages[4], 1);
         }
         (End::Broken(broken), [(fed, Event::Violation(violation)), after @ ..]) => {
-            assert!(is_one_of(violation, &broken.rules), "{violation:?}");
+            assert!(
+                is_one_of(violation, &broken.rules),
+                "{violation:?} {broken:?} {cuts:?}"
+            );
             let earliest = cuts.iter().find(|cut| **cut > broken.proof);
             assert_eq!(
                 Some(fed),
@@ -180,6 +231,7 @@ fn enforced(stream: &[u8], cuts: &[usize], judgement: &Judgement, played: &Playe
         (_, events) => panic!("events {events:?}"),
     }
     for &(passed, at_frame, at_message) in &played.steps {
+        // What has passed in pieces before the wrong one ends inside of its frame.
         let is_end = |ends: &[usize]| ends.binary_search(&passed).is_ok();
         assert_eq!(
             at_frame,
@@ -195,7 +247,7 @@ fn enforced(stream: &[u8], cuts: &[usize], judgement: &Judgement, played: &Playe
 }
 
 fn observed(
-    side: Side,
+    sender: Sender,
     rules: &Rules,
     stream: &[u8],
     cuts: &[usize],
@@ -210,7 +262,10 @@ fn observed(
             assert_eq!(played.passed, judgement.passes);
         }
         (End::Broken(broken), Some((fed, Event::Violation(violation)))) => {
-            assert!(is_one_of(violation, &broken.rules), "{violation:?}");
+            assert!(
+                is_one_of(violation, &broken.rules),
+                "{violation:?} {broken:?} {cuts:?}"
+            );
             assert_eq!(Some(fed), cuts.iter().find(|cut| **cut > broken.proof));
         }
         (end, first) => panic!("{first:?} where the judge says {end:?}"),
@@ -231,7 +286,7 @@ fn observed(
         closed || kept < rules.hold.max(125) + 14,
         "{kept} bytes kept back"
     );
-    let at_once = play(side, rules, stream, &whole(stream.len()));
+    let at_once = play(sender, rules, stream, &whole(stream.len()));
     let events =
         |played: &Played| -> Vec<Event> { played.events.iter().map(|(_, e)| e.clone()).collect() };
     assert_eq!(events(&at_once), events(played));

@@ -21,10 +21,13 @@ WRONG = {
     "subprotocol in another case": dict(headers={"Sec-WebSocket-Protocol": "CHAT.V1"}),
     "two subprotocols": dict(headers={"Sec-WebSocket-Protocol": "chat.v1, chat.v2"}),
     "extension that was not offered": dict(headers={"Sec-WebSocket-Extensions": "x-unknown"}),
-    "extension that was removed from the offer": dict(headers={"Sec-WebSocket-Extensions": "permessage-deflate"}),
+    "extension that was removed from the offer": dict(headers={"Sec-WebSocket-Extensions": "x-other"}),
+    "extension with a parameter that answers no offer": dict(
+        headers={"Sec-WebSocket-Extensions": "permessage-deflate; client_max_window_bits=10"}
+    ),
 }
 
-OFFER = dict(extra=["Sec-WebSocket-Protocol: chat.v1, chat.v2", "Sec-WebSocket-Extensions: permessage-deflate"])
+OFFER = dict(extra=["Sec-WebSocket-Protocol: chat.v1, chat.v2", "Sec-WebSocket-Extensions: permessage-deflate, x-other"])
 
 
 @pytest.mark.parametrize("early", [EARLY, SMUGGLED], ids=["frame", "request"])

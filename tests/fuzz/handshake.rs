@@ -7,7 +7,7 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 use libfuzzer_sys::fuzz_target;
-use wsgate::handshake;
+use wsgate::handshake::{self, Compression};
 
 /// Lines that are no headers are left out, as the parser before the handshake does.
 fn headers(lines: &[u8], accept: &str) -> HeaderMap {
@@ -74,9 +74,24 @@ fuzz_target!(|input: &[u8]| {
     let origins = list(&request_headers, "origin");
     assert!(!origin_allowed || origins.is_empty() || origins == "https://a.example");
 
-    let Ok(request) = handshake::check_request(&method, version, &request_headers) else {
+    let Ok(mut request) = handshake::check_request(&method, version, &request_headers) else {
         return;
     };
+    let compression = match how >> 2 & 7 {
+        0 => Compression::Off,
+        bits => Compression::Inspect {
+            context_takeover: how & 32 == 0,
+            max_window_bits: 8 + bits,
+        },
+    };
+    let offered = request.offer(&request_headers, compression).is_ok();
+    let offer = request.extensions().unwrap_or_default();
+    assert!(offered || offer.is_empty());
+    for offer in offer.split(", ").filter(|offer| !offer.is_empty()) {
+        let is = |parameter: &str| offer.split("; ").any(|other| other == parameter);
+        assert!(is("permessage-deflate") && compression != Compression::Off);
+        assert!(how & 32 == 0 || is("server_no_context_takeover"));
+    }
     assert!(handshake::is_attempt(&request_headers));
     assert!(method == Method::GET && version == Version::HTTP_11);
     assert!(has(&request_headers, "upgrade", "websocket"));
@@ -95,11 +110,21 @@ fuzz_target!(|input: &[u8]| {
     assert!(has(&answer, "upgrade", "websocket"));
     assert!(has(&answer, "connection", "upgrade"));
     assert_eq!(count(&answer, "sec-websocket-accept"), 1);
-    assert!(
-        list(&answer, "sec-websocket-extensions")
-            .replace([',', ' ', '\t'], "")
-            .is_empty()
-    );
+    let extensions = list(&answer, "sec-websocket-extensions").replace([',', ' ', '\t'], "");
+    assert_eq!(agreed.deflate.is_some(), !extensions.is_empty());
+    assert_eq!(agreed.deflate.is_some(), agreed.extensions.is_some());
+    if let (
+        Some(agreed),
+        Compression::Inspect {
+            context_takeover,
+            max_window_bits,
+        },
+    ) = (agreed.deflate, compression)
+    {
+        assert!(!offer.is_empty() && extensions.starts_with("permessage-deflate"));
+        assert!(context_takeover || !(agreed.client.takeover || agreed.server.takeover));
+        assert!(agreed.server.window_bits <= max_window_bits);
+    }
     if let Some(protocol) = agreed.protocol {
         assert!(has(
             &request_headers,

@@ -3,9 +3,15 @@
 //! It is written from the RFC and `std::str::from_utf8` alone, uses nothing of wsgate, keeps everything and looks at
 //! it as often as it likes. So it can be wrong in other ways than wsgate, but hardly in the same.
 
+mod inflate;
+
+pub use inflate::{Deflated, Sender};
+
 /// What one direction of a connection is held to.
 #[derive(Clone, Copy, Debug)]
 pub struct Law {
+    /// Whether messages may be compressed: whether the window is shared by them, and how large it is.
+    pub deflate: Option<(bool, usize)>,
     /// Whether every frame has to be masked (a client's) or none may be (a server's).
     pub masked: bool,
     pub max_frame_size: u64,
@@ -29,6 +35,8 @@ pub struct Judgement {
     pub messages: [u64; 4],
     /// Their payload, and that of the message under way.
     pub bytes: [u64; 4],
+    /// Compressed messages that passed whole, their payload, and what it inflates to.
+    pub compressed: [u64; 3],
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -51,12 +59,15 @@ pub struct Broken {
     pub proof: usize,
     /// Offset of the frame that it belongs to.
     pub frame: usize,
+    /// Where the payload begins of which all may have passed that was looked at before the piece with the proof.
+    pub in_pieces_from: Option<usize>,
 }
 
 struct Message {
     text: bool,
     payload: Vec<u8>,
     fragments: u32,
+    compressed: bool,
 }
 
 const TEXT: usize = 0;
@@ -72,7 +83,12 @@ pub fn judge(law: &Law, stream: &[u8]) -> Judgement {
         message_ends: vec![0],
         messages: [0; 4],
         bytes: [0; 4],
+        compressed: [0; 3],
     };
+    // All that the window may hold: what was inflated since the last block that says it is the last.
+    let mut sender = law
+        .deflate
+        .map(|(shared, window)| Sender::new(shared, window));
     let mut message: Option<Message> = None;
     let mut start = 0;
     loop {
@@ -82,6 +98,7 @@ pub fn judge(law: &Law, stream: &[u8]) -> Judgement {
                 rules,
                 proof: start + proof,
                 frame: start,
+                in_pieces_from: None,
             })
         };
 
@@ -134,11 +151,42 @@ pub fn judge(law: &Law, stream: &[u8]) -> Judgement {
                     text: opcode == 1,
                     payload: Vec::new(),
                     fragments: 0,
+                    compressed: frame[0] & 0x40 != 0,
                 });
                 let before = message.payload.len();
                 message.payload.extend_from_slice(&payload);
                 message.fragments += 1;
-                if message.text {
+                if let (true, Some(sender)) = (message.compressed, &mut sender) {
+                    let deflated =
+                        sender.inflate(&message.payload, whole && fin, law, message.text);
+                    let pieces = !message.text || len > law.hold as u64;
+                    match deflated {
+                        Deflated::Broken { rules, proof } => {
+                            let at =
+                                proof.map_or(header_len + there - 1, |at| header_len + at - before);
+                            // A frame without payload is proven wrong by its header.
+                            let at = at.max(header_len - 1);
+                            it.end = End::Broken(Broken {
+                                rules,
+                                proof: start + at,
+                                frame: start,
+                                in_pieces_from: Some(start + header_len).filter(|_| pieces),
+                            });
+                            return it;
+                        }
+                        Deflated::Fine { inflated } => {
+                            if !whole && pieces && there > 0 {
+                                it.passes = start + header_len + there;
+                                it.bytes[usize::from(!message.text)] += there as u64;
+                            }
+                            if whole && fin {
+                                it.compressed[0] += 1;
+                                it.compressed[1] += message.payload.len() as u64;
+                                it.compressed[2] += inflated as u64;
+                            }
+                        }
+                    }
+                } else if message.text {
                     // How much of this frame is whole code points, and which byte proves that it is no text.
                     let (valid, wrong) = look_at_text(&message.payload);
                     let valid = valid.saturating_sub(before);
@@ -215,7 +263,8 @@ fn broken_by_header(
     };
     let opcode = first & 0x0F;
     let control = opcode >= 8;
-    if first & 0x70 != 0 {
+    let means_compressed = law.deflate.is_some() && matches!(opcode, 1 | 2);
+    if first & (if means_compressed { 0x30 } else { 0x70 }) != 0 {
         rules.push(("reserved_bits", at));
     }
     if matches!(opcode, 3..=7 | 11..=15) {
@@ -264,7 +313,8 @@ fn broken_by_header(
         if len > law.max_frame_size {
             rules.push(("frame_too_big", law.max_frame_size));
         }
-        if u128::from(before) + u128::from(len) > u128::from(law.max_message_size) {
+        let compressed = message.map_or(first & 0x40 != 0, |m| m.compressed);
+        if !compressed && u128::from(before) + u128::from(len) > u128::from(law.max_message_size) {
             rules.push(("message_too_big", law.max_message_size));
         }
         if message.map_or(0, |m| m.fragments) + 1 > law.max_fragments {

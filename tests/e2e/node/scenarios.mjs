@@ -80,12 +80,15 @@ async function serverSays(connection, command) {
   return connection.told();
 }
 
+const largeJson = Array.from({ length: 30_000 }, (_, n) => ({ id: n, text: `größe ${(n * 7919) % 997}` }));
+
 export function* scenarios(bad) {
   const bytes = (length) => new Uint8Array(length).map((_, i) => i);
   yield ["text", [], (c) => echoed(c, "grüße, 世界 🌍")];
   yield ["empty_text", [], (c) => echoed(c, "")];
   yield ["binary", [], (c) => echoed(c, bytes(256))];
   yield ["large_text", [], (c) => echoed(c, "ä€😀".repeat(Math.floor((1 << 20) / 9) + 1))];
+  yield ["large_json", [], (c) => echoed(c, JSON.stringify(largeJson).padEnd(1 << 20))];
   yield ["large_binary", [], (c) => echoed(c, bytes(4 << 20))];
   yield ["many", [], many];
   yield ["fragments_from_server", [], (c) => asked(c, "cmd:fragments")];

@@ -92,11 +92,13 @@ async def subprotocol(websocket):
 def scenarios(bad):
     """Name of each, the subprotocols it offers, and what it does."""
     large_text = "ä€😀" * ((1 << 20) // 9 + 1)
+    large_json = json.dumps([{"id": n, "text": f"größe {n * 7919 % 997}"} for n in range(30_000)]).ljust(1 << 20)
     large_binary = bytes(range(256)) * (4 << 12)
     yield "text", [], lambda w: echoed(w, "grüße, 世界 🌍")
     yield "empty_text", [], lambda w: echoed(w, "")
     yield "binary", [], lambda w: echoed(w, bytes(range(256)))
     yield "large_text", [], lambda w: echoed(w, large_text)
+    yield "large_json", [], lambda w: echoed(w, large_json)
     yield "large_binary", [], lambda w: echoed(w, large_binary)
     yield "many", [], many
     yield "fragments_from_server", [], lambda w: asked(w, "cmd:fragments")
