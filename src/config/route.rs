@@ -143,7 +143,12 @@ impl Reader<'_> {
                 1..=i64::from(u32::MAX),
                 "max_fragments",
             )? as u32,
-            hold: self.size(written.hold, rules.hold as u64, 125..=16 << 20, "hold")? as usize,
+            hold: self.size(
+                written.text_hold,
+                rules.hold as u64,
+                125..=16 << 20,
+                "text_hold",
+            )? as usize,
         };
         let max_window_bits = self.whole(written.max_window_bits, 15, 9..=15, "max_window_bits")?;
         let compression = match written.compression {

@@ -208,7 +208,7 @@ fn what_is_written_is_what_is_meant() {
         upstream = "b"
         allowed_origins = ["HTTPS://Example.com:8443", "null"]
         mode = "observe"
-        hold = "1KiB"
+        text_hold = "1KiB"
         restart_code = 4999
         reconnect_after = "0s-250ms"
         upstream_close = "pass"

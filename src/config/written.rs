@@ -224,7 +224,7 @@ pub(super) struct Route {
     pub max_frame_size: Option<Spanned<Size>>,
     pub max_message_size: Option<Spanned<Size>>,
     pub max_fragments: Option<Spanned<i64>>,
-    pub hold: Option<Spanned<Size>>,
+    pub text_hold: Option<Spanned<Size>>,
     pub compression: Option<Compression>,
     pub context_takeover: Option<bool>,
     pub max_window_bits: Option<Spanned<i64>>,
