@@ -184,6 +184,7 @@ impl Config {
             rules: Rules::default(),
             compression: Compression::default(),
             closing: Policy::default(),
+            liveness: Default::default(),
         };
         let proxy = Settings {
             listeners,

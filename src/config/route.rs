@@ -7,12 +7,14 @@
 use super::address;
 use super::error::Error;
 use super::meaning::Reader;
+use super::units::Wait;
 use super::wording::suggestion;
 use super::written::{self, Table};
 use crate::handshake::Compression;
 use crate::inspect::closing::{Policy, UpstreamClose};
 use crate::inspect::{Mode, Rules};
 use crate::proxy::settings::{Route, Upstream};
+use crate::relay::Liveness;
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
@@ -118,6 +120,15 @@ impl Reader<'_> {
                 suggestion(upstream.get_ref(), &known),
             ));
         };
+        let wait = |wait: Option<Wait>| wait.map_or(Duration::ZERO, |wait| wait.0);
+        let liveness = Liveness {
+            ping_interval: [
+                wait(written.ping_interval),
+                wait(written.upstream_ping_interval),
+            ],
+            pong_timeout: written.pong_timeout.map_or(PONG_TIMEOUT, |time| time.0),
+            idle_timeout: wait(written.idle_timeout),
+        };
         let (rules, closing) = (Rules::default(), Policy::default());
         let rules = Rules {
             mode: match written.mode {
@@ -214,6 +225,7 @@ impl Reader<'_> {
             rules,
             compression,
             closing,
+            liveness,
         })
     }
 
@@ -361,6 +373,9 @@ impl Reader<'_> {
         Ok(lower)
     }
 }
+
+/// How long a Ping of ours waits for an answer.
+const PONG_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The largest size that can be written.
 const ANY: u64 = i64::MAX as u64;

@@ -8,6 +8,7 @@ pub mod close;
 pub mod deflate;
 pub mod header;
 pub mod mask;
+pub mod ping;
 pub mod utf8;
 
 pub use header::{Header, Opcode};

@@ -82,11 +82,13 @@ pub enum Cause {
         /// What logs call the reason.
         source: &'static str,
     },
-    /// A side is gone without a Close: end of stream or an error of its socket.
+    /// A side is gone without a Close: end of stream, an error of its socket, or no answer to a Ping.
     Vanished {
         /// Who is gone.
         by: Side,
     },
+    /// Nothing has passed for as long as the route allows.
+    Idle,
 }
 
 impl Cause {
@@ -98,10 +100,11 @@ impl Cause {
             Cause::UpstreamRestarts { .. } => "restart",
             Cause::Drained { .. } => "drained",
             Cause::Vanished { .. } => "vanished",
+            Cause::Idle => "idle",
         }
     }
 
-    /// Whose doing it was: `client`, `upstream` or `deploy`.
+    /// Whose doing it was: `client`, `upstream`, `deploy` or `gate`.
     pub const fn initiator(&self) -> &'static str {
         match self {
             Cause::Violation { by, .. } | Cause::Closed { by, .. } | Cause::Vanished { by } => {
@@ -109,6 +112,7 @@ impl Cause {
             }
             Cause::UpstreamRestarts { .. } => Side::Upstream.label(),
             Cause::Drained { .. } => "deploy",
+            Cause::Idle => "gate",
         }
     }
 }
@@ -191,6 +195,11 @@ pub fn orders(cause: &Cause, policy: &Policy, delay: Duration) -> Orders {
         Cause::Vanished { by: Side::Client } => Orders {
             client: Order::Nothing,
             upstream: close(close::GOING_AWAY, "client is gone".to_owned()),
+        },
+        // No restart: who has nothing to say is not asked to come back at once.
+        Cause::Idle => Orders {
+            client: close(close::GOING_AWAY, "idle for too long".to_owned()),
+            upstream: close(close::GOING_AWAY, "idle for too long".to_owned()),
         },
     }
 }

@@ -15,6 +15,7 @@ use crate::frame::close;
 use crate::frame::deflate::Terms;
 use crate::frame::header::{self, First, Header, MAX_CONTROL_PAYLOAD, Opcode, Second};
 use crate::frame::mask::Mask;
+use crate::frame::ping;
 use crate::frame::utf8::Utf8;
 
 /// One direction of a connection.
@@ -57,6 +58,8 @@ pub struct Flow {
     released: u64,
     /// Kinds of violations that were reported, one bit each.
     reported: u32,
+    /// Pongs that could answer a Ping of ours are events.
+    watches_pongs: bool,
 }
 
 /// How what had passed ended when the flow was stopped.
@@ -157,6 +160,7 @@ impl Flow {
             scanned: 0,
             released: 0,
             reported: 0,
+            watches_pongs: false,
         }
     }
 
@@ -275,6 +279,18 @@ impl Flow {
         tally.bytes[Tally::CLOSE] += frame_len.saturating_sub(header_len) as u64;
     }
 
+    /// From now on Pongs of the length that our Pings have are [events](Event::Pong).
+    pub fn watch_pongs(&mut self) {
+        self.watches_pongs = true;
+    }
+
+    /// After [`Event::Pong`]: its frame of `frame_len` bytes goes on.
+    pub fn release_pong(&mut self, frame_len: usize, tally: &mut Tally) {
+        self.released += frame_len as u64;
+        tally.messages[Tally::PONG] += 1;
+        tally.bytes[Tally::PONG] += ping::LEN as u64;
+    }
+
     /// All of `window` before `release` may pass; outside of a frame it is also where the next header begins.
     fn walk(
         &mut self,
@@ -347,6 +363,18 @@ impl Flow {
                         });
                     }
                 }
+            }
+            if payload.kind == FrameKind::Pong
+                && self.watches_pongs
+                && self.stopped.is_none()
+                && let Some(said) = read_pong(&payload, &window[frame.clone()])
+            {
+                self.frame = FrameState::Header;
+                self.scanned = *release;
+                return Some(Event::Pong {
+                    frame_len: frame.len(),
+                    payload: said,
+                });
             }
             if let Err(violation) = self.check_end(rules, &payload) {
                 return Some(Event::Violation(violation));
@@ -764,4 +792,16 @@ impl Flow {
         }
         Some(Violation { kind, at })
     }
+}
+
+/// What a whole Pong says, if it is as long as our Pings are.
+fn read_pong(payload: &Payload, frame: &[u8]) -> Option<[u8; ping::LEN]> {
+    let mut said: [u8; ping::LEN] = *frame.last_chunk()?;
+    if payload.len != ping::LEN as u64 {
+        return None;
+    }
+    if let Some(mut mask) = payload.mask {
+        mask.apply(&mut said);
+    }
+    Some(said)
 }

@@ -2,6 +2,7 @@
 
 use super::Violation;
 use super::workshop::Workshop;
+use crate::frame::ping;
 
 /// How far to go in one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +37,15 @@ pub enum Event {
         /// What it says; `None` where it was empty.
         code: Option<u16>,
     },
+    /// A Pong came that could be the answer to a Ping of ours, of a flow that [watches](super::Flow::watch_pongs) them. As
+    /// with a Close, it is not released. See [`Flow::release_pong`](super::Flow::release_pong); where it is ours, its bytes
+    /// are taken out of the window instead.
+    Pong {
+        /// Length of the frame on the wire, in bytes.
+        frame_len: usize,
+        /// What it says.
+        payload: [u8; ping::LEN],
+    },
 }
 
 /// Messages and payload bytes that were released, by kind.
@@ -65,6 +75,7 @@ impl Tally {
     pub const KINDS: usize = 5;
     /// Their labels, in order.
     pub const LABELS: [&'static str; Tally::KINDS] = ["text", "binary", "ping", "pong", "close"];
+    pub(super) const PONG: usize = 3;
     pub(super) const CLOSE: usize = 4;
 }
 

@@ -111,6 +111,7 @@ mod tests {
             rules: Rules::default(),
             compression: Compression::default(),
             closing: Policy::default(),
+            liveness: Default::default(),
         };
         Router::new(&routes.iter().map(route).collect::<Vec<_>>())
     }

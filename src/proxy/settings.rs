@@ -3,6 +3,7 @@
 use crate::deploy::Thresholds;
 use crate::handshake::Compression;
 use crate::inspect::{Rules, closing};
+use crate::relay::Liveness;
 use ipnet::IpNet;
 use std::fmt;
 use std::net::SocketAddr;
@@ -298,6 +299,8 @@ pub struct Route {
     pub compression: Compression,
     /// How connections are ended.
     pub closing: closing::Policy,
+    /// How it is found out whether both sides are there.
+    pub liveness: Liveness,
 }
 
 /// Whom a route serves.

@@ -65,6 +65,7 @@ impl Table {
                 route: route.name.clone(),
                 rules: route.rules,
                 closing: route.closing.clone(),
+                liveness: route.liveness,
                 metrics: metrics.clone(),
             };
             let known = before.and_then(|table| table.named(&route.name));

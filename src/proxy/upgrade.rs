@@ -464,7 +464,10 @@ impl Connection {
                 enrolled.handle_return();
                 route.terms.metrics.drained(drain::Cause::Crash.label());
             }
-            Cause::Violation { .. } | Cause::Closed { .. } | Cause::Vanished { .. } => {}
+            Cause::Violation { .. }
+            | Cause::Closed { .. }
+            | Cause::Vanished { .. }
+            | Cause::Idle => {}
         }
         drop(enrolled);
         self.log(&outcome);

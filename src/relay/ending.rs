@@ -69,7 +69,7 @@ impl State {
     }
 
     /// The connection ends: the first cause is kept, and each side is told what the table says.
-    fn end(&mut self, cause: Cause) {
+    pub(super) fn end(&mut self, cause: Cause) {
         let orders = self.orders(&cause);
         self.cause.get_or_insert(cause);
         let absorb = self.terms.closing.absorb;
@@ -87,7 +87,10 @@ impl State {
                 self.arm();
                 self.order(Side::Client, orders.client);
             }
-            Cause::Violation { .. } | Cause::Closed { .. } | Cause::Vanished { .. } => {
+            Cause::Violation { .. }
+            | Cause::Closed { .. }
+            | Cause::Vanished { .. }
+            | Cause::Idle => {
                 self.arm();
                 self.order(Side::Client, orders.client);
                 self.order(Side::Upstream, orders.upstream);
@@ -106,7 +109,12 @@ impl State {
     pub(super) fn is_client_first(&self) -> bool {
         match self.cause {
             Some(Cause::Drained { .. } | Cause::UpstreamRestarts { .. }) => true,
-            Some(Cause::Violation { .. } | Cause::Closed { .. } | Cause::Vanished { .. })
+            Some(
+                Cause::Violation { .. }
+                | Cause::Closed { .. }
+                | Cause::Vanished { .. }
+                | Cause::Idle,
+            )
             | None => false,
         }
     }

@@ -10,10 +10,12 @@
 
 mod ending;
 mod handle;
+mod liveness;
 mod outcome;
 mod pipe;
 
 pub use handle::Handle;
+pub use liveness::Liveness;
 pub use outcome::Outcome;
 pub use pipe::Passed;
 
@@ -23,6 +25,7 @@ use crate::inspect::{Block, Event, Mode, Rules, Side, Tally, Until, Violation, c
 use crate::metrics::Metrics;
 use bytes::BytesMut;
 use ending::Restart;
+use liveness::Watch;
 use pipe::{CHUNK, Pipe, Sink};
 use std::cell::RefCell;
 use std::future::Future;
@@ -30,7 +33,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
 /// What every connection of a route is held to.
 #[derive(Debug)]
@@ -41,6 +44,8 @@ pub struct Terms {
     pub rules: Rules,
     /// How connections are ended.
     pub closing: Policy,
+    /// How it is found out whether both sides are there.
+    pub liveness: Liveness,
     /// Where it is counted.
     pub metrics: Arc<Metrics>,
 }
@@ -69,12 +74,14 @@ impl<C, U> Relay<C, U> {
             Pipe::new(Side::Client, from_client),
             Pipe::new(Side::Upstream, from_upstream),
         ];
+        let watch = Watch::new(terms.liveness);
         let state = State {
             terms,
             handle,
             pipes,
             cause: None,
             restart: None,
+            watch,
             deadline: None,
             overtime: false,
             told: [None; 2],
@@ -126,6 +133,7 @@ where
                 let mut moved = state.poll_restart(cx);
                 moved |= state.pump(Side::Client, client, upstream, cx, work);
                 moved |= state.pump(Side::Upstream, upstream, client, cx, work);
+                moved |= state.poll_liveness(cx);
                 moved |= state.poll_deadline(cx);
                 if let Some(outcome) = state.outcome() {
                     // Best effort: what matters has been written, and the streams are dropped after this.
@@ -152,6 +160,8 @@ struct State {
     cause: Option<Cause>,
     /// The client is to be told of a restart, but not yet.
     restart: Option<Restart>,
+    /// Where the route asks whether both sides are there.
+    watch: Option<Box<Watch>>,
     /// When the closing is cut short.
     deadline: Option<Pin<Box<Sleep>>>,
     /// The deadline has passed once and what could still be said was said.
@@ -173,6 +183,16 @@ impl Drop for State {
 enum Found {
     Violation(Violation),
     Close { code: Option<u16>, passed: bool },
+}
+
+/// What was judged of a window.
+struct Judged {
+    /// Bytes from its front that are released.
+    release: usize,
+    /// Bytes after those that are nobody's: the answer to our Ping.
+    dropped: usize,
+    /// What stopped it.
+    found: Option<Found>,
 }
 
 impl State {
@@ -213,6 +233,9 @@ impl State {
                 }
             }
             moved = true;
+            if let Some(watch) = &mut self.watch {
+                watch.handle_read(from, Instant::now());
+            }
             let pipe = &mut self.pipes[from as usize];
             if pipe.source.closed.is_some() {
                 // §5.5.1: after a Close a side sends nothing more; whatever this is, nobody gets it.
@@ -222,18 +245,20 @@ impl State {
             let passing = pipe.is_passing();
             let found = if chunk.is_empty() {
                 let window = pipe.take_window();
-                let (release, found) = self.judge(from, &window, &mut work.block);
-                self.pipes[from as usize].put_window(window, release, passing);
-                found
+                let judged = self.judge(from, &window, &mut work.block);
+                let pipe = &mut self.pipes[from as usize];
+                pipe.put_window(window, judged.release, judged.dropped, passing);
+                judged.found
             } else {
-                let (release, found) = self.judge(from, chunk, &mut work.block);
-                let (released, window) = chunk.split_at(release);
+                let judged = self.judge(from, chunk, &mut work.block);
+                let (released, window) = chunk.split_at(judged.release);
+                let window = &window[judged.dropped..];
                 let released = if passing { released } else { &[] };
                 let pipe = &mut self.pipes[from as usize];
                 if pipe.forward(released, window, Pin::new(sink), cx).is_err() {
                     self.arm();
                 }
-                found
+                judged.found
             };
             self.execute_order(from);
             self.drain_at_message_end();
@@ -277,8 +302,8 @@ impl State {
         moved
     }
 
-    /// Has the flow judge the window, as far as it goes. How much of it is released, and what stopped it.
-    fn judge(&mut self, from: Side, window: &[u8], block: &mut Block) -> (usize, Option<Found>) {
+    /// Has the flow judge the window, as far as it goes.
+    fn judge(&mut self, from: Side, window: &[u8], block: &mut Block) -> Judged {
         let terms = &*self.terms;
         let client_first = self.is_client_first();
         let pipe = &mut self.pipes[from as usize];
@@ -289,7 +314,7 @@ impl State {
             Sink::Flowing | Sink::Told | Sink::Cut | Sink::Finished => Until::End,
         };
         let mut tally = Tally::default();
-        let mut release = 0;
+        let (mut release, mut dropped) = (0, 0);
         pipe.fresh = false;
         let found = loop {
             let passage =
@@ -327,6 +352,22 @@ impl State {
                     }
                     break Some(Found::Close { code, passed });
                 }
+                Some(Event::Pong { frame_len, payload }) => {
+                    let watch = self.watch.as_mut();
+                    if watch.is_some_and(|watch| watch.handle_pong(&payload)) {
+                        dropped = frame_len;
+                        pipe.fresh = release + dropped < window.len();
+                        break None;
+                    }
+                    if passing {
+                        pipe.flow.release_pong(frame_len, &mut tally);
+                    }
+                    release += frame_len;
+                    if until != Until::End {
+                        pipe.fresh = release < window.len();
+                        break None;
+                    }
+                }
             }
         };
         terms.metrics.compression_memory(pipe.flow.memory_change());
@@ -334,8 +375,13 @@ impl State {
             pipe.count(&tally);
             terms.metrics.passed(from, &tally);
         }
-        (release, found)
+        Judged {
+            release,
+            dropped,
+            found,
+        }
     }
 }
+
 #[cfg(test)]
 mod tests;

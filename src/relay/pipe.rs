@@ -212,8 +212,20 @@ impl Pipe {
         self.buf.split_off(self.ready)
     }
 
-    /// Puts the window back, of which `released` bytes are released, and passed on if `passing`.
-    pub fn put_window(&mut self, mut window: BytesMut, released: usize, passing: bool) {
+    /// Puts the window back, of which `released` bytes are released, and passed on if `passing`; the `dropped` ones after
+    /// them are nobody's.
+    pub fn put_window(
+        &mut self,
+        mut window: BytesMut,
+        released: usize,
+        dropped: usize,
+        passing: bool,
+    ) {
+        if dropped > 0 {
+            let mut rest = window.split_off(released);
+            rest.advance(dropped);
+            window.unsplit(rest);
+        }
         if passing {
             self.ready += released;
         } else {
@@ -232,6 +244,14 @@ impl Pipe {
         self.fresh = false;
     }
 
+    /// Makes a frame of our own ready, after all that is.
+    pub fn insert(&mut self, frame: &[u8]) {
+        let window = self.buf.split_off(self.ready);
+        self.buf.extend_from_slice(frame);
+        self.ready = self.buf.len();
+        self.buf.extend_from_slice(&window);
+    }
+
     /// If the sink was ordered a Close and what it was given ends at a frame boundary, makes the Close ready and tells
     /// its code. If no boundary can come any more, the sink is cut.
     pub fn execute_order(&mut self) -> Option<Option<u16>> {
@@ -239,11 +259,8 @@ impl Pipe {
             return None;
         };
         if self.flow.frame_boundary().is_some() {
-            let code = order.code;
-            let window = self.buf.split_off(self.ready);
-            self.buf.extend_from_slice(order.frame.as_bytes());
-            self.ready = self.buf.len();
-            self.buf.extend_from_slice(&window);
+            let (code, frame) = (order.code, order.frame);
+            self.insert(frame.as_bytes());
             self.sink = Sink::Told;
             return Some(code);
         }
