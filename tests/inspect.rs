@@ -1047,7 +1047,7 @@ fn all_passes_from(side: Side, rules: &Rules, sent: &[Frame], kinds: &[Kind]) {
         let told: Vec<Kind> = (played.events.iter())
             .map(|(_, event)| match event {
                 Event::Violation(violation) => violation.kind,
-                Event::Close { .. } => panic!("{event:?}"),
+                Event::Close { .. } | Event::Pong { .. } => panic!("{event:?}"),
             })
             .collect();
         assert_eq!(told, kinds);

@@ -93,6 +93,32 @@ impl Watch {
         is_ours
     }
 
+    /// The timer went off: who is to be sent a Ping, who is gone, and when to look again.
+    fn look(&mut self, now: Instant) -> Option<Cause> {
+        let Liveness {
+            ping_interval,
+            pong_timeout,
+            idle_timeout,
+        } = self.settings;
+        if !idle_timeout.is_zero() && self.active[0] + idle_timeout <= now {
+            return Some(Cause::Idle);
+        }
+        for side in [Side::Client, Side::Upstream] {
+            let interval = ping_interval[side as usize];
+            let pulse = &mut self.sides[side as usize];
+            match pulse.pinged {
+                Some(at) if at + pong_timeout <= now => {
+                    return Some(Cause::Vanished { by: side });
+                }
+                Some(_) => {}
+                None => pulse.due |= !interval.is_zero() && pulse.heard + interval <= now,
+            }
+        }
+        let next = self.next();
+        self.timer.as_mut().reset(next);
+        None
+    }
+
     /// When something may have to be done next.
     fn next(&self) -> Instant {
         let Liveness {
@@ -119,62 +145,30 @@ impl Watch {
 impl State {
     /// Sends Pings that are due, and ends the connection where nobody answers. Whether anything happened.
     pub(super) fn poll_liveness(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.cause.is_some() || self.watch.is_none() {
+        if self.cause.is_some() {
             return false;
         }
         let mut moved = self.send_pings();
-        let Some(watch) = &mut self.watch else {
-            return moved;
-        };
-        let mut gone = None;
-        while watch.timer.as_mut().poll(cx).is_ready() {
-            let now = Instant::now();
-            let Liveness {
-                ping_interval,
-                pong_timeout,
-                idle_timeout,
-            } = watch.settings;
-            if !idle_timeout.is_zero() && watch.active[0] + idle_timeout <= now {
-                gone = Some(Cause::Idle);
-                break;
-            }
-            for side in [Side::Client, Side::Upstream] {
-                let (pulse, interval) = (
-                    &mut watch.sides[side as usize],
-                    ping_interval[side as usize],
-                );
-                match pulse.pinged {
-                    Some(at) if at + pong_timeout <= now => {
-                        gone = gone.or(Some(Cause::Vanished { by: side }));
-                    }
-                    Some(_) => {}
-                    None => {
-                        pulse.due |= !interval.is_zero() && pulse.heard + interval <= now;
-                    }
+        // A timer that is set anew has to be asked again, or it wakes nobody.
+        while let Some(watch) = &mut self.watch
+            && watch.timer.as_mut().poll(cx).is_ready()
+        {
+            match watch.look(Instant::now()) {
+                None => {}
+                Some(Cause::Vanished { by }) => {
+                    let (route, side) = (self.terms.route.as_str(), by.label());
+                    tracing::debug!(route, side, "side is gone: it answers no Ping");
+                    self.handle_end(by);
+                    return true;
+                }
+                Some(cause) => {
+                    self.end(cause);
+                    return true;
                 }
             }
-            if gone.is_some() {
-                break;
-            }
             moved |= self.send_pings();
-            let Some(watch) = &mut self.watch else { break };
-            let next = watch.next();
-            watch.timer.as_mut().reset(next);
-            return self.poll_liveness(cx) || moved;
         }
-        match gone {
-            None => moved,
-            Some(Cause::Vanished { by }) => {
-                let (route, side) = (self.terms.route.as_str(), by.label());
-                tracing::debug!(route, side, "side is gone: it answers no Ping");
-                self.handle_end(by);
-                true
-            }
-            Some(cause) => {
-                self.end(cause);
-                true
-            }
-        }
+        moved
     }
 
     /// To each side that is due, where what it was sent ends with a frame and is all written.

@@ -126,6 +126,7 @@ pub fn play_with(
                     assert_eq!(flow.released(), (taken + frame_len) as u64);
                 }
                 Event::Close { .. } => played.close_after = Some(taken),
+                Event::Pong { .. } => panic!("nobody watches for Pongs here"),
             }
             let ends = matches!(event, Event::Close { .. });
             played.events.push((fed, event));
