@@ -109,6 +109,17 @@ pub struct ServerFigures {
     pub connections: usize,
 }
 
+/// How long a certificate is good.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Days {
+    /// The listener or upstream that presents it.
+    pub used_by: String,
+    /// Its file.
+    pub certificate: String,
+    /// Less than none where it has run out.
+    pub left: i64,
+}
+
 /// Whose Close it is that a side is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Initiator {
@@ -148,7 +159,9 @@ pub struct Metrics {
     reconnects: HistogramVec,
     server_state: IntGaugeVec,
     server_connections: IntGaugeVec,
+    certificate_days_left: IntGaugeVec,
     reloads: IntCounterVec,
+    tls_failures: IntCounterVec,
     violations: IntCounterVec,
     closes: IntCounterVec,
     compression_memory: IntGauge,
@@ -212,6 +225,11 @@ impl Metrics {
             "wsgate_reloads_total",
             "Reloads of the configuration by whether it was taken.",
             &["result"],
+        );
+        let tls_failures = counter(
+            "wsgate_tls_handshake_failures_total",
+            "Connections of clients that ended in their TLS handshake, by listener.",
+            &["listener"],
         );
         let violations = counter(
             "wsgate_violations_total",
@@ -289,6 +307,11 @@ impl Metrics {
             "WebSocket connections to a server.",
             &["upstream", "server"],
         );
+        let certificate_days_left = gauges(
+            "wsgate_certificate_days_left",
+            "Days until a certificate that is in force runs out.",
+            &["used_by", "certificate"],
+        );
         let opts = HistogramOpts::new(
             "wsgate_reconnect_seconds",
             "From telling a client to reconnect to the upgrade that replaces its connection, matched in aggregate.",
@@ -357,7 +380,9 @@ impl Metrics {
             reconnects,
             server_state,
             server_connections,
+            certificate_days_left,
             reloads,
+            tls_failures,
             violations,
             closes,
             compression_memory,
@@ -436,6 +461,21 @@ impl Metrics {
     pub fn reload(&self, taken: bool) {
         let result = if taken { "ok" } else { "failed" };
         self.reloads.with_label_values(&[result]).inc();
+    }
+
+    /// A client's connection ended in its TLS handshake.
+    pub fn tls_failed(&self, listener: &str) {
+        self.tls_failures.with_label_values(&[listener]).inc();
+    }
+
+    /// How long the certificates are good that are in force now.
+    pub fn certificates(&self, all: &[Days]) {
+        self.certificate_days_left.reset();
+        for days in all {
+            self.certificate_days_left
+                .with_label_values(&[&days.used_by, &days.certificate])
+                .set(days.left);
+        }
     }
 
     /// How all servers stand now; those that are not among them are forgotten.
