@@ -162,6 +162,7 @@ pub struct Metrics {
     certificate_days_left: IntGaugeVec,
     reloads: IntCounterVec,
     tls_failures: IntCounterVec,
+    exhausted: IntCounterVec,
     violations: IntCounterVec,
     closes: IntCounterVec,
     compression_memory: IntGauge,
@@ -230,6 +231,11 @@ impl Metrics {
             "wsgate_tls_handshake_failures_total",
             "Connections of clients that ended in their TLS handshake, by listener.",
             &["listener"],
+        );
+        let exhausted = counter(
+            "wsgate_exhausted_total",
+            "Attempts at another connection, of a client or to a server, for which the system had no resource left.",
+            &["resource"],
         );
         let violations = counter(
             "wsgate_violations_total",
@@ -383,6 +389,7 @@ impl Metrics {
             certificate_days_left,
             reloads,
             tls_failures,
+            exhausted,
             violations,
             closes,
             compression_memory,
@@ -466,6 +473,11 @@ impl Metrics {
     /// A client's connection ended in its TLS handshake.
     pub fn tls_failed(&self, listener: &str) {
         self.tls_failures.with_label_values(&[listener]).inc();
+    }
+
+    /// There was no more of a resource of the system for a connection.
+    pub fn exhausted(&self, resource: &'static str) {
+        self.exhausted.with_label_values(&[resource]).inc();
     }
 
     /// How long the certificates are good that are in force now.

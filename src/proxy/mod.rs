@@ -26,6 +26,7 @@ mod upstream;
 pub use checks::Checks;
 pub use discovery::Discovery;
 pub use router::Router;
+pub use socket::{Shortage, Socket};
 pub use table::Table;
 pub use upstream::{Departing, Departure, Pool, Pools, Server, State};
 

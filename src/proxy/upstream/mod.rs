@@ -14,7 +14,7 @@ pub use pools::{Departure, Pools};
 pub use server::{Occupied, Server, Standing, State};
 
 use super::settings::{Address, Balance, Upstream};
-use super::socket::Socket;
+use super::socket::{Shortage, Socket};
 use super::tunnel;
 use crate::metrics::{HoldEnd, Metrics};
 use balance::{Ring, Turns};
@@ -107,6 +107,8 @@ pub(super) struct Unreachable {
     pub timed_out: bool,
     /// None was tried: none takes connections.
     pub none_taking: bool,
+    /// There was no descriptor or memory for another connection.
+    pub exhausted: bool,
 }
 
 impl Pool {
@@ -205,7 +207,7 @@ impl Pool {
         let mut held = None;
         loop {
             let changed = self.changed.notified();
-            match self.connect_now(key).await {
+            match self.connect_now(key, metrics).await {
                 Err(unreachable) if unreachable.none_taking => {
                     held.get_or_insert_with(|| metrics.hold(&self.name));
                     // A place that becomes free, or a pause that ends, is told to nobody.
@@ -227,10 +229,15 @@ impl Pool {
         }
     }
 
-    async fn connect_now(&self, key: Option<&[u8]>) -> Result<(Socket, Occupied), Unreachable> {
+    async fn connect_now(
+        &self,
+        key: Option<&[u8]>,
+        metrics: &Metrics,
+    ) -> Result<(Socket, Occupied), Unreachable> {
         let mut unreachable = Unreachable {
             timed_out: false,
             none_taking: true,
+            exhausted: false,
         };
         let upstream = self.name.as_str();
         let members = self.members();
@@ -249,6 +256,12 @@ impl Pool {
             match timeout(after, opening).await {
                 Ok(Ok(socket)) => return Ok((socket, occupied)),
                 Ok(Err(error)) => {
+                    if let Some(shortage) = Shortage::of(&error) {
+                        // No server's fault, and no other server could be reached either.
+                        shortage.report(metrics, &error);
+                        unreachable.exhausted = true;
+                        return Err(unreachable);
+                    }
                     tracing::warn!(upstream, server = %address, %error, "server cannot be reached");
                     unreachable.timed_out = false;
                 }
