@@ -453,7 +453,10 @@ struct Connection {
 }
 
 impl Connection {
-    /// A block, not an `async fn`: that would keep a second place for each of its arguments, in every idle connection.
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "an async fn keeps a second place for each of its arguments, in every idle connection"
+    )]
     fn run(
         self,
         mut relay: Relay<Stream, Socket>,
@@ -561,7 +564,7 @@ mod tests {
         ];
         let all: usize = parts.iter().sum();
         assert!(size(Connection::run) <= all + 16, "{parts:?}");
-        assert!(all <= 640, "{parts:?}");
+        assert!(all <= 656, "{parts:?}");
     }
 
     /// A sender that never pauses must not be read past the relay's back-pressure.
