@@ -5,40 +5,14 @@ returns when it gets connections again, `settle()`, which returns when nothing t
 more, and `stop()`. A server is known by its address. All waits are bounded.
 """
 
-import os
 import pathlib
 import re
-import shutil
-import signal
 import socket
 import subprocess
 import time
 
+from programs import PATIENCE, Process, answers, find, free_port, wait_until
 from rig import gate
-
-PATIENCE = 120
-"""Seconds until something awaited counts as never coming."""
-
-
-def find(program):
-    """Where a program is; Debian keeps these in a directory that is not on everybody's path."""
-    return shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
-
-
-def version(program, *arguments):
-    """The first line that a program says about its version."""
-    done = subprocess.run([program, *arguments], capture_output=True, text=True, check=True, timeout=PATIENCE)
-    return (done.stdout + done.stderr).splitlines()[0]
-
-
-def wait_until(condition, what, within=PATIENCE):
-    """Polls until the condition holds."""
-    deadline = time.monotonic() + within
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"waited {within} s for {what}")
-        time.sleep(0.05)
-
 
 def wait_at_most(seconds, condition):
     """What a script does that does not want to wait for ever: until the condition holds, or this long."""
@@ -48,53 +22,11 @@ def wait_at_most(seconds, condition):
         pass
 
 
-def free_port():
-    """A port that nobody has now: neither nginx nor HAProxy says which one it got for port 0."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def answers(port):
-    """Whether somebody listens there."""
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
 def run(*command):
     """A command that has to go well."""
     done = subprocess.run(command, timeout=PATIENCE, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if done.returncode != 0:
         raise RuntimeError(f"{command} ended with status {done.returncode}: {done.stdout}{done.stderr}")
-
-
-class Process:
-    """A proxy in the foreground, which writes its log to a file."""
-
-    def __init__(self, directory, *command):
-        self.log = pathlib.Path(directory) / "log"
-        with open(self.log, "ab") as log:
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        self.pid = self._process.pid
-
-    def runs(self):
-        """Whether it has not ended."""
-        return self._process.poll() is None
-
-    def start(self, ready):
-        """Waits until it is ready."""
-        wait_until(lambda: ready() or not self.runs(), "the proxy to start")
-        if not self.runs():
-            raise RuntimeError(f"the proxy ended at its start: {self.log.read_text()}")
-
-    def stop(self):
-        """Ends it at once; SIGTERM is that to nginx and to HAProxy."""
-        self._process.send_signal(signal.SIGTERM)
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
 
 
 class Wsgate:

@@ -33,8 +33,9 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 os.environ.setdefault("WSGATE_BIN", "target/release/wsgate")
-sys.path[:0] = [str(ROOT / "tests/e2e")]
+sys.path[:0] = [str(ROOT / "tests/e2e"), str(ROOT / "benches")]
 
+import programs  # noqa: E402
 import proxies  # noqa: E402
 from rig import crowd, gate  # noqa: E402
 
@@ -113,10 +114,10 @@ def measure(proxy_class, end, options):
             proxy.let_back(server.address)
         script_ended = time.monotonic()
         proxy.settle()
-        clients.wait_for(lambda: clients.open == clients.size, "all to be back", proxies.PATIENCE)
+        clients.wait_for(lambda: clients.open == clients.size, "all to be back", programs.PATIENCE)
         # Whatever still happens to them belongs to the deploy as well.
         time.sleep(WARM_UP)
-        clients.wait_for(lambda: clients.open == clients.size, "all to be back", proxies.PATIENCE)
+        clients.wait_for(lambda: clients.open == clients.size, "all to be back", programs.PATIENCE)
         clients.fall_silent(*servers)
 
         arrived = clients.lost(*servers)
@@ -172,15 +173,15 @@ def about_this_run(options):
         "wait": options.wait,
         "boot": options.boot,
         "untold": options.untold,
-        "wsgate": proxies.version(gate.BINARY, "--version"),
-        "nginx": proxies.version(proxies.find("nginx"), "-v").removeprefix("nginx version: "),
-        "haproxy": proxies.version(proxies.find("haproxy"), "-v").partition("-")[0],
+        "wsgate": programs.version(gate.BINARY, "--version"),
+        "nginx": programs.version(programs.find("nginx"), "-v").removeprefix("nginx version: "),
+        "haproxy": programs.version(programs.find("haproxy"), "-v").partition("-")[0],
     }
 
 
 def install_missing():
     """nginx and HAProxy, as `tests/run.sh` installs what it needs."""
-    missing = [program for program in ("nginx", "haproxy") if proxies.find(program) is None]
+    missing = [program for program in ("nginx", "haproxy") if programs.find(program) is None]
     if missing:
         as_root = [] if os.getuid() == 0 else ["sudo"]
         subprocess.run([*as_root, "apt-get", "update", "-qq"], check=True, stdout=sys.stderr)

@@ -1,0 +1,296 @@
+"""The proxies that are compared: each with one worker, no access log, keep-alive, and all time-outs long.
+
+Each is a process on a core of its own in front of one server; `process` is it, `url` where it listens. wsgate is there
+twice: as it comes, inspecting everything, and with `inspect = false` on the route.
+"""
+
+import http.client
+import os
+import pathlib
+import subprocess
+
+from programs import Process, find, free_port, version
+
+CORE = "0"
+"""Where the proxy runs; load and server have the other core."""
+
+
+def passes(port):
+    """Whether the server answers through it: it has a word of its own for a request that asks for nothing."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", "/")
+        return connection.getresponse().status == 400
+    except OSError:
+        return False
+    finally:
+        connection.close()
+
+
+class Tunnel:
+    """A program with a file of configuration. `{port}`, `{server}` (with `{host}` and its `{server_port}`) and
+    `{directory}` are filled in; a brace that is meant is doubled."""
+
+    title = program = file = text = ""
+    more = {}
+    arguments = ()
+    says_version = ("--version",)
+
+    def __init__(self, directory, server, binaries):
+        host, server_port = server.rsplit(":", 1)
+        port = free_port()
+        self.url = f"127.0.0.1:{port}"
+        file = pathlib.Path(directory, self.file)
+        values = {"directory": directory, "file": file, "port": port, "admin": free_port()}
+        values |= {"server": server, "host": host, "server_port": server_port}
+        for name, text in ({self.file: self.text} | self.more).items():
+            pathlib.Path(directory, name).write_text(text.format(**values))
+        arguments = [argument.format(**values) for argument in self.arguments]
+        self._process = Process(directory, "taskset", "-c", CORE, self.path(binaries), *arguments)
+        self._process.start(lambda: passes(port))
+        self.pid = self._process.pid
+
+    @classmethod
+    def path(cls, binaries):
+        return find(cls.program) or str(binaries / cls.program)
+
+    @classmethod
+    def version(cls, binaries):
+        return version(cls.path(binaries), *cls.says_version)
+
+    def stop(self):
+        self._process.stop()
+
+
+class Wsgate(Tunnel):
+    """All settings are the defaults but for the line that the log has of each connection."""
+
+    title = "wsgate"
+    program = "wsgate"
+    file = "wsgate.toml"
+    arguments = ("run", "--config", "{file}")
+    text = """\
+threads = 1
+[log]
+level = "warn"
+[admin]
+listen = "127.0.0.1:{admin}"
+[[listener]]
+listen = "127.0.0.1:{port}"
+[upstream.main]
+servers = ["{server}"]
+[[route]]
+name = "main"
+upstream = "main"
+"""
+
+    @classmethod
+    def path(cls, binaries):
+        return os.environ["WSGATE_BIN"]
+
+
+class WsgateBlind(Wsgate):
+    title = "wsgate, `inspect = false`"
+    text = Wsgate.text + "inspect = false\n"
+
+
+class Nginx(Tunnel):
+    title = "nginx"
+    program = "nginx"
+    file = "nginx.conf"
+    arguments = ("-p", "{directory}", "-c", "{file}", "-e", "stderr", "-g", "daemon off;")
+    says_version = ("-v",)
+    buffers = ""
+    text = """\
+pid {directory}/pid;
+worker_processes 1;
+worker_rlimit_nofile 20000;
+events {{ worker_connections 16384; }}
+http {{
+    access_log off;
+    client_body_temp_path {directory}/body;
+    proxy_temp_path {directory}/proxy;
+    fastcgi_temp_path {directory}/fastcgi;
+    uwsgi_temp_path {directory}/uwsgi;
+    scgi_temp_path {directory}/scgi;
+    upstream main {{ server {server}; keepalive 64; }}
+    server {{
+        listen 127.0.0.1:{port} backlog=4096;
+        location / {{
+            proxy_pass http://main;
+            proxy_http_version 1.1;
+            proxy_set_header Host $host;
+            proxy_set_header Upgrade $http_upgrade;
+            proxy_set_header Connection upgrade;
+            proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+            proxy_read_timeout 1h;
+            proxy_send_timeout 1h;
+            BUFFERS
+        }}
+    }}
+}}
+"""
+
+
+class NginxLarge(Nginx):
+    """With room for 64 KiB at once."""
+
+    title = "nginx, `proxy_buffer_size 64k`"
+
+
+Nginx.text, NginxLarge.text = (
+    Nginx.text.replace("BUFFERS", buffers)
+    for buffers in ("", "proxy_buffer_size 64k; proxy_buffers 8 64k; proxy_busy_buffers_size 128k;")
+)
+
+
+class Haproxy(Tunnel):
+    title = "HAProxy"
+    program = "haproxy"
+    file = "haproxy.cfg"
+    arguments = ("-db", "-f", "{file}")
+    says_version = ("-v",)
+    text = """\
+global
+    nbthread 1
+    maxconn 9000
+defaults
+    mode http
+    timeout connect 5s
+    timeout client 1h
+    timeout server 1h
+    timeout http-request 10s
+    timeout tunnel 1h
+    option forwardfor
+frontend main
+    bind 127.0.0.1:{port} backlog 4096
+    default_backend be
+backend be
+    server one {server}
+"""
+
+
+class Envoy(Tunnel):
+    title = "Envoy"
+    program = "envoy"
+    file = "envoy.yaml"
+    arguments = ("-c", "{file}", "--concurrency", "1", "--log-level", "warn", "--disable-hot-restart")
+    text = """\
+static_resources:
+  listeners:
+  - address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }}
+    tcp_backlog_size: 4096
+    filter_chains:
+    - filters:
+      - name: envoy.filters.network.http_connection_manager
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: main
+          stream_idle_timeout: 3600s
+          use_remote_address: true
+          upgrade_configs: [{{ upgrade_type: websocket }}]
+          route_config:
+            virtual_hosts:
+            - name: main
+              domains: ["*"]
+              routes: [{{ match: {{ prefix: "/" }}, route: {{ cluster: main, timeout: 0s }} }}]
+          http_filters:
+          - name: envoy.filters.http.router
+            typed_config:
+              "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router
+  clusters:
+  - name: main
+    type: STATIC
+    connect_timeout: 5s
+    circuit_breakers:
+      thresholds: [{{ max_connections: 60000, max_requests: 60000, max_pending_requests: 60000 }}]
+    load_assignment:
+      cluster_name: main
+      endpoints:
+      - lb_endpoints:
+        - endpoint:
+            address: {{ socket_address: {{ address: {host}, port_value: {server_port} }} }}
+"""
+
+
+class Caddy(Tunnel):
+    title = "Caddy"
+    program = "caddy"
+    file = "Caddyfile"
+    arguments = ("run", "--config", "{file}", "--adapter", "caddyfile")
+    says_version = ("version",)
+    text = """\
+{{
+    admin off
+    auto_https off
+    persist_config off
+}}
+http://:{port} {{
+    bind 127.0.0.1
+    reverse_proxy {server}
+}}
+"""
+
+
+class Traefik(Tunnel):
+    title = "Traefik"
+    program = "traefik"
+    file = "traefik.toml"
+    arguments = ("--configFile={file}",)
+    says_version = ("version",)
+    text = """\
+[global]
+checkNewVersion = false
+sendAnonymousUsage = false
+[log]
+level = "WARN"
+[entryPoints.main]
+address = "127.0.0.1:{port}"
+[providers.file]
+filename = "{directory}/routes.toml"
+"""
+    more = {
+        "routes.toml": """\
+[http.routers.main]
+rule = "PathPrefix(`/`)"
+service = "main"
+[http.services.main.loadBalancer]
+[[http.services.main.loadBalancer.servers]]
+url = "http://{server}"
+"""
+    }
+
+    @classmethod
+    def version(cls, binaries):
+        done = subprocess.run([cls.path(binaries), "version"], capture_output=True, text=True, check=True, timeout=60)
+        return "Traefik " + done.stdout.split("Version:")[1].split()[0]
+
+
+class Direct:
+    """Nobody in between: what load and server can do."""
+
+    title = "(none)"
+    pid = None
+
+    def __init__(self, directory, server, binaries):
+        self.url = server
+
+    @classmethod
+    def version(cls, binaries):
+        return ""
+
+    def stop(self):
+        pass
+
+
+ALL = {
+    "wsgate": Wsgate,
+    "wsgate-blind": WsgateBlind,
+    "nginx": Nginx,
+    "nginx-64k": NginxLarge,
+    "haproxy": Haproxy,
+    "envoy": Envoy,
+    "caddy": Caddy,
+    "traefik": Traefik,
+    "direct": Direct,
+}
