@@ -833,6 +833,7 @@ fn observing_lets_everything_pass_and_tells_each_kind_once() {
         max_message_size: 500,
         max_fragments: 2,
         hold: 50,
+        ..Rules::default()
     };
     let long_text = [&[b'a'; 60][..], b"\xFF", &[b'b'; 60]].concat();
     let mut bad: Vec<(Frame, &[Kind])> = vec![
@@ -891,6 +892,43 @@ fn observing_lets_everything_pass_and_tells_each_kind_once() {
         frame(CLOSE, "x"),
     ];
     all_passes(&rules, &lost, &[Kind::LengthTopBit, Kind::FrameTooBig][..1]);
+}
+
+/// What messages hold is nobody's concern then; that they are messages still is.
+#[test]
+fn without_inspection_frames_are_held_to_the_protocol() {
+    let rules = Rules {
+        inspect: false,
+        max_message_size: 500,
+        ..Rules::default()
+    };
+    let bad = frame(TEXT, b"\xFF");
+    let cut = [frame(TEXT_START, b"\xC3"), frame(LAST, b"\x28")];
+    // Compressed, and nothing that inflates.
+    let opaque = frame(TEXT | 0x40, b"\xFF\xFF\xFF");
+    let lost = Kind::ContinuationWithoutStart;
+    for (sent, passes, want) in [
+        (vec![bad.clone(), cut[0].clone(), cut[1].clone()], 3, None),
+        (vec![opaque.clone(), bad.clone(), opaque], 3, None),
+        (vec![bad, frame(LAST, "a")], 1, Some(lost)),
+        (vec![frame(TEXT, [b'a'; 501])], 0, Some(Kind::MessageTooBig)),
+    ] {
+        for side in SIDES {
+            let deflate = Some(wsgate::frame::deflate::Terms::default());
+            let sender = drive::Sender { side, deflate };
+            let (stream, starts) = written(side, &sent);
+            let mut rng = StdRng::seed_from_u64(drive::seed());
+            for cuts in cuts_of(stream.len(), &mut rng) {
+                let played = drive::play(sender, &rules, &stream, &cuts);
+                let kinds = played.events.iter().map(|(_, event)| match event {
+                    Event::Violation(violation) => Some(violation.kind),
+                    Event::Close { .. } | Event::Pong { .. } => None,
+                });
+                assert_eq!(kinds.collect::<Vec<_>>(), want.map(Some).as_slice());
+                assert_eq!(played.passed, starts[passes], "{sent:?}");
+            }
+        }
+    }
 }
 
 /// Observing, a wrong Close is told of and is a Close all the same.

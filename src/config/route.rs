@@ -136,6 +136,7 @@ impl Reader<'_> {
                 Some(written::Mode::Enforce) => Mode::Enforce,
                 Some(written::Mode::Observe) => Mode::Observe,
             },
+            inspect: written.inspect.unwrap_or(rules.inspect),
             max_frame_size: self.size(
                 written.max_frame_size,
                 rules.max_frame_size,

@@ -262,6 +262,7 @@ pub(super) struct Route {
     pub max_age: Option<Wait>,
     pub max_connections: Option<Spanned<i64>>,
     pub mode: Option<Mode>,
+    pub inspect: Option<bool>,
     pub max_frame_size: Option<Spanned<Size>>,
     pub max_message_size: Option<Spanned<Size>>,
     pub max_fragments: Option<Spanned<i64>>,

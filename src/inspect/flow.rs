@@ -512,7 +512,7 @@ impl Flow {
         };
         if is_data {
             let mut message =
-                message.unwrap_or_else(|| self.begin_message(first, begins, compressed));
+                message.unwrap_or_else(|| self.begin_message(rules, first, begins, compressed));
             message.announced = message.announced.saturating_add(len.value);
             message.fragments = message.fragments.saturating_add(1);
             self.message = Some(message);
@@ -536,8 +536,15 @@ impl Flow {
     }
 
     /// What is to be known of a message that this frame begins.
-    fn begin_message(&mut self, first: First, begins: bool, compressed: bool) -> MessageState {
+    fn begin_message(
+        &mut self,
+        rules: &Rules,
+        first: First,
+        begins: bool,
+        compressed: bool,
+    ) -> MessageState {
         let form = match &mut self.inflation {
+            _ if !rules.inspect && first.rsv() != 0 => Form::Opaque,
             _ if first.rsv() == 0 && !begins => Form::Plain,
             None if first.rsv() == 0 => Form::Plain,
             None => Form::Opaque,
@@ -558,7 +565,7 @@ impl Flow {
             text,
             form,
             content: Content {
-                judged: text && form != Form::Opaque && self.stopped.is_none(),
+                judged: text && rules.inspect && form != Form::Opaque && self.stopped.is_none(),
                 utf8: Utf8::new(),
                 len: 0,
             },

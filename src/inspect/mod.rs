@@ -62,6 +62,9 @@ pub enum Mode {
 pub struct Rules {
     /// Enforce or observe.
     pub mode: Mode,
+    /// Look at what messages hold: that text is UTF-8, and what compressed ones inflate to. If not, frames alone are held
+    /// to the protocol and to the limits, a compressed message by its size on the wire.
+    pub inspect: bool,
     /// Largest payload of one frame; a longer one is 1009 as soon as its header is read.
     pub max_frame_size: u64,
     /// Largest message, all its fragments together, inflated where it is compressed; 1009.
@@ -76,6 +79,7 @@ impl Default for Rules {
     fn default() -> Self {
         Rules {
             mode: Mode::Enforce,
+            inspect: true,
             max_frame_size: 16 << 20,
             max_message_size: 16 << 20,
             max_fragments: 1024,
