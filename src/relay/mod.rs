@@ -323,7 +323,9 @@ impl State {
             release += passage.release;
             match passage.event {
                 None => {
-                    pipe.fresh = until != Until::End && release < window.len();
+                    // Without progress it is the end that is not there yet: only more of it would tell more.
+                    let is_at_end = until != Until::End && passage.release > 0;
+                    pipe.fresh = is_at_end && release < window.len();
                     break None;
                 }
                 Some(Event::Violation(violation)) => {

@@ -576,6 +576,41 @@ async fn what_came_with_the_handshake_is_not_lost() {
     relay.abort();
 }
 
+/// What is held back while the end of a frame or a message is waited for is looked at again when more of it has come, and
+/// not before: a relay that looks for ever moves nothing else of its thread.
+#[tokio::test(start_paused = true)]
+async fn waiting_for_an_end_is_no_work() {
+    // A drain waits for the end of the message; the last frame of it is held, and half of it is there.
+    let mut world = World::new(terms(Rules::default()));
+    world
+        .send(Side::Upstream, &frame(Side::Upstream, 0x01, b"first "))
+        .await;
+    world.receive(Side::Client, 8).await;
+    let last = frame(Side::Upstream, 0x80, b"last");
+    world.handle.drain("operator");
+    world.send(Side::Upstream, &last[..4]).await;
+    quiet().await;
+    world.send(Side::Upstream, &last[4..]).await;
+    world.receive(Side::Client, last.len()).await;
+    let (client, _, _) = world.wind_up().await;
+    assert_eq!(client.code(), Some(1012));
+
+    // A Close waits for the end of a text frame that passes in chunks; the last chunk ends inside a code point.
+    let text = frame(Side::Client, 0x81, "ä".repeat(40_000).as_bytes());
+    let mut world = World::new(terms(Rules::default()));
+    world.send(Side::Client, &text[..70_001]).await;
+    world.receive(Side::Upstream, 70_000).await;
+    world
+        .send(Side::Upstream, &frame(Side::Upstream, 0xc1, b"x"))
+        .await;
+    quiet().await;
+    world.send(Side::Client, &text[70_001..75_001]).await;
+    quiet().await;
+    world.send(Side::Client, &text[75_001..]).await;
+    let (_, upstream, _) = world.wind_up().await;
+    assert_eq!(upstream.code(), Some(1002));
+}
+
 #[tokio::test(start_paused = true)]
 async fn observing_passes_everything_and_counts_it() {
     let rules = Rules {
