@@ -228,6 +228,14 @@ pub(super) struct Route {
     pub compression: Option<Compression>,
     pub context_takeover: Option<bool>,
     pub max_window_bits: Option<Spanned<i64>>,
+    pub client_message_rate: Option<Spanned<i64>>,
+    pub client_byte_rate: Option<Spanned<Size>>,
+    pub client_control_rate: Option<Spanned<i64>>,
+    pub upstream_message_rate: Option<Spanned<i64>>,
+    pub upstream_byte_rate: Option<Spanned<Size>>,
+    pub upstream_control_rate: Option<Spanned<i64>>,
+    pub rate_burst: Option<Time>,
+    pub beyond_rate: Option<BeyondRate>,
     pub ping_interval: Option<Wait>,
     pub upstream_ping_interval: Option<Wait>,
     pub pong_timeout: Option<Time>,
@@ -253,6 +261,13 @@ pub(super) enum Mode {
 pub(super) enum Compression {
     Inspect,
     Off,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum BeyondRate {
+    Close,
+    Delay,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]

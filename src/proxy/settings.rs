@@ -3,7 +3,7 @@
 use crate::deploy::Thresholds;
 use crate::handshake::Compression;
 use crate::inspect::{Rules, closing};
-use crate::relay::Liveness;
+use crate::relay::{Limits, Liveness};
 use ipnet::IpNet;
 use std::fmt;
 use std::net::SocketAddr;
@@ -301,6 +301,8 @@ pub struct Route {
     pub closing: closing::Policy,
     /// How it is found out whether both sides are there.
     pub liveness: Liveness,
+    /// How much both sides may send.
+    pub limits: Limits,
 }
 
 /// Whom a route serves.

@@ -66,6 +66,7 @@ impl Table {
                 rules: route.rules,
                 closing: route.closing.clone(),
                 liveness: route.liveness,
+                limits: route.limits,
                 metrics: metrics.clone(),
             };
             let known = before.and_then(|table| table.named(&route.name));

@@ -10,21 +10,25 @@
 
 mod ending;
 mod handle;
+mod limits;
 mod liveness;
 mod outcome;
 mod pipe;
 
 pub use handle::Handle;
+pub use limits::{Beyond, Limits, Rates};
 pub use liveness::Liveness;
 pub use outcome::Outcome;
 pub use pipe::Passed;
 
 use crate::handshake::Deflate;
 use crate::inspect::closing::Cause;
-use crate::inspect::{Block, Event, Mode, Rules, Side, Tally, Until, Violation, closing::Policy};
+use crate::inspect::closing::Policy;
+use crate::inspect::{Block, Event, Mode, Passage, Rules, Side, Tally, Until, Violation};
 use crate::metrics::Metrics;
 use bytes::BytesMut;
 use ending::Restart;
+use limits::{Gauge, Meter, Verdict};
 use liveness::Watch;
 use pipe::{CHUNK, Pipe, Sink};
 use std::cell::RefCell;
@@ -46,6 +50,8 @@ pub struct Terms {
     pub closing: Policy,
     /// How it is found out whether both sides are there.
     pub liveness: Liveness,
+    /// How much they may send.
+    pub limits: Limits,
     /// Where it is counted.
     pub metrics: Arc<Metrics>,
 }
@@ -70,6 +76,7 @@ impl<C, U> Relay<C, U> {
         upstream: U,
         from_upstream: BytesMut,
     ) -> Self {
+        let meter = Meter::new(&terms.limits, [from_client.len(), from_upstream.len()]);
         let pipes = [
             Pipe::new(Side::Client, from_client),
             Pipe::new(Side::Upstream, from_upstream),
@@ -82,6 +89,7 @@ impl<C, U> Relay<C, U> {
             cause: None,
             restart: None,
             watch,
+            meter,
             deadline: None,
             overtime: false,
             told: [None; 2],
@@ -134,6 +142,7 @@ where
                 moved |= state.pump(Side::Client, client, upstream, cx, work);
                 moved |= state.pump(Side::Upstream, upstream, client, cx, work);
                 moved |= state.poll_liveness(cx);
+                moved |= state.poll_limits(cx);
                 moved |= state.poll_deadline(cx);
                 if let Some(outcome) = state.outcome() {
                     // Best effort: what matters has been written, and the streams are dropped after this.
@@ -162,6 +171,8 @@ struct State {
     restart: Option<Restart>,
     /// Where the route asks whether both sides are there.
     watch: Option<Box<Watch>>,
+    /// Where the route limits how much they may send.
+    meter: Option<Box<Meter>>,
     /// When the closing is cut short.
     deadline: Option<Pin<Box<Sleep>>>,
     /// The deadline has passed once and what could still be said was said.
@@ -212,16 +223,21 @@ impl State {
             if pipe.source.ended
                 || (pipe.is_passing() && !pipe.is_flushed())
                 || self.is_absorbed(from)
+                || self.is_slowed(from)
             {
                 return moved;
             }
-            let pipe = &mut self.pipes[from as usize];
             let mut chunk: &[u8] = &[];
-            if !pipe.fresh {
+            if !self.pipes[from as usize].fresh {
+                let most = self.most(from);
+                let pipe = &mut self.pipes[from as usize];
                 let was_empty = pipe.is_empty();
-                match pipe.poll_fill(Pin::new(source), cx, &mut work.scratch) {
+                match pipe.poll_fill(Pin::new(source), cx, &mut work.scratch, most) {
                     Poll::Pending => return moved,
                     Poll::Ready(Ok(n)) if n > 0 => {
+                        if let Some(meter) = &mut self.meter {
+                            meter.handle_read(from, n);
+                        }
                         if was_empty {
                             chunk = &work.scratch[..n];
                         }
@@ -313,16 +329,46 @@ impl State {
             Sink::Flowing if from == Side::Upstream && self.restart.is_some() => Until::MessageEnd,
             Sink::Flowing | Sink::Told | Sink::Cut | Sink::Finished => Until::End,
         };
+        let mut gauge = match &mut self.meter {
+            Some(meter) if passing && self.cause.is_none() => Some(Gauge::new(meter, terms, from)),
+            _ => None,
+        };
+        // What is counted one by one is looked at one by one.
+        let counts = gauge.as_ref().is_some_and(Gauge::counts_frames);
+        let step = if counts { Until::FrameEnd } else { until };
         let mut tally = Tally::default();
         let (mut release, mut dropped) = (0, 0);
         pipe.fresh = false;
         let found = loop {
-            let passage =
-                pipe.flow
-                    .inspect(&terms.rules, &window[release..], until, block, &mut tally);
+            let verdict = gauge.as_mut().map_or(Verdict::Pass, |gauge| {
+                gauge.look(&mut pipe.flow, &window[release..], &tally)
+            });
+            let passage = match verdict {
+                Verdict::Pass => {
+                    let rest = &window[release..];
+                    pipe.flow
+                        .inspect(&terms.rules, rest, step, block, &mut tally)
+                }
+                Verdict::Wait => {
+                    pipe.fresh = release < window.len();
+                    break None;
+                }
+                Verdict::Violation(violation) => Passage {
+                    release: 0,
+                    event: Some(Event::Violation(violation)),
+                },
+            };
             release += passage.release;
             match passage.event {
                 None => {
+                    let is_over = match until {
+                        Until::End => false,
+                        Until::FrameEnd => true,
+                        Until::MessageEnd => pipe.flow.message_boundary().is_some(),
+                    };
+                    if counts && !is_over && passage.release > 0 && release < window.len() {
+                        continue;
+                    }
                     // Without progress it is the end that is not there yet: only more of it would tell more.
                     let is_at_end = until != Until::End && passage.release > 0;
                     pipe.fresh = is_at_end && release < window.len();
@@ -372,6 +418,9 @@ impl State {
                 }
             }
         };
+        if let Some(gauge) = &mut gauge {
+            gauge.handle(&tally);
+        }
         terms.metrics.compression_memory(pipe.flow.memory_change());
         if passing && tally != Tally::default() {
             pipe.count(&tally);

@@ -11,7 +11,7 @@
 use crate::frame::close;
 use crate::frame::deflate::Terms;
 use crate::inspect::{Flow, Side, Tally};
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, BufMut, BytesMut};
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -116,21 +116,23 @@ impl Pipe {
         self.passed.bytes += tally.bytes.iter().sum::<u64>();
     }
 
-    /// Reads once: into `scratch` if the pipe is empty, else behind the window.
+    /// Reads once, at most so many bytes: into `scratch` if the pipe is empty, else behind the window.
     pub fn poll_fill(
         &mut self,
         source: Pin<&mut impl AsyncRead>,
         cx: &mut Context<'_>,
         scratch: &mut [u8],
+        most: usize,
     ) -> Poll<io::Result<usize>> {
         if self.buf.is_empty() {
-            let mut into = ReadBuf::new(scratch);
+            let most = most.min(scratch.len());
+            let mut into = ReadBuf::new(&mut scratch[..most]);
             ready!(source.poll_read(cx, &mut into))?;
             return Poll::Ready(Ok(into.filled().len()));
         }
         // Enough for the rest of the frame, so that a held frame is read with as few calls as a passing one.
         self.buf.reserve(self.flow.missing().clamp(4096, CHUNK));
-        poll_read_buf(source, cx, &mut self.buf)
+        poll_read_buf(source, cx, &mut (&mut self.buf).limit(most))
     }
 
     /// Writes what is ready. `Ok(true)` if anything was written.

@@ -1,5 +1,7 @@
 //! A world of two ends and a false clock: what each end gets is all that counts.
 
+mod limits;
+
 use super::*;
 use crate::frame::header::{self, MAX_LEN};
 use crate::frame::mask::Mask;
@@ -96,6 +98,7 @@ fn terms(rules: Rules) -> Arc<Terms> {
         rules,
         closing,
         liveness: Liveness::default(),
+        limits: Limits::default(),
         metrics: Arc::new(Metrics::new()),
     })
 }
@@ -654,6 +657,7 @@ async fn a_route_can_pass_restarts_on() {
         rules: Rules::default(),
         closing,
         liveness: Liveness::default(),
+        limits: Limits::default(),
         metrics,
     };
     let mut world = World::new(Arc::new(terms));
@@ -1113,6 +1117,7 @@ fn watched(ping_interval: [u64; 2], idle_timeout: u64) -> Arc<Terms> {
         rules: plain.rules,
         closing: plain.closing.clone(),
         liveness,
+        limits: plain.limits,
         metrics: plain.metrics.clone(),
     })
 }

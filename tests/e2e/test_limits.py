@@ -1,0 +1,149 @@
+"""Limits: how much a side may send per second, from either side, and what the other one, the log and the metrics say."""
+
+import contextlib
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+
+from rig import http
+from rig.frames import BINARY, PING, PONG, TEXT
+from rig.raw import TIMEOUT, Pump
+
+VIOLATIONS = "wsgate_violations_total"
+
+# By the key of a limit without its side: its value, what it counts, and what is said beyond it.
+LIMITS = {
+    "message_rate": (10, [(TEXT, b"x")] * 10, "more messages than the limit of 10 per second"),
+    "byte_rate": ("1000B", [(TEXT, b"x" * 90)] * 10, "more bytes than the limit of 1000 per second"),
+    "control_rate": (4, [(PING, b"x")] * 3 + [(PONG, b"")], "more control frames than the limit of 4 per second"),
+}
+
+by_either_side = pytest.mark.parametrize("offender", ["client", "upstream"])
+by_limit = pytest.mark.parametrize("limit", LIMITS)
+
+
+def limited(offender, limit, **others):
+    """A route with one limit."""
+    return {f"{offender}_{limit}": LIMITS[limit][0]} | others
+
+
+def counted(rig, offender, limit):
+    """Waits until it is counted that the offender went beyond the limit; nothing else may be."""
+    labels = dict(side=offender, kind=limit)
+    now = rig.gate.wait_for_metrics(lambda now: now.total(VIOLATIONS, **labels) == 1, "the violation")
+    assert now.total(VIOLATIONS) == 1, f"the metrics:\n{now}"
+
+
+@contextlib.contextmanager
+def library_client(rig):
+    """A session whose client is a library: `(client, upstream)`."""
+    path = rig.new_path()
+    with contextlib.ExitStack() as stack, ThreadPoolExecutor(1) as pool:
+        url = f"ws://{rig.gate.url}{path}"
+        client = pool.submit(lambda: stack.enter_context(connect(url, compression=None, close_timeout=1)))
+        upstream, head = rig.server.accept_request(path)
+        upstream.send(http.switching_protocols(head))
+        yield client.result(TIMEOUT), upstream
+
+
+@by_either_side
+@by_limit
+def test_beyond_a_limit_is_1008(start_rig, offender, limit):
+    """What is within the limit passes, what is beyond it does not, and each side is told as of any violation."""
+    rig = start_rig(route=limited(offender, limit))
+    session = rig.open()
+    sender, other = session.side(offender)
+    _, within, reason = LIMITS[limit]
+    wire = b"".join(sender.frame(opcode, payload) for opcode, payload in within)
+    # A hundred times more, at once.
+    sender.send(wire * 100)
+    code, told = sender.read_close()
+    assert (code, told) == (1008, reason)
+    passed = 0
+    while (frame := other.read_frame()).opcode != 8:
+        passed += len(frame.wire)
+    assert len(wire) * 0.85 < passed < len(wire) * 2, f"{passed} bytes passed, of {len(wire)} within the limit"
+    assert frame.close[0] == (1001 if offender == "client" else 1011)
+    counted(rig, offender, limit)
+    session.drop()
+    line = rig.gate.wait_for_log(lambda line: "connection ended" in line, "of the end")
+    assert f'initiator="{offender}"' in line and f'violation="{limit}"' in line, line
+
+
+def test_a_library_is_told_the_limit(start_rig):
+    rig = start_rig(route=limited("client", "message_rate"))
+    with library_client(rig) as (client, upstream):
+        for number in range(10):
+            client.send(f"message {number}")
+            assert upstream.read_frame().payload == f"message {number}".encode()
+        with pytest.raises(ConnectionClosed) as closed:
+            for _ in range(1000):
+                client.send("one more")
+            client.recv(TIMEOUT)
+        assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (1008, LIMITS["message_rate"][2])
+
+
+@by_either_side
+@by_limit
+def test_slow_reading(start_rig, offender, limit):
+    """Two seconds' worth more than may come at once: all of it arrives, after two seconds; the other direction goes on."""
+    rig = start_rig(route=limited(offender, limit, beyond_rate="delay"))
+    session = rig.open()
+    sender, other = session.side(offender)
+    _, within, _ = LIMITS[limit]
+    wire = b"".join(sender.frame(opcode, payload) for opcode, payload in within) * 3
+    started = time.monotonic()
+    sender.send(wire)
+    sender.read_exactly(other.send_frame(TEXT, b"not slowed down"))
+    assert time.monotonic() - started < 1, "the other direction was slowed down as well"
+    other.read_exactly(wire)
+    took = time.monotonic() - started
+    assert 1.5 < took < 4, f"three seconds' worth, one of them at once, took {took} s"
+    counted(rig, offender, limit)
+    rig.gate.wait_for_log(lambda line: "slowed down" in line and f'kind="{limit}"' in line, "of it")
+    session.finish()
+
+
+def test_a_flood_is_left_with_its_sender(start_rig):
+    """Slow reading keeps nothing: what is not read stays in the sender's socket, and then with the sender."""
+    rig = start_rig(route=limited("client", "byte_rate", beyond_rate="delay"))
+    session = rig.open()
+    before = rig.gate.resident()
+    pump = Pump(session.client, session.client.frame(BINARY, b"x" * 60_000), 1000)
+    pump.wait_until_stalled()
+    grown = rig.gate.resident() - before
+    assert grown < 2 << 20, f"resident memory grew by {grown} bytes"
+    session.drop()
+    rig.gate.wait_until_idle()
+
+
+@by_either_side
+@by_limit
+@pytest.mark.parametrize("beyond", ["close", "delay"])
+def test_observing_counts_and_passes(start_rig, offender, limit, beyond):
+    rig = start_rig(route=limited(offender, limit, beyond_rate=beyond, mode="observe"))
+    session = rig.open()
+    sender, other = session.side(offender)
+    _, within, _ = LIMITS[limit]
+    wire = b"".join(sender.frame(opcode, payload) for opcode, payload in within) * 5
+    started = time.monotonic()
+    sender.send(wire)
+    other.read_exactly(wire)
+    assert time.monotonic() - started < 1.5, "what is observed is not slowed down"
+    counted(rig, offender, limit)
+    session.finish()
+
+
+def test_limits_of_zero_are_none(start_rig):
+    zero = {f"{side}_{limit}": "0B" if limit == "byte_rate" else 0 for side in ("client", "upstream") for limit in LIMITS}
+    rig = start_rig(route=zero)
+    session = rig.open()
+    for sender, other in (session.side("client"), session.side("upstream")):
+        wire = (sender.frame(TEXT, b"x" * 90) + sender.frame(PING, b"?")) * 2000
+        sender.send(wire)
+        other.read_exactly(wire)
+    assert rig.gate.metrics().total(VIOLATIONS) == 0
+    session.finish()
