@@ -152,6 +152,7 @@ pub struct Metrics {
     violations: IntCounterVec,
     closes: IntCounterVec,
     compression_memory: IntGauge,
+    slow_readers: IntCounterVec,
     traffic: Traffic,
     exported: Mutex<TrafficExport>,
 }
@@ -222,6 +223,11 @@ impl Metrics {
             "wsgate_closes_total",
             "Close frames by whose they are and which side they were sent to.",
             &["initiator", "told", "code"],
+        );
+        let slow_readers = counter(
+            "wsgate_slow_readers_closed_total",
+            "Connections ended because a side did not take what was sent to it, by the limit that ended them.",
+            &["side", "limit"],
         );
         let messages = counter(
             "wsgate_messages_total",
@@ -361,6 +367,7 @@ impl Metrics {
             violations,
             closes,
             compression_memory,
+            slow_readers,
             traffic: Traffic::default(),
             exported: Mutex::new(TrafficExport {
                 messages,
@@ -471,6 +478,13 @@ impl Metrics {
     pub fn violation(&self, by: Side, kind: Kind) {
         self.violations
             .with_label_values(&[by.label(), kind.label()])
+            .inc();
+    }
+
+    /// A side did not take what was sent to it and was given up, because of this limit.
+    pub fn slow_reader(&self, side: Side, limit: &'static str) {
+        self.slow_readers
+            .with_label_values(&[side.label(), limit])
             .inc();
     }
 
@@ -718,6 +732,7 @@ mod tests {
         metrics.draining(1, 7, 0.0);
         let held = metrics.hold("a");
         metrics.violation(Side::Client, Kind::TextNotUtf8);
+        metrics.slow_reader(Side::Client, "write_timeout");
         metrics.close(Initiator::Gate, Side::Client, Some(1007));
         metrics.close(Initiator::Side(Side::Upstream), Side::Client, Some(4321));
         let text = rendered(&metrics);
@@ -729,6 +744,7 @@ mod tests {
             "wsgate_violations_total{kind=\"text_not_utf8\",side=\"client\"} 1",
             "wsgate_closes_total{code=\"1007\",initiator=\"gate\",told=\"client\"} 1",
             "wsgate_closes_total{code=\"4xxx\",initiator=\"upstream\",told=\"client\"} 1",
+            "wsgate_slow_readers_closed_total{limit=\"write_timeout\",side=\"client\"} 1",
             "wsgate_drained_total{cause=\"operator\"} 1",
             "wsgate_upgrades_held 1",
             "wsgate_drains_open 1",

@@ -1,4 +1,4 @@
-//! How much the connections of a route may send.
+//! How much the connections of a route may send, and take of ours.
 
 use super::error::Error;
 use super::meaning::Reader;
@@ -38,6 +38,9 @@ impl Reader<'_> {
                 Some(BeyondRate::Close) => Beyond::Close,
                 Some(BeyondRate::Delay) => Beyond::Delay,
             },
+            write_timeout: written
+                .write_timeout
+                .map_or(default.write_timeout, |wait| wait.0),
         })
     }
 }

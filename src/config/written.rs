@@ -236,6 +236,7 @@ pub(super) struct Route {
     pub upstream_control_rate: Option<Spanned<i64>>,
     pub rate_burst: Option<Time>,
     pub beyond_rate: Option<BeyondRate>,
+    pub write_timeout: Option<Wait>,
     pub ping_interval: Option<Wait>,
     pub upstream_ping_interval: Option<Wait>,
     pub pong_timeout: Option<Time>,

@@ -301,7 +301,7 @@ pub struct Route {
     pub closing: closing::Policy,
     /// How it is found out whether both sides are there.
     pub liveness: Liveness,
-    /// How much both sides may send.
+    /// How much both sides may send, and how long they may leave what is sent to them.
     pub limits: Limits,
 }
 

@@ -460,13 +460,16 @@ impl Connection {
                     .control
                     .handle_restart(place(route, &self.server), &name);
             }
-            Cause::Vanished { by: Side::Upstream } if outcome.client_told.is_some() => {
+            Cause::Vanished { by: Side::Upstream } | Cause::Stalled { by: Side::Upstream }
+                if outcome.client_told.is_some() =>
+            {
                 enrolled.handle_return();
                 route.terms.metrics.drained(drain::Cause::Crash.label());
             }
             Cause::Violation { .. }
             | Cause::Closed { .. }
             | Cause::Vanished { .. }
+            | Cause::Stalled { .. }
             | Cause::Idle => {}
         }
         drop(enrolled);

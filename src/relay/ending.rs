@@ -57,12 +57,17 @@ impl State {
 
     /// The stream of a side is at its end, or broken.
     pub(super) fn handle_end(&mut self, by: Side) {
+        self.handle_loss(by, Cause::Vanished { by });
+    }
+
+    /// A side is as good as gone.
+    pub(super) fn handle_loss(&mut self, by: Side, cause: Cause) {
         self.pipes[by as usize].source.ended = true;
         self.execute_order(by);
         if self.cause.is_none() {
             // It left without a word, and gets none.
             self.pipes[by.other() as usize].sink = Sink::Cut;
-            self.end(Cause::Vanished { by });
+            self.end(cause);
         }
         self.release_upstream();
         self.settle();
@@ -75,7 +80,9 @@ impl State {
         let absorb = self.terms.closing.absorb;
         match cause {
             // All clients of the server learn it at this moment: each is told at one of its own.
-            Cause::Vanished { by: Side::Upstream } if !absorb.is_zero() => {
+            Cause::Vanished { by: Side::Upstream } | Cause::Stalled { by: Side::Upstream }
+                if !absorb.is_zero() =>
+            {
                 let turn = rand::thread_rng().gen_range(Duration::ZERO..absorb);
                 self.restart = Some(Restart {
                     when: When::InTurn,
@@ -90,6 +97,7 @@ impl State {
             Cause::Violation { .. }
             | Cause::Closed { .. }
             | Cause::Vanished { .. }
+            | Cause::Stalled { .. }
             | Cause::Idle => {
                 self.arm();
                 self.order(Side::Client, orders.client);
@@ -113,6 +121,7 @@ impl State {
                 Cause::Violation { .. }
                 | Cause::Closed { .. }
                 | Cause::Vanished { .. }
+                | Cause::Stalled { .. }
                 | Cause::Idle,
             )
             | None => false,

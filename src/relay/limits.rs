@@ -13,7 +13,7 @@ use std::task::Context;
 use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// How much the sides of a connection may send.
+/// How much the sides of a connection may send, and how long they may leave what is sent to them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// By side.
@@ -22,6 +22,8 @@ pub struct Limits {
     pub burst: Duration,
     /// What follows beyond them.
     pub beyond: Beyond,
+    /// A side that takes nothing for so long, while something waits to be written to it, is given up. Zero: never.
+    pub write_timeout: Duration,
 }
 
 /// What a side may send per second. Zero: as much as it likes.
@@ -51,6 +53,7 @@ impl Default for Limits {
             rates: [Rates::default(); 2],
             burst: Duration::from_secs(1),
             beyond: Beyond::Close,
+            write_timeout: Duration::from_secs(60),
         }
     }
 }

@@ -14,12 +14,14 @@ mod limits;
 mod liveness;
 mod outcome;
 mod pipe;
+mod stall;
 
 pub use handle::Handle;
 pub use limits::{Beyond, Limits, Rates};
 pub use liveness::Liveness;
 pub use outcome::Outcome;
 pub use pipe::Passed;
+pub use stall::Delivery;
 
 use crate::handshake::Deflate;
 use crate::inspect::closing::Cause;
@@ -31,6 +33,7 @@ use ending::Restart;
 use limits::{Gauge, Meter, Verdict};
 use liveness::Watch;
 use pipe::{CHUNK, Pipe, Sink};
+use stall::Stall;
 use std::cell::RefCell;
 use std::future::Future;
 use std::pin::Pin;
@@ -50,7 +53,7 @@ pub struct Terms {
     pub closing: Policy,
     /// How it is found out whether both sides are there.
     pub liveness: Liveness,
-    /// How much they may send.
+    /// How much they may send, and how long they may leave what is sent to them.
     pub limits: Limits,
     /// Where it is counted.
     pub metrics: Arc<Metrics>,
@@ -90,6 +93,7 @@ impl<C, U> Relay<C, U> {
             restart: None,
             watch,
             meter,
+            stall: None,
             deadline: None,
             overtime: false,
             told: [None; 2],
@@ -125,8 +129,8 @@ thread_local! {
 
 impl<C, U> Future for Relay<C, U>
 where
-    C: AsyncRead + AsyncWrite + Unpin,
-    U: AsyncRead + AsyncWrite + Unpin,
+    C: AsyncRead + AsyncWrite + Delivery + Unpin,
+    U: AsyncRead + AsyncWrite + Delivery + Unpin,
 {
     type Output = Outcome;
 
@@ -143,6 +147,10 @@ where
                 moved |= state.pump(Side::Upstream, upstream, client, cx, work);
                 moved |= state.poll_liveness(cx);
                 moved |= state.poll_limits(cx);
+                moved |= state.poll_stall(cx, |side| match side {
+                    Side::Client => client.delivered(),
+                    Side::Upstream => upstream.delivered(),
+                });
                 moved |= state.poll_deadline(cx);
                 if let Some(outcome) = state.outcome() {
                     // Best effort: what matters has been written, and the streams are dropped after this.
@@ -173,6 +181,8 @@ struct State {
     watch: Option<Box<Watch>>,
     /// Where the route limits how much they may send.
     meter: Option<Box<Meter>>,
+    /// While something waits to be written.
+    stall: Option<Box<Stall>>,
     /// When the closing is cut short.
     deadline: Option<Pin<Box<Sleep>>>,
     /// The deadline has passed once and what could still be said was said.

@@ -66,6 +66,8 @@ pub(super) struct Pipe {
     ready: usize,
     /// Something was written that the stream may keep to itself until it is flushed.
     unflushed: bool,
+    /// The sink has taken something since this was set back.
+    pub took: bool,
 }
 
 /// How much has passed in one direction.
@@ -89,6 +91,7 @@ impl Pipe {
             buf: read,
             ready: 0,
             unflushed: false,
+            took: false,
         }
     }
 
@@ -151,7 +154,7 @@ impl Pipe {
                 Poll::Ready(Ok(n)) if n > 0 => {
                     self.buf.advance(n);
                     self.ready -= n;
-                    wrote = true;
+                    (wrote, self.took) = (true, true);
                 }
                 Poll::Ready(Ok(_)) => return Err(self.broken(io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Err(error)) => return Err(self.broken(error)),
@@ -194,7 +197,7 @@ impl Pipe {
                 Poll::Pending => break,
                 Poll::Ready(Ok(n)) if n > 0 => {
                     released = &released[n..];
-                    self.unflushed = true;
+                    (self.unflushed, self.took) = (true, true);
                 }
                 Poll::Ready(Ok(_)) => result = Err(self.broken(io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Err(error)) => result = Err(self.broken(error)),

@@ -1,6 +1,7 @@
 //! A world of two ends and a false clock: what each end gets is all that counts.
 
 mod limits;
+mod stall;
 
 use super::*;
 use crate::frame::header::{self, MAX_LEN};
@@ -92,15 +93,19 @@ struct World {
 }
 
 fn terms(rules: Rules) -> Arc<Terms> {
-    let closing = Policy::default();
-    Arc::new(Terms {
+    Arc::new(plain(rules))
+}
+
+/// Terms that say nothing but these rules.
+fn plain(rules: Rules) -> Terms {
+    Terms {
         route: "test".to_owned(),
         rules,
-        closing,
+        closing: Policy::default(),
         liveness: Liveness::default(),
         limits: Limits::default(),
         metrics: Arc::new(Metrics::new()),
-    })
+    }
 }
 
 impl World {
@@ -647,18 +652,12 @@ async fn observing_passes_everything_and_counts_it() {
 
 #[tokio::test(start_paused = true)]
 async fn a_route_can_pass_restarts_on() {
-    let closing = Policy {
-        upstream_close: UpstreamClose::Pass,
-        ..Policy::default()
-    };
-    let metrics = Arc::new(Metrics::new());
     let terms = Terms {
-        route: "pass".to_owned(),
-        rules: Rules::default(),
-        closing,
-        liveness: Liveness::default(),
-        limits: Limits::default(),
-        metrics,
+        closing: Policy {
+            upstream_close: UpstreamClose::Pass,
+            ..Policy::default()
+        },
+        ..plain(Rules::default())
     };
     let mut world = World::new(Arc::new(terms));
     world
@@ -980,6 +979,18 @@ impl Choppy {
     }
 }
 
+impl Delivery for DuplexStream {
+    fn delivered(&self) -> Option<u64> {
+        None
+    }
+}
+
+impl Delivery for Choppy {
+    fn delivered(&self) -> Option<u64> {
+        None
+    }
+}
+
 impl AsyncRead for Choppy {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -1111,14 +1122,9 @@ fn watched(ping_interval: [u64; 2], idle_timeout: u64) -> Arc<Terms> {
         pong_timeout: Duration::from_secs(10),
         idle_timeout: Duration::from_secs(idle_timeout),
     };
-    let plain = terms(Rules::default());
     Arc::new(Terms {
-        route: plain.route.clone(),
-        rules: plain.rules,
-        closing: plain.closing.clone(),
         liveness,
-        limits: plain.limits,
-        metrics: plain.metrics.clone(),
+        ..plain(Rules::default())
     })
 }
 

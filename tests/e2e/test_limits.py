@@ -1,6 +1,7 @@
 """Limits: how much a side may send per second, from either side, and what the other one, the log and the metrics say."""
 
 import contextlib
+import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -147,3 +148,53 @@ def test_limits_of_zero_are_none(start_rig):
         other.read_exactly(wire)
     assert rig.gate.metrics().total(VIOLATIONS) == 0
     session.finish()
+
+
+# Readers
+
+
+def flood(sender):
+    """Sends more than all buffers on the way can hold, from a thread."""
+    return Pump(sender, sender.frame(BINARY, b"x" * 60_000), 2000)
+
+
+@pytest.mark.parametrize(("reader", "code"), [("client", 1001), ("upstream", 1012)])
+def test_a_reader_that_takes_nothing_is_given_up(start_rig, reader, code):
+    rig = start_rig(route={"write_timeout": "1500ms"})
+    session = rig.open()
+    silent, other = session.side(reader)
+    pump = flood(other)
+    assert other.read_close()[0] == code
+    # Whatever it had yet to send is read and dropped, so that it finds out.
+    pump.join()
+    assert pump.error is None
+    other.send_close(code)
+    line = rig.gate.wait_for_log(lambda line: "connection ended" in line, "of the end")
+    assert 'cause="stalled"' in line and f'initiator="{reader}"' in line, line
+    now = rig.gate.wait_until_idle()
+    assert now.total("wsgate_slow_readers_closed_total", side=reader, limit="write_timeout") == 1
+    silent.close()
+
+
+def test_a_reader_that_is_only_slow_stays(start_rig):
+    """The proxy's own socket takes nothing for seconds, as megabytes are on their way; but they arrive, bit by bit."""
+    rig = start_rig(route={"write_timeout": "1s"})
+    session = rig.open()
+    session.client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+    flood(session.upstream)
+    until = time.monotonic() + 5
+    while time.monotonic() < until:
+        session.client.sock.recv(16_000)
+        time.sleep(0.05)
+    assert rig.gate.metrics().total("wsgate_slow_readers_closed_total") == 0
+    # And when it stops for good, that is found out as well.
+    rig.gate.wait_for_metrics(lambda now: now.total("wsgate_slow_readers_closed_total") == 1, "the end")
+    session.drop()
+
+
+def test_a_write_timeout_of_zero_is_none(start_rig):
+    rig = start_rig(route={"write_timeout": "0s"})
+    session = rig.open()
+    flood(session.upstream).wait_until_stalled(still=2)
+    assert rig.gate.metrics().total("wsgate_slow_readers_closed_total") == 0
+    session.drop()

@@ -14,12 +14,8 @@ fn limited(from: Side, rates: Rates, beyond: Beyond, mode: Mode) -> Arc<Terms> {
         ..Rules::default()
     };
     Arc::new(Terms {
-        route: "limited".to_owned(),
-        rules,
-        closing: Policy::default(),
-        liveness: Liveness::default(),
         limits,
-        metrics: Arc::new(Metrics::new()),
+        ..plain(rules)
     })
 }
 
@@ -318,8 +314,8 @@ async fn a_close_is_within_every_limit() {
 /// The answers to our own Pings are our own doing.
 #[tokio::test(start_paused = true)]
 async fn our_own_pings_are_not_held_against_who_answers() {
-    let plain = limited(Side::Client, CONTROL, Beyond::Close, Mode::Enforce);
-    let mut terms = Arc::into_inner(plain).expect("alone");
+    let limited = limited(Side::Client, CONTROL, Beyond::Close, Mode::Enforce);
+    let mut terms = Arc::into_inner(limited).expect("alone");
     terms.limits.rates[0].control = 1;
     terms.limits.burst = Duration::from_secs(100);
     terms.liveness = Liveness {
