@@ -96,6 +96,7 @@ pub(super) struct Client {
     pub trusted_proxies: Vec<Spanned<String>>,
     pub forwarded_header: Option<Spanned<String>>,
     pub max_connections: Option<Spanned<i64>>,
+    pub buffer_memory: Option<Spanned<Size>>,
     pub address_max_connections: Option<Spanned<i64>>,
     pub address_rate: Option<Spanned<i64>>,
     pub address_ipv6_prefix: Option<Spanned<i64>>,

@@ -94,6 +94,8 @@ pub enum Cause {
     },
     /// Nothing has passed for as long as the route allows.
     Idle,
+    /// More is kept in memory for readers than may be, and this connection has one of the slowest.
+    Overload,
 }
 
 impl Cause {
@@ -107,6 +109,7 @@ impl Cause {
             Cause::Vanished { .. } => "vanished",
             Cause::Stalled { .. } => "stalled",
             Cause::Idle => "idle",
+            Cause::Overload => "overload",
         }
     }
 
@@ -119,7 +122,7 @@ impl Cause {
             | Cause::Stalled { by } => by.label(),
             Cause::UpstreamRestarts { .. } => Side::Upstream.label(),
             Cause::Drained { .. } => "deploy",
-            Cause::Idle => "gate",
+            Cause::Idle | Cause::Overload => "gate",
         }
     }
 }
@@ -213,6 +216,13 @@ pub fn orders(cause: &Cause, policy: &Policy, delay: Duration) -> Orders {
             client: close(close::GOING_AWAY, "idle for too long".to_owned()),
             upstream: close(close::GOING_AWAY, "idle for too long".to_owned()),
         },
+        Cause::Overload => Orders {
+            client: close(
+                close::TRY_AGAIN_LATER,
+                format!("overloaded; retry-after-ms={}", delay.as_millis()),
+            ),
+            upstream: close(close::GOING_AWAY, "overloaded".to_owned()),
+        },
     }
 }
 
@@ -253,6 +263,7 @@ mod tests {
             assert_eq!(codes(cause(Side::Upstream), &policy), (Some(1012), None));
             assert_eq!(codes(cause(Side::Client), &policy), (None, Some(1001)));
         }
+        assert_eq!(codes(Cause::Overload, &policy), (Some(1013), Some(1001)));
         for by in [Side::Client, Side::Upstream] {
             assert_eq!(
                 codes(

@@ -15,6 +15,7 @@ mod discovery;
 mod head;
 mod headers;
 mod identity;
+mod relief;
 mod router;
 pub mod settings;
 mod socket;
@@ -24,6 +25,7 @@ mod upstream;
 
 pub use checks::Checks;
 pub use discovery::Discovery;
+pub use relief::Relief;
 pub use router::Router;
 pub use table::Table;
 pub use upstream::{Departing, Departure, Pool, Pools, Server, State};

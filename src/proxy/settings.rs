@@ -55,6 +55,9 @@ pub struct Client {
     pub forwarded_header: ForwardedHeader,
     /// Most WebSocket connections in all, 0 for no limit; 503 with Retry-After beyond it.
     pub max_connections: usize,
+    /// Most memory in which all connections together keep what they cannot pass on yet, in bytes, 0 for no limit. Beyond it
+    /// new ones get 503 with Retry-After, and those with the slowest readers are closed with 1013.
+    pub buffer_memory: usize,
     /// What one client address may have.
     pub per_address: AddressLimits,
 }
@@ -90,6 +93,7 @@ impl Default for Client {
             trust_unix: false,
             forwarded_header: ForwardedHeader::default(),
             max_connections: 0,
+            buffer_memory: 0,
             per_address: AddressLimits {
                 max_connections: 0,
                 rate: 0,

@@ -125,6 +125,7 @@ async fn attempt(
             let sentence = match full {
                 Full::Route => "all connections of this route are taken",
                 Full::Everybody => "all connections are taken",
+                Full::Memory => "all memory for slow connections is taken",
             };
             let answer = Answer::new(StatusCode::SERVICE_UNAVAILABLE, sentence);
             answer.with(header::RETRY_AFTER, "5").write(session).await?;
@@ -470,7 +471,8 @@ impl Connection {
             | Cause::Closed { .. }
             | Cause::Vanished { .. }
             | Cause::Stalled { .. }
-            | Cause::Idle => {}
+            | Cause::Idle
+            | Cause::Overload => {}
         }
         drop(enrolled);
         self.log(&outcome);

@@ -98,7 +98,8 @@ impl State {
             | Cause::Closed { .. }
             | Cause::Vanished { .. }
             | Cause::Stalled { .. }
-            | Cause::Idle => {
+            | Cause::Idle
+            | Cause::Overload => {
                 self.arm();
                 self.order(Side::Client, orders.client);
                 self.order(Side::Upstream, orders.upstream);
@@ -122,7 +123,8 @@ impl State {
                 | Cause::Closed { .. }
                 | Cause::Vanished { .. }
                 | Cause::Stalled { .. }
-                | Cause::Idle,
+                | Cause::Idle
+                | Cause::Overload,
             )
             | None => false,
         }

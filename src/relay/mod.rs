@@ -8,6 +8,7 @@
 //! It never parses a frame itself and never decides what a side is told: the first is
 //! [`inspect::flow`](crate::inspect::flow)'s, the second [`inspect::closing`](crate::inspect::closing)'s.
 
+mod buffers;
 mod ending;
 mod handle;
 mod limits;
@@ -16,6 +17,7 @@ mod outcome;
 mod pipe;
 mod stall;
 
+pub use buffers::{Buffers, Holding};
 pub use handle::Handle;
 pub use limits::{Beyond, Limits, Rates};
 pub use liveness::Liveness;
@@ -55,7 +57,9 @@ pub struct Terms {
     pub liveness: Liveness,
     /// How much they may send, and how long they may leave what is sent to them.
     pub limits: Limits,
-    /// Where it is counted.
+    /// Where what they keep is counted, with that of all others.
+    pub buffers: Arc<Buffers>,
+    /// Where all else is counted.
     pub metrics: Arc<Metrics>,
 }
 
@@ -143,6 +147,7 @@ where
         WORKSPACE.with_borrow_mut(|work| {
             loop {
                 let mut moved = state.poll_restart(cx);
+                moved |= state.poll_overload();
                 moved |= state.pump(Side::Client, client, upstream, cx, work);
                 moved |= state.pump(Side::Upstream, upstream, client, cx, work);
                 moved |= state.poll_liveness(cx);
@@ -159,6 +164,7 @@ where
                     return Poll::Ready(outcome);
                 }
                 if !moved {
+                    state.account();
                     return Poll::Pending;
                 }
             }
@@ -193,6 +199,7 @@ struct State {
 
 impl Drop for State {
     fn drop(&mut self) {
+        self.let_go();
         for pipe in &mut self.pipes {
             let freed = pipe.flow.forget();
             self.terms.metrics.compression_memory(freed);

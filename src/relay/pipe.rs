@@ -66,7 +66,7 @@ pub(super) struct Pipe {
     ready: usize,
     /// Something was written that the stream may keep to itself until it is flushed.
     unflushed: bool,
-    /// The sink has taken something since this was set back.
+    /// The sink has taken something during this poll.
     pub took: bool,
 }
 
@@ -112,6 +112,11 @@ impl Pipe {
 
     pub fn is_empty(&self) -> bool {
         self.buf.is_empty()
+    }
+
+    /// What it keeps, in bytes.
+    pub fn memory(&self) -> usize {
+        self.buf.capacity()
     }
 
     pub fn count(&mut self, tally: &Tally) {

@@ -69,8 +69,7 @@ impl State {
             return false;
         }
         for side in [Side::Client, Side::Upstream] {
-            let pipe = &mut self.pipes[side.other() as usize];
-            let took = std::mem::take(&mut pipe.took);
+            let pipe = &self.pipes[side.other() as usize];
             if pipe.is_flushed() {
                 if let Some(stall) = &mut self.stall {
                     stall.waiting[side as usize] = None;
@@ -84,7 +83,7 @@ impl State {
                 })
             });
             let waiting = &mut stall.waiting[side as usize];
-            if took || waiting.is_none() {
+            if pipe.took || waiting.is_none() {
                 *waiting = Some(Waiting {
                     since: Instant::now(),
                     delivered: None,

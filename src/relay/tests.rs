@@ -1,5 +1,6 @@
 //! A world of two ends and a false clock: what each end gets is all that counts.
 
+mod buffers;
 mod limits;
 mod stall;
 
@@ -98,13 +99,15 @@ fn terms(rules: Rules) -> Arc<Terms> {
 
 /// Terms that say nothing but these rules.
 fn plain(rules: Rules) -> Terms {
+    let metrics = Arc::new(Metrics::new());
     Terms {
         route: "test".to_owned(),
         rules,
         closing: Policy::default(),
         liveness: Liveness::default(),
         limits: Limits::default(),
-        metrics: Arc::new(Metrics::new()),
+        buffers: Arc::new(Buffers::new(metrics.clone())),
+        metrics,
     }
 }
 

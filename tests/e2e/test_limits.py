@@ -10,7 +10,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from rig import http
-from rig.frames import BINARY, PING, PONG, TEXT
+from rig.frames import BINARY, CLOSE, PING, PONG, TEXT
 from rig.raw import TIMEOUT, Pump
 
 VIOLATIONS = "wsgate_violations_total"
@@ -197,4 +197,79 @@ def test_a_write_timeout_of_zero_is_none(start_rig):
     session = rig.open()
     flood(session.upstream).wait_until_stalled(still=2)
     assert rig.gate.metrics().total("wsgate_slow_readers_closed_total") == 0
+    session.drop()
+
+
+# Memory
+
+
+def test_buffers_over_their_limit(start_rig):
+    """The slowest readers have to go, new upgrades have to wait, and then all is well again."""
+    limit = 256 << 10
+    rig = start_rig(client={"buffer_memory": f"{limit}B"}, route={"write_timeout": "0s", "close_timeout": "30s"})
+    sessions = [rig.open() for _ in range(12)]
+    pumps = [flood(session.upstream) for session in sessions]
+    gate, closed = rig.gate, "wsgate_slow_readers_closed_total"
+    gate.wait_for_metrics(lambda now: now.total(closed, side="client", limit="buffer_memory") >= 1, "readers to be closed")
+    gate.wait_for_log(lambda line: "buffers are over their limit" in line, "of it")
+    # Those who were told to go have what they have for as long as they do not read; meanwhile nobody else comes in.
+    client, _ = rig.request()
+    head = client.read_head()
+    assert (head.status, head.get("Retry-After")) == (503, "5")
+    assert client.read_body(head) == b"all memory for slow connections is taken\n"
+    assert gate.metrics().total("wsgate_handshakes_total", result="full") == 1
+
+    told = [read_out(session.client) for session in sessions]
+    gone = [close for close in told if close is not None]
+    assert gone and all(code == 1013 and reason.startswith("overloaded; retry-after-ms=") for code, reason in gone)
+    assert gate.metrics().total(closed) == len(gone)
+    gate.wait_for_metrics(lambda now: now.total("wsgate_buffer_memory_bytes") <= limit, "memory to be free again")
+    for session, pump, close in zip(sessions, pumps, told, strict=True):
+        if close is not None:
+            pump.join()
+            assert session.upstream.read_close() == (1001, "overloaded")
+            session.upstream.send_close(1001)
+    gate.wait_for_log(lambda line: 'cause="overload"' in line and 'initiator="gate"' in line, "of the end")
+    rig.assert_works()
+    for session in sessions:
+        session.drop()
+    assert gate.wait_until_idle().total("wsgate_buffer_memory_bytes") == 0
+
+
+def read_out(client):
+    """All that a client gets until its Close, which it answers: what that says, or `None` where it got everything."""
+    for _ in range(2000):
+        frame = client.read_frame()
+        client.forget_read()
+        if frame.opcode == CLOSE:
+            client.send_close(frame.close[0])
+            return frame.close
+    return None
+
+
+def test_buffers_without_a_limit(start_rig):
+    rig = start_rig(client={"buffer_memory": "0B"})
+    sessions = [rig.open() for _ in range(3)]
+    pumps = [flood(session.upstream) for session in sessions]
+    for pump in pumps:
+        pump.wait_until_stalled()
+    now = rig.gate.metrics()
+    assert now.total("wsgate_buffer_memory_bytes") > 0
+    assert now.total("wsgate_slow_readers_closed_total") == 0
+    rig.assert_works()
+    for session in sessions:
+        session.drop()
+    assert rig.gate.wait_until_idle().total("wsgate_buffer_memory_bytes") == 0
+
+
+def test_a_reload_changes_the_limit_of_buffers(start_rig):
+    rig = start_rig()
+    session = rig.open()
+    flood(session.upstream).wait_until_stalled()
+    text = rig.gate.file.read_text()
+    rig.gate.reload(text.replace("[client]\n", '[client]\nbuffer_memory = "1B"\n'))
+    client, _ = rig.request()
+    assert client.read_head().status == 503
+    rig.gate.reload(text)
+    rig.assert_works()
     session.drop()
