@@ -84,10 +84,10 @@ impl State {
                 if !absorb.is_zero() =>
             {
                 let turn = rand::thread_rng().gen_range(Duration::ZERO..absorb);
-                self.restart = Some(Restart {
+                self.restart = Some(Box::new(Restart {
                     when: When::InTurn,
                     latest: Box::pin(sleep(turn)),
-                });
+                }));
             }
             // The upstream is told when the client has answered: see `release_upstream`.
             Cause::Drained { .. } | Cause::UpstreamRestarts { .. } => {
@@ -135,7 +135,7 @@ impl State {
     pub(super) fn is_absorbed(&self, side: Side) -> bool {
         side == Side::Client
             && matches!(
-                &self.restart,
+                self.restart.as_deref(),
                 Some(Restart {
                     when: When::InTurn,
                     ..
@@ -152,10 +152,10 @@ impl State {
             && let Some(source) = source
         {
             let latest = Box::pin(sleep(self.terms.closing.message_grace));
-            self.restart = Some(Restart {
+            self.restart = Some(Box::new(Restart {
                 when: When::AtMessageEnd { source },
                 latest,
-            });
+            }));
             self.drain_at_message_end();
         }
         let Some(restart) = &mut self.restart else {
@@ -182,10 +182,10 @@ impl State {
 
     /// Begins the drain that waits for it, if no message toward the client is under way.
     pub(super) fn drain_at_message_end(&mut self) {
-        let Some(Restart {
+        let Some(&Restart {
             when: When::AtMessageEnd { source },
             ..
-        }) = self.restart
+        }) = self.restart.as_deref()
         else {
             return;
         };

@@ -183,7 +183,7 @@ struct State {
     /// Why the connection ends, once it does.
     cause: Option<Cause>,
     /// The client is to be told of a restart, but not yet.
-    restart: Option<Restart>,
+    restart: Option<Box<Restart>>,
     /// Where the route asks whether both sides are there.
     watch: Option<Box<Watch>>,
     /// Where the route limits how much they may send.

@@ -1113,10 +1113,11 @@ async fn every_byte_arrives_however_the_streams_behave() {
 }
 
 /// What each connection costs besides its sockets; a change that keeps the handshake alive would show here.
+/// Tasks are allocated in steps of 128 bytes, so that one pointer more can cost all of them.
 #[test]
 fn a_relay_is_small() {
     let size = size_of::<Relay<Box<u8>, Box<u8>>>();
-    assert!(size <= 512, "{size} bytes");
+    assert!(size <= 480, "{size} bytes");
 }
 
 fn watched(ping_interval: [u64; 2], idle_timeout: u64) -> Arc<Terms> {
