@@ -38,7 +38,7 @@ pub enum Handshake {
     Throttled,
     /// The access service did not answer as it must: 502, 504.
     Unchecked,
-    /// The route has all the connections that it may have: 503.
+    /// The route, or wsgate, has all the connections that it may have, or all the memory for slow ones: 503.
     Full,
     /// All servers are drained and none came back in time: 503.
     Held,
@@ -166,6 +166,8 @@ pub struct Metrics {
     violations: IntCounterVec,
     closes: IntCounterVec,
     compression_memory: IntGauge,
+    buffer_memory: IntGauge,
+    slow_readers: IntCounterVec,
     traffic: Traffic,
     exported: Mutex<TrafficExport>,
 }
@@ -247,6 +249,11 @@ impl Metrics {
             "Close frames by whose they are and which side they were sent to.",
             &["initiator", "told", "code"],
         );
+        let slow_readers = counter(
+            "wsgate_slow_readers_closed_total",
+            "Connections ended because a side did not take what was sent to it, by the limit that ended them.",
+            &["side", "limit"],
+        );
         let messages = counter(
             "wsgate_messages_total",
             "Whole messages and control frames passed on.",
@@ -287,6 +294,10 @@ impl Metrics {
         let compression_memory = gauge(
             "wsgate_compression_memory_bytes",
             "Memory that connections hold to inflate what comes next: windows shared by messages, messages under way.",
+        );
+        let buffer_memory = gauge(
+            "wsgate_buffer_memory_bytes",
+            "Memory in which connections keep what they cannot pass on yet: unfinished frames, and what readers do not take.",
         );
         let opts = Opts::new(
             "wsgate_drain_rate",
@@ -393,6 +404,8 @@ impl Metrics {
             violations,
             closes,
             compression_memory,
+            buffer_memory,
+            slow_readers,
             traffic: Traffic::default(),
             exported: Mutex::new(TrafficExport {
                 messages,
@@ -523,6 +536,22 @@ impl Metrics {
     pub fn violation(&self, by: Side, kind: Kind) {
         self.violations
             .with_label_values(&[by.label(), kind.label()])
+            .inc();
+    }
+
+    /// The memory in which a connection keeps what it cannot pass on yet has changed by so many bytes: what all of them keep
+    /// now.
+    pub fn buffer_memory(&self, change: isize) -> usize {
+        if change != 0 {
+            self.buffer_memory.add(change as i64);
+        }
+        usize::try_from(self.buffer_memory.get()).unwrap_or_default()
+    }
+
+    /// A side did not take what was sent to it and was given up, because of this limit.
+    pub fn slow_reader(&self, side: Side, limit: &'static str) {
+        self.slow_readers
+            .with_label_values(&[side.label(), limit])
             .inc();
     }
 
@@ -770,6 +799,8 @@ mod tests {
         metrics.draining(1, 7, 0.0);
         let held = metrics.hold("a");
         metrics.violation(Side::Client, Kind::TextNotUtf8);
+        assert_eq!(metrics.buffer_memory(4096), 4096);
+        metrics.slow_reader(Side::Client, "write_timeout");
         metrics.close(Initiator::Gate, Side::Client, Some(1007));
         metrics.close(Initiator::Side(Side::Upstream), Side::Client, Some(4321));
         let text = rendered(&metrics);
@@ -781,6 +812,8 @@ mod tests {
             "wsgate_violations_total{kind=\"text_not_utf8\",side=\"client\"} 1",
             "wsgate_closes_total{code=\"1007\",initiator=\"gate\",told=\"client\"} 1",
             "wsgate_closes_total{code=\"4xxx\",initiator=\"upstream\",told=\"client\"} 1",
+            "wsgate_buffer_memory_bytes 4096",
+            "wsgate_slow_readers_closed_total{limit=\"write_timeout\",side=\"client\"} 1",
             "wsgate_drained_total{cause=\"operator\"} 1",
             "wsgate_upgrades_held 1",
             "wsgate_drains_open 1",

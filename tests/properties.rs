@@ -82,6 +82,7 @@ fn sessions_beyond_the_limits() {
             max_message_size: length(rng, hold, size) as u64,
             max_fragments: rng.gen_range(0..6),
             hold,
+            ..Rules::default()
         };
         let stream = written_session(rng, side, hold, size);
         drive::agree(

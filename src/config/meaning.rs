@@ -33,6 +33,9 @@ upstream = "chat""#;
 /// Pingora itself refuses heads of 1,048,576 bytes and more.
 const LARGEST_HEAD: u64 = 1_000_000;
 
+/// More than any machine has, so that sums stay far from their end.
+const LARGEST_MEMORY: u64 = 1 << 50;
+
 /// What the file means.
 pub(super) fn of(file: File, source: Source<'_>, before: Option<&Config>) -> Result<Config, Error> {
     let mut warnings = Vec::new();
@@ -338,6 +341,12 @@ impl Reader<'_> {
             forwarded_header,
             max_connections: self.whole(written.max_connections, 0, 0..=most, "max_connections")?
                 as usize,
+            buffer_memory: self.size(
+                written.buffer_memory,
+                0,
+                0..=LARGEST_MEMORY,
+                "buffer_memory",
+            )? as usize,
             per_address,
         })
     }

@@ -7,6 +7,7 @@ mod access;
 mod address;
 mod error;
 mod health;
+mod limits;
 mod meaning;
 mod route;
 mod tls;
@@ -198,6 +199,7 @@ impl Config {
             compression: Compression::default(),
             closing: Policy::default(),
             liveness: Default::default(),
+            limits: Default::default(),
         };
         let proxy = Settings {
             listeners,

@@ -89,6 +89,7 @@ impl Reader<'_> {
     ) -> Result<Route, Error> {
         let access = self.access(&written)?;
         let headers = self.header_rules(&written)?;
+        let limits = self.limits(&written)?;
         let Some(name) = written.name else {
             return Err(self.source.error(
                 span,
@@ -227,6 +228,7 @@ impl Reader<'_> {
             compression,
             closing,
             liveness,
+            limits,
         })
     }
 

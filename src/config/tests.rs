@@ -128,6 +128,7 @@ fn each_key_is_obeyed() {
         "\"debug\"",
         "\"observe\"",
         "\"pass\"",
+        "\"delay\"",
         "\"127.0.0.1:7\"",
         "\"/a\"",
         "\"other\"",

@@ -96,6 +96,7 @@ pub(super) struct Client {
     pub trusted_proxies: Vec<Spanned<String>>,
     pub forwarded_header: Option<Spanned<String>>,
     pub max_connections: Option<Spanned<i64>>,
+    pub buffer_memory: Option<Spanned<Size>>,
     pub address_max_connections: Option<Spanned<i64>>,
     pub address_rate: Option<Spanned<i64>>,
     pub address_ipv6_prefix: Option<Spanned<i64>>,
@@ -270,6 +271,15 @@ pub(super) struct Route {
     pub compression: Option<Compression>,
     pub context_takeover: Option<bool>,
     pub max_window_bits: Option<Spanned<i64>>,
+    pub client_message_rate: Option<Spanned<i64>>,
+    pub client_byte_rate: Option<Spanned<Size>>,
+    pub client_control_rate: Option<Spanned<i64>>,
+    pub upstream_message_rate: Option<Spanned<i64>>,
+    pub upstream_byte_rate: Option<Spanned<Size>>,
+    pub upstream_control_rate: Option<Spanned<i64>>,
+    pub rate_burst: Option<Time>,
+    pub beyond_rate: Option<BeyondRate>,
+    pub write_timeout: Option<Wait>,
     pub ping_interval: Option<Wait>,
     pub upstream_ping_interval: Option<Wait>,
     pub pong_timeout: Option<Time>,
@@ -295,6 +305,13 @@ pub(super) enum Mode {
 pub(super) enum Compression {
     Inspect,
     Off,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum BeyondRate {
+    Close,
+    Delay,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]

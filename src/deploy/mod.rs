@@ -170,7 +170,12 @@ impl Control {
 
     /// The last call: who was told of a drain, or is to be told of a crash, waits for nothing any more.
     pub fn last_call(&self) {
-        self.lock().handles().for_each(|handle| handle.hurry());
+        self.visit(|handle| handle.hurry());
+    }
+
+    /// Looks at the handle of every connection.
+    pub fn visit(&self, look: impl FnMut(&Arc<Handle>)) {
+        self.lock().handles().for_each(look);
     }
 
     /// An upgrade for an upstream, of this number and name, has succeeded or failed after this time.

@@ -20,6 +20,8 @@ pub const TOO_BIG: u16 = 1009;
 pub const INTERNAL_ERROR: u16 = 1011;
 /// 1012: the service is restarted (IANA registry).
 pub const SERVICE_RESTART: u16 = 1012;
+/// Try Again Later: the server is overloaded.
+pub const TRY_AGAIN_LATER: u16 = 1013;
 
 /// Longest reason in bytes: a control frame's 125 less the code.
 pub const MAX_REASON: usize = 123;

@@ -87,8 +87,15 @@ pub enum Cause {
         /// Who is gone.
         by: Side,
     },
+    /// A side took nothing of what waited for it, for as long as the route allows.
+    Stalled {
+        /// Who took nothing.
+        by: Side,
+    },
     /// Nothing has passed for as long as the route allows.
     Idle,
+    /// More is kept in memory for readers than may be, and this connection has one of the slowest.
+    Overload,
 }
 
 impl Cause {
@@ -100,19 +107,22 @@ impl Cause {
             Cause::UpstreamRestarts { .. } => "restart",
             Cause::Drained { .. } => "drained",
             Cause::Vanished { .. } => "vanished",
+            Cause::Stalled { .. } => "stalled",
             Cause::Idle => "idle",
+            Cause::Overload => "overload",
         }
     }
 
     /// Whose doing it was: `client`, `upstream`, `deploy` or `gate`.
     pub const fn initiator(&self) -> &'static str {
         match self {
-            Cause::Violation { by, .. } | Cause::Closed { by, .. } | Cause::Vanished { by } => {
-                by.label()
-            }
+            Cause::Violation { by, .. }
+            | Cause::Closed { by, .. }
+            | Cause::Vanished { by }
+            | Cause::Stalled { by } => by.label(),
             Cause::UpstreamRestarts { .. } => Side::Upstream.label(),
             Cause::Drained { .. } => "deploy",
-            Cause::Idle => "gate",
+            Cause::Idle | Cause::Overload => "gate",
         }
     }
 }
@@ -188,7 +198,12 @@ pub fn orders(cause: &Cause, policy: &Policy, delay: Duration) -> Orders {
             client: restart(),
             upstream: close(close::GOING_AWAY, "client moves on".to_owned()),
         },
-        Cause::Vanished { by: Side::Upstream } => Orders {
+        // Who takes nothing cannot be told anything.
+        Cause::Stalled { by: Side::Client } => Orders {
+            client: Order::Nothing,
+            upstream: close(close::GOING_AWAY, "client does not read".to_owned()),
+        },
+        Cause::Vanished { by: Side::Upstream } | Cause::Stalled { by: Side::Upstream } => Orders {
             client: restart(),
             upstream: Order::Nothing,
         },
@@ -200,6 +215,13 @@ pub fn orders(cause: &Cause, policy: &Policy, delay: Duration) -> Orders {
         Cause::Idle => Orders {
             client: close(close::GOING_AWAY, "idle for too long".to_owned()),
             upstream: close(close::GOING_AWAY, "idle for too long".to_owned()),
+        },
+        Cause::Overload => Orders {
+            client: close(
+                close::TRY_AGAIN_LATER,
+                format!("overloaded; retry-after-ms={}", delay.as_millis()),
+            ),
+            upstream: close(close::GOING_AWAY, "overloaded".to_owned()),
         },
     }
 }
@@ -237,14 +259,11 @@ mod tests {
             let cause = Cause::UpstreamRestarts { code };
             assert_eq!(codes(cause, &policy), (Some(1012), Some(code)));
         }
-        assert_eq!(
-            codes(Cause::Vanished { by: Side::Upstream }, &policy),
-            (Some(1012), None)
-        );
-        assert_eq!(
-            codes(Cause::Vanished { by: Side::Client }, &policy),
-            (None, Some(1001))
-        );
+        for cause in [|by| Cause::Vanished { by }, |by| Cause::Stalled { by }] {
+            assert_eq!(codes(cause(Side::Upstream), &policy), (Some(1012), None));
+            assert_eq!(codes(cause(Side::Client), &policy), (None, Some(1001)));
+        }
+        assert_eq!(codes(Cause::Overload, &policy), (Some(1013), Some(1001)));
         for by in [Side::Client, Side::Upstream] {
             assert_eq!(
                 codes(

@@ -10,7 +10,7 @@
 use super::inflation::{Content, Inflation, Manner, Progress};
 use super::passage::{Block, Event, Passage, Tally, Until};
 use super::violation::{Kind, Violation};
-use super::{Mode, Rules, Side};
+use super::{Counted, Mode, Rules, Side};
 use crate::frame::close;
 use crate::frame::deflate::Terms;
 use crate::frame::header::{self, First, Header, MAX_CONTROL_PAYLOAD, Opcode, Second};
@@ -235,6 +235,25 @@ impl Flow {
             .map(|_| MessageBoundary(()))
     }
 
+    /// What the frame that `window` begins with counts as, where rates are limited; `None` where a frame is under way, where
+    /// nothing of the next one is there, and for what no rate counts.
+    pub fn begins(&self, window: &[u8]) -> Option<Counted> {
+        let at_header = matches!(self.frame, FrameState::Header) && self.stopped.is_none();
+        let first = window.first().filter(|_| at_header)?;
+        match First(*first).opcode()? {
+            Opcode::Text | Opcode::Binary => Some(Counted::Message),
+            Opcode::Ping | Opcode::Pong => Some(Counted::Control),
+            // A message counts once, however many its fragments; and whoever has had enough may always say so.
+            Opcode::Continuation | Opcode::Close => None,
+        }
+    }
+
+    /// The side goes beyond a limit on rates, which it takes a clock to see. Under [`Mode::Enforce`] the flow stops, as
+    /// after any violation. `None` where this kind was reported before.
+    pub fn exceed(&mut self, mode: Mode, kind: Kind, limit: u64) -> Option<Violation> {
+        self.violated(mode, kind, limit)
+    }
+
     /// How many bytes the frame under way still needs before it can be released, 0 where that is not known. A hint for
     /// how much to read.
     pub fn missing(&self) -> usize {
@@ -342,7 +361,7 @@ impl Flow {
                 if let Some(message) = &mut self.message {
                     message.content.judged = false;
                 }
-                if let Some(violation) = self.violated(rules, violation.kind, violation.at) {
+                if let Some(violation) = self.violated(rules.mode, violation.kind, violation.at) {
                     return Some(Event::Violation(violation));
                 }
                 continue;
@@ -767,18 +786,18 @@ impl Flow {
         if holds {
             return Ok(());
         }
-        self.violated(rules, kind, at).map_or(Ok(()), Err)
+        self.violated(rules.mode, kind, at).map_or(Ok(()), Err)
     }
 
     /// The violation, where it is one that has to be told of.
     #[cold]
-    fn violated(&mut self, rules: &Rules, kind: Kind, at: u64) -> Option<Violation> {
+    fn violated(&mut self, mode: Mode, kind: Kind, at: u64) -> Option<Violation> {
         let new = self.stopped.is_none() && self.reported & kind.bit() == 0;
         if !new {
             return None;
         }
         self.reported |= kind.bit();
-        if rules.mode == Mode::Enforce {
+        if mode == Mode::Enforce {
             self.stopped = Some(Stopped {
                 at_frame_boundary: self.frame_boundary().is_some(),
                 at_message_boundary: self.message_boundary().is_some(),

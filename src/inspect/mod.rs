@@ -3,6 +3,7 @@
 //! - [`flow`]: one direction, frame by frame.
 //! - `inflation`, `workshop`: what of a direction is compressed, seen through; what all of them share for that.
 //! - [`passage`]: what a flow is told and what it tells.
+//! - [`rate`]: the tokens of a limit per second.
 //! - [`violation`]: the table of what can be wrong.
 //! - [`closing`]: the table of what each side is told in the end.
 //!
@@ -12,11 +13,13 @@ pub mod closing;
 pub mod flow;
 mod inflation;
 pub mod passage;
+pub mod rate;
 pub mod violation;
 mod workshop;
 
 pub use flow::Flow;
 pub use passage::{Block, Compressed, Event, Passage, Tally, Until};
+pub use rate::{Bucket, Counted, Rate};
 pub use violation::{Kind, Violation};
 
 /// One end of a proxied connection.

@@ -46,11 +46,17 @@ pub enum Kind {
     MessageTooBig,
     /// The limit of fragments per message of the route.
     TooManyFragments,
+    /// The limit of data messages per second of the route.
+    MessageRate,
+    /// The limit of bytes per second of the route.
+    ByteRate,
+    /// The limit of control frames per second of the route.
+    ControlRate,
 }
 
 impl Kind {
     /// All of them, in the order of the table.
-    pub const ALL: [Kind; 20] = [
+    pub const ALL: [Kind; 23] = [
         Kind::ReservedBits,
         Kind::ReservedOpcode,
         Kind::ControlFragmented,
@@ -71,6 +77,9 @@ impl Kind {
         Kind::FrameTooBig,
         Kind::MessageTooBig,
         Kind::TooManyFragments,
+        Kind::MessageRate,
+        Kind::ByteRate,
+        Kind::ControlRate,
     ];
 
     /// Close code for the side that broke the rule, label in metrics and logs, and the sentence for its developer.
@@ -168,6 +177,21 @@ impl Kind {
                 "too_many_fragments",
                 "message of more fragments than the limit",
             ),
+            Kind::MessageRate => (
+                close::POLICY_VIOLATION,
+                "message_rate",
+                "more messages than the limit",
+            ),
+            Kind::ByteRate => (
+                close::POLICY_VIOLATION,
+                "byte_rate",
+                "more bytes than the limit",
+            ),
+            Kind::ControlRate => (
+                close::POLICY_VIOLATION,
+                "control_rate",
+                "more control frames than the limit",
+            ),
         }
     }
 
@@ -215,6 +239,9 @@ impl fmt::Display for Violation {
             }
             Kind::FrameTooBig | Kind::MessageTooBig => write!(f, "{sentence} of {at} bytes"),
             Kind::TooManyFragments => write!(f, "{sentence} of {at}"),
+            Kind::MessageRate | Kind::ByteRate | Kind::ControlRate => {
+                write!(f, "{sentence} of {at} per second")
+            }
             Kind::ReservedBits
             | Kind::ReservedOpcode
             | Kind::ControlFragmented

@@ -1,6 +1,7 @@
 //! How many connections each client address has, and how fast it opens new ones.
 
 use super::settings::AddressLimits;
+use crate::inspect::{Bucket, Rate};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,9 +23,8 @@ struct Known {
 #[derive(Debug)]
 struct Account {
     open: usize,
-    /// New connections that it may open at once, as of `since`.
-    tokens: f64,
-    since: Instant,
+    /// New connections that it may open, where that is limited.
+    bucket: Option<Bucket>,
 }
 
 /// A connection counts against its address as long as this lives.
@@ -52,23 +52,24 @@ impl Clients {
         now: Instant,
     ) -> Result<Admitted, Duration> {
         let address = network_of(address, limits.ipv6_prefix);
-        let rate = f64::from(limits.rate);
+        let rate = Rate::new(u64::from(limits.rate), Duration::from_secs(1));
         let mut known = self.lock();
         known.forget(rate, now);
         let account = known.addresses.entry(address).or_insert(Account {
             open: 0,
-            tokens: rate.max(1.0),
-            since: now,
+            bucket: None,
         });
         if limits.max_connections != 0 && account.open >= limits.max_connections {
             return Err(Duration::from_secs(5));
         }
-        if limits.rate != 0 {
-            account.refill(rate, now);
-            if account.tokens < 1.0 {
-                return Err(Duration::from_secs_f64((1.0 - account.tokens) / rate));
+        if let Some(rate) = rate {
+            let bucket = account
+                .bucket
+                .get_or_insert_with(|| Bucket::full(rate, now));
+            if bucket.tokens(rate, now) < 1.0 {
+                return Err(bucket.wait_for(1.0, rate, now));
             }
-            account.tokens -= 1.0;
+            bucket.take(1);
         }
         account.open += 1;
         Ok(Admitted {
@@ -82,25 +83,17 @@ impl Clients {
     }
 }
 
-impl Account {
-    /// A second's worth at the most.
-    fn refill(&mut self, rate: f64, now: Instant) {
-        let since = now.saturating_duration_since(self.since).as_secs_f64();
-        self.tokens = (self.tokens + rate * since).min(rate.max(1.0));
-        self.since = now;
-    }
-}
-
 impl Known {
     /// Who is not connected and has all of its tokens is as good as unknown. Looked for whenever the number has doubled,
     /// so that a connection costs the same however many there are.
-    fn forget(&mut self, rate: f64, now: Instant) {
+    fn forget(&mut self, rate: Option<Rate>, now: Instant) {
         if self.addresses.len() < self.sweep_at.max(1024) {
             return;
         }
         self.addresses.retain(|_, account| {
-            account.refill(rate, now);
-            account.open > 0 || account.tokens < rate
+            let bucket = account.bucket.as_mut().zip(rate);
+            let is_full = bucket.is_none_or(|(bucket, rate)| bucket.is_full(rate, now));
+            account.open > 0 || !is_full
         });
         self.sweep_at = self.addresses.len() * 2;
     }

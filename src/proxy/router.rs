@@ -112,6 +112,7 @@ mod tests {
             compression: Compression::default(),
             closing: Policy::default(),
             liveness: Default::default(),
+            limits: Default::default(),
         };
         Router::new(&routes.iter().map(route).collect::<Vec<_>>())
     }

@@ -3,7 +3,7 @@
 use crate::deploy::Thresholds;
 use crate::handshake::Compression;
 use crate::inspect::{Rules, closing};
-use crate::relay::Liveness;
+use crate::relay::{Limits, Liveness};
 use crate::tls;
 use ipnet::IpNet;
 use std::fmt;
@@ -58,6 +58,9 @@ pub struct Client {
     pub forwarded_header: ForwardedHeader,
     /// Most WebSocket connections in all, 0 for no limit; 503 with Retry-After beyond it.
     pub max_connections: usize,
+    /// Most memory in which all connections together keep what they cannot pass on yet, in bytes, 0 for no limit. Beyond it
+    /// new ones get 503 with Retry-After, and those with the slowest readers are closed with 1013.
+    pub buffer_memory: usize,
     /// What one client address may have.
     pub per_address: AddressLimits,
 }
@@ -93,6 +96,7 @@ impl Default for Client {
             trust_unix: false,
             forwarded_header: ForwardedHeader::default(),
             max_connections: 0,
+            buffer_memory: 0,
             per_address: AddressLimits {
                 max_connections: 0,
                 rate: 0,
@@ -313,6 +317,8 @@ pub struct Route {
     pub closing: closing::Policy,
     /// How it is found out whether both sides are there.
     pub liveness: Liveness,
+    /// How much both sides may send, and how long they may leave what is sent to them.
+    pub limits: Limits,
 }
 
 /// Whom a route serves.

@@ -6,7 +6,7 @@ use super::settings::{Address, Client, Route, Settings};
 use super::upstream::{Pool, Pools};
 use crate::deploy::Control;
 use crate::metrics::Metrics;
-use crate::relay::Terms;
+use crate::relay::{Buffers, Terms};
 use crate::tls::Accept;
 use http::HeaderName;
 use std::collections::HashMap;
@@ -27,12 +27,24 @@ pub struct Table {
 }
 
 /// What counts whatever the route is; a reload does not begin anew.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Everybody {
     /// WebSocket connections.
     open: AtomicUsize,
     /// By the address of the client.
     pub clients: Arc<Clients>,
+    /// What connections keep in memory.
+    buffers: Arc<Buffers>,
+}
+
+impl Everybody {
+    fn new(metrics: &Arc<Metrics>) -> Arc<Everybody> {
+        Arc::new(Everybody {
+            open: AtomicUsize::new(0),
+            clients: Arc::default(),
+            buffers: Arc::new(Buffers::new(metrics.clone())),
+        })
+    }
 }
 
 /// A route at run time.
@@ -65,7 +77,11 @@ impl Table {
         before: Option<&Table>,
     ) -> Self {
         let pools = pools.current();
-        let everybody = before.map_or_else(Arc::default, |table| table.everybody.clone());
+        let everybody = match before {
+            None => Everybody::new(metrics),
+            Some(table) => table.everybody.clone(),
+        };
+        everybody.buffers.set_limit(settings.client.buffer_memory);
         let state = |route: &Route| {
             metrics.add_route(&route.name);
             let terms = Terms {
@@ -73,6 +89,8 @@ impl Table {
                 rules: route.rules,
                 closing: route.closing.clone(),
                 liveness: route.liveness,
+                limits: route.limits,
+                buffers: everybody.buffers.clone(),
                 metrics: metrics.clone(),
             };
             let known = before.and_then(|table| table.named(&route.name));
@@ -101,6 +119,11 @@ impl Table {
             routes: settings.routes.iter().map(state).collect(),
             everybody,
         }
+    }
+
+    /// What connections keep in memory, those of tables before this one included.
+    pub fn buffers(&self) -> &Arc<Buffers> {
+        &self.everybody.buffers
     }
 
     /// The route of a request, by its host, port included, and its path.
@@ -144,12 +167,16 @@ pub(super) struct Ticket {
 pub(super) enum Full {
     Route,
     Everybody,
+    Memory,
 }
 
 impl Ticket {
     /// # Errors
     /// Where the route, or wsgate, has all that it may have.
     pub fn take(route: &Arc<RouteState>) -> Result<Ticket, Full> {
+        if route.everybody.buffers.excess() > 0 {
+            return Err(Full::Memory);
+        }
         // Dropping the ticket gives both places back.
         let ticket = Ticket {
             route: route.clone(),

@@ -127,6 +127,7 @@ async fn attempt(
             let sentence = match full {
                 Full::Route => "all connections of this route are taken",
                 Full::Everybody => "all connections are taken",
+                Full::Memory => "all memory for slow connections is taken",
             };
             let answer = Answer::new(StatusCode::SERVICE_UNAVAILABLE, sentence);
             answer.with(header::RETRY_AFTER, "5").write(session).await?;
@@ -484,14 +485,18 @@ impl Connection {
                     .control
                     .handle_restart(place(route, &self.server), &name);
             }
-            Cause::Vanished { by: Side::Upstream } if outcome.client_told.is_some() => {
+            Cause::Vanished { by: Side::Upstream } | Cause::Stalled { by: Side::Upstream }
+                if outcome.client_told.is_some() =>
+            {
                 enrolled.handle_return();
                 route.terms.metrics.drained(drain::Cause::Crash.label());
             }
             Cause::Violation { .. }
             | Cause::Closed { .. }
             | Cause::Vanished { .. }
-            | Cause::Idle => {}
+            | Cause::Stalled { .. }
+            | Cause::Idle
+            | Cause::Overload => {}
         }
         drop(enrolled);
         self.log(outcome, peer);
@@ -564,7 +569,8 @@ mod tests {
         ];
         let all: usize = parts.iter().sum();
         assert!(size(Connection::run) <= all + 16, "{parts:?}");
-        assert!(all <= 656, "{parts:?}");
+        // Tasks are allocated in steps of 128 bytes.
+        assert!(all <= 672, "{parts:?}");
     }
 
     /// A sender that never pauses must not be read past the relay's back-pressure.

@@ -57,12 +57,17 @@ impl State {
 
     /// The stream of a side is at its end, or broken.
     pub(super) fn handle_end(&mut self, by: Side) {
+        self.handle_loss(by, Cause::Vanished { by });
+    }
+
+    /// A side is as good as gone.
+    pub(super) fn handle_loss(&mut self, by: Side, cause: Cause) {
         self.pipes[by as usize].source.ended = true;
         self.execute_order(by);
         if self.cause.is_none() {
             // It left without a word, and gets none.
             self.pipes[by.other() as usize].sink = Sink::Cut;
-            self.end(Cause::Vanished { by });
+            self.end(cause);
         }
         self.release_upstream();
         self.settle();
@@ -75,12 +80,14 @@ impl State {
         let absorb = self.terms.closing.absorb;
         match cause {
             // All clients of the server learn it at this moment: each is told at one of its own.
-            Cause::Vanished { by: Side::Upstream } if !absorb.is_zero() => {
+            Cause::Vanished { by: Side::Upstream } | Cause::Stalled { by: Side::Upstream }
+                if !absorb.is_zero() =>
+            {
                 let turn = rand::thread_rng().gen_range(Duration::ZERO..absorb);
-                self.restart = Some(Restart {
+                self.restart = Some(Box::new(Restart {
                     when: When::InTurn,
                     latest: Box::pin(sleep(turn)),
-                });
+                }));
             }
             // The upstream is told when the client has answered: see `release_upstream`.
             Cause::Drained { .. } | Cause::UpstreamRestarts { .. } => {
@@ -90,7 +97,9 @@ impl State {
             Cause::Violation { .. }
             | Cause::Closed { .. }
             | Cause::Vanished { .. }
-            | Cause::Idle => {
+            | Cause::Stalled { .. }
+            | Cause::Idle
+            | Cause::Overload => {
                 self.arm();
                 self.order(Side::Client, orders.client);
                 self.order(Side::Upstream, orders.upstream);
@@ -113,7 +122,9 @@ impl State {
                 Cause::Violation { .. }
                 | Cause::Closed { .. }
                 | Cause::Vanished { .. }
-                | Cause::Idle,
+                | Cause::Stalled { .. }
+                | Cause::Idle
+                | Cause::Overload,
             )
             | None => false,
         }
@@ -124,7 +135,7 @@ impl State {
     pub(super) fn is_absorbed(&self, side: Side) -> bool {
         side == Side::Client
             && matches!(
-                &self.restart,
+                self.restart.as_deref(),
                 Some(Restart {
                     when: When::InTurn,
                     ..
@@ -141,10 +152,10 @@ impl State {
             && let Some(source) = source
         {
             let latest = Box::pin(sleep(self.terms.closing.message_grace));
-            self.restart = Some(Restart {
+            self.restart = Some(Box::new(Restart {
                 when: When::AtMessageEnd { source },
                 latest,
-            });
+            }));
             self.drain_at_message_end();
         }
         let Some(restart) = &mut self.restart else {
@@ -171,10 +182,10 @@ impl State {
 
     /// Begins the drain that waits for it, if no message toward the client is under way.
     pub(super) fn drain_at_message_end(&mut self) {
-        let Some(Restart {
+        let Some(&Restart {
             when: When::AtMessageEnd { source },
             ..
-        }) = self.restart
+        }) = self.restart.as_deref()
         else {
             return;
         };

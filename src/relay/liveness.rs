@@ -193,6 +193,9 @@ impl State {
                 let next = watch.next();
                 watch.timer.as_mut().reset(next);
                 self.pipes[side as usize].flow.watch_pongs();
+                if let Some(meter) = &mut self.meter {
+                    meter.handle_ping(side);
+                }
             }
         }
         sent

@@ -8,25 +8,35 @@
 //! It never parses a frame itself and never decides what a side is told: the first is
 //! [`inspect::flow`](crate::inspect::flow)'s, the second [`inspect::closing`](crate::inspect::closing)'s.
 
+mod buffers;
 mod ending;
 mod handle;
+mod judge;
+mod limits;
 mod liveness;
 mod outcome;
 mod pipe;
+mod stall;
 
+pub use buffers::{Buffers, Holding};
 pub use handle::Handle;
+pub use limits::{Beyond, Limits, Rates};
 pub use liveness::Liveness;
 pub use outcome::Outcome;
 pub use pipe::Passed;
+pub use stall::Delivery;
 
 use crate::handshake::Deflate;
-use crate::inspect::closing::Cause;
-use crate::inspect::{Block, Event, Mode, Rules, Side, Tally, Until, Violation, closing::Policy};
+use crate::inspect::closing::{Cause, Policy};
+use crate::inspect::{Block, Rules, Side};
 use crate::metrics::Metrics;
 use bytes::BytesMut;
 use ending::Restart;
+use judge::Found;
+use limits::Meter;
 use liveness::Watch;
 use pipe::{CHUNK, Pipe, Sink};
+use stall::Stall;
 use std::cell::RefCell;
 use std::future::Future;
 use std::pin::Pin;
@@ -46,7 +56,11 @@ pub struct Terms {
     pub closing: Policy,
     /// How it is found out whether both sides are there.
     pub liveness: Liveness,
-    /// Where it is counted.
+    /// How much they may send, and how long they may leave what is sent to them.
+    pub limits: Limits,
+    /// Where what they keep is counted, with that of all others.
+    pub buffers: Arc<Buffers>,
+    /// Where all else is counted.
     pub metrics: Arc<Metrics>,
 }
 
@@ -70,6 +84,7 @@ impl<C, U> Relay<C, U> {
         upstream: U,
         from_upstream: BytesMut,
     ) -> Self {
+        let meter = Meter::new(&terms.limits, [from_client.len(), from_upstream.len()]);
         let pipes = [
             Pipe::new(Side::Client, from_client),
             Pipe::new(Side::Upstream, from_upstream),
@@ -82,6 +97,8 @@ impl<C, U> Relay<C, U> {
             cause: None,
             restart: None,
             watch,
+            meter,
+            stall: None,
             deadline: None,
             overtime: false,
             told: [None; 2],
@@ -122,8 +139,8 @@ thread_local! {
 
 impl<C, U> Future for Relay<C, U>
 where
-    C: AsyncRead + AsyncWrite + Unpin,
-    U: AsyncRead + AsyncWrite + Unpin,
+    C: AsyncRead + AsyncWrite + Delivery + Unpin,
+    U: AsyncRead + AsyncWrite + Delivery + Unpin,
 {
     type Output = Outcome;
 
@@ -136,9 +153,15 @@ where
         WORKSPACE.with_borrow_mut(|work| {
             loop {
                 let mut moved = state.poll_restart(cx);
+                moved |= state.poll_overload();
                 moved |= state.pump(Side::Client, client, upstream, cx, work);
                 moved |= state.pump(Side::Upstream, upstream, client, cx, work);
                 moved |= state.poll_liveness(cx);
+                moved |= state.poll_limits(cx);
+                moved |= state.poll_stall(cx, |side| match side {
+                    Side::Client => client.delivered(),
+                    Side::Upstream => upstream.delivered(),
+                });
                 moved |= state.poll_deadline(cx);
                 if let Some(outcome) = state.outcome() {
                     // Best effort: what matters has been written, and the streams are dropped after this.
@@ -147,6 +170,7 @@ where
                     return Poll::Ready(outcome);
                 }
                 if !moved {
+                    state.account();
                     return Poll::Pending;
                 }
             }
@@ -164,9 +188,13 @@ struct State {
     /// Why the connection ends, once it does.
     cause: Option<Cause>,
     /// The client is to be told of a restart, but not yet.
-    restart: Option<Restart>,
+    restart: Option<Box<Restart>>,
     /// Where the route asks whether both sides are there.
     watch: Option<Box<Watch>>,
+    /// Where the route limits how much they may send.
+    meter: Option<Box<Meter>>,
+    /// While something waits to be written.
+    stall: Option<Box<Stall>>,
     /// When the closing is cut short.
     deadline: Option<Pin<Box<Sleep>>>,
     /// The deadline has passed once and what could still be said was said.
@@ -177,27 +205,12 @@ struct State {
 
 impl Drop for State {
     fn drop(&mut self) {
+        self.let_go();
         for pipe in &mut self.pipes {
             let freed = pipe.flow.forget();
             self.terms.metrics.compression_memory(freed);
         }
     }
-}
-
-/// What has to be done about what was found in a window, once the bytes before it are out of the way.
-enum Found {
-    Violation(Violation),
-    Close { code: Option<u16>, passed: bool },
-}
-
-/// What was judged of a window.
-struct Judged {
-    /// Bytes from its front that are released.
-    release: usize,
-    /// Bytes after those that are nobody's: the answer to our Ping.
-    dropped: usize,
-    /// What stopped it.
-    found: Option<Found>,
 }
 
 impl State {
@@ -217,16 +230,21 @@ impl State {
             if pipe.source.ended
                 || (pipe.is_passing() && !pipe.is_flushed())
                 || self.is_absorbed(from)
+                || self.is_slowed(from)
             {
                 return moved;
             }
-            let pipe = &mut self.pipes[from as usize];
             let mut chunk: &[u8] = &[];
-            if !pipe.fresh {
+            if !self.pipes[from as usize].fresh {
+                let most = self.most(from);
+                let pipe = &mut self.pipes[from as usize];
                 let was_empty = pipe.is_empty();
-                match pipe.poll_fill(Pin::new(source), cx, &mut work.scratch) {
+                match pipe.poll_fill(Pin::new(source), cx, &mut work.scratch, most) {
                     Poll::Pending => return moved,
                     Poll::Ready(Ok(n)) if n > 0 => {
+                        if let Some(meter) = &mut self.meter {
+                            meter.handle_read(from, n);
+                        }
                         if was_empty {
                             chunk = &work.scratch[..n];
                         }
@@ -305,86 +323,6 @@ impl State {
             return true;
         }
         moved
-    }
-
-    /// Has the flow judge the window, as far as it goes.
-    fn judge(&mut self, from: Side, window: &[u8], block: &mut Block) -> Judged {
-        let terms = &*self.terms;
-        let client_first = self.is_client_first();
-        let pipe = &mut self.pipes[from as usize];
-        let passing = pipe.is_passing();
-        let until = match pipe.sink {
-            Sink::Ordered(_) => Until::FrameEnd,
-            Sink::Flowing if from == Side::Upstream && self.restart.is_some() => Until::MessageEnd,
-            Sink::Flowing | Sink::Told | Sink::Cut | Sink::Finished => Until::End,
-        };
-        let mut tally = Tally::default();
-        let (mut release, mut dropped) = (0, 0);
-        pipe.fresh = false;
-        let found = loop {
-            let passage =
-                pipe.flow
-                    .inspect(&terms.rules, &window[release..], until, block, &mut tally);
-            release += passage.release;
-            match passage.event {
-                None => {
-                    pipe.fresh = until != Until::End && release < window.len();
-                    break None;
-                }
-                Some(Event::Violation(violation)) => {
-                    if passing {
-                        terms.metrics.violation(from, violation.kind);
-                    }
-                    if terms.rules.mode == Mode::Enforce {
-                        // What follows is not passed on, but the side's Close may be in it.
-                        pipe.fresh = release < window.len();
-                        break Some(Found::Violation(violation));
-                    }
-                    let (route, side, kind) =
-                        (terms.route.as_str(), from.label(), violation.kind.label());
-                    tracing::warn!(route, side, kind, %violation, "violation observed");
-                }
-                Some(Event::Close { frame_len, code }) => {
-                    let translated = from == Side::Upstream
-                        && self.cause.is_none()
-                        && terms.closing.translates(code);
-                    // The answer to a 1012 of ours is not the upstream's business; it gets a 1001.
-                    let answered = from == Side::Client && client_first;
-                    let passed = passing && !translated && !answered;
-                    if passed {
-                        pipe.flow.release_close(frame_len, &mut tally);
-                        release += frame_len;
-                    }
-                    break Some(Found::Close { code, passed });
-                }
-                Some(Event::Pong { frame_len, payload }) => {
-                    let watch = self.watch.as_mut();
-                    if watch.is_some_and(|watch| watch.handle_pong(&payload)) {
-                        dropped = frame_len;
-                        pipe.fresh = release + dropped < window.len();
-                        break None;
-                    }
-                    if passing {
-                        pipe.flow.release_pong(frame_len, &mut tally);
-                    }
-                    release += frame_len;
-                    if until != Until::End {
-                        pipe.fresh = release < window.len();
-                        break None;
-                    }
-                }
-            }
-        };
-        terms.metrics.compression_memory(pipe.flow.memory_change());
-        if passing && tally != Tally::default() {
-            pipe.count(&tally);
-            terms.metrics.passed(from, &tally);
-        }
-        Judged {
-            release,
-            dropped,
-            found,
-        }
     }
 }
 

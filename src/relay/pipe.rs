@@ -11,15 +11,18 @@
 use crate::frame::close;
 use crate::frame::deflate::Terms;
 use crate::inspect::{Flow, Side, Tally};
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, BufMut, BytesMut};
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::io::poll_read_buf;
 
-/// Most that is read at once.
-pub(super) const CHUNK: usize = 64 << 10;
+/// Most that is read at once: a message of a mebibyte passes with four calls of the system each way.
+pub(super) const CHUNK: usize = 256 << 10;
+/// The same where the other side has not taken all of the chunk before: a slow reader does not have a large one kept for
+/// it each time.
+const CROWDED_CHUNK: usize = 64 << 10;
 
 /// What the pipe knows of the side that it reads from.
 #[derive(Debug, Default)]
@@ -66,6 +69,10 @@ pub(super) struct Pipe {
     ready: usize,
     /// Something was written that the stream may keep to itself until it is flushed.
     unflushed: bool,
+    /// The sink did not take all of the last chunk at once.
+    crowded: bool,
+    /// The sink has taken something during this poll.
+    pub took: bool,
 }
 
 /// How much has passed in one direction.
@@ -89,6 +96,8 @@ impl Pipe {
             buf: read,
             ready: 0,
             unflushed: false,
+            crowded: false,
+            took: false,
         }
     }
 
@@ -111,26 +120,38 @@ impl Pipe {
         self.buf.is_empty()
     }
 
+    /// What it keeps, in bytes.
+    pub fn memory(&self) -> usize {
+        self.buf.capacity()
+    }
+
     pub fn count(&mut self, tally: &Tally) {
         self.passed.messages += tally.messages[0] + tally.messages[1];
         self.passed.bytes += tally.bytes.iter().sum::<u64>();
     }
 
-    /// Reads once: into `scratch` if the pipe is empty, else behind the window.
+    /// Reads once, at most so many bytes: into `scratch` if the pipe is empty, else behind the window.
     pub fn poll_fill(
         &mut self,
         source: Pin<&mut impl AsyncRead>,
         cx: &mut Context<'_>,
         scratch: &mut [u8],
+        most: usize,
     ) -> Poll<io::Result<usize>> {
         if self.buf.is_empty() {
-            let mut into = ReadBuf::new(scratch);
+            let room = if self.crowded {
+                CROWDED_CHUNK
+            } else {
+                scratch.len()
+            };
+            let most = most.min(room);
+            let mut into = ReadBuf::new(&mut scratch[..most]);
             ready!(source.poll_read(cx, &mut into))?;
             return Poll::Ready(Ok(into.filled().len()));
         }
         // Enough for the rest of the frame, so that a held frame is read with as few calls as a passing one.
-        self.buf.reserve(self.flow.missing().clamp(4096, CHUNK));
-        poll_read_buf(source, cx, &mut self.buf)
+        self.buf.reserve(self.flow.missing().clamp(4096, CROWDED_CHUNK));
+        poll_read_buf(source, cx, &mut (&mut self.buf).limit(most))
     }
 
     /// Writes what is ready. `Ok(true)` if anything was written.
@@ -149,7 +170,7 @@ impl Pipe {
                 Poll::Ready(Ok(n)) if n > 0 => {
                     self.buf.advance(n);
                     self.ready -= n;
-                    wrote = true;
+                    (wrote, self.took) = (true, true);
                 }
                 Poll::Ready(Ok(_)) => return Err(self.broken(io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Err(error)) => return Err(self.broken(error)),
@@ -192,12 +213,13 @@ impl Pipe {
                 Poll::Pending => break,
                 Poll::Ready(Ok(n)) if n > 0 => {
                     released = &released[n..];
-                    self.unflushed = true;
+                    (self.unflushed, self.took) = (true, true);
                 }
                 Poll::Ready(Ok(_)) => result = Err(self.broken(io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Err(error)) => result = Err(self.broken(error)),
             }
         }
+        self.crowded = !released.is_empty();
         if result.is_ok() {
             self.ready = released.len();
             self.buf.reserve(released.len() + window.len());

@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::deploy::Control;
 use crate::metrics::Metrics;
 use crate::proxy::settings::Address;
-use crate::proxy::{Checks, Discovery, Gate, Pools, Table};
+use crate::proxy::{Checks, Discovery, Gate, Pools, Relief, Table};
 use crate::service::{self, OwnerError};
 use async_trait::async_trait;
 use certificates::Said;
@@ -38,6 +38,7 @@ pub struct Gateway {
     live: Live,
     checks: Checks,
     discovery: Discovery,
+    relief: Relief,
     asked: mpsc::Receiver<crate::admin::Reload>,
     inherited: Option<Inherited>,
 }
@@ -77,6 +78,7 @@ impl Gateway {
             .map(|inherited| std::mem::take(&mut inherited.sockets))
             .unwrap_or_default();
         let table = Table::new(&config.proxy, &pools, &control, &metrics, None);
+        let relief = Relief::new(control.clone(), table.buffers().clone());
         let gate = Listeners::new(
             "gate",
             Gate::new(table, &server.configuration),
@@ -120,6 +122,7 @@ impl Gateway {
             live,
             checks,
             discovery,
+            relief,
             asked,
             inherited,
         })
@@ -157,12 +160,13 @@ impl Gateway {
         let control = self.ending.control.clone();
         let (signals, hangup) = Signals::new(self.ending)?;
         let (live, asked) = (self.live, self.asked);
-        let (checks, discovery) = (self.checks, self.discovery);
+        let (checks, discovery, relief) = (self.checks, self.discovery, self.relief);
         let work = async move {
             tokio::join!(
                 control.conduct(),
                 checks.run(),
                 discovery.run(),
+                relief.run(),
                 live.run(hangup, asked)
             );
         };

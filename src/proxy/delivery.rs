@@ -1,0 +1,29 @@
+//! What the kernel knows of how much of a connection's data has arrived.
+
+use super::socket::Socket;
+use crate::relay::Delivery;
+use pingora::protocols::{SocketDigest, Stream};
+use std::os::fd::AsRawFd;
+
+impl Delivery for Stream {
+    fn delivered(&self) -> Option<u64> {
+        acknowledged(&*self.get_socket_digest()?)
+    }
+}
+
+impl Delivery for Socket {
+    fn delivered(&self) -> Option<u64> {
+        match self {
+            Socket::Tcp(stream, _) => acknowledged(&SocketDigest::from_raw_fd(stream.as_raw_fd())),
+            // What a Unix socket has taken is in the reader's own queue.
+            Socket::Unix(_) => None,
+            Socket::Tls(stream) => stream.io().delivered(),
+        }
+    }
+}
+
+/// In bytes since the connection was made, encrypted where it is; `None` where it is not TCP, or not on Linux.
+fn acknowledged(socket: &SocketDigest) -> Option<u64> {
+    let acknowledged = socket.tcp_info()?.tcpi_bytes_acked;
+    cfg!(target_os = "linux").then_some(acknowledged)
+}

@@ -1,0 +1,130 @@
+//! The memory in which relays keep what they may not, or cannot, write yet: of all of them together.
+//!
+//! A relay tells of it when a poll leaves it with more or less than the one before; one that keeps nothing, which is
+//! the rule, tells of nothing. Who has to let go is decided elsewhere: this knows no connection.
+
+use super::State;
+use crate::inspect::Side;
+use crate::inspect::closing::Cause;
+use crate::metrics::Metrics;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// What all relays keep, and how much that may be. Share it in an `Arc`.
+#[derive(Debug)]
+pub struct Buffers {
+    /// It keeps the sum.
+    metrics: Arc<Metrics>,
+    /// In bytes; 0 for no limit.
+    limit: AtomicUsize,
+    over: Notify,
+    start: Instant,
+}
+
+/// What one relay keeps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Holding {
+    /// In bytes.
+    pub bytes: u32,
+    /// Since when nothing of it was taken, by the [clock](Buffers::clock) of the buffers.
+    pub since: u32,
+}
+
+impl Buffers {
+    /// Without a limit.
+    pub fn new(metrics: Arc<Metrics>) -> Self {
+        Buffers {
+            metrics,
+            limit: AtomicUsize::new(0),
+            over: Notify::new(),
+            start: Instant::now(),
+        }
+    }
+
+    /// From now on no more than this is to be kept, in bytes; 0 for no limit.
+    pub fn set_limit(&self, bytes: usize) {
+        self.limit.store(bytes, Ordering::Relaxed);
+    }
+
+    /// How much may be kept, in bytes; 0 for no limit.
+    pub fn limit(&self) -> usize {
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    /// How many bytes more are kept than may be, if any.
+    pub fn excess(&self) -> usize {
+        match self.limit() {
+            0 => 0,
+            limit => self.metrics.buffer_memory(0).saturating_sub(limit),
+        }
+    }
+
+    /// Waits until more is kept than may be.
+    pub async fn over(&self) {
+        self.over.notified().await;
+    }
+
+    /// Milliseconds since these were made. It begins anew after 49 days.
+    pub fn clock(&self) -> u32 {
+        self.start.elapsed().as_millis() as u32
+    }
+
+    /// One relay keeps more or less than before, by so many bytes.
+    fn handle_change(&self, change: isize) {
+        let held = self.metrics.buffer_memory(change);
+        let limit = self.limit();
+        if change > 0 && limit != 0 && held > limit {
+            self.over.notify_one();
+        }
+    }
+}
+
+impl State {
+    /// Tells of what is kept at the end of a poll.
+    pub(super) fn account(&mut self) {
+        let bytes: usize = self.pipes.iter().map(|pipe| pipe.memory()).sum();
+        let took = self.pipes.iter().any(|pipe| pipe.took);
+        self.pipes.iter_mut().for_each(|pipe| pipe.took = false);
+        let before = self.handle.holding();
+        if bytes == 0 && before.bytes == 0 {
+            return;
+        }
+        let mut holding = before;
+        holding.bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        if took || before.bytes == 0 {
+            holding.since = self.terms.buffers.clock();
+        }
+        self.hold(holding, before);
+    }
+
+    /// Nothing is kept any more.
+    pub(super) fn let_go(&mut self) {
+        self.hold(Holding::default(), self.handle.holding());
+    }
+
+    fn hold(&mut self, holding: Holding, before: Holding) {
+        self.handle.hold(holding);
+        let change = holding.bytes as isize - before.bytes as isize;
+        if change != 0 {
+            self.terms.buffers.handle_change(change);
+        }
+    }
+
+    /// Ends the connection where its buffers are wanted back. Whether anything happened.
+    pub(super) fn poll_overload(&mut self) -> bool {
+        if self.cause.is_some() || !self.handle.is_shed() {
+            return false;
+        }
+        let [from_client, from_upstream] = self.pipes.each_ref().map(|pipe| pipe.memory());
+        let reader = if from_upstream >= from_client {
+            Side::Client
+        } else {
+            Side::Upstream
+        };
+        self.terms.metrics.slow_reader(reader, "buffer_memory");
+        self.end(Cause::Overload);
+        true
+    }
+}
