@@ -47,3 +47,4 @@ pub mod metrics;
 pub mod proxy;
 pub mod relay;
 pub mod server;
+pub mod tls;
