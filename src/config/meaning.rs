@@ -33,9 +33,9 @@ upstream = "chat""#;
 const LARGEST_HEAD: u64 = 1_000_000;
 
 /// What the file means.
-pub(super) fn of(file: File, source: Source<'_>) -> Result<Config, Error> {
+pub(super) fn of(file: File, source: Source<'_>, before: Option<&Config>) -> Result<Config, Error> {
     let mut warnings = Vec::new();
-    let reader = Reader { source };
+    let reader = Reader { source, before };
     let threads = reader.whole(file.threads, 0, 0..=1024, "threads")?;
     let upgrade_socket = reader.upgrade_socket(file.upgrade_socket)?;
     let log = log_settings(&file.log.0);
@@ -113,6 +113,8 @@ pub(super) fn admin_warning(address: &Address) -> Option<String> {
 #[derive(Clone, Copy)]
 pub(super) struct Reader<'a> {
     pub source: Source<'a>,
+    /// What is in force, where this is to take its place.
+    pub before: Option<&'a Config>,
 }
 
 impl Reader<'_> {
@@ -269,7 +271,8 @@ impl Reader<'_> {
         let mut lines = Vec::new();
         for entry in written {
             let span = entry.span();
-            let Some(listen) = entry.into_inner().0.listen else {
+            let mut entry = entry.into_inner().0;
+            let Some(listen) = entry.listen.take() else {
                 let help = "add listen = \"0.0.0.0:8080\"";
                 return Err(self
                     .source
@@ -301,7 +304,8 @@ impl Reader<'_> {
                 );
             }
             lines.push(self.source.line(listen.span().start));
-            listeners.push(Listener { address });
+            let tls = self.accept(entry)?;
+            listeners.push(Listener { address, tls });
         }
         if listeners.is_empty() {
             return Err(self.absent("no listener", "[[listener]]"));

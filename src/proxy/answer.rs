@@ -1,10 +1,12 @@
 //! What wsgate itself answers, and the headers that it adds to what it passes on.
 
+use super::secured;
 use http::header::{self, HeaderMap, HeaderName};
 use http::{HeaderValue, StatusCode};
-use pingora::Result;
 use pingora::http::{IntoCaseHeaderName, RequestHeader, ResponseHeader};
+use pingora::protocols::tls::SslDigest;
 use pingora::proxy::Session;
+use pingora::{ErrorType, OrErr, Result};
 use std::net::IpAddr;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -58,7 +60,11 @@ impl<'a> Answer<'a> {
 /// Tells the server who asked, by which host and scheme.
 ///
 /// `X-Forwarded-For` is continued; the others say what was seen here, whatever the client claims.
-pub(super) fn forwarded(request: &mut RequestHeader, client: Option<IpAddr>) -> Result<()> {
+pub(super) fn forwarded(
+    request: &mut RequestHeader,
+    client: Option<IpAddr>,
+    tls: Option<&SslDigest>,
+) -> Result<()> {
     if let Some(client) = client {
         let mut chain: Vec<String> = request
             .headers
@@ -73,7 +79,17 @@ pub(super) fn forwarded(request: &mut RequestHeader, client: Option<IpAddr>) -> 
     if let Some(host) = request.headers.get(header::HOST).cloned() {
         request.insert_header("X-Forwarded-Host", host)?;
     }
-    request.insert_header("X-Forwarded-Proto", "http")
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    request.insert_header("X-Forwarded-Proto", scheme)?;
+    if let Some((name, subject)) = tls.and_then(secured::identity) {
+        // RFC 4514 escapes what has no place in a header.
+        let value = HeaderValue::from_bytes(subject.as_bytes()).or_err(
+            ErrorType::InvalidHTTPHeader,
+            "a subject that no header can hold",
+        )?;
+        request.insert_header(name.to_owned(), value)?;
+    }
+    Ok(())
 }
 
 /// The value of a header as text, for logs and for routing; empty where there is none or it is not ASCII.
@@ -115,7 +131,7 @@ mod tests {
         request
             .insert_header("X-Forwarded-Host", "evil.example")
             .unwrap();
-        forwarded(&mut request, Some([127, 0, 0, 1].into())).unwrap();
+        forwarded(&mut request, Some([127, 0, 0, 1].into()), None).unwrap();
         assert_eq!(
             text(&request.headers, X_FORWARDED_FOR),
             "203.0.113.7, 10.0.0.1, 127.0.0.1"

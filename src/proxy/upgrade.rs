@@ -239,7 +239,10 @@ fn request_for_upstream(session: &Session) -> Result<Box<RequestHeader>> {
         .client_addr()
         .and_then(|address| address.as_inet())
         .map(|address| address.ip());
-    forwarded(&mut request, client)?;
+    let tls = session
+        .digest()
+        .and_then(|digest| digest.ssl_digest.as_deref());
+    forwarded(&mut request, client, tls)?;
     Ok(Box::new(request))
 }
 

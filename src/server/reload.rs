@@ -65,7 +65,8 @@ impl Live {
                 "wsgate was started without a file, so there is nothing to reload".to_owned(),
             );
         };
-        let mut config = Config::load(file).map_err(|error| error.to_string())?;
+        let mut config =
+            Config::load_over(file, Some(&self.config)).map_err(|error| error.to_string())?;
         let mut notes = std::mem::take(&mut config.warnings);
         let later = "takes effect when wsgate is started anew";
         if config.threads != self.config.threads {
