@@ -60,6 +60,17 @@ pub(super) fn of(file: File, source: Source<'_>, before: Option<&Config>) -> Res
     }
     let routes = reader.routes(file.route, &upstreams)?;
     for (index, upstream) in upstreams.iter().enumerate() {
+        if upstream
+            .tls
+            .as_ref()
+            .is_some_and(|tls| tls.authorities.is_none())
+        {
+            let line = source.line(places[index].start);
+            warnings.push(format!(
+                "{}:{line}: the servers of upstream `{}` are not verified: anybody could be in their place",
+                source.name, upstream.name
+            ));
+        }
         if !routes.iter().any(|route| route.upstream == index) {
             let line = source.line(places[index].start);
             warnings.push(format!(

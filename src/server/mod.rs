@@ -1,5 +1,6 @@
 //! Assembly: the only room that knows everybody. It binds the listeners, makes Pingora's server of them, and runs it.
 
+mod certificates;
 mod ending;
 mod handover;
 mod listening;
@@ -15,6 +16,7 @@ use crate::metrics::Metrics;
 use crate::proxy::settings::Address;
 use crate::proxy::{Checks, Discovery, Gate, Pools, Table};
 use async_trait::async_trait;
+use certificates::Said;
 use ending::{Ending, Signals};
 use listening::{Bound, Listeners, Serving};
 use pingora::server::configuration::ServerConf;
@@ -104,6 +106,7 @@ impl Gateway {
             metrics,
             gate,
             admin,
+            said: Said::default(),
         };
         Ok(Gateway {
             server,

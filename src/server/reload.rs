@@ -4,6 +4,7 @@
 //! connection is touched but those whose server, or generation, the new configuration has left behind: those are drained
 //! as soon as somebody else can take them.
 
+use super::certificates::{self, Said};
 use super::listening::{Bound, Listeners};
 use crate::admin::{Admin, Reload};
 use crate::config::Config;
@@ -27,16 +28,21 @@ pub(super) struct Live {
     pub metrics: Arc<Metrics>,
     pub gate: Listeners<Gate>,
     pub admin: Option<Listeners<Admin>>,
+    pub said: Said,
 }
 
 impl Live {
     /// Reloads whenever it is asked to, for as long as it is polled.
     pub async fn run(mut self, mut hangup: Signal, mut asked: mpsc::Receiver<Reload>) {
+        let mut looks = tokio::time::interval(certificates::LOOK);
         loop {
             let answer = tokio::select! {
+                _ = looks.tick() => {
+                    self.renew();
+                    continue;
+                }
                 Some(()) = hangup.recv() => None,
                 Some(answer) = asked.recv() => Some(answer),
-                else => return,
             };
             let result = self.reload();
             self.metrics.reload(result.is_ok());
@@ -135,6 +141,7 @@ impl Live {
             admin.keep(&wanted_admin);
         }
         self.config = config;
+        self.renew();
         Ok(notes)
     }
 
