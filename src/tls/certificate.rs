@@ -151,7 +151,7 @@ impl Certificate {
             stamps,
         };
         let now = SystemTime::now();
-        let is_in_force = before.iter().any(|before| *before == loaded);
+        let is_in_force = before.contains(&loaded);
         if not_after <= now && !is_in_force {
             let when = tbs.validity.not_after;
             let message = format!("the certificate in `{}` ran out on {when}", cert.display());
