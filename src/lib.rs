@@ -49,3 +49,4 @@ pub mod proxy;
 pub mod relay;
 pub mod server;
 pub mod service;
+pub mod tls;

@@ -109,6 +109,17 @@ pub struct ServerFigures {
     pub connections: usize,
 }
 
+/// How long a certificate is good.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Days {
+    /// The listener or upstream that presents it.
+    pub used_by: String,
+    /// Its file.
+    pub certificate: String,
+    /// Less than none where it has run out.
+    pub left: i64,
+}
+
 /// Whose Close it is that a side is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Initiator {
@@ -148,6 +159,7 @@ pub struct Metrics {
     reconnects: HistogramVec,
     server_state: IntGaugeVec,
     server_connections: IntGaugeVec,
+    certificate_days_left: IntGaugeVec,
     reloads: IntCounterVec,
     violations: IntCounterVec,
     closes: IntCounterVec,
@@ -289,6 +301,11 @@ impl Metrics {
             "WebSocket connections to a server.",
             &["upstream", "server"],
         );
+        let certificate_days_left = gauges(
+            "wsgate_certificate_days_left",
+            "Days until a certificate that is in force runs out.",
+            &["used_by", "certificate"],
+        );
         let opts = HistogramOpts::new(
             "wsgate_reconnect_seconds",
             "From telling a client to reconnect to the upgrade that replaces its connection, matched in aggregate.",
@@ -357,6 +374,7 @@ impl Metrics {
             reconnects,
             server_state,
             server_connections,
+            certificate_days_left,
             reloads,
             violations,
             closes,
@@ -436,6 +454,16 @@ impl Metrics {
     pub fn reload(&self, taken: bool) {
         let result = if taken { "ok" } else { "failed" };
         self.reloads.with_label_values(&[result]).inc();
+    }
+
+    /// How long the certificates are good that are in force now.
+    pub fn certificates(&self, all: &[Days]) {
+        self.certificate_days_left.reset();
+        for days in all {
+            self.certificate_days_left
+                .with_label_values(&[&days.used_by, &days.certificate])
+                .set(days.left);
+        }
     }
 
     /// How all servers stand now; those that are not among them are forgotten.

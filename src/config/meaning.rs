@@ -34,9 +34,9 @@ upstream = "chat""#;
 const LARGEST_HEAD: u64 = 1_000_000;
 
 /// What the file means.
-pub(super) fn of(file: File, source: Source<'_>) -> Result<Config, Error> {
+pub(super) fn of(file: File, source: Source<'_>, before: Option<&Config>) -> Result<Config, Error> {
     let mut warnings = Vec::new();
-    let reader = Reader { source };
+    let reader = Reader { source, before };
     let threads = reader.whole(file.threads, 0, 0..=1024, "threads")?;
     let owner = reader.owner(file.user, file.group)?;
     let upgrade_socket = reader.upgrade_socket(file.upgrade_socket)?;
@@ -62,6 +62,17 @@ pub(super) fn of(file: File, source: Source<'_>) -> Result<Config, Error> {
     }
     let routes = reader.routes(file.route, &upstreams)?;
     for (index, upstream) in upstreams.iter().enumerate() {
+        if upstream
+            .tls
+            .as_ref()
+            .is_some_and(|tls| tls.authorities.is_none())
+        {
+            let line = source.line(places[index].start);
+            warnings.push(format!(
+                "{}:{line}: the servers of upstream `{}` are not verified: anybody could be in their place",
+                source.name, upstream.name
+            ));
+        }
         if !routes.iter().any(|route| route.upstream == index) {
             let line = source.line(places[index].start);
             warnings.push(format!(
@@ -116,6 +127,8 @@ pub(super) fn admin_warning(address: &Address) -> Option<String> {
 #[derive(Clone, Copy)]
 pub(super) struct Reader<'a> {
     pub source: Source<'a>,
+    /// What is in force, where this is to take its place.
+    pub before: Option<&'a Config>,
 }
 
 impl Reader<'_> {
@@ -340,7 +353,8 @@ impl Reader<'_> {
         let mut lines = Vec::new();
         for entry in written {
             let span = entry.span();
-            let Some(listen) = entry.into_inner().0.listen else {
+            let mut entry = entry.into_inner().0;
+            let Some(listen) = entry.listen.take() else {
                 let help = "add listen = \"0.0.0.0:8080\"";
                 return Err(self
                     .source
@@ -372,7 +386,8 @@ impl Reader<'_> {
                 );
             }
             lines.push(self.source.line(listen.span().start));
-            listeners.push(Listener { address });
+            let tls = self.accept(entry)?;
+            listeners.push(Listener { address, tls });
         }
         if listeners.is_empty() {
             return Err(self.absent("no listener", "[[listener]]"));

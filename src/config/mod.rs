@@ -9,6 +9,7 @@ mod error;
 mod health;
 mod meaning;
 mod route;
+mod tls;
 mod units;
 mod upstream;
 mod wording;
@@ -54,6 +55,14 @@ impl Config {
     /// # Errors
     /// Where it cannot be read, and as [`Config::parse`].
     pub fn load(file: &Path) -> Result<Config, Error> {
+        Config::load_over(file, None)
+    }
+
+    /// Reads a file that is to take the place of what is in force: of that, what has not changed stays as it is.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load_over(file: &Path, before: Option<&Config>) -> Result<Config, Error> {
         let name = file.display().to_string();
         let bytes = std::fs::read(file).map_err(|error| {
             let help = match error.kind() {
@@ -68,7 +77,7 @@ impl Config {
             Error::new(format!("cannot read {name}: {error}"), help)
         })?;
         match std::str::from_utf8(&bytes) {
-            Ok(text) => Config::parse(&name, text),
+            Ok(text) => Config::parse_over(&name, text, before),
             Err(error) => {
                 // What comes before the first wrong byte is the same in both.
                 let (at, shown) = (error.valid_up_to(), String::from_utf8_lossy(&bytes));
@@ -92,11 +101,15 @@ impl Config {
     /// # Errors
     /// The first mistake in it.
     pub fn parse(name: &str, text: &str) -> Result<Config, Error> {
+        Config::parse_over(name, text, None)
+    }
+
+    fn parse_over(name: &str, text: &str, before: Option<&Config>) -> Result<Config, Error> {
         // Some editors put a byte order mark at the beginning; no column counts it.
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let source = Source { name, text };
         let file = toml::from_str(text).map_err(|error| source.read_error(&error))?;
-        meaning::of(file, source)
+        meaning::of(file, source, before)
     }
 
     /// One upstream of these servers behind these listeners, all defaults else. `admin` as in a file.
@@ -133,7 +146,7 @@ impl Config {
                 );
                 return Err(Error::new(message, "give one of them another port"));
             }
-            listeners.push(Listener { address });
+            listeners.push(Listener { address, tls: None });
         }
         let mut servers: Vec<Address> = Vec::new();
         for text in upstream {

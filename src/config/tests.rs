@@ -64,7 +64,7 @@ fn the_reference_names_every_key() {
         for key in keys {
             let is_table = match table {
                 "" => !matches!(key, "threads" | "user" | "group" | "upgrade_socket"),
-                _ => key == "health",
+                _ => matches!(key, "health" | "tls"),
             };
             let documented = if is_table && !table.is_empty() {
                 let inner = table.trim_end_matches(']');
@@ -145,16 +145,37 @@ fn each_key_is_obeyed() {
         "\"/tmp/upgrade\"",
         "\"daemon\"",
         "404",
+        "\"1.3\"",
+        "\"optional\"",
         "false",
+        "\"tests/tls/a-renewed.pem\"",
+        "\"tests/tls/a-copy.key\"",
+        "\"tests/tls/a.pem\"",
+        "[{ cert = \"tests/tls/b.pem\", key = \"tests/tls/b.key\" }]",
         "9",
         // Any file that is there.
         "\"Cargo.toml\"",
     ];
     // Where nothing is checked, it does not matter how.
-    let reference = REFERENCE
-        .replacen("user = \"\"", "user = \"root\"", 1)
-        .replacen("check = \"off\"", "check = \"http\"", 1)
-        .replacen("auth_url = \"\"", "auth_url = \"http://a:1/\"", 1);
+    let reference = [
+        ("user = \"\"", "user = \"root\""),
+        ("auth_url = \"\"", "auth_url = \"http://a:1/\""),
+        ("check = \"off\"", "check = \"http\""),
+        (
+            "certificates = []",
+            "certificates = [{ cert = \"tests/tls/a.pem\", key = \"tests/tls/a.key\" }]",
+        ),
+        ("client_ca = \"\"", "client_ca = \"tests/tls/ca.pem\""),
+        ("enabled = false", "enabled = true"),
+        ("\nca = \"\"", "\nca = \"tests/tls/ca.pem\""),
+        ("\ncert = \"\"", "\ncert = \"tests/tls/a.pem\""),
+        ("\nkey = \"\"", "\nkey = \"tests/tls/a.key\""),
+    ]
+    .iter()
+    .fold(REFERENCE.to_owned(), |text, (from, to)| {
+        assert!(text.contains(from), "{from}");
+        text.replacen(from, to, 1)
+    });
     let whole = parse(&reference).unwrap();
     for (index, line) in reference.lines().enumerate() {
         let Some((key, value)) = key(line) else {

@@ -61,7 +61,12 @@ impl Reader<'_> {
             0..=1_000_000,
             "eject_after",
         )?;
+        let tls = match written.tls {
+            None => None,
+            Some(tls) => self.connect(tls, &servers)?,
+        };
         Ok(Upstream {
+            tls,
             servers,
             balance: match written.balance {
                 None => default.balance,
@@ -106,8 +111,8 @@ impl Reader<'_> {
                     return Err(self.source.error(span, "a server without an address", help));
                 };
                 let most = i64::from(u32::MAX);
+                let address = self.address(text, address::server)?;
                 Ok(ServerSettings {
-                    address: self.address(text, address::server)?,
                     // The ring of consistent hashing has 160 points for each.
                     weight: self.whole(table.weight, 1, 1..=256, "weight")? as u32,
                     max_connections: self.whole(
@@ -117,6 +122,7 @@ impl Reader<'_> {
                         "max_connections",
                     )? as usize,
                     backup: table.backup,
+                    ..ServerSettings::new(address)
                 })
             }
         }

@@ -105,6 +105,46 @@ pub(super) struct Client {
 #[serde(deny_unknown_fields)]
 pub(super) struct Listener {
     pub listen: Option<Spanned<String>>,
+    #[serde(default)]
+    pub certificates: Vec<Spanned<Table<Certificate>>>,
+    pub client_ca: Option<Spanned<String>>,
+    pub client_certificate: Option<Spanned<ClientCertificate>>,
+    pub client_subject_header: Option<Spanned<String>>,
+    pub min_tls: Option<Spanned<MinTls>>,
+    pub http2: Option<Spanned<bool>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Certificate {
+    pub cert: Option<Spanned<String>>,
+    pub key: Option<Spanned<String>>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum ClientCertificate {
+    Required,
+    Optional,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+pub(super) enum MinTls {
+    #[serde(rename = "1.2")]
+    Tls12,
+    #[serde(rename = "1.3")]
+    Tls13,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct UpstreamTls {
+    pub enabled: Option<bool>,
+    pub server_name: Option<Spanned<String>>,
+    pub verify: Option<bool>,
+    pub ca: Option<Spanned<String>>,
+    pub cert: Option<Spanned<String>>,
+    pub key: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -121,6 +161,7 @@ pub(super) struct Upstream {
     pub resolve_interval: Option<Time>,
     pub generation: Option<String>,
     pub health: Option<Spanned<Table<Health>>>,
+    pub tls: Option<Spanned<Table<UpstreamTls>>>,
 }
 
 /// A server by its address alone, or as a table.

@@ -4,6 +4,7 @@ use super::answer::{Answer, forwarded};
 use super::identity::{Identity, is_in};
 use super::settings::{Access, Auth};
 use super::socket::Socket;
+use super::tls_of;
 use crate::handshake;
 use crate::metrics::Handshake;
 use bytes::BytesMut;
@@ -103,7 +104,7 @@ async fn ask(
         .await
         .map_err(|error| error.to_string())?;
     let mut service = HttpSession::new(Box::new(socket));
-    let request = question(auth, session.req_header(), identity).map_err(wrong)?;
+    let request = question(auth, session, identity).map_err(wrong)?;
     service
         .write_request_header(Box::new(request))
         .await
@@ -135,7 +136,8 @@ async fn ask(
 }
 
 /// The request that is asked about, without what belongs to this hop, its handshake and its body.
-fn question(auth: &Auth, asked: &RequestHeader, identity: Identity) -> Result<RequestHeader> {
+fn question(auth: &Auth, session: &Session, identity: Identity) -> Result<RequestHeader> {
+    let asked = session.req_header();
     let mut request = RequestHeader::build(Method::GET, auth.path.as_bytes(), None)?;
     request.set_version(Version::HTTP_11);
     let hop_by_hop = handshake::hop_by_hop(&asked.headers);
@@ -158,6 +160,6 @@ fn question(auth: &Auth, asked: &RequestHeader, identity: Identity) -> Result<Re
     if let Some(host) = asked.headers.get(header::HOST) {
         request.insert_header("X-Forwarded-Host", host.clone())?;
     }
-    forwarded(&mut request, identity, None)?;
+    forwarded(&mut request, identity, None, tls_of(session))?;
     Ok(request)
 }

@@ -1,11 +1,13 @@
 //! What wsgate itself answers, and the headers that it adds to what it passes on.
 
 use super::identity::{Identity, forwarded_proto};
+use super::secured;
 use http::header::{HeaderMap, HeaderName};
 use http::{HeaderValue, StatusCode};
-use pingora::Result;
 use pingora::http::{IntoCaseHeaderName, RequestHeader, ResponseHeader};
+use pingora::protocols::tls::SslDigest;
 use pingora::proxy::Session;
+use pingora::{ErrorType, OrErr, Result};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -59,11 +61,12 @@ impl<'a> Answer<'a> {
 /// Tells the server who asked, by which host and scheme.
 ///
 /// `X-Forwarded-For` is continued with the peer; the others say what was seen here, unless a trusted peer said it before.
-/// `host` is what the client asked for.
+/// `host` is what the client asked for, `tls` what is known of a connection that is encrypted.
 pub(super) fn forwarded(
     request: &mut RequestHeader,
     identity: Identity,
     host: Option<HeaderValue>,
+    tls: Option<&SslDigest>,
 ) -> Result<()> {
     if let Some(peer) = identity.peer {
         let mut chain: Vec<String> = request
@@ -81,10 +84,20 @@ pub(super) fn forwarded(
         request.insert_header("X-Forwarded-Host", host)?;
     }
     let proto = forwarded_proto(&request.headers).filter(|_| identity.is_trusted);
+    let seen = if tls.is_some() { "https" } else { "http" };
     request.insert_header(
         "X-Forwarded-Proto",
-        proto.unwrap_or_else(|| "http".to_owned()),
-    )
+        proto.unwrap_or_else(|| seen.to_owned()),
+    )?;
+    if let Some((name, subject)) = tls.and_then(secured::identity) {
+        // RFC 4514 escapes what has no place in a header.
+        let value = HeaderValue::from_bytes(subject.as_bytes()).or_err(
+            ErrorType::InvalidHTTPHeader,
+            "a subject that no header can hold",
+        )?;
+        request.insert_header(name.to_owned(), value)?;
+    }
+    Ok(())
 }
 
 /// The value of a header as text, for logs and for routing; empty where there is none or it is not ASCII.
@@ -134,7 +147,7 @@ mod tests {
         };
         let host = HeaderValue::from_static("chat.example.com");
         let mut trusted = request.clone();
-        forwarded(&mut request, identity(false), Some(host.clone())).unwrap();
+        forwarded(&mut request, identity(false), Some(host.clone()), None).unwrap();
         assert_eq!(
             text(&request.headers, X_FORWARDED_FOR),
             "203.0.113.7, 10.0.0.1, 127.0.0.1"
@@ -152,7 +165,7 @@ mod tests {
         // Whom we trust may say it.
         trusted.insert_header("X-Forwarded-Proto", "https").unwrap();
         let asked = HeaderValue::from_static("chat.example.com");
-        forwarded(&mut trusted, identity(true), Some(asked)).unwrap();
+        forwarded(&mut trusted, identity(true), Some(asked), None).unwrap();
         let of = |name| text(&trusted.headers, HeaderName::from_static(name));
         assert_eq!(
             (of("x-forwarded-proto"), of("x-forwarded-host")),

@@ -176,7 +176,7 @@ impl Patient {
 
     /// The version that a good answer names, or what is wrong.
     async fn ask(&self) -> Result<Option<String>, String> {
-        let socket = Socket::connect(&self.server.address)
+        let socket = Socket::open(&self.server, self.pool.members().settings.tls.as_ref())
             .await
             .map_err(|error| error.to_string())?;
         let (path, host) = match &self.settings.check {

@@ -15,9 +15,11 @@ mod head;
 mod headers;
 mod identity;
 mod router;
+mod secured;
 pub mod settings;
 mod socket;
 mod table;
+mod tunnel;
 mod upgrade;
 mod upstream;
 
@@ -35,15 +37,17 @@ use balance::hash_key;
 use head::NoHead;
 use http::{StatusCode, Version, header};
 use identity::Identity;
-use pingora::apps::{HttpServerApp, ServerApp};
+use pingora::apps::{HttpServerApp, HttpServerOptions, ServerApp};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
+use pingora::protocols::tls::SslDigest;
 use pingora::proxy::{FailToProxy, HttpProxy, ProxyHttp, Session};
 use pingora::server::ShutdownWatch;
 use pingora::server::configuration::ServerConf;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
+use secured::Secured;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -57,6 +61,8 @@ pub struct Gate {
     proxy: Arc<HttpProxy<Seat>>,
     tables: Tables,
     requests: Arc<Requests>,
+    /// Whose connections it takes, as the configuration has it.
+    listener: Option<settings::Address>,
 }
 
 /// Connections that are in the hands of HTTP: before their upgrade, or without one.
@@ -94,11 +100,42 @@ impl Gate {
     pub fn new(table: Table, conf: &Arc<ServerConf>) -> Self {
         let tables = Tables(Arc::new(RwLock::new(Arc::new(table))));
         let mut proxy = HttpProxy::new(Seat(tables.clone()), conf.clone());
+        let mut options = HttpServerOptions::default();
+        options.h2_idle_timeout = Some(HTTP2_IDLE);
+        proxy.server_options = Some(options);
         proxy.handle_init_modules();
         Gate {
             proxy: Arc::new(proxy),
             tables,
             requests: Arc::default(),
+            listener: None,
+        }
+    }
+
+    /// The same for the connections of one listener.
+    pub fn at(&self, listener: &settings::Address) -> Self {
+        Gate {
+            listener: Some(listener.clone()),
+            ..self.clone()
+        }
+    }
+
+    /// The connection as its listener wants it: with TLS, where it does. `None`: it does not come to anything.
+    async fn secure(&self, stream: Stream, limit: Duration) -> Option<Secure> {
+        let table = self.table();
+        let Some(tls) = table.tls(self.listener.as_ref()) else {
+            return Some(Secure::Http1(stream));
+        };
+        let peer = stream.get_socket_digest();
+        match Secured::accept(stream, tls, limit).await {
+            Ok(secured) if secured.is_http2() => Some(Secure::Http2(Box::new(secured))),
+            Ok(secured) => Some(Secure::Http1(Box::new(secured))),
+            Err(error) => {
+                let peer = peer.as_ref().and_then(|digest| digest.peer_addr());
+                let peer = peer.map_or_else(|| "unix".to_owned(), ToString::to_string);
+                tracing::debug!(peer, %error, "TLS handshake failed");
+                None
+            }
         }
     }
 
@@ -128,17 +165,33 @@ impl Gate {
     }
 }
 
+/// A connection of a client by what is spoken on it.
+enum Secure {
+    Http1(Stream),
+    Http2(Stream),
+}
+
+/// How long a connection of HTTP/2 may stay without a request.
+const HTTP2_IDLE: Duration = Duration::from_secs(60);
+
 #[async_trait]
 impl ServerApp for Gate {
     async fn process_new(
         self: &Arc<Self>,
-        mut stream: Stream,
+        stream: Stream,
         shutdown: &ShutdownWatch,
     ) -> Option<Stream> {
         self.requests.open.fetch_add(1, Ordering::Relaxed);
         let _request = Request(self.requests.clone());
         let mut client = self.table().client.clone();
         let mut idle = client.header_timeout;
+        let mut stream = match self.secure(stream, client.header_timeout).await? {
+            Secure::Http1(stream) => stream,
+            // Plain requests only: RFC 8441 is not announced, so browsers open WebSockets on connections of their own.
+            Secure::Http2(stream) => {
+                return ServerApp::process_new(&self.proxy, stream, shutdown).await;
+            }
+        };
         let mut persistent = None;
         // Who has just connected has a request on its way.
         let mut patience = FIRST_REQUEST;
@@ -188,6 +241,13 @@ const FIRST_REQUEST: Duration = Duration::from_secs(1);
 /// What Pingora's proxy asks for each request.
 pub struct Seat(Tables);
 
+/// What is known of a client's connection that is encrypted.
+fn tls_of(session: &Session) -> Option<&SslDigest> {
+    session
+        .digest()
+        .and_then(|digest| digest.ssl_digest.as_deref())
+}
+
 /// What is remembered of a plain request between Pingora's calls.
 #[derive(Default)]
 pub struct Plain {
@@ -218,6 +278,10 @@ impl ProxyHttp for Seat {
             return Ok(true);
         }
         let table = self.0.current();
+        // Who says it by himself is nobody whom we know by it.
+        for name in table.subject_headers() {
+            session.req_header_mut().remove_header(name);
+        }
         let head = session.req_header();
         let Some(route) = table.find(host_of(head), head.uri.path()) else {
             Answer::new(StatusCode::NOT_FOUND, "no route for this host and path")
@@ -252,7 +316,7 @@ impl ProxyHttp for Seat {
                 "no server is left to try",
             ));
         };
-        match route.pool.peer(&server.address) {
+        match route.pool.peer(server) {
             Ok(peer) => Ok(Box::new(peer)),
             Err(mut error) => {
                 plain.tried += 1;
@@ -276,7 +340,7 @@ impl ProxyHttp for Seat {
 
     async fn upstream_request_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         request: &mut RequestHeader,
         plain: &mut Plain,
     ) -> Result<()> {
@@ -284,7 +348,7 @@ impl ProxyHttp for Seat {
             return Ok(());
         };
         let host = request.headers.get(header::HOST).cloned();
-        answer::forwarded(request, identity, host)?;
+        answer::forwarded(request, identity, host, tls_of(session))?;
         let settings = &route.settings;
         headers::vouch(request, settings.access.auth.as_ref(), &plain.vouched)?;
         headers::change_request(request, &settings.headers[0])

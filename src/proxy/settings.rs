@@ -4,6 +4,7 @@ use crate::deploy::Thresholds;
 use crate::handshake::Compression;
 use crate::inspect::{Rules, closing};
 use crate::relay::Liveness;
+use crate::tls;
 use ipnet::IpNet;
 use std::fmt;
 use std::net::SocketAddr;
@@ -36,6 +37,8 @@ impl fmt::Display for Address {
 pub struct Listener {
     /// TCP (port 0 takes a free one) or Unix.
     pub address: Address,
+    /// `None`: nothing is encrypted.
+    pub tls: Option<tls::Accept>,
 }
 
 /// How requests of clients are read, on every listener.
@@ -124,6 +127,8 @@ pub struct Upstream {
     pub resolve_interval: Duration,
     /// How servers are checked; `None`: not at all.
     pub health: Option<Health>,
+    /// `None`: nothing is encrypted.
+    pub tls: Option<tls::Connect>,
 }
 
 /// One server of an upstream.
@@ -131,6 +136,8 @@ pub struct Upstream {
 pub struct ServerSettings {
     /// Where it is.
     pub address: Address,
+    /// By which name it was configured, for TLS.
+    pub name: Option<String>,
     /// Its share of the connections, beside those of the others. At least one.
     pub weight: u32,
     /// WebSocket connections that it may have, 0 for any number.
@@ -143,6 +150,10 @@ impl ServerSettings {
     /// A server like any other.
     pub fn new(address: Address) -> Self {
         ServerSettings {
+            name: match &address {
+                Address::Name(name, _) => Some(name.clone()),
+                Address::Tcp(_) | Address::Unix(_) => None,
+            },
             address,
             weight: 1,
             max_connections: 0,
@@ -268,6 +279,7 @@ impl Upstream {
             generation: None,
             resolve_interval: Duration::from_secs(10),
             health: None,
+            tls: None,
         }
     }
 }
@@ -351,4 +363,23 @@ pub struct Settings {
     pub upstreams: Vec<Upstream>,
     /// The most specific wins: exact host before wildcard before any, then the longest path.
     pub routes: Vec<Route>,
+}
+
+impl Settings {
+    /// Every certificate that is presented, to clients or to servers.
+    pub fn certificates(&self) -> Vec<tls::Certificate> {
+        let accept = self
+            .listeners
+            .iter()
+            .filter_map(|listener| listener.tls.as_ref());
+        let connect = self
+            .upstreams
+            .iter()
+            .filter_map(|upstream| upstream.tls.as_ref());
+        accept
+            .flat_map(|tls| &tls.certificates)
+            .chain(connect.filter_map(|tls| tls.certificate.as_ref()))
+            .cloned()
+            .collect()
+    }
 }

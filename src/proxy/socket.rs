@@ -5,6 +5,8 @@
 //! the handshake.
 
 use super::settings::Address;
+use super::upstream::Server;
+use crate::tls;
 use async_trait::async_trait;
 use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::{
@@ -24,9 +26,29 @@ use tokio::net::{TcpStream, UnixStream};
 pub(super) enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
+    /// One of the others inside: a socket without TLS does not pay for one with it.
+    Tls(Box<tls::ClientStream<Socket>>),
 }
 
 impl Socket {
+    /// Connects to a server as its upstream wants it: with TLS, where it does.
+    ///
+    /// # Errors
+    /// Those of the connection, and what TLS has against the server.
+    pub async fn open(server: &Server, settings: Option<&tls::Connect>) -> io::Result<Socket> {
+        let socket = Socket::connect(&server.address).await?;
+        let Some(settings) = settings else {
+            return Ok(socket);
+        };
+        let host = match (&server.name, &server.address) {
+            (Some(name), _) | (None, Address::Name(name, _)) => tls::Connect::name(name).ok(),
+            (None, Address::Tcp(address)) => Some(address.ip().into()),
+            (None, Address::Unix(_)) => None,
+        };
+        let stream = settings.open(socket, host).await?;
+        Ok(Socket::Tls(Box::new(stream)))
+    }
+
     /// Connects; a name is resolved now, and its addresses are tried in turn.
     ///
     /// # Errors
@@ -49,6 +71,7 @@ macro_rules! with {
         match $socket {
             Socket::Tcp($stream) => $do,
             Socket::Unix($stream) => $do,
+            Socket::Tls($stream) => $do,
         }
     };
 }
@@ -59,7 +82,7 @@ impl AsyncRead for Socket {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        with!(self.get_mut(), stream => Pin::new(stream).poll_read(cx, buf))
+        with!(self.get_mut(), stream => Pin::new(&mut *stream).poll_read(cx, buf))
     }
 }
 
@@ -69,7 +92,7 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        with!(self.get_mut(), stream => Pin::new(stream).poll_write(cx, buf))
+        with!(self.get_mut(), stream => Pin::new(&mut *stream).poll_write(cx, buf))
     }
 
     fn poll_write_vectored(
@@ -77,19 +100,19 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        with!(self.get_mut(), stream => Pin::new(stream).poll_write_vectored(cx, bufs))
+        with!(self.get_mut(), stream => Pin::new(&mut *stream).poll_write_vectored(cx, bufs))
     }
 
     fn is_write_vectored(&self) -> bool {
-        true
+        with!(self, stream => stream.is_write_vectored())
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        with!(self.get_mut(), stream => Pin::new(stream).poll_flush(cx))
+        with!(self.get_mut(), stream => Pin::new(&mut *stream).poll_flush(cx))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        with!(self.get_mut(), stream => Pin::new(stream).poll_shutdown(cx))
+        with!(self.get_mut(), stream => Pin::new(&mut *stream).poll_shutdown(cx))
     }
 }
 
@@ -105,7 +128,11 @@ impl Shutdown for Socket {
 
 impl UniqueID for Socket {
     fn id(&self) -> UniqueIDType {
-        with!(self, stream => stream.as_raw_fd())
+        match self {
+            Socket::Tcp(stream) => stream.as_raw_fd(),
+            Socket::Unix(stream) => stream.as_raw_fd(),
+            Socket::Tls(stream) => stream.io().id(),
+        }
     }
 }
 

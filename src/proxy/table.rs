@@ -2,11 +2,14 @@
 
 use super::Router;
 use super::clients::Clients;
-use super::settings::{Client, Route, Settings};
+use super::settings::{Address, Client, Route, Settings};
 use super::upstream::{Pool, Pools};
 use crate::deploy::Control;
 use crate::metrics::Metrics;
 use crate::relay::Terms;
+use crate::tls::Accept;
+use http::HeaderName;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -14,6 +17,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 pub struct Table {
     /// How requests of clients are read.
     pub(super) client: Client,
+    /// What the listeners present and ask for.
+    tls: HashMap<Address, Accept>,
+    subject_headers: Vec<HeaderName>,
     router: Router,
     routes: Vec<Arc<RouteState>>,
     everybody: Arc<Everybody>,
@@ -79,7 +85,15 @@ impl Table {
                 everybody: everybody.clone(),
             })
         };
+        let tls: HashMap<_, _> = settings
+            .listeners
+            .iter()
+            .filter_map(|listener| Some((listener.address.clone(), listener.tls.clone()?)))
+            .collect();
+        let headers = tls.values().filter_map(|tls| tls.subject_header.clone());
         Table {
+            subject_headers: headers.collect(),
+            tls,
             client: settings.client.clone(),
             router: Router::new(&settings.routes),
             routes: settings.routes.iter().map(state).collect(),
@@ -90,6 +104,16 @@ impl Table {
     /// The route of a request, by its host, port included, and its path.
     pub(super) fn find(&self, host: &str, path: &str) -> Option<&Arc<RouteState>> {
         self.routes.get(self.router.find(host, path)?)
+    }
+
+    /// TLS on this listener.
+    pub(super) fn tls(&self, listener: Option<&Address>) -> Option<&Accept> {
+        self.tls.get(listener?)
+    }
+
+    /// Headers by which any listener tells the subject of its clients.
+    pub(super) fn subject_headers(&self) -> &[HeaderName] {
+        &self.subject_headers
     }
 
     fn named(&self, name: &str) -> Option<&Arc<RouteState>> {

@@ -12,6 +12,7 @@ use super::headers;
 use super::identity::Identity;
 use super::socket::Socket;
 use super::table::{Full, RouteState, Ticket};
+use super::tls_of;
 use super::upstream::{Occupied, Server};
 use crate::deploy::Enrolled;
 use crate::drain::{self, Place};
@@ -310,7 +311,7 @@ fn request_for_upstream(
     request.insert_header("Upgrade", "websocket")?;
     request.set_version(Version::HTTP_11);
     let host = request.headers.get(header::HOST).cloned();
-    forwarded(&mut request, identity, host)?;
+    forwarded(&mut request, identity, host, tls_of(session))?;
     headers::vouch(&mut request, route.settings.access.auth.as_ref(), vouched)?;
     headers::change_request(&mut request, &route.settings.headers[0])?;
     Ok(Box::new(request))

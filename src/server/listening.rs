@@ -1,5 +1,7 @@
 //! Listening sockets, and who accepts on them: bound before anybody serves, added and removed while others go on.
 
+use crate::admin::Admin;
+use crate::proxy::Gate;
 use crate::proxy::settings::Address;
 use async_trait::async_trait;
 use pingora::apps::ServerApp;
@@ -122,6 +124,24 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     }
 }
 
+/// An application that may want to know whose connections it takes.
+pub(super) trait At: ServerApp + Clone + Send + Sync + 'static {
+    /// The same for the connections of one listener, by its address in the configuration.
+    fn at(&self, listener: &Address) -> Self;
+}
+
+impl At for Gate {
+    fn at(&self, listener: &Address) -> Self {
+        Gate::at(self, listener)
+    }
+}
+
+impl At for Admin {
+    fn at(&self, _listener: &Address) -> Self {
+        self.clone()
+    }
+}
+
 /// The sockets on which an application takes connections.
 ///
 /// Each is a listening service of Pingora's of its own, so that one can begin or end without the others. Clones share
@@ -157,7 +177,7 @@ impl<A: Clone> Clone for Listeners<A> {
     }
 }
 
-impl<A: ServerApp + Clone + Send + Sync + 'static> Listeners<A> {
+impl<A: At> Listeners<A> {
     /// Serves `app`; `name` is that of the service.
     pub fn new(name: &'static str, app: A) -> Self {
         let state = State {
@@ -245,7 +265,7 @@ impl<A: ServerApp + Clone + Send + Sync + 'static> Listeners<A> {
             Address::Unix(_) => ListenerConfig::uds(name.clone()),
             _ => ListenerConfig::tcp(name.clone()),
         };
-        let mut service = Service::new(self.name.to_owned(), self.app.clone());
+        let mut service = Service::new(self.name.to_owned(), self.app.at(&open.configured));
         // Buffers of Pingora's would cost each idle connection 14 KiB.
         service.add_listener(endpoint.l4_buffer(L4BufferSettings::unbuffered()));
         match open.socket.try_clone() {
@@ -278,7 +298,7 @@ impl<A> Serving<A> {
 }
 
 #[async_trait]
-impl<A: ServerApp + Clone + Send + Sync + 'static> pingora::services::Service for Serving<A> {
+impl<A: At> pingora::services::Service for Serving<A> {
     async fn start_service(
         &mut self,
         sockets: Option<ListenFds>,

@@ -1,5 +1,6 @@
 //! Assembly: the only room that knows everybody. It binds the listeners, makes Pingora's server of them, and runs it.
 
+mod certificates;
 mod ending;
 mod handover;
 mod listening;
@@ -16,6 +17,7 @@ use crate::proxy::settings::Address;
 use crate::proxy::{Checks, Discovery, Gate, Pools, Table};
 use crate::service::{self, OwnerError};
 use async_trait::async_trait;
+use certificates::Said;
 use ending::{Ending, Signals};
 use listening::{Bound, Listeners, Serving};
 use pingora::server::configuration::ServerConf;
@@ -105,6 +107,7 @@ impl Gateway {
             metrics,
             gate,
             admin,
+            said: Said::default(),
         };
         Ok(Gateway {
             server,

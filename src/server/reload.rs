@@ -4,6 +4,7 @@
 //! connection is touched but those whose server, or generation, the new configuration has left behind: those are drained
 //! as soon as somebody else can take them.
 
+use super::certificates::{self, Said};
 use super::listening::{Bound, Listeners};
 use crate::admin::{Admin, Reload};
 use crate::config::Config;
@@ -28,16 +29,21 @@ pub(super) struct Live {
     pub metrics: Arc<Metrics>,
     pub gate: Listeners<Gate>,
     pub admin: Option<Listeners<Admin>>,
+    pub said: Said,
 }
 
 impl Live {
     /// Reloads whenever it is asked to, for as long as it is polled.
     pub async fn run(mut self, mut hangup: Signal, mut asked: mpsc::Receiver<Reload>) {
+        let mut looks = tokio::time::interval(certificates::LOOK);
         loop {
             let answer = tokio::select! {
+                _ = looks.tick() => {
+                    self.renew();
+                    continue;
+                }
                 Some(()) = hangup.recv() => None,
                 Some(answer) = asked.recv() => Some(answer),
-                else => return,
             };
             service::reloading();
             let result = self.reload();
@@ -68,7 +74,8 @@ impl Live {
                 "wsgate was started without a file, so there is nothing to reload".to_owned(),
             );
         };
-        let mut config = Config::load(file).map_err(|error| error.to_string())?;
+        let mut config =
+            Config::load_over(file, Some(&self.config)).map_err(|error| error.to_string())?;
         let mut notes = std::mem::take(&mut config.warnings);
         let later = "takes effect when wsgate is started anew";
         if config.threads != self.config.threads {
@@ -140,6 +147,7 @@ impl Live {
             admin.keep(&wanted_admin);
         }
         self.config = config;
+        self.renew();
         Ok(notes)
     }
 

@@ -15,6 +15,7 @@ pub use server::{Occupied, Server, Standing, State};
 
 use super::settings::{Address, Balance, Upstream};
 use super::socket::Socket;
+use super::tunnel;
 use crate::metrics::{HoldEnd, Metrics};
 use balance::{Ring, Turns};
 use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
@@ -232,14 +233,16 @@ impl Pool {
             none_taking: true,
         };
         let upstream = self.name.as_str();
-        let after = self.members().settings.connect_timeout;
+        let members = self.members();
+        let after = members.settings.connect_timeout;
         for server in self.candidates(key) {
             let Some(occupied) = server.occupy() else {
                 continue;
             };
             let address = &server.address;
             unreachable.none_taking = false;
-            match timeout(after, Socket::connect(address)).await {
+            let opening = Socket::open(&server, members.settings.tls.as_ref());
+            match timeout(after, opening).await {
                 Ok(Ok(socket)) => return Ok((socket, occupied)),
                 Ok(Err(error)) => {
                     tracing::warn!(upstream, server = %address, %error, "server cannot be reached");
@@ -264,8 +267,8 @@ impl Pool {
     }
 
     /// The server as Pingora's connectors know it.
-    pub(super) fn peer(&self, address: &Address) -> Result<HttpPeer> {
-        let mut peer = match address {
+    pub(super) fn peer(&self, server: &Arc<Server>) -> Result<HttpPeer> {
+        let mut peer = match &server.address {
             Address::Tcp(address) => HttpPeer::new(address, false, String::new()),
             Address::Name(..) => {
                 // A server at run time is what a name was resolved to.
@@ -281,6 +284,9 @@ impl Pool {
         peer.options.connection_timeout = Some(settings.connect_timeout);
         peer.options.total_connection_timeout = Some(settings.connect_timeout);
         peer.options.read_timeout = Some(settings.read_timeout);
+        if let Some(tls) = &settings.tls {
+            tunnel::through(&mut peer, server, tls);
+        }
         // Only WebSockets are upgraded here, and those do not take Pingora's path.
         peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::deny_upgrades();
         Ok(peer)

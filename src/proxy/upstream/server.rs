@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 pub struct Server {
     /// Where it is.
     pub address: Address,
+    /// By which name it was configured.
+    pub name: Option<String>,
     /// By which drains know it in its upstream. Never used twice.
     pub number: u32,
     /// Somebody took it out.
@@ -98,6 +100,7 @@ impl Server {
     pub(super) fn new(settings: &ServerSettings, number: u32, standing: Standing) -> Self {
         let server = Server {
             address: settings.address.clone(),
+            name: settings.name.clone(),
             number,
             drained: AtomicBool::new(false),
             left: AtomicBool::new(false),

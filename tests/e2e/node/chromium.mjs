@@ -8,6 +8,8 @@ export const launch = (profile) =>
     headless: true,
     args: [
       "--no-sandbox",
+      // The certificates of the tests are their own.
+      "--ignore-certificate-errors",
       "--disable-gpu",
       "--disable-quic",
       "--no-first-run",

@@ -102,10 +102,10 @@ class Reconnecting(Telling):
 class Run:
     """What a client found when it played all its scenarios through an address."""
 
-    def __init__(self, client, address, bad, profile):
+    def __init__(self, client, address, bad, profile, scheme="ws"):
         """Runs the client to its end; `bad` are frames in hex, by side and name."""
         self.path = f"/run-{next(_RUNS)}"
-        command = [*CLIENTS[client], f"ws://{address}{self.path}", json.dumps(bad)]
+        command = [*CLIENTS[client], f"{scheme}://{address}{self.path}", json.dumps(bad)]
         if client == "chromium":
             command.append(profile)
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=80)

@@ -1,0 +1,143 @@
+//! A client's connection over TLS, as Pingora has streams.
+//!
+//! What Pingora wants to know of it is made when it asks: an idle WebSocket is nobody asked about.
+
+use crate::tls;
+use async_trait::async_trait;
+use http::HeaderName;
+use pingora::protocols::raw_connect::ProxyDigest;
+use pingora::protocols::tls::SslDigest;
+use pingora::protocols::{
+    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
+    Stream, TimingDigest, UniqueID, UniqueIDType,
+};
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::time::timeout;
+
+/// An encrypted connection of a client.
+#[derive(Debug)]
+pub(super) struct Secured {
+    stream: tls::ServerStream<Stream>,
+    /// The header that tells servers the client's subject.
+    header: Option<HeaderName>,
+}
+
+impl Secured {
+    /// Shakes hands within a time.
+    ///
+    /// # Errors
+    /// Those of the socket, and what TLS has against the client.
+    pub async fn accept(
+        io: Stream,
+        settings: &tls::Accept,
+        limit: Duration,
+    ) -> io::Result<Secured> {
+        let end = settings.open().map_err(io::Error::other)?;
+        let mut stream = tls::Stream::new(io, end);
+        match timeout(limit, stream.handshake()).await {
+            Ok(Ok(())) => Ok(Secured {
+                stream,
+                header: settings.subject_header.clone(),
+            }),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+
+    /// What was agreed is HTTP/2.
+    pub fn is_http2(&self) -> bool {
+        self.stream.end().alpn_protocol() == Some(b"h2")
+    }
+}
+
+/// The header and the subject of a client, as a digest carries them: Pingora has no place for anything else, and nobody
+/// but us reads it.
+pub(super) fn identity(digest: &SslDigest) -> Option<(&str, &str)> {
+    digest
+        .serial_number
+        .as_deref()
+        .zip(digest.organization.as_deref())
+}
+
+impl AsyncRead for Secured {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Secured {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
+
+#[async_trait]
+impl Shutdown for Secured {
+    async fn shutdown(&mut self) {
+        // The connection is given up: whether the far end heard it changes nothing.
+        let _ = AsyncWriteExt::shutdown(self).await;
+    }
+}
+
+impl UniqueID for Secured {
+    fn id(&self) -> UniqueIDType {
+        self.stream.io().id()
+    }
+}
+
+impl Ssl for Secured {
+    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
+        let presented = self.stream.end().peer_certificates();
+        let header = self.header.as_ref().map(ToString::to_string);
+        let subject = header
+            .as_ref()
+            .and_then(|_| tls::subject(presented?.first()?));
+        let digest = SslDigest::new("", "", subject, header, Vec::new());
+        Some(Arc::new(digest))
+    }
+
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        Some(if self.is_http2() { ALPN::H2 } else { ALPN::H1 })
+    }
+}
+
+impl Peek for Secured {}
+
+impl GetTimingDigest for Secured {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        self.stream.io().get_timing_digest()
+    }
+}
+
+impl GetProxyDigest for Secured {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        self.stream.io().get_proxy_digest()
+    }
+}
+
+impl GetSocketDigest for Secured {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        self.stream.io().get_socket_digest()
+    }
+}

@@ -1,0 +1,61 @@
+//! Plain requests to a server over TLS: Pingora's connector with our TLS.
+//!
+//! The connector asks us for a connection and gets one end of a local pair of sockets; a task carries what goes through
+//! to the other end, the server. It is a copy more, which no WebSocket takes, and keeps one way of speaking TLS to
+//! servers with one set of settings, and Pingora's reuse of connections: that looks at a real socket.
+
+use super::socket::Socket;
+use super::upstream::Server;
+use crate::tls;
+use async_trait::async_trait;
+use pingora::connectors::L4Connect;
+use pingora::protocols::l4::socket::SocketAddr;
+use pingora::protocols::l4::stream::Stream;
+use pingora::upstreams::peer::HttpPeer;
+use pingora::{Error, ErrorType, OrErr, Result};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use tokio::net::UnixStream;
+
+/// Has connections to this peer made by TLS.
+pub(super) fn through(peer: &mut HttpPeer, server: &Arc<Server>, settings: &tls::Connect) {
+    let mut hasher = DefaultHasher::new();
+    (&server.address, &server.name, settings.number()).hash(&mut hasher);
+    peer.group_key = hasher.finish();
+    // Pingora compares the address of a socket that it would use again with this one; any socket is 0.0.0.0. The group
+    // tells servers apart.
+    peer._address = SocketAddr::Inet((Ipv4Addr::UNSPECIFIED, 443).into());
+    peer.options.custom_l4 = Some(Arc::new(Tunnel {
+        server: server.clone(),
+        settings: settings.clone(),
+    }));
+}
+
+#[derive(Debug)]
+struct Tunnel {
+    server: Arc<Server>,
+    settings: tls::Connect,
+}
+
+#[async_trait]
+impl L4Connect for Tunnel {
+    async fn connect(&self, _: &SocketAddr) -> Result<Stream> {
+        let opened = Socket::open(&self.server, Some(&self.settings)).await;
+        let mut socket = match opened {
+            Ok(socket) => socket,
+            Err(error) => {
+                tracing::warn!(server = %self.server.address, %error, "server cannot be reached");
+                let sentence = "TLS to the server";
+                return Err(Error::because(ErrorType::ConnectError, sentence, error).into_up());
+            }
+        };
+        let (near, mut far) =
+            UnixStream::pair().or_err(ErrorType::InternalError, "a pair of sockets")?;
+        tokio::spawn(async move {
+            // Either end that breaks takes the other with it, which tells all there is to tell.
+            let _ = tokio::io::copy_bidirectional(&mut far, &mut socket).await;
+        });
+        Ok(near.into())
+    }
+}

@@ -1,0 +1,150 @@
+//! Certificates whose files are written anew take the place of those in force, each by itself, without a reload.
+//!
+//! It is always true that a certificate that is not good changes nothing: the one before stays in force, and the log says
+//! once why. No connection is touched; the next one gets what is in force then.
+
+use super::reload::Live;
+use crate::metrics::Days;
+use crate::proxy::Table;
+use crate::tls::{Accept, Authorities, Certificate, Connect, Fault};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Between two looks at the files.
+pub(super) const LOOK: Duration = Duration::from_secs(5);
+
+/// What was said of files that are not good, so that it is said once.
+#[derive(Default)]
+pub(super) struct Said(HashMap<PathBuf, String>);
+
+impl Said {
+    /// What was read, or what is in force where that is not good.
+    fn settle<T: Clone>(&mut self, file: &Path, read: Result<T, Fault>, in_force: &T) -> (T, bool) {
+        match read {
+            Ok(new) => {
+                self.0.remove(file);
+                tracing::info!(file = %file.display(), "written anew, and in force from now on");
+                (new, true)
+            }
+            Err(fault) => {
+                let fault = fault.to_string();
+                if self.0.get(file) != Some(&fault) {
+                    tracing::error!(file = %file.display(), "the new file is refused, the one before stays in force: {fault}");
+                    self.0.insert(file.to_owned(), fault);
+                }
+                (in_force.clone(), false)
+            }
+        }
+    }
+
+    fn certificate(&mut self, in_force: &Certificate) -> (Certificate, bool) {
+        if !in_force.has_changed() {
+            return (in_force.clone(), false);
+        }
+        let before = std::slice::from_ref(in_force);
+        let read = Certificate::load(&in_force.cert, &in_force.key, before);
+        self.settle(&in_force.cert, read, in_force)
+    }
+
+    fn authorities(&mut self, in_force: &Authorities) -> (Authorities, bool) {
+        match &in_force.file {
+            Some(file) if in_force.has_changed() => {
+                self.settle(file, Authorities::load(file), in_force)
+            }
+            Some(_) | None => (in_force.clone(), false),
+        }
+    }
+
+    /// What is new; `None` where nothing is.
+    fn accept(&mut self, in_force: &Accept) -> Option<Accept> {
+        let certificates = in_force
+            .certificates
+            .iter()
+            .map(|one| self.certificate(one));
+        let (certificates, new): (Vec<_>, Vec<_>) = certificates.unzip();
+        let client_ca = in_force.client_ca.as_ref().map(|ca| self.authorities(ca));
+        let (client_ca, new_ca) = client_ca.unzip();
+        if !new.contains(&true) && new_ca != Some(true) {
+            return None;
+        }
+        said(in_force.with(certificates, client_ca))
+    }
+
+    fn connect(&mut self, in_force: &Connect) -> Option<Connect> {
+        let certificate = in_force
+            .certificate
+            .as_ref()
+            .map(|one| self.certificate(one));
+        let authorities = in_force.authorities.as_ref().map(|ca| self.authorities(ca));
+        let (certificate, new) = certificate.unzip();
+        let (authorities, new_ca) = authorities.unzip();
+        if new != Some(true) && new_ca != Some(true) {
+            return None;
+        }
+        said(in_force.with(authorities, certificate))
+    }
+}
+
+fn said<T>(made: Result<T, String>) -> Option<T> {
+    made.map_err(|error| tracing::error!("TLS stays as it is: {error}"))
+        .ok()
+}
+
+impl Live {
+    /// Puts what was written anew in force.
+    pub(super) fn renew(&mut self) {
+        let mut is_new = false;
+        for listener in &mut self.config.proxy.listeners {
+            if let Some(tls) = &mut listener.tls
+                && let Some(new) = self.said.accept(tls)
+            {
+                (*tls, is_new) = (new, true);
+            }
+        }
+        for upstream in &mut self.config.proxy.upstreams {
+            if let Some(tls) = &mut upstream.tls
+                && let Some(new) = self.said.connect(tls)
+            {
+                (*tls, is_new) = (new, true);
+            }
+        }
+        if is_new {
+            let gate = self.gate.app();
+            // The same servers: nobody departs.
+            self.pools.apply(&self.config.proxy.upstreams);
+            let before = gate.table();
+            gate.apply(Table::new(
+                &self.config.proxy,
+                &self.pools,
+                &self.control,
+                &self.metrics,
+                Some(&before),
+            ));
+        }
+        self.metrics.certificates(&self.days());
+    }
+
+    /// How long each certificate is good.
+    fn days(&self) -> Vec<Days> {
+        let proxy = &self.config.proxy;
+        let days = |used_by: String, certificate: &Certificate| Days {
+            used_by,
+            certificate: certificate.cert.display().to_string(),
+            left: certificate.days_left(),
+        };
+        let mut all = Vec::new();
+        for listener in &proxy.listeners {
+            let certificates = listener.tls.iter().flat_map(|tls| &tls.certificates);
+            all.extend(certificates.map(|one| days(format!("listener {}", listener.address), one)));
+        }
+        for upstream in &proxy.upstreams {
+            let certificate = upstream
+                .tls
+                .iter()
+                .filter_map(|tls| tls.certificate.as_ref());
+            all.extend(certificate.map(|one| days(format!("upstream {}", upstream.name), one)));
+        }
+        all
+    }
+}

@@ -1,0 +1,184 @@
+//! How servers are spoken to, and what is asked of them.
+
+use super::certificate::{Authorities, Certificate};
+use super::{ClientStream, Stream, provider};
+use rustls::ClientConfig;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{UnbufferedClientConnection, WebPkiServerVerifier};
+use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::sign::SingleCertAndKey;
+use rustls::{DigitallySignedStruct, SignatureScheme};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// TLS toward the servers of an upstream.
+#[derive(Clone, Debug)]
+pub struct Connect {
+    /// The name that is asked for and verified; `None`: that of the server's address.
+    pub server_name: Option<ServerName<'static>>,
+    /// Who vouches for servers; `None`: they are not verified.
+    pub authorities: Option<Authorities>,
+    /// What is presented to a server that asks.
+    pub certificate: Option<Certificate>,
+    config: Arc<ClientConfig>,
+    number: u64,
+}
+
+/// By what was asked for, not by what was made of it.
+impl PartialEq for Connect {
+    fn eq(&self, other: &Self) -> bool {
+        let Connect {
+            server_name,
+            authorities,
+            certificate,
+            config: _,
+            number: _,
+        } = self;
+        *server_name == other.server_name
+            && *authorities == other.authorities
+            && *certificate == other.certificate
+    }
+}
+
+impl Eq for Connect {}
+
+/// What cannot be the name of a server.
+#[derive(Debug)]
+pub struct InvalidName;
+
+impl Connect {
+    /// Settings that work.
+    ///
+    /// # Errors
+    /// Where rustls does not take them, in its words.
+    pub fn new(
+        server_name: Option<ServerName<'static>>,
+        authorities: Option<Authorities>,
+        certificate: Option<Certificate>,
+    ) -> Result<Connect, String> {
+        let words = |error: &dyn std::fmt::Display| error.to_string();
+        let builder = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(|error| words(&error))?;
+        let builder = match &authorities {
+            Some(authorities) => {
+                let roots = authorities.roots.clone();
+                let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider());
+                builder.with_webpki_verifier(verifier.build().map_err(|error| words(&error))?)
+            }
+            None => {
+                let algorithms = provider().signature_verification_algorithms;
+                let verifier = Arc::new(Unverified(algorithms));
+                builder
+                    .dangerous()
+                    .with_custom_certificate_verifier(verifier)
+            }
+        };
+        let mut config = match &certificate {
+            None => builder.with_no_client_auth(),
+            Some(certificate) => {
+                let certified = certificate.certified.clone();
+                builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified)))
+            }
+        };
+        // WebSockets, and plain requests beside them.
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Connect {
+            server_name,
+            authorities,
+            certificate,
+            config: Arc::new(config),
+            number: NEXT.fetch_add(1, Ordering::Relaxed),
+        })
+    }
+
+    /// The same with other files.
+    ///
+    /// # Errors
+    /// As [`Connect::new`].
+    pub fn with(
+        &self,
+        authorities: Option<Authorities>,
+        certificate: Option<Certificate>,
+    ) -> Result<Connect, String> {
+        Connect::new(self.server_name.clone(), authorities, certificate)
+    }
+
+    /// A name as it is asked for and verified: a host, or an IP address.
+    ///
+    /// # Errors
+    /// Where it can be none.
+    pub fn name(text: &str) -> Result<ServerName<'static>, InvalidName> {
+        ServerName::try_from(text.to_owned()).map_err(|_| InvalidName)
+    }
+
+    /// Shakes hands with the server at the other end of `io`; `host` is the name of its address.
+    ///
+    /// # Errors
+    /// Those of the socket, and of kind `InvalidData` what TLS has against the server.
+    pub async fn open<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        io: S,
+        host: Option<ServerName<'static>>,
+    ) -> io::Result<ClientStream<S>> {
+        let Some(name) = self.server_name.clone().or(host) else {
+            let sentence =
+                "its address has no name that could be verified; give it a `server_name`";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, sentence));
+        };
+        let end = UnbufferedClientConnection::new(self.config.clone(), name);
+        let end = end.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        let mut stream = Stream::new(io, end);
+        stream.handshake().await?;
+        Ok(stream)
+    }
+
+    /// Tells it from all others: a connection that was made by other settings is not used again.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+}
+
+static NEXT: AtomicU64 = AtomicU64::new(1);
+
+/// Believes whoever answers, and still wants it to have the key of what it presents.
+#[derive(Debug)]
+struct Unverified(WebPkiSupportedAlgorithms);
+
+impl ServerCertVerifier for Unverified {
+    fn verify_server_cert(
+        &self,
+        _certificate: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signed, &self.0)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signed, &self.0)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_schemes()
+    }
+}

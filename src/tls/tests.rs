@@ -1,0 +1,245 @@
+//! Both ends against each other, over streams that give and take little at a time, and over streams that end early.
+
+use super::*;
+use std::io::ErrorKind;
+use std::path::PathBuf;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+fn file(name: &str) -> PathBuf {
+    [env!("CARGO_MANIFEST_DIR"), "tests", "tls", name]
+        .iter()
+        .collect()
+}
+
+fn certificate(cert: &str, key: &str) -> Result<Certificate, Fault> {
+    Certificate::load(&file(cert), &file(key), &[])
+}
+
+fn accept(client_ca: Option<Authorities>, required: bool, min: Version) -> Accept {
+    let certificates = vec![
+        certificate("a.pem", "a.key").unwrap(),
+        certificate("b.pem", "b.key").unwrap(),
+    ];
+    Accept::new(certificates, client_ca, required, min, true, None).unwrap()
+}
+
+fn connect(certificate: Option<Certificate>) -> Connect {
+    let authorities = Authorities::load(&file("ca.pem")).unwrap();
+    Connect::new(None, Some(authorities), certificate).unwrap()
+}
+
+type Pair = (
+    std::io::Result<ServerStream<DuplexStream>>,
+    std::io::Result<ClientStream<DuplexStream>>,
+);
+
+async fn shake(accept: &Accept, connect: &Connect, name: &str, room: usize) -> Pair {
+    let (near, far) = duplex(room);
+    let mut server = Stream::new(near, accept.open().unwrap());
+    let client = connect.open(far, Some(Connect::name(name).unwrap()));
+    tokio::join!(
+        async {
+            server.handshake().await?;
+            Ok(server)
+        },
+        client
+    )
+}
+
+#[tokio::test]
+async fn bytes_arrive_as_they_were_sent_however_little_fits() {
+    let sent: Vec<u8> = (0..100_000_u32).map(|i| (i * 7 + i / 251) as u8).collect();
+    for room in [64, 333, 16 << 10, 1 << 20] {
+        for min in [Version::Tls12, Version::Tls13] {
+            let (accept, connect) = (accept(None, false, min), connect(None));
+            let (server, client) = shake(&accept, &connect, "a.example", room).await;
+            let (mut server, mut client) = (server.unwrap(), client.unwrap());
+            let (mut at_server, mut at_client) = (Vec::new(), Vec::new());
+            let size = if room < 100 { 20_000 } else { sent.len() };
+            tokio::join!(
+                async {
+                    client.write_all(&sent[..size]).await.unwrap();
+                    client.shutdown().await.unwrap();
+                    client.read_to_end(&mut at_client).await.unwrap();
+                },
+                async {
+                    // The other direction goes on where one has ended.
+                    server.read_to_end(&mut at_server).await.unwrap();
+                    server.write_all(&sent[..size]).await.unwrap();
+                    server.shutdown().await.unwrap();
+                },
+            );
+            assert!(
+                at_server == sent[..size] && at_client == sent[..size],
+                "{room}"
+            );
+            assert_eq!(client.end().alpn_protocol(), Some(&b"http/1.1"[..]));
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_is_asked_for_is_presented() {
+    let (accept, connect) = (accept(None, false, Version::Tls12), connect(None));
+    for (name, good) in [
+        ("a.example", true),
+        ("x.a.example", true),
+        ("A.Example", true),
+        ("b.example", true),
+        ("127.0.0.1", true),
+        ("x.y.a.example", false),
+        ("x.b.example", false),
+        ("c.example", false),
+    ] {
+        let (_, client) = shake(&accept, &connect, name, 1 << 16).await;
+        assert_eq!(client.is_ok(), good, "{name} {:?}", client.err());
+    }
+}
+
+#[tokio::test]
+async fn clients_are_verified() {
+    let ca = Authorities::load(&file("ca.pem")).unwrap();
+    let device = certificate("client.pem", "client.key").unwrap();
+    let optional = accept(Some(ca.clone()), false, Version::Tls12);
+    let required = accept(Some(ca), true, Version::Tls12);
+    for (accept, presented, expected) in [
+        (&optional, None, Ok(None)),
+        (&required, None, Err(ErrorKind::InvalidData)),
+        (
+            &required,
+            Some(device),
+            Ok(Some("CN=device-7,O=Example\\, Inc.".to_owned())),
+        ),
+        // Good for servers, and of the same authority; its use for clients is not forbidden.
+        (
+            &optional,
+            Some(certificate("b.pem", "b.key").unwrap()),
+            Ok(Some("CN=b.example".to_owned())),
+        ),
+    ] {
+        let (server, _) = shake(accept, &connect(presented), "a.example", 1 << 16).await;
+        let seen = server.map_err(|error| error.kind()).map(|server| {
+            let presented = server.end().peer_certificates();
+            presented.and_then(|chain| subject(chain.first()?))
+        });
+        assert_eq!(seen, expected);
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_ends_without_saying_so_is_an_error() {
+    let (server, client) = shake(
+        &accept(None, false, Version::Tls12),
+        &connect(None),
+        "a.example",
+        1 << 16,
+    )
+    .await;
+    let (mut server, mut client) = (server.unwrap(), client.unwrap());
+    client.write_all(b"whole").await.unwrap();
+    client.flush().await.unwrap();
+    drop(client);
+    let mut seen = [0; 5];
+    server.read_exact(&mut seen).await.unwrap();
+    assert_eq!(&seen, b"whole");
+    let error = server.read(&mut seen).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::UnexpectedEof);
+}
+
+/// Whatever comes in the place of a handshake, and wherever one is cut or changed, it is an error and no panic.
+#[tokio::test]
+async fn what_is_no_handshake_is_refused() {
+    let accept = accept(None, false, Version::Tls12);
+    // What a client says first.
+    let (near, mut far) = duplex(1 << 16);
+    let connect = connect(None);
+    let hello = {
+        let name = Some(Connect::name("a.example").unwrap());
+        let mut hello = vec![0; 1 << 16];
+        tokio::select! {
+            biased;
+            _ = connect.open(near, name) => unreachable!("nobody answers"),
+            n = far.read(&mut hello) => hello.truncate(n.unwrap()),
+        }
+        hello
+    };
+    let mut inputs = vec![
+        b"GET / HTTP/1.1\r\n\r\n".to_vec(),
+        vec![0x16; 70_000],
+        vec![0; 9],
+    ];
+    inputs.extend((0..hello.len()).map(|cut| hello[..cut].to_vec()));
+    inputs.extend((0..hello.len()).map(|at| {
+        let mut changed = hello.clone();
+        changed[at] ^= 0xff;
+        changed
+    }));
+    for input in inputs {
+        let (near, mut far) = duplex(1 << 17);
+        far.write_all(&input).await.unwrap();
+        far.shutdown().await.unwrap();
+        let mut server = Stream::new(near, accept.open().unwrap());
+        assert!(server.handshake().await.is_err());
+    }
+}
+
+#[tokio::test]
+async fn bytes_changed_on_their_way_are_refused_and_the_peer_is_told() {
+    let (server, client) = shake(
+        &accept(None, false, Version::Tls12),
+        &connect(None),
+        "a.example",
+        1 << 16,
+    )
+    .await;
+    let (mut server, client) = (server.unwrap(), client.unwrap());
+    let mut raw = client.into_io();
+    raw.write_all(&[0x17, 3, 3, 0, 20]).await.unwrap();
+    raw.write_all(&[7; 20]).await.unwrap();
+    let error = server.read(&mut [0; 9]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidData);
+    assert!(server.write(b"x").await.is_err());
+    // Tickets first, then an alert.
+    drop(server);
+    let mut told = Vec::new();
+    raw.read_to_end(&mut told).await.unwrap();
+    assert!(told.len() >= 20, "{}", told.len());
+}
+
+#[test]
+fn files_that_are_not_good() {
+    for (cert, key, part, message) in [
+        ("none.pem", "a.key", Part::Cert, "cannot be read"),
+        ("broken.pem", "a.key", Part::Cert, "holds no certificate"),
+        ("a.key", "a.key", Part::Cert, "holds no certificate"),
+        ("a.pem", "none.key", Part::Key, "cannot be read"),
+        ("a.pem", "b.pem", Part::Key, "holds no private key"),
+        (
+            "a.pem",
+            "b.key",
+            Part::Key,
+            "is not that of the certificate",
+        ),
+        (
+            "a-expired.pem",
+            "a.key",
+            Part::Cert,
+            "ran out on 2020-02-01T00:00:00Z",
+        ),
+    ] {
+        let fault = certificate(cert, key).expect_err(cert);
+        assert_eq!(fault.part, part, "{fault}");
+        assert!(fault.message.contains(message), "{fault}");
+    }
+    let fault = Authorities::load(&file("broken.pem")).unwrap_err();
+    assert!(fault.message.contains("holds no certificate"), "{fault}");
+}
+
+#[test]
+fn a_certificate_is_known_by_what_it_is() {
+    let first = certificate("a.pem", "a.key").unwrap();
+    assert_eq!(first, certificate("a.pem", "a.key").unwrap());
+    assert_ne!(first, certificate("a-renewed.pem", "a.key").unwrap());
+    assert_eq!(first.names, ["a.example", "*.a.example"]);
+    assert!(first.days_left() > 30_000 && !first.has_changed());
+}
