@@ -264,11 +264,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin, E: End> Stream<S, E> {
                     return Poll::Ready(Err(invalid(failure)));
                 }
                 // What a server has left to say goes out with its first read: a client that writes before it reads need
-                // not have taken it.
-                if !self.is_opening && (sent.is_ready() || E::IS_SERVER) {
+                // not have taken it. And nobody may have plaintext pile up here.
+                let may_leave = E::IS_SERVER || self.plain.len() > FRAGMENT;
+                if !self.is_opening && (sent.is_ready() || may_leave) {
                     return Poll::Ready(Ok(()));
                 }
-                ready!(sent);
+                // Even where sending is held up: the peer may not read before it has sent what it has to send.
                 // Plaintext may come right behind the handshake.
                 ready!(self.poll_receive(cx, &mut ReadBuf::new(&mut [])))?;
             }
