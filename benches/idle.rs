@@ -1,6 +1,7 @@
 //! What an idle connection costs: resident bytes of the wsgate process per connection, fresh and after one 4 KiB echo
 //! each; then with compression agreed, after one compressed JSON message of 4 KiB each way, and after so many that the
-//! windows are full, with and without takeover. The clients and the server are in this process, wsgate is in its own.
+//! windows are full, with and without takeover; and with TLS toward the clients, with the certificates of the unit tests. The
+//! clients and the server are in this process, wsgate is in its own.
 //!
 //! `cargo bench --bench idle [-- CONNECTIONS]`, 4,000 by default. Needs two file descriptors per connection in either
 //! process.
@@ -8,7 +9,12 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::thread;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 const REQUEST: &str = "GET / HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n";
@@ -23,24 +29,50 @@ fn echo_frames() -> (Vec<u8>, Vec<u8>) {
     (client, server)
 }
 
+const FILES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tls");
+
+/// What a client has.
+trait Stream: Read + Write {}
+impl<T: Read + Write> Stream for T {}
+
+/// A client and the server's end of its connection.
+type Open = (Box<dyn Stream>, TcpStream);
+
+fn client_config() -> Arc<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    let ca = CertificateDer::from_pem_file(format!("{FILES}/ca.pem")).expect("a certificate");
+    roots.add(ca).expect("an authority");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions");
+    Arc::new(builder.with_root_certificates(roots).with_no_client_auth())
+}
+
 /// wsgate, ended with this.
 struct Gate {
     process: Child,
     address: String,
+    /// Of its clients, if they speak TLS.
+    tls: Option<Arc<ClientConfig>>,
 }
 
 impl Gate {
-    fn start(upstream: &str) -> Gate {
+    fn start(upstream: &str, tls: bool) -> Gate {
+        let certificates = if tls {
+            format!("certificates = [{{ cert = \"{FILES}/a.pem\", key = \"{FILES}/a.key\" }}]")
+        } else {
+            String::new()
+        };
+        let config = format!(
+            "[admin]\nlisten = \"off\"\n[[listener]]\nlisten = \"127.0.0.1:0\"\n{certificates}\n\
+             [upstream.bench]\nservers = [\"{upstream}\"]\n[[route]]\nname = \"bench\"\nupstream = \"bench\"\n"
+        );
+        let file = std::env::temp_dir().join(format!("wsgate-idle-{}.toml", std::process::id()));
+        std::fs::write(&file, config).expect("a file");
         let mut process = Command::new(env!("CARGO_BIN_EXE_wsgate"))
-            .args([
-                "run",
-                "--listen",
-                "127.0.0.1:0",
-                "--upstream",
-                upstream,
-                "--admin",
-                "off",
-            ])
+            .args(["run", "--config"])
+            .arg(&file)
             .stderr(Stdio::piped())
             .spawn()
             .expect("wsgate starts");
@@ -61,7 +93,12 @@ impl Gate {
             .to_owned();
         // The rest of the log is read and forgotten, so that writing it never blocks.
         thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
-        Gate { process, address }
+        let _ = std::fs::remove_file(file);
+        Gate {
+            process,
+            address,
+            tls: tls.then(client_config),
+        }
     }
 
     fn resident(&self) -> u64 {
@@ -87,7 +124,7 @@ impl Drop for Gate {
     }
 }
 
-fn read_head(stream: &mut TcpStream) {
+fn read_head(stream: &mut impl Read) {
     let mut head = Vec::new();
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\n") {
@@ -96,12 +133,16 @@ fn read_head(stream: &mut TcpStream) {
     }
 }
 
-fn connect(
-    gate: &Gate,
-    listener: &TcpListener,
-    compression: &Compression,
-) -> (TcpStream, TcpStream) {
-    let mut client = TcpStream::connect(&gate.address).expect("wsgate accepts");
+fn connect(gate: &Gate, listener: &TcpListener, compression: &Compression) -> Open {
+    let client = TcpStream::connect(&gate.address).expect("wsgate accepts");
+    let mut client: Box<dyn Stream> = match &gate.tls {
+        None => Box::new(client),
+        Some(config) => {
+            let name = ServerName::try_from("a.example").expect("a name");
+            let connection = ClientConnection::new(config.clone(), name).expect("a client");
+            Box::new(StreamOwned::new(connection, client))
+        }
+    };
     let request = format!("{REQUEST}{}\r\n", compression.offer);
     client.write_all(request.as_bytes()).expect("it reads");
     let (mut server, _) = listener.accept().expect("wsgate connects");
@@ -174,7 +215,7 @@ fn json(len: usize) -> Vec<u8> {
     text.into_bytes()
 }
 
-fn exchange(open: &mut [(TcpStream, TcpStream)], question: &[u8], answer: &[u8]) {
+fn exchange(open: &mut [Open], question: &[u8], answer: &[u8]) {
     let mut buffer = vec![0; question.len().max(answer.len())];
     for (client, server) in open {
         client.write_all(question).expect("it reads");
@@ -191,9 +232,15 @@ fn exchange(open: &mut [(TcpStream, TcpStream)], question: &[u8], answer: &[u8])
 }
 
 /// Opens them, has each of the exchanges on all, and prints what they take fresh and after each.
-fn measure(connections: usize, compression: &Compression, exchanges: &[(&str, Vec<u8>, Vec<u8>)]) {
+fn measure(
+    connections: usize,
+    compression: &Compression,
+    tls: bool,
+    exchanges: &[(&str, Vec<u8>, Vec<u8>)],
+) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let gate = Gate::start(&listener.local_addr().expect("its address").to_string());
+    let upstream = listener.local_addr().expect("its address").to_string();
+    let gate = Gate::start(&upstream, tls);
     // What the process needs once, whatever the number of connections, is not counted.
     let mut warm: Vec<_> = (0..64)
         .map(|_| connect(&gate, &listener, compression))
@@ -206,7 +253,7 @@ fn measure(connections: usize, compression: &Compression, exchanges: &[(&str, Ve
         .map(|_| connect(&gate, &listener, compression))
         .collect();
     let per = || gate.resident().saturating_sub(before) / connections as u64;
-    let name = compression.name;
+    let name = if tls { "TLS" } else { compression.name };
     println!("| {name} | fresh | {} |", per());
     for (what, question, answer) in exchanges {
         exchange(&mut open, question, answer);
@@ -223,17 +270,17 @@ fn main() {
     println!("| {connections} idle connections | | resident bytes per connection |");
     println!("|---|---|---:|");
     let (question, answer) = echo_frames();
-    measure(
-        connections,
-        &PLAIN,
-        &[("one echo of 4 KiB each", question, answer)],
-    );
+    let echo = [("one echo of 4 KiB each", question, answer)];
+    for tls in [false, true] {
+        measure(connections, &PLAIN, tls, &echo);
+    }
     for compression in &COMPRESSED {
         let (question, answer) = compressed_frames(&json(4 << 10));
         let (long_question, long_answer) = compressed_frames(&json(64 << 10));
         measure(
             connections,
             compression,
+            false,
             &[
                 ("one compressed message of 4 KiB each way", question, answer),
                 ("one of 64 KiB more each way", long_question, long_answer),

@@ -161,6 +161,8 @@ pub struct Metrics {
     server_connections: IntGaugeVec,
     certificate_days_left: IntGaugeVec,
     reloads: IntCounterVec,
+    tls_failures: IntCounterVec,
+    exhausted: IntCounterVec,
     violations: IntCounterVec,
     closes: IntCounterVec,
     compression_memory: IntGauge,
@@ -224,6 +226,16 @@ impl Metrics {
             "wsgate_reloads_total",
             "Reloads of the configuration by whether it was taken.",
             &["result"],
+        );
+        let tls_failures = counter(
+            "wsgate_tls_handshake_failures_total",
+            "Connections of clients that ended in their TLS handshake, by listener.",
+            &["listener"],
+        );
+        let exhausted = counter(
+            "wsgate_exhausted_total",
+            "Attempts at another connection, of a client or to a server, for which the system had no resource left.",
+            &["resource"],
         );
         let violations = counter(
             "wsgate_violations_total",
@@ -376,6 +388,8 @@ impl Metrics {
             server_connections,
             certificate_days_left,
             reloads,
+            tls_failures,
+            exhausted,
             violations,
             closes,
             compression_memory,
@@ -454,6 +468,16 @@ impl Metrics {
     pub fn reload(&self, taken: bool) {
         let result = if taken { "ok" } else { "failed" };
         self.reloads.with_label_values(&[result]).inc();
+    }
+
+    /// A client's connection ended in its TLS handshake.
+    pub fn tls_failed(&self, listener: &str) {
+        self.tls_failures.with_label_values(&[listener]).inc();
+    }
+
+    /// There was no more of a resource of the system for a connection.
+    pub fn exhausted(&self, resource: &'static str) {
+        self.exhausted.with_label_values(&[resource]).inc();
     }
 
     /// How long the certificates are good that are in force now.

@@ -19,6 +19,9 @@ missing_packages() {
     # As neighbours: an access service, and a proxy in front. They are started by the tests, on ports of their own.
     command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] || echo nginx-light
     command -v haproxy >/dev/null || [ -x /usr/sbin/haproxy ] || echo haproxy
+    # As TLS clients, and to make certificates.
+    command -v openssl >/dev/null || echo openssl
+    command -v curl >/dev/null || echo curl
     command -v systemd-analyze >/dev/null || echo systemd
     command -v ip >/dev/null || [ -x /usr/sbin/ip ] || echo iproute2
     # A virtual environment needs pip's wheel, which Debian's python3 lacks without this package.

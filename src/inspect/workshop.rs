@@ -29,8 +29,8 @@ struct Idle {
 
 impl Workshop {
     /// Large, because each call of the library that comes to the end of it copies a window.
-    const ROOM: usize = 128 << 10;
-    const COPY: usize = 32 << 10;
+    const ROOM: usize = 256 << 10;
+    const COPY: usize = 64 << 10;
     /// Most inflaters that are kept: 1.5 MiB of them.
     const IDLE: usize = 32;
 
@@ -46,10 +46,11 @@ impl Workshop {
             (Some(idle), Some(tag)) => idle.flow == tag.flow,
             (Some(_), None) | (None, _) => false,
         };
+        // Whoever was here last is the likeliest to come again, and stands at the end.
         let taken = self
             .idle
             .iter()
-            .position(of_flow)
+            .rposition(of_flow)
             .or_else(|| self.idle.iter().position(|idle| idle.tag.is_none()))
             .or_else(|| {
                 let oldest = self

@@ -1,7 +1,7 @@
 //! Whom a route serves: by the client's address, and by the word of a service that is asked (`auth_url`).
 
-use super::answer::{Answer, forwarded};
-use super::identity::{Identity, is_in};
+use super::answer::Answer;
+use super::identity::{Identity, forwarded, is_in};
 use super::settings::{Access, Auth};
 use super::socket::Socket;
 use super::tls_of;

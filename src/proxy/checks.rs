@@ -176,7 +176,9 @@ impl Patient {
 
     /// The version that a good answer names, or what is wrong.
     async fn ask(&self) -> Result<Option<String>, String> {
-        let socket = Socket::open(&self.server, self.pool.members().settings.tls.as_ref())
+        let members = self.pool.members();
+        let (address, name) = (&self.server.address, self.server.name.as_deref());
+        let socket = Socket::open(address, name, members.settings.tls.as_ref())
             .await
             .map_err(|error| error.to_string())?;
         let (path, host) = match &self.settings.check {

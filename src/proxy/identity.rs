@@ -1,14 +1,20 @@
-//! Who a request comes from: the address of the client, as far as those between can be believed.
+//! Who a request comes from: the address of the client, as far as those between can be believed; and what servers are
+//! told of it.
 
 use super::answer::text;
+use super::secured;
 use super::settings::{Client, ForwardedHeader};
-use http::HeaderMap;
 use http::header::{self, HeaderName};
+use http::{HeaderMap, HeaderValue};
 use ipnet::IpNet;
+use pingora::http::RequestHeader;
+use pingora::protocols::tls::SslDigest;
 use pingora::proxy::Session;
+use pingora::{ErrorType, OrErr, Result};
 use std::net::{IpAddr, SocketAddr};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
 /// Who a request comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,8 +109,50 @@ fn address(text: &str) -> Option<IpAddr> {
     ip.map(|ip| ip.to_canonical())
 }
 
+/// Tells the server who asked, by which host and scheme.
+///
+/// `X-Forwarded-For` is continued with the peer; the others say what was seen here, unless a trusted peer said it before.
+/// `host` is what the client asked for, `tls` what is known of a connection that is encrypted.
+pub(super) fn forwarded(
+    request: &mut RequestHeader,
+    identity: Identity,
+    host: Option<HeaderValue>,
+    tls: Option<&SslDigest>,
+) -> Result<()> {
+    if let Some(peer) = identity.peer {
+        let mut chain: Vec<String> = request
+            .headers
+            .get_all(X_FORWARDED_FOR)
+            .iter()
+            .filter_map(|value| value.to_str().ok().map(|value| value.trim().to_owned()))
+            .filter(|value| !value.is_empty())
+            .collect();
+        chain.push(peer.to_string());
+        request.insert_header("X-Forwarded-For", chain.join(", "))?;
+    }
+    let claimed = identity.is_trusted && request.headers.contains_key(X_FORWARDED_HOST);
+    if let Some(host) = host.filter(|_| !claimed) {
+        request.insert_header("X-Forwarded-Host", host)?;
+    }
+    let proto = forwarded_proto(&request.headers).filter(|_| identity.is_trusted);
+    let seen = if tls.is_some() { "https" } else { "http" };
+    request.insert_header(
+        "X-Forwarded-Proto",
+        proto.unwrap_or_else(|| seen.to_owned()),
+    )?;
+    if let Some((name, subject)) = tls.and_then(secured::identity) {
+        // RFC 4514 escapes what has no place in a header.
+        let value = HeaderValue::from_bytes(subject.as_bytes()).or_err(
+            ErrorType::InvalidHTTPHeader,
+            "a subject that no header can hold",
+        )?;
+        request.insert_header(name.to_owned(), value)?;
+    }
+    Ok(())
+}
+
 /// What a trusted peer says of the scheme that the client used.
-pub(super) fn forwarded_proto(headers: &HeaderMap) -> Option<String> {
+fn forwarded_proto(headers: &HeaderMap) -> Option<String> {
     let claimed = text(headers, HeaderName::from_static("x-forwarded-proto"));
     matches!(claimed, "http" | "https" | "ws" | "wss").then(|| claimed.to_owned())
 }
@@ -112,7 +160,6 @@ pub(super) fn forwarded_proto(headers: &HeaderMap) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::HeaderValue;
 
     fn settings(header: ForwardedHeader) -> Client {
         Client {
@@ -181,5 +228,55 @@ mod tests {
         ] {
             assert_eq!(of(&[value]), expected.parse().ok(), "{value}");
         }
+    }
+
+    #[test]
+    fn forwarding_continues_the_chain_and_overwrites_claims() {
+        let mut request = RequestHeader::build("GET", b"/", None).unwrap();
+        request.insert_header("Host", "chat.example.com").unwrap();
+        request
+            .append_header("X-Forwarded-For", "203.0.113.7")
+            .unwrap();
+        request
+            .append_header("X-Forwarded-For", " 10.0.0.1 ")
+            .unwrap();
+        request
+            .insert_header("X-Forwarded-Proto", "gopher")
+            .unwrap();
+        request
+            .insert_header("X-Forwarded-Host", "evil.example")
+            .unwrap();
+        let peer = Some([127, 0, 0, 1].into());
+        let identity = |is_trusted| Identity {
+            client: peer,
+            peer,
+            is_trusted,
+        };
+        let host = HeaderValue::from_static("chat.example.com");
+        let mut trusted = request.clone();
+        forwarded(&mut request, identity(false), Some(host.clone()), None).unwrap();
+        assert_eq!(
+            text(&request.headers, X_FORWARDED_FOR),
+            "203.0.113.7, 10.0.0.1, 127.0.0.1"
+        );
+        assert_eq!(
+            text(
+                &request.headers,
+                HeaderName::from_static("x-forwarded-proto")
+            ),
+            "http"
+        );
+        let host = X_FORWARDED_HOST;
+        assert_eq!(text(&request.headers, host.clone()), "chat.example.com");
+        assert_eq!(request.headers.get_all(host).iter().count(), 1);
+        // Whom we trust may say it.
+        trusted.insert_header("X-Forwarded-Proto", "https").unwrap();
+        let asked = HeaderValue::from_static("chat.example.com");
+        forwarded(&mut trusted, identity(true), Some(asked), None).unwrap();
+        let of = |name| text(&trusted.headers, HeaderName::from_static(name));
+        assert_eq!(
+            (of("x-forwarded-proto"), of("x-forwarded-host")),
+            ("https", "evil.example")
+        );
     }
 }

@@ -26,6 +26,7 @@ mod upstream;
 pub use checks::Checks;
 pub use discovery::Discovery;
 pub use router::Router;
+pub use socket::{Shortage, Socket};
 pub use table::Table;
 pub use upstream::{Departing, Departure, Pool, Pools, Server, State};
 
@@ -123,7 +124,8 @@ impl Gate {
     /// The connection as its listener wants it: with TLS, where it does. `None`: it does not come to anything.
     async fn secure(&self, stream: Stream, limit: Duration) -> Option<Secure> {
         let table = self.table();
-        let Some(tls) = table.tls(self.listener.as_ref()) else {
+        let listener = self.listener.as_ref();
+        let Some((listener, tls)) = listener.and_then(|at| Some((at, table.tls(at)?))) else {
             return Some(Secure::Http1(stream));
         };
         let peer = stream.get_socket_digest();
@@ -133,7 +135,9 @@ impl Gate {
             Err(error) => {
                 let peer = peer.as_ref().and_then(|digest| digest.peer_addr());
                 let peer = peer.map_or_else(|| "unix".to_owned(), ToString::to_string);
-                tracing::debug!(peer, %error, "TLS handshake failed");
+                // Scanners do this all day long: it is counted, and told to those who ask.
+                tracing::debug!(%listener, peer, %error, "TLS handshake failed");
+                table.metrics.tls_failed(&listener.to_string());
                 None
             }
         }
@@ -348,7 +352,7 @@ impl ProxyHttp for Seat {
             return Ok(());
         };
         let host = request.headers.get(header::HOST).cloned();
-        answer::forwarded(request, identity, host, tls_of(session))?;
+        identity::forwarded(request, identity, host, tls_of(session))?;
         let settings = &route.settings;
         headers::vouch(request, settings.access.auth.as_ref(), &plain.vouched)?;
         headers::change_request(request, &settings.headers[0])

@@ -1,11 +1,11 @@
-//! A connection to a server, as small as it can be.
+//! A connection, of a client or to a server, as small as it can be.
 //!
-//! Pingora's own stream to a server carries its digests, timings and buffers for as long as it lives: 800 bytes that an
-//! idle WebSocket has no use for. This one is a socket and nothing else. It is a stream of Pingora's only for the time of
-//! the handshake.
+//! Pingora's own stream carries its digests, timings and buffers for as long as it lives: 800 bytes that an idle WebSocket
+//! has no use for, and a look at the clock for each read and write. This one is a socket and the address of its peer. It is
+//! a stream of Pingora's only for the time of the handshake.
 
 use super::settings::Address;
-use super::upstream::Server;
+use crate::metrics::Metrics;
 use crate::tls;
 use async_trait::async_trait;
 use pingora::protocols::raw_connect::ProxyDigest;
@@ -13,35 +13,46 @@ use pingora::protocols::{
     GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
     TimingDigest, UniqueID, UniqueIDType,
 };
+use rustix::io::Errno;
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 /// A connected socket.
 #[derive(Debug)]
-pub(super) enum Socket {
-    Tcp(TcpStream),
+pub enum Socket {
+    /// With the address of the peer, which is not to be had any more once the peer has reset the connection.
+    Tcp(TcpStream, SocketAddr),
+    /// Without: those who connect have no address there.
     Unix(UnixStream),
     /// One of the others inside: a socket without TLS does not pay for one with it.
     Tls(Box<tls::ClientStream<Socket>>),
 }
 
 impl Socket {
-    /// Connects to a server as its upstream wants it: with TLS, where it does.
+    /// Connects to a server as its upstream wants it: with TLS, where it does; `name` is the one that its address was
+    /// configured by.
     ///
     /// # Errors
     /// Those of the connection, and what TLS has against the server.
-    pub async fn open(server: &Server, settings: Option<&tls::Connect>) -> io::Result<Socket> {
-        let socket = Socket::connect(&server.address).await?;
+    pub async fn open(
+        address: &Address,
+        name: Option<&str>,
+        settings: Option<&tls::Connect>,
+    ) -> io::Result<Socket> {
+        let socket = Socket::connect(address).await?;
         let Some(settings) = settings else {
             return Ok(socket);
         };
-        let host = match (&server.name, &server.address) {
-            (Some(name), _) | (None, Address::Name(name, _)) => tls::Connect::name(name).ok(),
+        let host = match (name, address) {
+            (Some(name), _) => tls::Connect::name(name).ok(),
+            (None, Address::Name(name, _)) => tls::Connect::name(name).ok(),
             (None, Address::Tcp(address)) => Some(address.ip().into()),
             (None, Address::Unix(_)) => None,
         };
@@ -54,14 +65,18 @@ impl Socket {
     /// # Errors
     /// Those of the last address.
     pub async fn connect(address: &Address) -> io::Result<Socket> {
-        let stream = match address {
+        let (stream, peer) = match address {
             Address::Unix(path) => return UnixStream::connect(path).await.map(Socket::Unix),
-            Address::Tcp(address) => TcpStream::connect(address).await?,
-            Address::Name(name, port) => TcpStream::connect((name.as_str(), *port)).await?,
+            Address::Tcp(address) => (TcpStream::connect(address).await?, *address),
+            Address::Name(name, port) => {
+                let stream = TcpStream::connect((name.as_str(), *port)).await?;
+                let peer = stream.peer_addr()?;
+                (stream, peer)
+            }
         };
         // Whole frames are written at once; waiting for more to send would only delay them.
         stream.set_nodelay(true)?;
-        Ok(Socket::Tcp(stream))
+        Ok(Socket::Tcp(stream, peer))
     }
 }
 
@@ -69,7 +84,7 @@ impl Socket {
 macro_rules! with {
     ($socket:expr, $stream:ident => $do:expr) => {
         match $socket {
-            Socket::Tcp($stream) => $do,
+            Socket::Tcp($stream, _) => $do,
             Socket::Unix($stream) => $do,
             Socket::Tls($stream) => $do,
         }
@@ -129,7 +144,7 @@ impl Shutdown for Socket {
 impl UniqueID for Socket {
     fn id(&self) -> UniqueIDType {
         match self {
-            Socket::Tcp(stream) => stream.as_raw_fd(),
+            Socket::Tcp(stream, _) => stream.as_raw_fd(),
             Socket::Unix(stream) => stream.as_raw_fd(),
             Socket::Tls(stream) => stream.io().id(),
         }
@@ -154,6 +169,57 @@ impl GetProxyDigest for Socket {
 
 impl GetSocketDigest for Socket {
     fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        None
+        let peer = match self {
+            Socket::Tcp(_, peer) => Some((*peer).into()),
+            Socket::Unix(_) | Socket::Tls(_) => None,
+        };
+        let digest = SocketDigest::from_raw_fd(self.id());
+        // Nobody else has it yet.
+        let _ = digest.peer_addr.set(peer);
+        Some(Arc::new(digest))
+    }
+}
+
+/// What the system has no more of, so that there can be no other connection now. That is nobody's fault but wsgate's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shortage {
+    /// Of file descriptors, in this process or in the system.
+    Descriptors,
+    /// Of memory for sockets.
+    Memory,
+}
+
+/// How often the log is told of a shortage, for as long as it lasts.
+const REMINDER: Duration = Duration::from_secs(60);
+
+impl Shortage {
+    /// Whether an error is one: accept(2), socket(2).
+    pub fn of(error: &io::Error) -> Option<Shortage> {
+        match Errno::from_io_error(error)? {
+            Errno::MFILE | Errno::NFILE => Some(Shortage::Descriptors),
+            Errno::NOBUFS | Errno::NOMEM => Some(Shortage::Memory),
+            _ => None,
+        }
+    }
+
+    /// Counts it, and says so in the log: once, however many connections it is about.
+    pub fn report(self, metrics: &Metrics, error: &io::Error) {
+        static SAID: Mutex<Option<Instant>> = Mutex::new(None);
+        let (label, advice) = match self {
+            Shortage::Descriptors => (
+                "file_descriptors",
+                "raise the hard limit of file descriptors (LimitNOFILE of systemd); a WebSocket needs two",
+            ),
+            Shortage::Memory => (
+                "memory",
+                "give the machine more memory, or fewer connections",
+            ),
+        };
+        metrics.exhausted(label);
+        let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.is_none_or(|said| said.elapsed() >= REMINDER) {
+            *said = Some(Instant::now());
+            tracing::error!(%error, "new connections wait, or are refused, until others end: {advice}");
+        }
     }
 }

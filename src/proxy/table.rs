@@ -20,6 +20,7 @@ pub struct Table {
     /// What the listeners present and ask for.
     tls: HashMap<Address, Accept>,
     subject_headers: Vec<HeaderName>,
+    pub(super) metrics: Arc<Metrics>,
     router: Router,
     routes: Vec<Arc<RouteState>>,
     everybody: Arc<Everybody>,
@@ -94,6 +95,7 @@ impl Table {
         Table {
             subject_headers: headers.collect(),
             tls,
+            metrics: metrics.clone(),
             client: settings.client.clone(),
             router: Router::new(&settings.routes),
             routes: settings.routes.iter().map(state).collect(),
@@ -107,8 +109,8 @@ impl Table {
     }
 
     /// TLS on this listener.
-    pub(super) fn tls(&self, listener: Option<&Address>) -> Option<&Accept> {
-        self.tls.get(listener?)
+    pub(super) fn tls(&self, listener: &Address) -> Option<&Accept> {
+        self.tls.get(listener)
     }
 
     /// Headers by which any listener tells the subject of its clients.

@@ -4,8 +4,8 @@
 //! to the other end, the server. It is a copy more, which no WebSocket takes, and keeps one way of speaking TLS to
 //! servers with one set of settings, and Pingora's reuse of connections: that looks at a real socket.
 
+use super::settings::Address;
 use super::socket::Socket;
-use super::upstream::Server;
 use crate::tls;
 use async_trait::async_trait;
 use pingora::connectors::L4Connect;
@@ -19,33 +19,40 @@ use std::sync::Arc;
 use tokio::net::UnixStream;
 
 /// Has connections to this peer made by TLS.
-pub(super) fn through(peer: &mut HttpPeer, server: &Arc<Server>, settings: &tls::Connect) {
+pub(super) fn through(
+    peer: &mut HttpPeer,
+    address: &Address,
+    name: Option<&str>,
+    settings: &tls::Connect,
+) {
     let mut hasher = DefaultHasher::new();
-    (&server.address, &server.name, settings.number()).hash(&mut hasher);
+    (address, name, settings.number()).hash(&mut hasher);
     peer.group_key = hasher.finish();
     // Pingora compares the address of a socket that it would use again with this one; any socket is 0.0.0.0. The group
     // tells servers apart.
     peer._address = SocketAddr::Inet((Ipv4Addr::UNSPECIFIED, 443).into());
     peer.options.custom_l4 = Some(Arc::new(Tunnel {
-        server: server.clone(),
+        address: address.clone(),
+        name: name.map(str::to_owned),
         settings: settings.clone(),
     }));
 }
 
 #[derive(Debug)]
 struct Tunnel {
-    server: Arc<Server>,
+    address: Address,
+    name: Option<String>,
     settings: tls::Connect,
 }
 
 #[async_trait]
 impl L4Connect for Tunnel {
     async fn connect(&self, _: &SocketAddr) -> Result<Stream> {
-        let opened = Socket::open(&self.server, Some(&self.settings)).await;
+        let opened = Socket::open(&self.address, self.name.as_deref(), Some(&self.settings)).await;
         let mut socket = match opened {
             Ok(socket) => socket,
             Err(error) => {
-                tracing::warn!(server = %self.server.address, %error, "server cannot be reached");
+                tracing::warn!(server = %self.address, %error, "server cannot be reached");
                 let sentence = "TLS to the server";
                 return Err(Error::because(ErrorType::ConnectError, sentence, error).into_up());
             }

@@ -5,11 +5,11 @@
 //! which an upgrade failed is never used again, on either side.
 
 use super::access::{self, Vouched};
-use super::answer::{Answer, forwarded, text};
+use super::answer::{Answer, text};
 use super::balance::hash_key;
 use super::clients::Admitted;
 use super::headers;
-use super::identity::Identity;
+use super::identity::{Identity, forwarded};
 use super::socket::Socket;
 use super::table::{Full, RouteState, Ticket};
 use super::tls_of;
@@ -25,9 +25,10 @@ use bytes::{Bytes, BytesMut};
 use http::header::{self, HeaderName};
 use http::{StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v1::client::HttpSession as UpstreamSession;
-use pingora::protocols::{SocketDigest, Stream};
+use pingora::protocols::l4::socket::SocketAddr;
 use pingora::proxy::Session;
 use pingora::{Error, ErrorType, Result};
 use std::future::{Future, poll_fn};
@@ -153,6 +154,14 @@ async fn attempt(
             return Ok(Handshake::Held);
         }
         Err(unreachable) if unreachable.timed_out => return timed_out(session).await,
+        Err(unreachable) if unreachable.exhausted => {
+            let answer = Answer::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "no more connections can be had now",
+            );
+            answer.with(header::RETRY_AFTER, "5").write(session).await?;
+            return Ok(Handshake::Full);
+        }
         Err(_) => {
             Answer::new(StatusCode::BAD_GATEWAY, "no server can be reached")
                 .write(session)
@@ -242,7 +251,6 @@ async fn attempt(
             .client
             .filter(|client| Some(*client) != identity.peer),
         server,
-        peer: client.get_socket_digest(),
         protocol: agreed.protocol.map(String::into_boxed_str),
         started: Instant::now(),
     };
@@ -440,14 +448,29 @@ struct Connection {
     /// The client's address, where it is not that of the peer.
     client: Option<IpAddr>,
     server: Occupied,
-    peer: Option<Arc<SocketDigest>>,
     protocol: Option<Box<str>>,
     started: Instant,
 }
 
 impl Connection {
-    async fn run(self, relay: Relay<Stream, Socket>, mut enrolled: Enrolled) {
-        let outcome = relay.await;
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "an async fn keeps a second place for each of its arguments, in every idle connection"
+    )]
+    fn run(
+        self,
+        mut relay: Relay<Stream, Socket>,
+        enrolled: Enrolled,
+    ) -> impl Future<Output = ()> + Send {
+        async move {
+            let outcome = (&mut relay).await;
+            let peer = relay.client().get_socket_digest();
+            let peer = peer.as_ref().and_then(|digest| digest.peer_addr());
+            self.handle_end(&outcome, enrolled, peer);
+        }
+    }
+
+    fn handle_end(&self, outcome: &Outcome, mut enrolled: Enrolled, peer: Option<&SocketAddr>) {
         let route = &self.ticket.route;
         match outcome.cause {
             Cause::Drained { source } => route.terms.metrics.drained(source),
@@ -471,14 +494,14 @@ impl Connection {
             | Cause::Idle => {}
         }
         drop(enrolled);
-        self.log(&outcome);
+        self.log(outcome, peer);
         route
             .terms
             .metrics
             .connection_ended(route.name(), self.started.elapsed());
     }
 
-    fn log(&self, outcome: &Outcome) {
+    fn log(&self, outcome: &Outcome, peer: Option<&SocketAddr>) {
         let Outcome {
             cause,
             from_client,
@@ -491,7 +514,6 @@ impl Connection {
             }
             _ => (None, None),
         };
-        let peer = self.peer.as_ref().and_then(|digest| digest.peer_addr());
         tracing::info!(
             route = self.ticket.route.name(),
             upstream = self.ticket.route.pool.name,
@@ -528,6 +550,22 @@ pub(super) fn host_of(request: &RequestHeader) -> &str {
 mod tests {
     use super::*;
     use std::future::{pending, ready};
+
+    /// What every idle connection has, beside its two sockets: nothing of the handshake, and nothing twice.
+    #[test]
+    fn a_connection_takes_no_more_than_it_needs() {
+        fn size<F>(_: impl FnOnce(Connection, Relay<Stream, Socket>, Enrolled) -> F) -> usize {
+            size_of::<F>()
+        }
+        let parts = [
+            size_of::<Connection>(),
+            size_of::<Relay<Stream, Socket>>(),
+            size_of::<Enrolled>(),
+        ];
+        let all: usize = parts.iter().sum();
+        assert!(size(Connection::run) <= all + 16, "{parts:?}");
+        assert!(all <= 656, "{parts:?}");
+    }
 
     /// A sender that never pauses must not be read past the relay's back-pressure.
     #[tokio::test]

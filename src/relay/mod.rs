@@ -93,6 +93,11 @@ impl<C, U> Relay<C, U> {
         }
     }
 
+    /// The stream of the client, to look at.
+    pub fn client(&self) -> &C {
+        &self.client
+    }
+
     /// What was agreed about compressed messages.
     pub fn with_compression(mut self, agreed: Option<Deflate>) -> Self {
         let [client, upstream] = &mut self.state.pipes;

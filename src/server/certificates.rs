@@ -3,9 +3,8 @@
 //! It is always true that a certificate that is not good changes nothing: the one before stays in force, and the log says
 //! once why. No connection is touched; the next one gets what is in force then.
 
-use super::reload::Live;
 use crate::metrics::Days;
-use crate::proxy::Table;
+use crate::proxy::settings::Settings;
 use crate::tls::{Accept, Authorities, Certificate, Connect, Fault};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -91,60 +90,44 @@ fn said<T>(made: Result<T, String>) -> Option<T> {
         .ok()
 }
 
-impl Live {
-    /// Puts what was written anew in force.
-    pub(super) fn renew(&mut self) {
+impl Said {
+    /// Takes what was written anew into the settings. Whether there was anything.
+    pub fn renew(&mut self, settings: &mut Settings) -> bool {
         let mut is_new = false;
-        for listener in &mut self.config.proxy.listeners {
+        for listener in &mut settings.listeners {
             if let Some(tls) = &mut listener.tls
-                && let Some(new) = self.said.accept(tls)
+                && let Some(new) = self.accept(tls)
             {
                 (*tls, is_new) = (new, true);
             }
         }
-        for upstream in &mut self.config.proxy.upstreams {
+        for upstream in &mut settings.upstreams {
             if let Some(tls) = &mut upstream.tls
-                && let Some(new) = self.said.connect(tls)
+                && let Some(new) = self.connect(tls)
             {
                 (*tls, is_new) = (new, true);
             }
         }
-        if is_new {
-            let gate = self.gate.app();
-            // The same servers: nobody departs.
-            self.pools.apply(&self.config.proxy.upstreams);
-            let before = gate.table();
-            gate.apply(Table::new(
-                &self.config.proxy,
-                &self.pools,
-                &self.control,
-                &self.metrics,
-                Some(&before),
-            ));
-        }
-        self.metrics.certificates(&self.days());
+        is_new
     }
+}
 
-    /// How long each certificate is good.
-    fn days(&self) -> Vec<Days> {
-        let proxy = &self.config.proxy;
-        let days = |used_by: String, certificate: &Certificate| Days {
-            used_by,
-            certificate: certificate.cert.display().to_string(),
-            left: certificate.days_left(),
-        };
-        let mut all = Vec::new();
-        for listener in &proxy.listeners {
-            let certificates = listener.tls.iter().flat_map(|tls| &tls.certificates);
-            all.extend(certificates.map(|one| days(format!("listener {}", listener.address), one)));
-        }
-        for upstream in &proxy.upstreams {
-            let certificate = upstream
-                .tls
-                .iter()
-                .filter_map(|tls| tls.certificate.as_ref());
-            all.extend(certificate.map(|one| days(format!("upstream {}", upstream.name), one)));
-        }
-        all
+/// How long each certificate is good.
+pub(super) fn days(settings: &Settings) -> Vec<Days> {
+    let days = |used_by: String, certificate: &Certificate| Days {
+        used_by,
+        certificate: certificate.cert.display().to_string(),
+        left: certificate.days_left(),
+    };
+    let mut all = Vec::new();
+    for listener in &settings.listeners {
+        let certificates = listener.tls.iter().flat_map(|tls| &tls.certificates);
+        all.extend(certificates.map(|one| days(format!("listener {}", listener.address), one)));
     }
+    for upstream in &settings.upstreams {
+        let tls = upstream.tls.as_ref();
+        let certificate = tls.and_then(|tls| tls.certificate.as_ref());
+        all.extend(certificate.map(|one| days(format!("upstream {}", upstream.name), one)));
+    }
+    all
 }

@@ -1,18 +1,17 @@
 //! Listening sockets, and who accepts on them: bound before anybody serves, added and removed while others go on.
 
+use super::accepting::Acceptor;
 use crate::admin::Admin;
+use crate::metrics::Metrics;
 use crate::proxy::Gate;
 use crate::proxy::settings::Address;
 use async_trait::async_trait;
 use pingora::apps::ServerApp;
-use pingora::listeners::{L4BufferSettings, ListenerConfig};
 use pingora::server::{ListenFds, ShutdownWatch};
-use pingora::services::Service as _;
-use pingora::services::listening::Service;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{IntoRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -82,6 +81,9 @@ impl Bound {
             Address::Tcp(socket) => {
                 // The standard library sets SO_REUSEADDR: a restart does not wait for old connections to time out.
                 let listener = TcpListener::bind(socket).map_err(error)?;
+                // Of the standard library's 128 a herd that comes back would find most taken, and try again a second
+                // later; the system grants what it allows (net.core.somaxconn).
+                rustix::net::listen(&listener, i32::MAX).map_err(|errno| error(errno.into()))?;
                 let socket: SocketAddr = listener.local_addr().map_err(error)?;
                 listener.set_nonblocking(true).map_err(error)?;
                 (Address::Tcp(socket), listener.into())
@@ -89,6 +91,7 @@ impl Bound {
             Address::Unix(path) => {
                 remove_stale(path).map_err(error)?;
                 let listener = UnixListener::bind(path).map_err(error)?;
+                rustix::net::listen(&listener, i32::MAX).map_err(|errno| error(errno.into()))?;
                 listener.set_nonblocking(true).map_err(error)?;
                 (address.clone(), listener.into())
             }
@@ -144,25 +147,25 @@ impl At for Admin {
 
 /// The sockets on which an application takes connections.
 ///
-/// Each is a listening service of Pingora's of its own, so that one can begin or end without the others. Clones share
-/// everything.
+/// Each has an accept loop of its own, so that one can begin or end without the others. Clones share everything.
 pub(super) struct Listeners<A> {
     app: A,
     name: &'static str,
+    metrics: Arc<Metrics>,
     state: Arc<Mutex<State>>,
 }
 
 struct State {
     open: Vec<Open>,
-    /// Where the services run, and the table by which Pingora takes sockets instead of binding its own; once they run.
-    running: Option<(Handle, ListenFds)>,
+    /// Where the connections are served, once they are.
+    running: Option<Handle>,
 }
 
-/// A socket that connections are accepted on, or will be as soon as the services run.
+/// A socket that connections are accepted on, or will be as soon as the service runs.
 struct Open {
     configured: Address,
     address: Address,
-    /// For a new process. The service has a descriptor of its own.
+    /// For a new process. The accept loop has a descriptor of its own.
     socket: Arc<OwnedFd>,
     stop: watch::Sender<bool>,
 }
@@ -172,6 +175,7 @@ impl<A: Clone> Clone for Listeners<A> {
         Listeners {
             app: self.app.clone(),
             name: self.name,
+            metrics: self.metrics.clone(),
             state: self.state.clone(),
         }
     }
@@ -179,7 +183,7 @@ impl<A: Clone> Clone for Listeners<A> {
 
 impl<A: At> Listeners<A> {
     /// Serves `app`; `name` is that of the service.
-    pub fn new(name: &'static str, app: A) -> Self {
+    pub fn new(name: &'static str, app: A, metrics: Arc<Metrics>) -> Self {
         let state = State {
             open: Vec::new(),
             running: None,
@@ -187,6 +191,7 @@ impl<A: At> Listeners<A> {
         Listeners {
             app,
             name,
+            metrics,
             state: Arc::new(Mutex::new(state)),
         }
     }
@@ -217,8 +222,8 @@ impl<A: At> Listeners<A> {
                 socket: Arc::new(bound.socket),
                 stop: watch::Sender::new(false),
             };
-            if let Some((runtime, sockets)) = &state.running {
-                self.start(runtime, sockets, &open);
+            if let Some(runtime) = &state.running {
+                self.start(runtime, &open);
             }
             state.open.push(open);
         }
@@ -256,27 +261,19 @@ impl<A: At> Listeners<A> {
         state.open.iter().map(socket).collect()
     }
 
-    fn start(&self, runtime: &Handle, sockets: &ListenFds, open: &Open) {
-        let name = match &open.address {
-            Address::Unix(path) => path.to_string_lossy().into_owned(),
-            address => address.to_string(),
-        };
-        let endpoint = match &open.address {
-            Address::Unix(_) => ListenerConfig::uds(name.clone()),
-            _ => ListenerConfig::tcp(name.clone()),
-        };
-        let mut service = Service::new(self.name.to_owned(), self.app.at(&open.configured));
-        // Buffers of Pingora's would cost each idle connection 14 KiB.
-        service.add_listener(endpoint.l4_buffer(L4BufferSettings::unbuffered()));
-        match open.socket.try_clone() {
-            Ok(socket) => sockets.lock().add(name, socket.into_raw_fd()),
+    fn start(&self, runtime: &Handle, open: &Open) {
+        let _entered = runtime.enter();
+        let socket = open.socket.try_clone();
+        match socket.and_then(|socket| Acceptor::new(&open.address, socket)) {
+            Ok(acceptor) => {
+                let app = Arc::new(self.app.at(&open.configured));
+                let (metrics, stop) = (self.metrics.clone(), open.stop.subscribe());
+                runtime.spawn(acceptor.run(open.address.clone(), app, metrics, stop));
+            }
             Err(error) => {
                 tracing::error!(address = %open.address, %error, "nobody can be accepted here");
-                return;
             }
         }
-        let (sockets, stop) = (sockets.clone(), open.stop.subscribe());
-        runtime.spawn(async move { service.start_service(Some(sockets), stop, 1).await });
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -301,22 +298,22 @@ impl<A> Serving<A> {
 impl<A: At> pingora::services::Service for Serving<A> {
     async fn start_service(
         &mut self,
-        sockets: Option<ListenFds>,
+        _sockets: Option<ListenFds>,
         mut shutdown: ShutdownWatch,
         _listeners_per_fd: usize,
     ) {
-        // Pingora always has a table on Unix.
-        if let Some(sockets) = sockets {
+        {
             let mut state = self.listeners.lock();
             let runtime = Handle::current();
             for open in &state.open {
-                self.listeners.start(&runtime, &sockets, open);
+                self.listeners.start(&runtime, open);
             }
-            state.running = Some((runtime, sockets));
+            state.running = Some(runtime);
         }
         // The runtime of this service is that of all its connections: it lasts until Pingora ends.
         let _ = shutdown.wait_for(|stopping| *stopping).await;
         self.listeners.stop();
+        self.listeners.app.cleanup().await;
     }
 
     fn name(&self) -> &str {

@@ -1,5 +1,6 @@
 //! Assembly: the only room that knows everybody. It binds the listeners, makes Pingora's server of them, and runs it.
 
+mod accepting;
 mod certificates;
 mod ending;
 mod handover;
@@ -76,7 +77,11 @@ impl Gateway {
             .map(|inherited| std::mem::take(&mut inherited.sockets))
             .unwrap_or_default();
         let table = Table::new(&config.proxy, &pools, &control, &metrics, None);
-        let gate = Listeners::new("gate", Gate::new(table, &server.configuration));
+        let gate = Listeners::new(
+            "gate",
+            Gate::new(table, &server.configuration),
+            metrics.clone(),
+        );
         let listeners = config.proxy.listeners.iter();
         let bound = listeners.map(|listener| Bound::new(&listener.address, &mut sockets));
         gate.add(bound.collect::<Result<_, _>>()?);
@@ -87,7 +92,7 @@ impl Gateway {
         if let Some(address) = &config.admin.listen {
             let drains = Drains::new(control.clone(), pools.clone());
             let endpoints = Admin::new(&config.admin, metrics.clone(), ready.clone(), drains, ask);
-            let listeners = Listeners::new("admin", endpoints);
+            let listeners = Listeners::new("admin", endpoints, metrics.clone());
             listeners.add(vec![Bound::new(address, &mut sockets)?]);
             server.add_service(Serving::new(listeners.clone(), Some(1)));
             admin = Some(listeners);

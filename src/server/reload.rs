@@ -151,6 +151,25 @@ impl Live {
         Ok(notes)
     }
 
+    /// Puts certificates that were written anew in force.
+    fn renew(&mut self) {
+        if self.said.renew(&mut self.config.proxy) {
+            let gate = self.gate.app();
+            // The same servers: nobody departs.
+            self.pools.apply(&self.config.proxy.upstreams);
+            let before = gate.table();
+            gate.apply(Table::new(
+                &self.config.proxy,
+                &self.pools,
+                &self.control,
+                &self.metrics,
+                Some(&before),
+            ));
+        }
+        self.metrics
+            .certificates(&certificates::days(&self.config.proxy));
+    }
+
     /// Drains what a configuration has left behind, as soon as a server that it has can take those clients.
     fn drain(&self, departure: Departure, heirs: Vec<Arc<Pool>>) {
         let Departure {

@@ -14,7 +14,7 @@ pub use pools::{Departure, Pools};
 pub use server::{Occupied, Server, Standing, State};
 
 use super::settings::{Address, Balance, Upstream};
-use super::socket::Socket;
+use super::socket::{Shortage, Socket};
 use super::tunnel;
 use crate::metrics::{HoldEnd, Metrics};
 use balance::{Ring, Turns};
@@ -107,6 +107,8 @@ pub(super) struct Unreachable {
     pub timed_out: bool,
     /// None was tried: none takes connections.
     pub none_taking: bool,
+    /// There was no descriptor or memory for another connection.
+    pub exhausted: bool,
 }
 
 impl Pool {
@@ -205,7 +207,7 @@ impl Pool {
         let mut held = None;
         loop {
             let changed = self.changed.notified();
-            match self.connect_now(key).await {
+            match self.connect_now(key, metrics).await {
                 Err(unreachable) if unreachable.none_taking => {
                     held.get_or_insert_with(|| metrics.hold(&self.name));
                     // A place that becomes free, or a pause that ends, is told to nobody.
@@ -227,10 +229,15 @@ impl Pool {
         }
     }
 
-    async fn connect_now(&self, key: Option<&[u8]>) -> Result<(Socket, Occupied), Unreachable> {
+    async fn connect_now(
+        &self,
+        key: Option<&[u8]>,
+        metrics: &Metrics,
+    ) -> Result<(Socket, Occupied), Unreachable> {
         let mut unreachable = Unreachable {
             timed_out: false,
             none_taking: true,
+            exhausted: false,
         };
         let upstream = self.name.as_str();
         let members = self.members();
@@ -241,10 +248,20 @@ impl Pool {
             };
             let address = &server.address;
             unreachable.none_taking = false;
-            let opening = Socket::open(&server, members.settings.tls.as_ref());
+            let opening = Socket::open(
+                address,
+                server.name.as_deref(),
+                members.settings.tls.as_ref(),
+            );
             match timeout(after, opening).await {
                 Ok(Ok(socket)) => return Ok((socket, occupied)),
                 Ok(Err(error)) => {
+                    if let Some(shortage) = Shortage::of(&error) {
+                        // No server's fault, and no other server could be reached either.
+                        shortage.report(metrics, &error);
+                        unreachable.exhausted = true;
+                        return Err(unreachable);
+                    }
                     tracing::warn!(upstream, server = %address, %error, "server cannot be reached");
                     unreachable.timed_out = false;
                 }
@@ -285,7 +302,7 @@ impl Pool {
         peer.options.total_connection_timeout = Some(settings.connect_timeout);
         peer.options.read_timeout = Some(settings.read_timeout);
         if let Some(tls) = &settings.tls {
-            tunnel::through(&mut peer, server, tls);
+            tunnel::through(&mut peer, &server.address, server.name.as_deref(), tls);
         }
         // Only WebSockets are upgraded here, and those do not take Pingora's path.
         peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::deny_upgrades();
