@@ -14,6 +14,7 @@ mod discovery;
 mod head;
 mod headers;
 mod identity;
+mod proxy_protocol;
 mod router;
 mod secured;
 pub mod settings;
@@ -121,6 +122,32 @@ impl Gate {
         }
     }
 
+    /// The connection, as if it were the client's itself where a proxy in front says whose it is. `None`: it does not come to
+    /// anything.
+    async fn introduce(&self, stream: Stream) -> Option<Stream> {
+        let table = self.table();
+        let listener = self.listener.as_ref();
+        let Some(listener) = listener.filter(|at| table.is_proxied(at)) else {
+            return Some(stream);
+        };
+        let mut socket = stream.into_any().downcast::<Socket>().ok()?;
+        let Err(why) = proxy_protocol::receive(&mut socket, &table.client).await else {
+            return Some(socket);
+        };
+        let peer = socket.peer();
+        let peer = peer.map_or_else(|| "unix".to_owned(), |peer| peer.to_string());
+        match why.label() {
+            Some(reason) => {
+                tracing::warn!(%listener, peer, error = %why, "connection ended for want of a PROXY protocol header");
+                let listener = listener.to_string();
+                table.metrics.proxy_protocol_failed(&listener, reason);
+            }
+            // Load balancers do this all day long.
+            None => tracing::debug!(%listener, peer, "connection ended without a byte"),
+        }
+        None
+    }
+
     /// The connection as its listener wants it: with TLS, where it does. `None`: it does not come to anything.
     async fn secure(&self, stream: Stream, limit: Duration) -> Option<Secure> {
         let table = self.table();
@@ -189,6 +216,7 @@ impl ServerApp for Gate {
         let _request = Request(self.requests.clone());
         let mut client = self.table().client.clone();
         let mut idle = client.header_timeout;
+        let stream = self.introduce(stream).await?;
         let mut stream = match self.secure(stream, client.header_timeout).await? {
             Secure::Http1(stream) => stream,
             // Plain requests only: RFC 8441 is not announced, so browsers open WebSockets on connections of their own.
