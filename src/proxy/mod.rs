@@ -18,6 +18,7 @@ mod proxy_protocol;
 mod router;
 mod secured;
 pub mod settings;
+mod shortage;
 mod socket;
 mod table;
 mod tunnel;
@@ -27,7 +28,8 @@ mod upstream;
 pub use checks::Checks;
 pub use discovery::Discovery;
 pub use router::Router;
-pub use socket::{Shortage, Socket};
+pub use shortage::Shortage;
+pub use socket::Socket;
 pub use table::Table;
 pub use upstream::{Departing, Departure, Pool, Pools, Server, State};
 
@@ -50,6 +52,7 @@ use pingora::server::configuration::ServerConf;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 use secured::Secured;
+use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -287,6 +290,8 @@ pub struct Plain {
     /// Servers of the pool in the order in which they are tried.
     candidates: Vec<Arc<Server>>,
     tried: usize,
+    /// There was no descriptor, or no memory, for a connection to one.
+    exhausted: bool,
     identity: Option<Identity>,
     vouched: Vouched,
 }
@@ -326,7 +331,8 @@ impl ProxyHttp for Seat {
             upgrade::serve(session, route, identity).await?;
             return Ok(true);
         }
-        match access::admit(session, &route.settings.access, identity).await? {
+        let (access, metrics) = (&route.settings.access, &route.terms.metrics);
+        match access::admit(session, access, identity, metrics).await? {
             Ok(vouched) => plain.vouched = vouched,
             Err(_) => return Ok(true),
         }
@@ -365,8 +371,15 @@ impl ProxyHttp for Seat {
         plain: &mut Plain,
         mut error: Box<Error>,
     ) -> Box<Error> {
+        let cause = error.root_cause().downcast_ref::<io::Error>();
+        let shortage = cause.and_then(|cause| Some((Shortage::of(cause)?, cause)));
+        if let (Some((shortage, cause)), Some(route)) = (shortage, &plain.route) {
+            shortage.report(&route.terms.metrics, cause);
+            plain.exhausted = true;
+        }
         plain.tried += 1;
-        error.set_retry(plain.tried < plain.candidates.len());
+        // For another server there would be none either.
+        error.set_retry(!plain.exhausted && plain.tried < plain.candidates.len());
         error
     }
 
@@ -411,7 +424,7 @@ impl ProxyHttp for Seat {
         &self,
         session: &mut Session,
         error: &Error,
-        _plain: &mut Plain,
+        plain: &mut Plain,
     ) -> FailToProxy {
         let timed_out = matches!(
             error.etype(),
@@ -446,8 +459,12 @@ impl ProxyHttp for Seat {
                 "the gateway failed to handle the request",
             ),
         };
+        let (status, answer) = match plain.exhausted {
+            true => (StatusCode::SERVICE_UNAVAILABLE, Answer::exhausted()),
+            false => (status, Answer::new(status, sentence)),
+        };
         if session.response_written().is_none()
-            && let Err(error) = Answer::new(status, sentence).write(session).await
+            && let Err(error) = answer.write(session).await
         {
             tracing::debug!(%error, "client left before it was answered");
         }

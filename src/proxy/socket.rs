@@ -5,7 +5,6 @@
 //! a stream of Pingora's only for the time of the handshake.
 
 use super::settings::Address;
-use crate::metrics::Metrics;
 use crate::tls;
 use async_trait::async_trait;
 use pingora::protocols::raw_connect::ProxyDigest;
@@ -13,15 +12,13 @@ use pingora::protocols::{
     GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
     TimingDigest, UniqueID, UniqueIDType,
 };
-use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -211,49 +208,5 @@ impl GetSocketDigest for Socket {
         // Nobody else has it yet.
         let _ = digest.peer_addr.set(self.peer().map(Into::into));
         Some(Arc::new(digest))
-    }
-}
-
-/// What the system has no more of, so that there can be no other connection now. That is nobody's fault but wsgate's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shortage {
-    /// Of file descriptors, in this process or in the system.
-    Descriptors,
-    /// Of memory for sockets.
-    Memory,
-}
-
-/// How often the log is told of a shortage, for as long as it lasts.
-const REMINDER: Duration = Duration::from_secs(60);
-
-impl Shortage {
-    /// Whether an error is one: accept(2), socket(2).
-    pub fn of(error: &io::Error) -> Option<Shortage> {
-        match Errno::from_io_error(error)? {
-            Errno::MFILE | Errno::NFILE => Some(Shortage::Descriptors),
-            Errno::NOBUFS | Errno::NOMEM => Some(Shortage::Memory),
-            _ => None,
-        }
-    }
-
-    /// Counts it, and says so in the log: once, however many connections it is about.
-    pub fn report(self, metrics: &Metrics, error: &io::Error) {
-        static SAID: Mutex<Option<Instant>> = Mutex::new(None);
-        let (label, advice) = match self {
-            Shortage::Descriptors => (
-                "file_descriptors",
-                "raise the hard limit of file descriptors (LimitNOFILE of systemd); a WebSocket needs two",
-            ),
-            Shortage::Memory => (
-                "memory",
-                "give the machine more memory, or fewer connections",
-            ),
-        };
-        metrics.exhausted(label);
-        let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
-        if said.is_none_or(|said| said.elapsed() >= REMINDER) {
-            *said = Some(Instant::now());
-            tracing::error!(%error, "new connections wait, or are refused, until others end: {advice}");
-        }
     }
 }
