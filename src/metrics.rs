@@ -162,6 +162,7 @@ pub struct Metrics {
     certificate_days_left: IntGaugeVec,
     reloads: IntCounterVec,
     tls_failures: IntCounterVec,
+    proxy_protocol_failures: IntCounterVec,
     exhausted: IntCounterVec,
     violations: IntCounterVec,
     closes: IntCounterVec,
@@ -233,6 +234,11 @@ impl Metrics {
             "wsgate_tls_handshake_failures_total",
             "Connections of clients that ended in their TLS handshake, by listener.",
             &["listener"],
+        );
+        let proxy_protocol_failures = counter(
+            "wsgate_proxy_protocol_failures_total",
+            "Connections that ended for want of a good PROXY protocol header, by listener and reason.",
+            &["listener", "reason"],
         );
         let exhausted = counter(
             "wsgate_exhausted_total",
@@ -400,6 +406,7 @@ impl Metrics {
             certificate_days_left,
             reloads,
             tls_failures,
+            proxy_protocol_failures,
             exhausted,
             violations,
             closes,
@@ -486,6 +493,13 @@ impl Metrics {
     /// A client's connection ended in its TLS handshake.
     pub fn tls_failed(&self, listener: &str) {
         self.tls_failures.with_label_values(&[listener]).inc();
+    }
+
+    /// A connection ended for want of a PROXY protocol header, for this reason.
+    pub fn proxy_protocol_failed(&self, listener: &str, reason: &'static str) {
+        self.proxy_protocol_failures
+            .with_label_values(&[listener, reason])
+            .inc();
     }
 
     /// There was no more of a resource of the system for a connection.

@@ -4,7 +4,7 @@ use super::address;
 use super::error::Error;
 use super::meaning::Reader;
 use super::written;
-use crate::proxy::settings::{Access, Auth, HeaderRules};
+use crate::proxy::settings::{Access, Address, Auth, Client, HeaderRules};
 use http::{HeaderName, HeaderValue, Uri};
 use ipnet::IpNet;
 use std::collections::BTreeMap;
@@ -44,6 +44,30 @@ impl Reader<'_> {
             .collect()
     }
 
+    /// Whether connections to a listener begin with a PROXY protocol header, which somebody has to be trusted to send.
+    pub(super) fn proxy_protocol(
+        &self,
+        written: Option<Spanned<bool>>,
+        listener: &Address,
+        client: &Client,
+    ) -> Result<bool, Error> {
+        let Some(place) = written.filter(|written| *written.get_ref()) else {
+            return Ok(false);
+        };
+        let (is_anybody, example) = match listener {
+            Address::Unix(_) => (client.trust_unix, "[\"unix\"]"),
+            Address::Tcp(_) | Address::Name(..) => {
+                (!client.trusted_proxies.is_empty(), "[\"10.0.0.0/8\"]")
+            }
+        };
+        if is_anybody {
+            return Ok(true);
+        }
+        let message = "`proxy_protocol` is taken from nobody, so nobody could connect";
+        let help = format!("name the proxies in [client]: trusted_proxies = {example}");
+        Err(self.source.error(place.span(), message, help))
+    }
+
     pub(super) fn access(&self, written: &written::Route) -> Result<Access, Error> {
         let copy = written.auth_copy.iter();
         let copy = copy
@@ -69,10 +93,7 @@ impl Reader<'_> {
         })
     }
 
-    fn auth_url(
-        &self,
-        written: &Spanned<String>,
-    ) -> Result<(crate::proxy::settings::Address, String, String), Error> {
+    fn auth_url(&self, written: &Spanned<String>) -> Result<(Address, String, String), Error> {
         let text = written.get_ref().as_str();
         let wrong = |what: &str| {
             let message = format!("`{}` {what}", text.escape_debug());

@@ -53,7 +53,7 @@ pub(super) fn of(file: File, source: Source<'_>, before: Option<&Config>) -> Res
     let admin = reader.admin(file.admin.0, &mut warnings)?;
     let drain = reader.drain(file.drain.0)?;
     let client = reader.client(file.client.0)?;
-    let listeners = reader.listeners(file.listener, admin.listen.as_ref(), admin_line)?;
+    let listeners = reader.listeners(file.listener, &client, admin.listen.as_ref(), admin_line)?;
     let mut upstreams = Vec::new();
     let mut places = Vec::new();
     for (name, upstream) in file.upstream {
@@ -355,6 +355,7 @@ impl Reader<'_> {
     fn listeners(
         &self,
         written: Vec<Spanned<Table<written::Listener>>>,
+        client: &Client,
         admin: Option<&Address>,
         admin_line: Option<usize>,
     ) -> Result<Vec<Listener>, Error> {
@@ -395,8 +396,14 @@ impl Reader<'_> {
                 );
             }
             lines.push(self.source.line(listen.span().start));
+            let proxy_protocol =
+                self.proxy_protocol(entry.proxy_protocol.take(), &address, client)?;
             let tls = self.accept(entry)?;
-            listeners.push(Listener { address, tls });
+            listeners.push(Listener {
+                address,
+                tls,
+                proxy_protocol,
+            });
         }
         if listeners.is_empty() {
             return Err(self.absent("no listener", "[[listener]]"));

@@ -147,7 +147,11 @@ impl Config {
                 );
                 return Err(Error::new(message, "give one of them another port"));
             }
-            listeners.push(Listener { address, tls: None });
+            listeners.push(Listener {
+                address,
+                tls: None,
+                proxy_protocol: false,
+            });
         }
         let mut servers: Vec<Address> = Vec::new();
         for text in upstream {

@@ -149,6 +149,8 @@ fn each_key_is_obeyed() {
         "\"1.3\"",
         "\"optional\"",
         "false",
+        "true",
+        "[\"unix\"]",
         "\"tests/tls/a-renewed.pem\"",
         "\"tests/tls/a-copy.key\"",
         "\"tests/tls/a.pem\"",
@@ -160,6 +162,10 @@ fn each_key_is_obeyed() {
     // Where nothing is checked, it does not matter how.
     let reference = [
         ("user = \"\"", "user = \"root\""),
+        (
+            "trusted_proxies = []",
+            "trusted_proxies = [\"10.1.0.0/16\"]",
+        ),
         ("auth_url = \"\"", "auth_url = \"http://a:1/\""),
         ("check = \"off\"", "check = \"http\""),
         (

@@ -113,6 +113,7 @@ pub(super) struct Listener {
     pub client_subject_header: Option<Spanned<String>>,
     pub min_tls: Option<Spanned<MinTls>>,
     pub http2: Option<Spanned<bool>>,
+    pub proxy_protocol: Option<Spanned<bool>>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -3,10 +3,11 @@
 use super::answer::Answer;
 use super::identity::{Identity, forwarded, is_in};
 use super::settings::{Access, Auth};
+use super::shortage::Unanswered;
 use super::socket::Socket;
 use super::tls_of;
 use crate::handshake;
-use crate::metrics::Handshake;
+use crate::metrics::{Handshake, Metrics};
 use bytes::BytesMut;
 use http::header::{self, HeaderName, HeaderValue};
 use http::{Method, StatusCode, Version};
@@ -30,6 +31,7 @@ pub(super) async fn admit(
     session: &mut Session,
     access: &Access,
     identity: Identity,
+    metrics: &Metrics,
 ) -> Result<std::result::Result<Vouched, Refused>> {
     if !is_allowed(access, identity) {
         Answer::new(StatusCode::FORBIDDEN, "this address is not served here")
@@ -42,7 +44,12 @@ pub(super) async fn admit(
     };
     let verdict = match timeout(auth.timeout, ask(auth, session, identity)).await {
         Ok(Ok(verdict)) => verdict,
-        Ok(Err(error)) => {
+        Ok(Err(Unanswered::Exhausted(shortage, error))) => {
+            shortage.report(metrics, &error);
+            Answer::exhausted().write(session).await?;
+            return Ok(Err(Handshake::Full));
+        }
+        Ok(Err(Unanswered::Failed(error))) => {
             tracing::warn!(service = %auth.address, error, "the access service failed; the request is refused");
             let sentence = "whether this is allowed could not be found out";
             Answer::new(StatusCode::BAD_GATEWAY, sentence)
@@ -98,11 +105,9 @@ async fn ask(
     auth: &Auth,
     session: &Session,
     identity: Identity,
-) -> std::result::Result<Verdict, String> {
+) -> std::result::Result<Verdict, Unanswered> {
     let wrong = |error: Box<pingora::Error>| error.to_string();
-    let socket = Socket::connect(&auth.address)
-        .await
-        .map_err(|error| error.to_string())?;
+    let socket = Socket::connect(&auth.address).await?;
     let mut service = HttpSession::new(Box::new(socket));
     let request = question(auth, session, identity).map_err(wrong)?;
     service
@@ -110,7 +115,8 @@ async fn ask(
         .await
         .map_err(wrong)?;
     service.read_response().await.map_err(wrong)?;
-    let head = service.resp_header().ok_or("no answer")?.clone();
+    let head = service.resp_header().cloned();
+    let head = head.ok_or_else(|| "no answer".to_owned())?;
     if head.status.is_success() {
         let vouched = auth.copy.iter().filter_map(|name| {
             let name: HeaderName = name.parse().ok()?;
@@ -123,12 +129,12 @@ async fn ask(
         head.status,
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN
     ) {
-        return Err(format!("status {}", head.status.as_u16()));
+        return Err(format!("status {}", head.status.as_u16()).into());
     }
     let mut body = BytesMut::new();
     while let Some(chunk) = service.read_body_bytes().await.map_err(wrong)? {
         if body.len() + chunk.len() > MAX_BODY {
-            return Err(format!("a refusal of more than {MAX_BODY} bytes"));
+            return Err(format!("a refusal of more than {MAX_BODY} bytes").into());
         }
         body.extend_from_slice(&chunk);
     }

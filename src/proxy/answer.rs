@@ -1,6 +1,6 @@
 //! What wsgate itself answers.
 
-use http::header::{HeaderMap, HeaderName};
+use http::header::{self, HeaderMap, HeaderName};
 use http::{HeaderValue, StatusCode};
 use pingora::Result;
 use pingora::http::{IntoCaseHeaderName, ResponseHeader};
@@ -22,6 +22,12 @@ impl<'a> Answer<'a> {
             sentence,
             header: None,
         }
+    }
+
+    /// There is no descriptor, or no memory, for what the request needs.
+    pub fn exhausted() -> Self {
+        let sentence = "no more connections can be had now";
+        Answer::new(StatusCode::SERVICE_UNAVAILABLE, sentence).with(header::RETRY_AFTER, "5")
     }
 
     pub fn with(self, name: HeaderName, value: &'a str) -> Self {

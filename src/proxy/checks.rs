@@ -6,12 +6,14 @@
 //! [`deploy::Health`](crate::deploy::Health)'s to say.
 
 use super::settings::{self, Check};
+use super::shortage::Unanswered;
 use super::socket::Socket;
 use super::upstream::{Pool, Pools, Server, Standing};
 use crate::deploy::{Control, Health, Turn};
 use crate::drain::{Cause, Selection, State};
 use crate::frame::close;
 use crate::handshake;
+use crate::metrics::Metrics;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::{Method, StatusCode, Version};
@@ -28,6 +30,7 @@ use tokio::time::{sleep, timeout};
 pub struct Checks {
     pools: Arc<Pools>,
     control: Arc<Control>,
+    metrics: Arc<Metrics>,
 }
 
 /// A server that is being checked, and how.
@@ -39,8 +42,12 @@ struct Checked {
 
 impl Checks {
     /// What fails its checks is drained by `control`.
-    pub fn new(pools: Arc<Pools>, control: Arc<Control>) -> Self {
-        Checks { pools, control }
+    pub fn new(pools: Arc<Pools>, control: Arc<Control>, metrics: Arc<Metrics>) -> Self {
+        Checks {
+            pools,
+            control,
+            metrics,
+        }
     }
 
     /// Checks for as long as it is polled, in tasks of the runtime that polls it. A reload changes what is checked.
@@ -64,6 +71,7 @@ impl Checks {
                             pool: pool.clone(),
                             server: server.clone(),
                             control: self.control.clone(),
+                            metrics: self.metrics.clone(),
                             settings: health.clone(),
                         };
                         Checked {
@@ -88,6 +96,7 @@ struct Patient {
     pool: Arc<Pool>,
     server: Arc<Server>,
     control: Arc<Control>,
+    metrics: Arc<Metrics>,
     settings: settings::Health,
 }
 
@@ -100,7 +109,13 @@ impl Patient {
         let (upstream, server) = (self.pool.name.as_str(), &self.server.address);
         loop {
             let answer = match timeout(settings.timeout, self.ask()).await {
-                Ok(answer) => answer,
+                Ok(Err(Unanswered::Exhausted(shortage, error))) => {
+                    shortage.report(&self.metrics, &error);
+                    sleep(settings.interval).await;
+                    continue;
+                }
+                Ok(Err(Unanswered::Failed(error))) => Err(error),
+                Ok(Ok(version)) => Ok(version),
                 Err(_) => Err(format!("no answer within {:?}", settings.timeout)),
             };
             if let Err(error) = &answer {
@@ -175,12 +190,10 @@ impl Patient {
     }
 
     /// The version that a good answer names, or what is wrong.
-    async fn ask(&self) -> Result<Option<String>, String> {
+    async fn ask(&self) -> Result<Option<String>, Unanswered> {
         let members = self.pool.members();
         let (address, name) = (&self.server.address, self.server.name.as_deref());
-        let socket = Socket::open(address, name, members.settings.tls.as_ref())
-            .await
-            .map_err(|error| error.to_string())?;
+        let socket = Socket::open(address, name, members.settings.tls.as_ref()).await?;
         let (path, host) = match &self.settings.check {
             Check::Tcp => return Ok(None),
             Check::Http { path, host, .. } | Check::WebSocket { path, host } => (path, host),
@@ -219,12 +232,14 @@ impl Patient {
             .await
             .map_err(wrong)?;
         session.read_response().await.map_err(wrong)?;
-        let response = session.resp_header().ok_or("no answer")?.clone();
+        let response = session.resp_header().cloned();
+        let response = response.ok_or_else(|| "no answer".to_owned())?;
         match &self.settings.check {
             Check::Tcp => {}
             Check::Http { status, .. } => {
                 if response.status.as_u16() != *status {
-                    return Err(format!("status {}, not {status}", response.status.as_u16()));
+                    let got = response.status.as_u16();
+                    return Err(format!("status {got}, not {status}").into());
                 }
             }
             Check::WebSocket { .. } => {

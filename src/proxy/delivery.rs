@@ -16,7 +16,7 @@ impl Delivery for Socket {
         match self {
             Socket::Tcp(stream, _) => acknowledged(&SocketDigest::from_raw_fd(stream.as_raw_fd())),
             // What a Unix socket has taken is in the reader's own queue.
-            Socket::Unix(_) => None,
+            Socket::Unix(..) => None,
             Socket::Tls(stream) => stream.io().delivered(),
         }
     }

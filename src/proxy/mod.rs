@@ -15,10 +15,12 @@ mod discovery;
 mod head;
 mod headers;
 mod identity;
+mod proxy_protocol;
 mod relief;
 mod router;
 mod secured;
 pub mod settings;
+mod shortage;
 mod socket;
 mod table;
 mod tunnel;
@@ -29,7 +31,8 @@ pub use checks::Checks;
 pub use discovery::Discovery;
 pub use relief::Relief;
 pub use router::Router;
-pub use socket::{Shortage, Socket};
+pub use shortage::Shortage;
+pub use socket::Socket;
 pub use table::Table;
 pub use upstream::{Departing, Departure, Pool, Pools, Server, State};
 
@@ -52,6 +55,7 @@ use pingora::server::configuration::ServerConf;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 use secured::Secured;
+use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -124,6 +128,32 @@ impl Gate {
         }
     }
 
+    /// The connection, as if it were the client's itself where a proxy in front says whose it is. `None`: it does not come to
+    /// anything.
+    async fn introduce(&self, stream: Stream) -> Option<Stream> {
+        let table = self.table();
+        let listener = self.listener.as_ref();
+        let Some(listener) = listener.filter(|at| table.is_proxied(at)) else {
+            return Some(stream);
+        };
+        let mut socket = stream.into_any().downcast::<Socket>().ok()?;
+        let Err(why) = proxy_protocol::receive(&mut socket, &table.client).await else {
+            return Some(socket);
+        };
+        let peer = socket.peer();
+        let peer = peer.map_or_else(|| "unix".to_owned(), |peer| peer.to_string());
+        match why.label() {
+            Some(reason) => {
+                tracing::warn!(%listener, peer, error = %why, "connection ended for want of a PROXY protocol header");
+                let listener = listener.to_string();
+                table.metrics.proxy_protocol_failed(&listener, reason);
+            }
+            // Load balancers do this all day long.
+            None => tracing::debug!(%listener, peer, "connection ended without a byte"),
+        }
+        None
+    }
+
     /// The connection as its listener wants it: with TLS, where it does. `None`: it does not come to anything.
     async fn secure(&self, stream: Stream, limit: Duration) -> Option<Secure> {
         let table = self.table();
@@ -192,6 +222,7 @@ impl ServerApp for Gate {
         let _request = Request(self.requests.clone());
         let mut client = self.table().client.clone();
         let mut idle = client.header_timeout;
+        let stream = self.introduce(stream).await?;
         let mut stream = match self.secure(stream, client.header_timeout).await? {
             Secure::Http1(stream) => stream,
             // Plain requests only: RFC 8441 is not announced, so browsers open WebSockets on connections of their own.
@@ -262,6 +293,8 @@ pub struct Plain {
     /// Servers of the pool in the order in which they are tried.
     candidates: Vec<Arc<Server>>,
     tried: usize,
+    /// There was no descriptor, or no memory, for a connection to one.
+    exhausted: bool,
     identity: Option<Identity>,
     vouched: Vouched,
 }
@@ -301,7 +334,8 @@ impl ProxyHttp for Seat {
             upgrade::serve(session, route, identity).await?;
             return Ok(true);
         }
-        match access::admit(session, &route.settings.access, identity).await? {
+        let (access, metrics) = (&route.settings.access, &route.terms.metrics);
+        match access::admit(session, access, identity, metrics).await? {
             Ok(vouched) => plain.vouched = vouched,
             Err(_) => return Ok(true),
         }
@@ -340,8 +374,15 @@ impl ProxyHttp for Seat {
         plain: &mut Plain,
         mut error: Box<Error>,
     ) -> Box<Error> {
+        let cause = error.root_cause().downcast_ref::<io::Error>();
+        let shortage = cause.and_then(|cause| Some((Shortage::of(cause)?, cause)));
+        if let (Some((shortage, cause)), Some(route)) = (shortage, &plain.route) {
+            shortage.report(&route.terms.metrics, cause);
+            plain.exhausted = true;
+        }
         plain.tried += 1;
-        error.set_retry(plain.tried < plain.candidates.len());
+        // For another server there would be none either.
+        error.set_retry(!plain.exhausted && plain.tried < plain.candidates.len());
         error
     }
 
@@ -386,7 +427,7 @@ impl ProxyHttp for Seat {
         &self,
         session: &mut Session,
         error: &Error,
-        _plain: &mut Plain,
+        plain: &mut Plain,
     ) -> FailToProxy {
         let timed_out = matches!(
             error.etype(),
@@ -421,8 +462,12 @@ impl ProxyHttp for Seat {
                 "the gateway failed to handle the request",
             ),
         };
+        let (status, answer) = match plain.exhausted {
+            true => (StatusCode::SERVICE_UNAVAILABLE, Answer::exhausted()),
+            false => (status, Answer::new(status, sentence)),
+        };
         if session.response_written().is_none()
-            && let Err(error) = Answer::new(status, sentence).write(session).await
+            && let Err(error) = answer.write(session).await
         {
             tracing::debug!(%error, "client left before it was answered");
         }

@@ -39,6 +39,8 @@ pub struct Listener {
     pub address: Address,
     /// `None`: nothing is encrypted.
     pub tls: Option<tls::Accept>,
+    /// Connections begin with a header of the PROXY protocol, which trusted proxies alone may send.
+    pub proxy_protocol: bool,
 }
 
 /// How requests of clients are read, on every listener.

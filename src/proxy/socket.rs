@@ -5,7 +5,6 @@
 //! a stream of Pingora's only for the time of the handshake.
 
 use super::settings::Address;
-use crate::metrics::Metrics;
 use crate::tls;
 use async_trait::async_trait;
 use pingora::protocols::raw_connect::ProxyDigest;
@@ -13,15 +12,14 @@ use pingora::protocols::{
     GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
     TimingDigest, UniqueID, UniqueIDType,
 };
-use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 /// A connected socket.
@@ -29,8 +27,8 @@ use tokio::net::{TcpStream, UnixStream};
 pub enum Socket {
     /// With the address of the peer, which is not to be had any more once the peer has reset the connection.
     Tcp(TcpStream, SocketAddr),
-    /// Without: those who connect have no address there.
-    Unix(UnixStream),
+    /// Those who connect have no address there; the client whom a proxy speaks for has one.
+    Unix(UnixStream, Option<SocketAddr>),
     /// One of the others inside: a socket without TLS does not pay for one with it.
     Tls(Box<tls::ClientStream<Socket>>),
 }
@@ -66,7 +64,10 @@ impl Socket {
     /// Those of the last address.
     pub async fn connect(address: &Address) -> io::Result<Socket> {
         let (stream, peer) = match address {
-            Address::Unix(path) => return UnixStream::connect(path).await.map(Socket::Unix),
+            Address::Unix(path) => {
+                let stream = UnixStream::connect(path).await?;
+                return Ok(Socket::Unix(stream, None));
+            }
             Address::Tcp(address) => (TcpStream::connect(address).await?, *address),
             Address::Name(name, port) => {
                 let stream = TcpStream::connect((name.as_str(), *port)).await?;
@@ -78,6 +79,40 @@ impl Socket {
         stream.set_nodelay(true)?;
         Ok(Socket::Tcp(stream, peer))
     }
+
+    /// Who is on the other side, or whom a proxy there speaks for.
+    pub(super) fn peer(&self) -> Option<SocketAddr> {
+        match self {
+            Socket::Tcp(_, peer) => Some(*peer),
+            Socket::Unix(_, peer) => *peer,
+            Socket::Tls(stream) => stream.io().peer(),
+        }
+    }
+
+    /// A proxy speaks for this one.
+    pub(super) fn set_peer(&mut self, client: SocketAddr) {
+        match self {
+            Socket::Tcp(_, peer) => *peer = client,
+            Socket::Unix(_, peer) => *peer = Some(client),
+            // To servers.
+            Socket::Tls(_) => {}
+        }
+    }
+
+    /// Waits for bytes and copies what fits of them; they stay to be read. 0 at the end of the stream.
+    ///
+    /// # Errors
+    /// Those of the socket; what is encrypted cannot be looked at.
+    pub(super) async fn peek(&self, into: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Socket::Tcp(stream, _) => stream.peek(into).await,
+            Socket::Unix(stream, _) => {
+                let peek = || Ok(recv(stream, &mut *into, RecvFlags::PEEK)?.1);
+                stream.async_io(Interest::READABLE, peek).await
+            }
+            Socket::Tls(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
 }
 
 /// Does the same with whichever socket it is.
@@ -85,7 +120,7 @@ macro_rules! with {
     ($socket:expr, $stream:ident => $do:expr) => {
         match $socket {
             Socket::Tcp($stream, _) => $do,
-            Socket::Unix($stream) => $do,
+            Socket::Unix($stream, _) => $do,
             Socket::Tls($stream) => $do,
         }
     };
@@ -145,7 +180,7 @@ impl UniqueID for Socket {
     fn id(&self) -> UniqueIDType {
         match self {
             Socket::Tcp(stream, _) => stream.as_raw_fd(),
-            Socket::Unix(stream) => stream.as_raw_fd(),
+            Socket::Unix(stream, _) => stream.as_raw_fd(),
             Socket::Tls(stream) => stream.io().id(),
         }
     }
@@ -169,57 +204,9 @@ impl GetProxyDigest for Socket {
 
 impl GetSocketDigest for Socket {
     fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        let peer = match self {
-            Socket::Tcp(_, peer) => Some((*peer).into()),
-            Socket::Unix(_) | Socket::Tls(_) => None,
-        };
         let digest = SocketDigest::from_raw_fd(self.id());
         // Nobody else has it yet.
-        let _ = digest.peer_addr.set(peer);
+        let _ = digest.peer_addr.set(self.peer().map(Into::into));
         Some(Arc::new(digest))
-    }
-}
-
-/// What the system has no more of, so that there can be no other connection now. That is nobody's fault but wsgate's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shortage {
-    /// Of file descriptors, in this process or in the system.
-    Descriptors,
-    /// Of memory for sockets.
-    Memory,
-}
-
-/// How often the log is told of a shortage, for as long as it lasts.
-const REMINDER: Duration = Duration::from_secs(60);
-
-impl Shortage {
-    /// Whether an error is one: accept(2), socket(2).
-    pub fn of(error: &io::Error) -> Option<Shortage> {
-        match Errno::from_io_error(error)? {
-            Errno::MFILE | Errno::NFILE => Some(Shortage::Descriptors),
-            Errno::NOBUFS | Errno::NOMEM => Some(Shortage::Memory),
-            _ => None,
-        }
-    }
-
-    /// Counts it, and says so in the log: once, however many connections it is about.
-    pub fn report(self, metrics: &Metrics, error: &io::Error) {
-        static SAID: Mutex<Option<Instant>> = Mutex::new(None);
-        let (label, advice) = match self {
-            Shortage::Descriptors => (
-                "file_descriptors",
-                "raise the hard limit of file descriptors (LimitNOFILE of systemd); a WebSocket needs two",
-            ),
-            Shortage::Memory => (
-                "memory",
-                "give the machine more memory, or fewer connections",
-            ),
-        };
-        metrics.exhausted(label);
-        let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
-        if said.is_none_or(|said| said.elapsed() >= REMINDER) {
-            *said = Some(Instant::now());
-            tracing::error!(%error, "new connections wait, or are refused, until others end: {advice}");
-        }
     }
 }

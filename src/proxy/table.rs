@@ -9,7 +9,7 @@ use crate::metrics::Metrics;
 use crate::relay::{Buffers, Terms};
 use crate::tls::Accept;
 use http::HeaderName;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -19,6 +19,8 @@ pub struct Table {
     pub(super) client: Client,
     /// What the listeners present and ask for.
     tls: HashMap<Address, Accept>,
+    /// Listeners to which proxies say who the client is.
+    proxied: HashSet<Address>,
     subject_headers: Vec<HeaderName>,
     pub(super) metrics: Arc<Metrics>,
     router: Router,
@@ -109,10 +111,13 @@ impl Table {
             .iter()
             .filter_map(|listener| Some((listener.address.clone(), listener.tls.clone()?)))
             .collect();
+        let proxied = settings.listeners.iter();
+        let proxied = proxied.filter(|listener| listener.proxy_protocol);
         let headers = tls.values().filter_map(|tls| tls.subject_header.clone());
         Table {
             subject_headers: headers.collect(),
             tls,
+            proxied: proxied.map(|listener| listener.address.clone()).collect(),
             metrics: metrics.clone(),
             client: settings.client.clone(),
             router: Router::new(&settings.routes),
@@ -134,6 +139,11 @@ impl Table {
     /// TLS on this listener.
     pub(super) fn tls(&self, listener: &Address) -> Option<&Accept> {
         self.tls.get(listener)
+    }
+
+    /// Connections to this listener begin with a header of the PROXY protocol.
+    pub(super) fn is_proxied(&self, listener: &Address) -> bool {
+        self.proxied.contains(listener)
     }
 
     /// Headers by which any listener tells the subject of its clients.

@@ -5,6 +5,7 @@
 //! servers with one set of settings, and Pingora's reuse of connections: that looks at a real socket.
 
 use super::settings::Address;
+use super::shortage::Shortage;
 use super::socket::Socket;
 use crate::tls;
 use async_trait::async_trait;
@@ -52,7 +53,9 @@ impl L4Connect for Tunnel {
         let mut socket = match opened {
             Ok(socket) => socket,
             Err(error) => {
-                tracing::warn!(server = %self.address, %error, "server cannot be reached");
+                if Shortage::of(&error).is_none() {
+                    tracing::warn!(server = %self.address, %error, "server cannot be reached");
+                }
                 let sentence = "TLS to the server";
                 return Err(Error::because(ErrorType::ConnectError, sentence, error).into_up());
             }

@@ -135,7 +135,7 @@ async fn attempt(
         }
     };
     let access = &route.settings.access;
-    let vouched = match access::admit(session, access, identity).await? {
+    let vouched = match access::admit(session, access, identity, &route.terms.metrics).await? {
         Ok(vouched) => vouched,
         Err(refused) => return Ok(refused),
     };
@@ -156,11 +156,7 @@ async fn attempt(
         }
         Err(unreachable) if unreachable.timed_out => return timed_out(session).await,
         Err(unreachable) if unreachable.exhausted => {
-            let answer = Answer::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "no more connections can be had now",
-            );
-            answer.with(header::RETRY_AFTER, "5").write(session).await?;
+            Answer::exhausted().write(session).await?;
             return Ok(Handshake::Full);
         }
         Err(_) => {

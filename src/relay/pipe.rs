@@ -150,7 +150,8 @@ impl Pipe {
             return Poll::Ready(Ok(into.filled().len()));
         }
         // Enough for the rest of the frame, so that a held frame is read with as few calls as a passing one.
-        self.buf.reserve(self.flow.missing().clamp(4096, CROWDED_CHUNK));
+        self.buf
+            .reserve(self.flow.missing().clamp(4096, CROWDED_CHUNK));
         poll_read_buf(source, cx, &mut (&mut self.buf).limit(most))
     }
 

@@ -44,7 +44,10 @@ impl Acceptor {
                 stream.set_nodelay(true)?;
                 Ok(Socket::Tcp(stream, peer))
             }
-            Acceptor::Unix(listener) => Ok(Socket::Unix(listener.accept().await?.0)),
+            Acceptor::Unix(listener) => {
+                let (stream, _) = listener.accept().await?;
+                Ok(Socket::Unix(stream, None))
+            }
         }
     }
 

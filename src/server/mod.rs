@@ -70,7 +70,7 @@ impl Gateway {
         let ready = Arc::new(AtomicBool::new(false));
         let control = Control::new(config.drain.clone(), metrics.clone());
         let pools = Arc::new(Pools::new(&config.proxy.upstreams));
-        let checks = Checks::new(pools.clone(), control.clone());
+        let checks = Checks::new(pools.clone(), control.clone(), metrics.clone());
         let discovery = Discovery::new(pools.clone(), control.clone());
 
         let mut sockets = inherited

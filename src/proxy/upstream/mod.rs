@@ -14,7 +14,8 @@ pub use pools::{Departure, Pools};
 pub use server::{Occupied, Server, Standing, State};
 
 use super::settings::{Address, Balance, Upstream};
-use super::socket::{Shortage, Socket};
+use super::shortage::Shortage;
+use super::socket::Socket;
 use super::tunnel;
 use crate::metrics::{HoldEnd, Metrics};
 use balance::{Ring, Turns};

@@ -20,7 +20,9 @@ _LISTENING = re.compile(r'(admin )?listening.*?address"?[=:]"?([^\s",]+)')
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
-def config(servers=(), *, listen=("127.0.0.1:0",), client=None, route=None, upstream=None, routes=None, extra=None):
+def config(
+    servers=(), *, listen=("127.0.0.1:0",), listener=None, client=None, route=None, upstream=None, routes=None, extra=None
+):
     """A configuration in TOML, with one upstream `main` and one route `main` unless `routes` names its own.
 
     JSON's strings, numbers, booleans and arrays are TOML's too, which saves a TOML writer; a `dict` is an inline table.
@@ -29,7 +31,7 @@ def config(servers=(), *, listen=("127.0.0.1:0",), client=None, route=None, upst
     # Clients of a server that vanishes are told at once, unless a test is about the spreading.
     routes = routes or [{"name": "main", "upstream": "main", "absorb": "0s"} | (route or {})]
     tables = [("[admin]", {"listen": "127.0.0.1:0"}), ("[client]", client or {})]
-    tables += [("[[listener]]", {"listen": address}) for address in listen]
+    tables += [("[[listener]]", {"listen": address} | (listener or {})) for address in listen]
     tables += [(f"[upstream.{name}]", keys) for name, keys in upstreams.items()]
     tables += [("[[route]]", keys) for keys in routes]
     tables += [(f"[{name}]", keys) for name, keys in (extra or {}).items()]
@@ -41,7 +43,9 @@ def config(servers=(), *, listen=("127.0.0.1:0",), client=None, route=None, upst
 
 def _value(value):
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{json.dumps(key)} = {json.dumps(inner)}" for key, inner in value.items()) + " }"
+        return "{ " + ", ".join(f"{json.dumps(key)} = {_value(inner)}" for key, inner in value.items()) + " }"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_value, value)) + "]"
     return json.dumps(value)
 
 

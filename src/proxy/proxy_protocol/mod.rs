@@ -1,0 +1,102 @@
+//! The PROXY protocol: how a proxy in front that passes on bytes says who its client is, before anything else.
+//!
+//! It is always true that not one byte behind the header is taken from the connection: what follows is TLS or HTTP. And
+//! that nothing at all is read from a peer whose word is not taken.
+
+mod header;
+
+use super::identity;
+use super::settings::Client;
+use super::socket::Socket;
+use header::{Malformed, parse};
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use tokio::io::AsyncReadExt;
+use tokio::time::timeout;
+
+/// Why a connection does not come to anything.
+#[derive(Debug)]
+pub(super) enum Refused {
+    /// Who says it is none of those whose word is taken.
+    Untrusted,
+    /// What came is no header.
+    Malformed(Malformed),
+    /// It was not complete in time.
+    TimedOut,
+    /// The connection ended within it.
+    Ended,
+    /// The connection ended before it began, as that of a look whether anybody listens.
+    Silent,
+    /// The connection broke.
+    Broken(io::Error),
+}
+
+impl Refused {
+    /// Its name in metrics; `None` for what is not counted.
+    pub fn label(&self) -> Option<&'static str> {
+        match self {
+            Refused::Untrusted => Some("untrusted"),
+            Refused::Malformed(_) => Some("malformed"),
+            Refused::TimedOut => Some("timed_out"),
+            Refused::Ended | Refused::Broken(_) => Some("ended"),
+            Refused::Silent => None,
+        }
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refused::Untrusted => f.write_str("the peer is none of `trusted_proxies`"),
+            Refused::Malformed(why) => write!(f, "what came is none: {why}"),
+            Refused::TimedOut => f.write_str("it did not come within `header_timeout`"),
+            Refused::Ended => f.write_str("the connection ended within it"),
+            Refused::Silent => f.write_str("the connection ended without it"),
+            Refused::Broken(error) => write!(f, "the connection broke: {error}"),
+        }
+    }
+}
+
+/// Reads the header; from then on the client that it names is the peer of the connection.
+pub(super) async fn receive(socket: &mut Socket, settings: &Client) -> Result<(), Refused> {
+    let is_trusted = match socket.peer() {
+        Some(peer) => identity::is_in(&settings.trusted_proxies, peer.ip()),
+        None => settings.trust_unix,
+    };
+    if !is_trusted {
+        return Err(Refused::Untrusted);
+    }
+    let source = timeout(settings.header_timeout, read(socket)).await;
+    if let Some(source) = source.map_err(|_| Refused::TimedOut)?? {
+        socket.set_peer(source);
+    }
+    Ok(())
+}
+
+/// Where the header says that the client is.
+async fn read(socket: &mut Socket) -> Result<Option<SocketAddr>, Refused> {
+    // Both are gone before the first request: more than an address is kept of nobody.
+    let mut header = Vec::new();
+    let mut ahead = vec![0; AHEAD];
+    loop {
+        let n = socket.peek(&mut ahead).await.map_err(Refused::Broken)?;
+        let had = header.len();
+        match (n, had) {
+            (0, 0) => return Err(Refused::Silent),
+            (0, _) => return Err(Refused::Ended),
+            _ => header.extend_from_slice(&ahead[..n]),
+        }
+        let found = parse(&header).map_err(Refused::Malformed)?;
+        // Of a header that is not complete yet all bytes are its own.
+        let own = found.map_or(n, |found| found.len - had);
+        let read = socket.read_exact(&mut ahead[..own]).await;
+        read.map_err(Refused::Broken)?;
+        if let Some(found) = found {
+            return Ok(found.source);
+        }
+    }
+}
+
+/// How much is looked at at once, in bytes: more than HAProxy sends without certificates of clients.
+const AHEAD: usize = 512;
