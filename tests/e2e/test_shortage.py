@@ -3,7 +3,6 @@
 import os
 import pathlib
 import resource
-import socket
 import time
 
 import pytest
@@ -32,13 +31,10 @@ def assert_passes(client, upstream):
     assert upstream.read_message() == (TEXT, b"still there")
 
 
-def allow(wsgate, more):
-    """From now on it may open so many descriptors beside those that it has."""
-    # Nothing of the admin listener's is open any more when they are counted.
-    wsgate.wait_for_metrics(lambda _: True, "an answer")
+def allow_none(wsgate):
+    """From now on it may open no other descriptor. Those that it has stay, whatever their numbers."""
     hard = resource.prlimit(wsgate.process.pid, resource.RLIMIT_NOFILE)[1]
-    lowered = (max(wsgate.open_files() + more, 0), hard)
-    resource.prlimit(wsgate.process.pid, resource.RLIMIT_NOFILE, lowered)
+    resource.prlimit(wsgate.process.pid, resource.RLIMIT_NOFILE, (0, hard))
 
 
 def allow_all(wsgate):
@@ -54,11 +50,18 @@ def processor_time(wsgate):
 
 def connected(wsgate):
     """A connection that wsgate has accepted: it needs no descriptor of its own any more."""
-    before = wsgate.open_files()
     client = raw.connect(wsgate.address)
-    while wsgate.open_files() == before:
+    port = f":{client.sock.getsockname()[1]:04X}"
+    # What nobody has accepted yet has no inode (proc(5)).
+    deadline = time.monotonic() + TIMEOUT
+    while not any(fields[2].endswith(port) and fields[9] != "0" for fields in sockets()):
+        assert time.monotonic() < deadline, "wsgate accepts"
         time.sleep(0.01)
     return client
+
+
+def sockets():
+    return [line.split() for line in pathlib.Path("/proc/net/tcp").read_text().splitlines()[1:]]
 
 
 def test_out_of_file_descriptors(tmp_path):
@@ -66,23 +69,21 @@ def test_out_of_file_descriptors(tmp_path):
     with Gate(tmp_path, config([server.address], upstream={"eject_after": 1})) as wsgate:
         client = upgrade(wsgate)
         upstream = accept(server, client)
-        # Its own connection takes the only one left: there is none for the server.
-        allow(wsgate, 1)
-        refused = upgrade(wsgate)
+        # There is its own connection, and none for the server.
+        refused = connected(wsgate)
+        allow_none(wsgate)
+        refused.send(http.upgrade_request())
         head = refused.read_head()
         assert head.status == 503 and head.get("retry-after") == "5"
         assert refused.read_body(head) == b"no more connections can be had now\n"
-        # None at all: a new client waits.
-        silent = socket.create_connection(wsgate.address, TIMEOUT)
+        # A new client waits.
         waiting = upgrade(wsgate)
         wsgate.wait_for_log(lambda line: "new connections wait, or are refused" in line, "that it is so")
         assert_passes(client, upstream)
         busy, began = processor_time(wsgate), time.monotonic()
         time.sleep(1)
         assert processor_time(wsgate) - busy < 0.3 * (time.monotonic() - began), "it does not spin"
-        # Somebody leaves, and there is room again.
-        silent.close()
-        allow(wsgate, 20)
+        allow_all(wsgate)
         assert_passes(waiting, accept(server, waiting))
         now = wsgate.wait_for_metrics(lambda now: now.total("wsgate_exhausted_total") > 0, "the count")
         assert now.total("wsgate_exhausted_total", resource="file_descriptors") < 1000, "it does not spin"
@@ -99,8 +100,7 @@ def test_a_check_that_cannot_ask_says_nothing_of_the_server(start, servers, chec
     """Else all servers would be down at once, and their clients drained as soon as one is back."""
     wsgate = start(health={"check": check, "interval": "50ms", "unhealthy": 2, "healthy": 1})
     wsgate.wait_for_metrics(lambda now: now.total("wsgate_server_state", state="up") == 2, "both to be there")
-    # Less than it has: a check that is under way gives no room to another.
-    allow(wsgate, -5)
+    allow_none(wsgate)
     wsgate.wait_for_log(lambda line: "new connections wait, or are refused" in line, "that it is so")
     time.sleep(1)
     allow_all(wsgate)
@@ -116,7 +116,7 @@ def test_plain_requests_are_refused_too(start_rig, tmp_path, servers):
         options = {"extra": {"upstream.main.tls": {"enabled": True, "verify": False}}}
     rig = start_rig(**options)
     client = connected(rig.gate)
-    allow(rig.gate, -1)
+    allow_none(rig.gate)
     client.send(b"GET / HTTP/1.1\r\nHost: gate.test\r\n\r\n")
     head = client.read_head()
     assert (head.status, head.get("Retry-After")) == (503, "5")
@@ -130,7 +130,7 @@ def test_plain_requests_are_refused_too(start_rig, tmp_path, servers):
 def test_an_access_service_that_cannot_be_asked(start_rig):
     rig = start_rig(route={"auth_url": "http://127.0.0.1:9/"})
     client = connected(rig.gate)
-    allow(rig.gate, -1)
+    allow_none(rig.gate)
     client.send(http.upgrade_request())
     head = client.read_head()
     assert (head.status, head.get("Retry-After")) == (503, "5")
