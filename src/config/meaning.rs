@@ -339,6 +339,7 @@ impl Reader<'_> {
             max_connections: self.whole(written.max_connections, 0, 0..=most, "max_connections")?
                 as usize,
             per_address,
+            tcp: self.tcp(written.tcp_keepalive, written.tcp_user_timeout)?,
         })
     }
 

@@ -9,6 +9,7 @@ mod error;
 mod health;
 mod meaning;
 mod route;
+mod tcp;
 mod tls;
 mod units;
 mod upstream;
