@@ -348,6 +348,7 @@ impl Reader<'_> {
                 "buffer_memory",
             )? as usize,
             per_address,
+            tcp: self.tcp(written.tcp_keepalive, written.tcp_user_timeout)?,
         })
     }
 

@@ -10,6 +10,7 @@ mod health;
 mod limits;
 mod meaning;
 mod route;
+mod tcp;
 mod tls;
 mod units;
 mod upstream;

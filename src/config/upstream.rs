@@ -67,6 +67,7 @@ impl Reader<'_> {
         };
         Ok(Upstream {
             tls,
+            tcp: self.tcp(written.tcp_keepalive, written.tcp_user_timeout)?,
             servers,
             balance: match written.balance {
                 None => default.balance,

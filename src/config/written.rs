@@ -100,6 +100,8 @@ pub(super) struct Client {
     pub address_max_connections: Option<Spanned<i64>>,
     pub address_rate: Option<Spanned<i64>>,
     pub address_ipv6_prefix: Option<Spanned<i64>>,
+    pub tcp_keepalive: Option<Spanned<Wait>>,
+    pub tcp_user_timeout: Option<Spanned<Wait>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -161,6 +163,8 @@ pub(super) struct Upstream {
     pub handshake_timeout: Option<Time>,
     pub read_timeout: Option<Time>,
     pub resolve_interval: Option<Time>,
+    pub tcp_keepalive: Option<Spanned<Wait>>,
+    pub tcp_user_timeout: Option<Spanned<Wait>>,
     pub generation: Option<String>,
     pub health: Option<Spanned<Table<Health>>>,
     pub tls: Option<Spanned<Table<UpstreamTls>>>,

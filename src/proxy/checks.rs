@@ -193,7 +193,8 @@ impl Patient {
     async fn ask(&self) -> Result<Option<String>, Unanswered> {
         let members = self.pool.members();
         let (address, name) = (&self.server.address, self.server.name.as_deref());
-        let socket = Socket::open(address, name, members.settings.tls.as_ref()).await?;
+        let settings = &members.settings;
+        let socket = Socket::open(address, name, settings.tls.as_ref(), settings.tcp).await?;
         let (path, host) = match &self.settings.check {
             Check::Tcp => return Ok(None),
             Check::Http { path, host, .. } | Check::WebSocket { path, host } => (path, host),

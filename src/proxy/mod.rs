@@ -132,11 +132,14 @@ impl Gate {
     /// anything.
     async fn introduce(&self, stream: Stream) -> Option<Stream> {
         let table = self.table();
+        let mut socket = stream.into_any().downcast::<Socket>().ok()?;
+        if let Err(error) = socket.obey(table.client.tcp) {
+            tracing::debug!(%error, "the options of a client's socket cannot be set");
+        }
         let listener = self.listener.as_ref();
         let Some(listener) = listener.filter(|at| table.is_proxied(at)) else {
-            return Some(stream);
+            return Some(socket);
         };
-        let mut socket = stream.into_any().downcast::<Socket>().ok()?;
         let Err(why) = proxy_protocol::receive(&mut socket, &table.client).await else {
             return Some(socket);
         };

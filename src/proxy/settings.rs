@@ -65,6 +65,34 @@ pub struct Client {
     pub buffer_memory: usize,
     /// What one client address may have.
     pub per_address: AddressLimits,
+    /// When the system gives up their connections.
+    pub tcp: Tcp,
+}
+
+/// When the system gives up a TCP connection whose other end says nothing any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tcp {
+    /// After so long without a byte the other end is probed, [`Tcp::PROBES`] times within as long again; 1 s to 32,767 s,
+    /// zero for never.
+    pub keepalive: Duration,
+    /// How long what was sent may stay unacknowledged, or the other end's window closed; zero for as long as the system
+    /// likes. Where there are probes, it bounds them too.
+    pub user_timeout: Duration,
+}
+
+impl Tcp {
+    /// So many probes without an answer end a connection.
+    pub const PROBES: u32 = 6;
+}
+
+impl Default for Tcp {
+    fn default() -> Self {
+        Tcp {
+            keepalive: Duration::from_secs(60),
+            // As long as the probes take in all: shorter, a single one that is lost could end a connection.
+            user_timeout: Duration::from_secs(120),
+        }
+    }
 }
 
 /// Where a proxy in front of wsgate says who the client is.
@@ -104,6 +132,7 @@ impl Default for Client {
                 rate: 0,
                 ipv6_prefix: 64,
             },
+            tcp: Tcp::default(),
         }
     }
 }
@@ -135,6 +164,8 @@ pub struct Upstream {
     pub health: Option<Health>,
     /// `None`: nothing is encrypted.
     pub tls: Option<tls::Connect>,
+    /// When the system gives up connections to them.
+    pub tcp: Tcp,
 }
 
 /// One server of an upstream.
@@ -286,6 +317,7 @@ impl Upstream {
             resolve_interval: Duration::from_secs(10),
             health: None,
             tls: None,
+            tcp: Tcp::default(),
         }
     }
 }

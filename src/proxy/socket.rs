@@ -4,7 +4,7 @@
 //! has no use for, and a look at the clock for each read and write. This one is a socket and the address of its peer. It is
 //! a stream of Pingora's only for the time of the handshake.
 
-use super::settings::Address;
+use super::settings::{Address, Tcp};
 use crate::tls;
 use async_trait::async_trait;
 use pingora::protocols::raw_connect::ProxyDigest;
@@ -12,10 +12,10 @@ use pingora::protocols::{
     GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
     TimingDigest, UniqueID, UniqueIDType,
 };
-use rustix::net::{RecvFlags, recv};
+use rustix::net::{RecvFlags, recv, sockopt};
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -43,8 +43,10 @@ impl Socket {
         address: &Address,
         name: Option<&str>,
         settings: Option<&tls::Connect>,
+        tcp: Tcp,
     ) -> io::Result<Socket> {
         let socket = Socket::connect(address).await?;
+        socket.obey(tcp)?;
         let Some(settings) = settings else {
             return Ok(socket);
         };
@@ -80,6 +82,18 @@ impl Socket {
         Ok(Socket::Tcp(stream, peer))
     }
 
+    /// Has the system give up the connection when these say so. Unix sockets know no such silence.
+    ///
+    /// # Errors
+    /// Those of the socket.
+    pub(super) fn obey(&self, tcp: Tcp) -> io::Result<()> {
+        match self {
+            Socket::Tcp(stream, _) => tcp.apply(stream),
+            Socket::Unix(..) => Ok(()),
+            Socket::Tls(stream) => stream.io().obey(tcp),
+        }
+    }
+
     /// Who is on the other side, or whom a proxy there speaks for.
     pub(super) fn peer(&self) -> Option<SocketAddr> {
         match self {
@@ -112,6 +126,28 @@ impl Socket {
             }
             Socket::Tls(_) => Err(io::ErrorKind::Unsupported.into()),
         }
+    }
+}
+
+impl Tcp {
+    /// Tells the system so (tcp(7)).
+    ///
+    /// # Errors
+    /// Those of the socket.
+    pub(super) fn apply(self, socket: impl AsFd) -> io::Result<()> {
+        let socket = socket.as_fd();
+        if !self.keepalive.is_zero() {
+            // Whole seconds, rounded up.
+            sockopt::set_tcp_keepidle(socket, self.keepalive)?;
+            sockopt::set_tcp_keepintvl(socket, self.keepalive / Tcp::PROBES)?;
+            sockopt::set_tcp_keepcnt(socket, Tcp::PROBES)?;
+            sockopt::set_socket_keepalive(socket, true)?;
+        }
+        if !self.user_timeout.is_zero() {
+            let milliseconds = u32::try_from(self.user_timeout.as_millis()).unwrap_or(u32::MAX);
+            sockopt::set_tcp_user_timeout(socket, milliseconds)?;
+        }
+        Ok(())
     }
 }
 

@@ -4,9 +4,10 @@
 //! to the other end, the server. It is a copy more, which no WebSocket takes, and keeps one way of speaking TLS to
 //! servers with one set of settings, and Pingora's reuse of connections: that looks at a real socket.
 
-use super::settings::Address;
+use super::settings::{Address, Tcp};
 use super::shortage::Shortage;
 use super::socket::Socket;
+use super::upstream::Server;
 use crate::tls;
 use async_trait::async_trait;
 use pingora::connectors::L4Connect;
@@ -20,12 +21,8 @@ use std::sync::Arc;
 use tokio::net::UnixStream;
 
 /// Has connections to this peer made by TLS.
-pub(super) fn through(
-    peer: &mut HttpPeer,
-    address: &Address,
-    name: Option<&str>,
-    settings: &tls::Connect,
-) {
+pub(super) fn through(peer: &mut HttpPeer, server: &Server, settings: &tls::Connect, tcp: Tcp) {
+    let (address, name) = (&server.address, server.name.as_deref());
     let mut hasher = DefaultHasher::new();
     (address, name, settings.number()).hash(&mut hasher);
     peer.group_key = hasher.finish();
@@ -36,6 +33,7 @@ pub(super) fn through(
         address: address.clone(),
         name: name.map(str::to_owned),
         settings: settings.clone(),
+        tcp,
     }));
 }
 
@@ -44,12 +42,14 @@ struct Tunnel {
     address: Address,
     name: Option<String>,
     settings: tls::Connect,
+    tcp: Tcp,
 }
 
 #[async_trait]
 impl L4Connect for Tunnel {
     async fn connect(&self, _: &SocketAddr) -> Result<Stream> {
-        let opened = Socket::open(&self.address, self.name.as_deref(), Some(&self.settings)).await;
+        let (name, tls) = (self.name.as_deref(), Some(&self.settings));
+        let opened = Socket::open(&self.address, name, tls, self.tcp).await;
         let mut socket = match opened {
             Ok(socket) => socket,
             Err(error) => {

@@ -20,7 +20,7 @@ use super::tunnel;
 use crate::metrics::{HoldEnd, Metrics};
 use balance::{Ring, Turns};
 use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
-use pingora::{Error, ErrorType, Result};
+use pingora::{Error, ErrorType, OrErr, Result};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -253,6 +253,7 @@ impl Pool {
                 address,
                 server.name.as_deref(),
                 members.settings.tls.as_ref(),
+                members.settings.tcp,
             );
             match timeout(after, opening).await {
                 Ok(Ok(socket)) => return Ok((socket, occupied)),
@@ -302,8 +303,13 @@ impl Pool {
         peer.options.connection_timeout = Some(settings.connect_timeout);
         peer.options.total_connection_timeout = Some(settings.connect_timeout);
         peer.options.read_timeout = Some(settings.read_timeout);
+        let tcp = settings.tcp;
+        peer.options.upstream_tcp_sock_tweak_hook = Some(Arc::new(move |socket| {
+            let set = tcp.apply(socket);
+            set.or_err(ErrorType::SocketError, "the options of a socket")
+        }));
         if let Some(tls) = &settings.tls {
-            tunnel::through(&mut peer, &server.address, server.name.as_deref(), tls);
+            tunnel::through(&mut peer, server, tls, settings.tcp);
         }
         // Only WebSockets are upgraded here, and those do not take Pingora's path.
         peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::deny_upgrades();
