@@ -22,6 +22,7 @@ missing_packages() {
     # As TLS clients, and to make certificates.
     command -v openssl >/dev/null || echo openssl
     command -v curl >/dev/null || echo curl
+    command -v taskset >/dev/null || echo util-linux
     command -v systemd-analyze >/dev/null || echo systemd
     command -v ip >/dev/null || [ -x /usr/sbin/ip ] || echo iproute2
     # A virtual environment needs pip's wheel, which Debian's python3 lacks without this package.
@@ -85,6 +86,9 @@ heading "End-to-end tests"
 # 2,000 clients in each crowd that a drain is about; without this 200.
 export WSGATE_CROWD="${WSGATE_CROWD:-2000}"
 WSGATE_BIN=target/debug/wsgate target/e2e-venv/bin/python -m pytest --quiet -p no:cacheprovider tests/e2e
+
+heading "The load of the comparison, against wsgate alone"
+python3 benches/compare/run.py --quick > /dev/null
 
 if [ -f tests/fuzz/run.sh ]; then
     heading "Fuzzing"

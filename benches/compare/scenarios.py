@@ -1,12 +1,13 @@
 """What is measured, and how: each scenario puts one load on one proxy and returns its figures."""
 
 import json
+import os
 import pathlib
 import subprocess
 import threading
 import time
 
-CORE = "1"
+CORE = str(max(os.sched_getaffinity(0)))
 """Of load and server."""
 
 PATIENCE = 120

@@ -11,7 +11,7 @@ import subprocess
 
 from programs import Process, find, free_port, version
 
-CORE = "0"
+CORE = str(min(os.sched_getaffinity(0)))
 """Where the proxy runs; load and server have the other core."""
 
 

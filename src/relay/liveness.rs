@@ -5,7 +5,7 @@
 //! nobody and that those of others pass.
 
 use super::State;
-use super::pipe::Sink;
+use super::pipe::{Pipe, Sink};
 use crate::frame::ping;
 use crate::inspect::Side;
 use crate::inspect::closing::Cause;
@@ -93,8 +93,9 @@ impl Watch {
         is_ours
     }
 
-    /// The timer went off: who is to be sent a Ping, who is gone, and when to look again.
-    fn look(&mut self, now: Instant) -> Option<Cause> {
+    /// The timer went off: who is to be sent a Ping, who is gone, and when to look again. Whether a side is there cannot be
+    /// known while it is not read, because the other one does not take what it has sent.
+    fn look(&mut self, now: Instant, is_unread: [bool; 2]) -> Option<Cause> {
         let Liveness {
             ping_interval,
             pong_timeout,
@@ -106,6 +107,10 @@ impl Watch {
         for side in [Side::Client, Side::Upstream] {
             let interval = ping_interval[side as usize];
             let pulse = &mut self.sides[side as usize];
+            if is_unread[side as usize] {
+                (pulse.heard, pulse.pinged, pulse.due) = (now, None, false);
+                continue;
+            }
             match pulse.pinged {
                 Some(at) if at + pong_timeout <= now => {
                     return Some(Cause::Vanished { by: side });
@@ -153,7 +158,8 @@ impl State {
         while let Some(watch) = &mut self.watch
             && watch.timer.as_mut().poll(cx).is_ready()
         {
-            match watch.look(Instant::now()) {
+            let is_unread = |pipe: &Pipe| pipe.is_passing() && !pipe.is_flushed();
+            match watch.look(Instant::now(), self.pipes.each_ref().map(is_unread)) {
                 None => {}
                 Some(Cause::Vanished { by }) => {
                     let (route, side) = (self.terms.route.as_str(), by.label());

@@ -238,16 +238,13 @@ impl State {
             if !self.pipes[from as usize].fresh {
                 let most = self.most(from);
                 let pipe = &mut self.pipes[from as usize];
-                let was_empty = pipe.is_empty();
                 match pipe.poll_fill(Pin::new(source), cx, &mut work.scratch, most) {
                     Poll::Pending => return moved,
-                    Poll::Ready(Ok(n)) if n > 0 => {
+                    Poll::Ready(Ok(filled)) if filled.read > 0 => {
                         if let Some(meter) = &mut self.meter {
-                            meter.handle_read(from, n);
+                            meter.handle_read(from, filled.read);
                         }
-                        if was_empty {
-                            chunk = &work.scratch[..n];
-                        }
+                        chunk = &work.scratch[..filled.in_scratch];
                     }
                     Poll::Ready(Ok(_) | Err(_)) => {
                         self.handle_end(from);

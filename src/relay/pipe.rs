@@ -23,6 +23,17 @@ pub(super) const CHUNK: usize = 256 << 10;
 /// The same where the other side has not taken all of the chunk before: a slow reader does not have a large one kept for
 /// it each time.
 const CROWDED_CHUNK: usize = 64 << 10;
+/// Most that is copied in front of what is read, so that both can be looked at as one: a cut character, or a cut header,
+/// as the end of every chunk may leave it.
+const CARRIED: usize = 4 << 10;
+
+/// What was read.
+pub(super) struct Filled {
+    /// In bytes; 0 at the end of the stream.
+    pub read: usize,
+    /// Bytes of the workspace that are to be looked at.
+    pub in_scratch: usize,
+}
 
 /// What the pipe knows of the side that it reads from.
 #[derive(Debug, Default)]
@@ -116,10 +127,6 @@ impl Pipe {
         self.ready == 0 && !self.unflushed
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.buf.is_empty()
-    }
-
     /// What it keeps, in bytes.
     pub fn memory(&self) -> usize {
         self.buf.capacity()
@@ -130,29 +137,42 @@ impl Pipe {
         self.passed.bytes += tally.bytes.iter().sum::<u64>();
     }
 
-    /// Reads once, at most so many bytes: into `scratch` if the pipe is empty, else behind the window.
+    /// Reads once, at most so many bytes. They are in `scratch`, behind what was kept before them, unless that is too much
+    /// to be copied; then they are in the window.
     pub fn poll_fill(
         &mut self,
         source: Pin<&mut impl AsyncRead>,
         cx: &mut Context<'_>,
         scratch: &mut [u8],
         most: usize,
-    ) -> Poll<io::Result<usize>> {
-        if self.buf.is_empty() {
+    ) -> Poll<io::Result<Filled>> {
+        let kept = self.buf.len();
+        if self.ready == 0 && kept <= CARRIED {
             let room = if self.crowded {
                 CROWDED_CHUNK
             } else {
-                scratch.len()
+                scratch.len() - CARRIED
             };
-            let most = most.min(room);
-            let mut into = ReadBuf::new(&mut scratch[..most]);
+            let mut into = ReadBuf::new(&mut scratch[kept..kept + most.min(room)]);
             ready!(source.poll_read(cx, &mut into))?;
-            return Poll::Ready(Ok(into.filled().len()));
+            let read = into.filled().len();
+            if read > 0 {
+                scratch[..kept].copy_from_slice(&self.buf);
+                self.buf.clear();
+            }
+            return Poll::Ready(Ok(Filled {
+                read,
+                in_scratch: kept + read,
+            }));
         }
         // Enough for the rest of the frame, so that a held frame is read with as few calls as a passing one.
         self.buf
             .reserve(self.flow.missing().clamp(4096, CROWDED_CHUNK));
-        poll_read_buf(source, cx, &mut (&mut self.buf).limit(most))
+        let read = ready!(poll_read_buf(source, cx, &mut (&mut self.buf).limit(most)))?;
+        Poll::Ready(Ok(Filled {
+            read,
+            in_scratch: 0,
+        }))
     }
 
     /// Writes what is ready. `Ok(true)` if anything was written.

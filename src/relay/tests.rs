@@ -1231,6 +1231,24 @@ async fn who_never_answers_is_gone() {
     assert!(!world.relay.is_finished());
 }
 
+/// Its Pongs would stand behind what the upstream does not take.
+#[tokio::test(start_paused = true)]
+async fn who_is_not_read_is_not_gone() {
+    let mut world = World::with_buffers(watched([5, 0], 0), 1 << 10);
+    let message = frame(Side::Client, 0x82, &vec![7; 2 * CHUNK]);
+    let (mut client, sent) = (world.client.take().unwrap(), message.clone());
+    let sending = tokio::spawn(async move {
+        client.write_all(&sent).await.unwrap();
+        client
+    });
+    tokio::time::sleep(Duration::from_secs(50)).await;
+    assert!(!world.relay.is_finished());
+    let got = world.receive(Side::Upstream, message.len()).await;
+    assert!(got == message);
+    world.client = Some(sending.await.unwrap());
+    ping_of(&mut world, Side::Client).await;
+}
+
 /// A Ping waits for the end of the frame under way.
 #[tokio::test(start_paused = true)]
 async fn a_ping_stands_between_frames() {
