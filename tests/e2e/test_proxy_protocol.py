@@ -1,6 +1,7 @@
 """The PROXY protocol in front of TLS and HTTP: HAProxy's own headers, headers by hand, and what is none."""
 
 import contextlib
+import select
 import socket
 import ssl
 import struct
@@ -105,6 +106,26 @@ def test_lists_and_limits_are_about_the_client(start):
     for client, upstream, _ in sessions:
         client.close()
         upstream.close()
+
+
+def test_balancing_is_by_the_client(start):
+    servers = [raw.Server(), raw.Server()]
+    upstream = {"servers": [server.address for server in servers], "balance": "client_address", "eject_after": 0}
+    rig = start(upstream=upstream)
+
+    def home(address):
+        client = rig.connect()
+        client.send(v1(address) + http.upgrade_request())
+        readable, _, _ = select.select([server.sock for server in servers], [], [], TIMEOUT)
+        index = [server.sock for server in servers].index(readable[0])
+        servers[index].accept().close()
+        return index
+
+    homes = {number: {home(f"203.0.113.{number}") for _ in range(3)} for number in range(12)}
+    assert all(len(indexes) == 1 for indexes in homes.values()), homes
+    assert set.union(*homes.values()) == {0, 1}
+    for server in servers:
+        server.close()
 
 
 @pytest.mark.parametrize(

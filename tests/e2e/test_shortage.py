@@ -1,8 +1,10 @@
 """File descriptors run out: who is connected stays, who comes waits or is refused, and then it goes on."""
 
+import itertools
 import os
 import pathlib
 import resource
+import socket
 import time
 
 import pytest
@@ -31,10 +33,26 @@ def assert_passes(client, upstream):
     assert upstream.read_message() == (TEXT, b"still there")
 
 
-def allow_none(wsgate):
-    """From now on it may open no other descriptor. Those that it has stay, whatever their numbers."""
+def allow(wsgate, more):
+    """From now on it may open so many descriptors beside those that it has."""
+    # The system gives out the lowest number that is free, below the limit; there are gaps between those in use.
+    in_use = kept(wsgate)
+    free = (number for number in itertools.count() if number not in in_use)
+    limit = next(itertools.islice(free, more, None))
     hard = resource.prlimit(wsgate.process.pid, resource.RLIMIT_NOFILE)[1]
-    resource.prlimit(wsgate.process.pid, resource.RLIMIT_NOFILE, (0, hard))
+    resource.prlimit(wsgate.process.pid, resource.RLIMIT_NOFILE, (limit, hard))
+
+
+def kept(wsgate):
+    """The descriptors that it has, without those of checks, and of connections to the admin listener, that come and go."""
+    # Until the admin listener answers, wsgate is still starting.
+    wsgate.wait_for_metrics(lambda _: True, "an answer")
+    time.sleep(0.2)
+    seen = []
+    for _ in range(20):
+        seen.append({int(name) for name in os.listdir(f"/proc/{wsgate.process.pid}/fd")})
+        time.sleep(0.01)
+    return set.intersection(*seen)
 
 
 def allow_all(wsgate):
@@ -50,18 +68,11 @@ def processor_time(wsgate):
 
 def connected(wsgate):
     """A connection that wsgate has accepted: it needs no descriptor of its own any more."""
+    before = kept(wsgate)
     client = raw.connect(wsgate.address)
-    port = f":{client.sock.getsockname()[1]:04X}"
-    # What nobody has accepted yet has no inode (proc(5)).
-    deadline = time.monotonic() + TIMEOUT
-    while not any(fields[2].endswith(port) and fields[9] != "0" for fields in sockets()):
-        assert time.monotonic() < deadline, "wsgate accepts"
-        time.sleep(0.01)
+    while kept(wsgate) <= before:
+        pass
     return client
-
-
-def sockets():
-    return [line.split() for line in pathlib.Path("/proc/net/tcp").read_text().splitlines()[1:]]
 
 
 def test_out_of_file_descriptors(tmp_path):
@@ -69,20 +80,22 @@ def test_out_of_file_descriptors(tmp_path):
     with Gate(tmp_path, config([server.address], upstream={"eject_after": 1})) as wsgate:
         client = upgrade(wsgate)
         upstream = accept(server, client)
-        # There is its own connection, and none for the server.
-        refused = connected(wsgate)
-        allow_none(wsgate)
-        refused.send(http.upgrade_request())
+        # Its own connection takes the only one left: there is none for the server.
+        allow(wsgate, 1)
+        refused = upgrade(wsgate)
         head = refused.read_head()
         assert head.status == 503 and head.get("retry-after") == "5"
         assert refused.read_body(head) == b"no more connections can be had now\n"
-        # A new client waits.
+        # None at all: a new client waits.
+        silent = socket.create_connection(wsgate.address, TIMEOUT)
         waiting = upgrade(wsgate)
         wsgate.wait_for_log(lambda line: "new connections wait, or are refused" in line, "that it is so")
         assert_passes(client, upstream)
         busy, began = processor_time(wsgate), time.monotonic()
         time.sleep(1)
         assert processor_time(wsgate) - busy < 0.3 * (time.monotonic() - began), "it does not spin"
+        # Somebody leaves, and there is room again.
+        silent.close()
         allow_all(wsgate)
         assert_passes(waiting, accept(server, waiting))
         now = wsgate.wait_for_metrics(lambda now: now.total("wsgate_exhausted_total") > 0, "the count")
@@ -100,7 +113,7 @@ def test_a_check_that_cannot_ask_says_nothing_of_the_server(start, servers, chec
     """Else all servers would be down at once, and their clients drained as soon as one is back."""
     wsgate = start(health={"check": check, "interval": "50ms", "unhealthy": 2, "healthy": 1})
     wsgate.wait_for_metrics(lambda now: now.total("wsgate_server_state", state="up") == 2, "both to be there")
-    allow_none(wsgate)
+    allow(wsgate, 0)
     wsgate.wait_for_log(lambda line: "new connections wait, or are refused" in line, "that it is so")
     time.sleep(1)
     allow_all(wsgate)
@@ -116,7 +129,7 @@ def test_plain_requests_are_refused_too(start_rig, tmp_path, servers):
         options = {"extra": {"upstream.main.tls": {"enabled": True, "verify": False}}}
     rig = start_rig(**options)
     client = connected(rig.gate)
-    allow_none(rig.gate)
+    allow(rig.gate, 0)
     client.send(b"GET / HTTP/1.1\r\nHost: gate.test\r\n\r\n")
     head = client.read_head()
     assert (head.status, head.get("Retry-After")) == (503, "5")
@@ -130,7 +143,7 @@ def test_plain_requests_are_refused_too(start_rig, tmp_path, servers):
 def test_an_access_service_that_cannot_be_asked(start_rig):
     rig = start_rig(route={"auth_url": "http://127.0.0.1:9/"})
     client = connected(rig.gate)
-    allow_none(rig.gate)
+    allow(rig.gate, 0)
     client.send(http.upgrade_request())
     head = client.read_head()
     assert (head.status, head.get("Retry-After")) == (503, "5")
