@@ -20,7 +20,7 @@ def find(program):
 def version(program, *arguments):
     """The first line that a program says about its version."""
     done = subprocess.run([program, *arguments], capture_output=True, text=True, check=True, timeout=PATIENCE)
-    return (done.stdout + done.stderr).splitlines()[0]
+    return (done.stdout + done.stderr).strip().splitlines()[0].strip()
 
 
 def wait_until(condition, what, within=PATIENCE):
