@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! socket -> [thread's memory] -> records -> plaintext -> reader's buffer, the rest in `plain`
-//! writer -> record -> [thread's memory] -> socket, the rest in `outgoing`
+//! writer -> records -> [thread's memory] -> socket, the rest in `outgoing`
 //! ```
 
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
@@ -27,6 +27,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 const RECORD: usize = 5 + (16 << 10) + 2048;
 /// Most plaintext that is written as one record (RFC 8446 §5.1).
 const FRAGMENT: usize = 16 << 10;
+/// Most records that are written with one call.
+const AT_ONCE: usize = 4;
 /// Longest handshake message that rustls takes, in records.
 const MOST_INCOMING: usize = (64 << 10) + 2 * RECORD;
 
@@ -305,7 +307,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin, E: End> Stream<S, E> {
     ) -> Poll<io::Result<()>> {
         with_memory(|memory| {
             let had = self.incoming.len();
-            let room = (had + RECORD).min(memory.len());
+            // No more than the reader has room for, but for the last record.
+            let room = (had + RECORD.max(into.remaining())).min(memory.len());
             memory[..had].copy_from_slice(&self.incoming);
             let mut read = ReadBuf::new(&mut memory[had..room]);
             if read.capacity() == 0 {
@@ -384,37 +387,39 @@ impl<S: AsyncRead + AsyncWrite + Unpin, E: End> AsyncWrite for Stream<S, E> {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let stream = self.get_mut();
-        // One record waits at the most.
+        // What is written at once waits at the most.
         ready!(stream.poll_send(cx))?;
         if stream.closing.by_us {
             return Poll::Ready(Err(ErrorKind::BrokenPipe.into()));
         }
-        let part = &buf[..buf.len().min(FRAGMENT)];
+        let part = &buf[..buf.len().min(AT_ONCE * FRAGMENT)];
         if part.is_empty() {
             return Poll::Ready(Ok(0));
         }
         with_memory(|memory| {
-            let mut record = 0;
+            let mut records = 0;
             stream.process_again(|mut traffic| {
-                record = traffic.encrypt(part, memory)?;
+                for fragment in part.chunks(FRAGMENT) {
+                    records += traffic.encrypt(fragment, &mut memory[records..])?;
+                }
                 Ok(())
             });
             if let Some(failure) = &stream.failure {
                 return Poll::Ready(Err(invalid(failure)));
             }
-            if record == 0 {
+            if records == 0 {
                 return Poll::Ready(Err(ErrorKind::NotConnected.into()));
             }
             // New keys go out before what is encrypted with them.
             let mut sent = 0;
             if stream.outgoing.is_empty() {
-                sent = match Pin::new(&mut stream.io).poll_write(cx, &memory[..record]) {
+                sent = match Pin::new(&mut stream.io).poll_write(cx, &memory[..records]) {
                     Poll::Ready(Ok(n)) => n,
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                     Poll::Pending => 0,
                 };
             }
-            stream.outgoing.extend_from_slice(&memory[sent..record]);
+            stream.outgoing.extend_from_slice(&memory[sent..records]);
             Poll::Ready(Ok(part.len()))
         })
     }
