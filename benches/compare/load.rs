@@ -9,9 +9,11 @@
 //! compare idle ADDRESS CONNECTIONS                 a line in: `echo` or the end; a line out when that is done
 //! compare connect ADDRESS CONNECTIONS SECONDS      connections that come, say one thing, and go
 //! compare herd ADDRESS CONNECTIONS                 all at once; they stay until a line comes in
+//! compare stay ADDRESS CONNECTIONS                 until each is told to go, which it answers
 //! ```
 //!
 //! A client asks by its path for what it wants: `/KIND/UP/DOWN`, messages of UP bytes answered by messages of DOWN bytes.
+//! `tls:` before an address has clients speak TLS; sessions are resumed where the proxy lets them.
 
 mod frames;
 
@@ -24,9 +26,11 @@ use std::io::{self, BufRead};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
+use tokio_util::either::Either;
+use wsgate::tls;
 
 /// Until something awaited counts as never coming.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -64,6 +68,7 @@ fn main() {
                 connect_and_leave(parse(address), number(connections), seconds).await;
             }
             ["herd", address, connections] => herd(parse(address), number(connections)).await,
+            ["stay", address, connections] => stay(parse(address), number(connections)).await,
             // `cargo test --benches` and `cargo bench` ask only whether it runs.
             _ => eprintln!("this is the load of benches/compare/run.py"),
         }
@@ -74,9 +79,23 @@ fn number(text: &str) -> usize {
     text.parse().expect("a number")
 }
 
-fn parse(address: &str) -> SocketAddr {
-    address.parse().expect("an address")
+/// Where a proxy is, and how it is spoken to.
+#[derive(Clone)]
+struct Target {
+    address: SocketAddr,
+    tls: Option<tls::Connect>,
 }
+
+fn parse(address: &str) -> Target {
+    let encrypted = address.strip_prefix("tls:");
+    let name = tls::Connect::name("bench.test").ok();
+    Target {
+        address: encrypted.unwrap_or(address).parse().expect("an address"),
+        tls: encrypted.map(|_| tls::Connect::new(name, None, None).expect("settings of TLS")),
+    }
+}
+
+type Stream = Either<TcpStream, tls::ClientStream<TcpStream>>;
 
 // The server.
 
@@ -160,9 +179,13 @@ async fn answer(mut stream: TcpStream) -> io::Result<()> {
 // The clients.
 
 /// Opens a WebSocket; what came behind the answer's head is dropped, because nothing was asked for yet.
-async fn open(address: SocketAddr, exchange: &Exchange) -> io::Result<TcpStream> {
-    let mut stream = TcpStream::connect(address).await?;
+async fn open(target: &Target, exchange: &Exchange) -> io::Result<Stream> {
+    let stream = TcpStream::connect(target.address).await?;
     stream.set_nodelay(true)?;
+    let mut stream = match &target.tls {
+        None => Either::Left(stream),
+        Some(tls) => Either::Right(tls.open(stream, None).await?),
+    };
     let Exchange { kind, up, down, .. } = exchange;
     let extensions = if *kind == Kind::Deflate {
         "Sec-WebSocket-Extensions: permessage-deflate\r\n"
@@ -174,6 +197,7 @@ async fn open(address: SocketAddr, exchange: &Exchange) -> io::Result<TcpStream>
          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n{extensions}\r\n"
     );
     stream.write_all(request.as_bytes()).await?;
+    stream.flush().await?;
     let (head, rest) = read_head(&mut stream).await?;
     if !head.starts_with("HTTP/1.1 101") || !rest.is_empty() {
         return Err(io::Error::other(format!("no WebSocket: {head}")));
@@ -190,7 +214,7 @@ struct Seen {
 }
 
 async fn load(
-    address: SocketAddr,
+    target: Target,
     exchange: Exchange,
     connections: usize,
     in_flight: usize,
@@ -199,7 +223,7 @@ async fn load(
     let exchange = Arc::new(exchange);
     let mut streams = Vec::new();
     for _ in 0..connections {
-        streams.push(open(address, &exchange).await.expect("a WebSocket"));
+        streams.push(open(&target, &exchange).await.expect("a WebSocket"));
     }
     // Who measures from outside begins and ends with these lines.
     println!("open");
@@ -236,7 +260,7 @@ async fn load(
 
 /// Asks, so many questions at a time, and compares the answers, until it is over and all are answered.
 async fn ask(
-    mut stream: TcpStream,
+    mut stream: Stream,
     exchange: Arc<Exchange>,
     in_flight: usize,
     until: Instant,
@@ -255,13 +279,13 @@ async fn ask(
 }
 
 async fn exchange_all(
-    stream: &mut TcpStream,
+    stream: &mut Stream,
     exchange: &Exchange,
     in_flight: usize,
     until: Instant,
     seen: &mut Seen,
 ) -> io::Result<()> {
-    let (mut reader, mut writer) = stream.split();
+    let (mut reader, mut writer) = tokio::io::split(stream);
     let several = exchange.question.repeat(in_flight);
     let mut asked = VecDeque::from(vec![Instant::now(); in_flight]);
     let mut room = vec![0; READ];
@@ -273,6 +297,7 @@ async fn exchange_all(
             n = writer.write(&several[written..wanted]), if written < wanted => {
                 written += n?;
                 if written == wanted {
+                    writer.flush().await?;
                     (wanted, written) = (0, 0);
                 }
             }
@@ -311,11 +336,11 @@ async fn exchange_all(
     }
 }
 
-async fn idle(address: SocketAddr, connections: usize) {
+async fn idle(target: Target, connections: usize) {
     let exchange = Exchange::new(Kind::Ascii, 4096, 4096);
     let mut streams = Vec::new();
     for _ in 0..connections {
-        streams.push(open(address, &exchange).await.expect("a WebSocket"));
+        streams.push(open(&target, &exchange).await.expect("a WebSocket"));
     }
     println!("open");
     let mut answer = vec![0; exchange.answer.len()];
@@ -325,6 +350,7 @@ async fn idle(address: SocketAddr, connections: usize) {
                 .write_all(&exchange.question)
                 .await
                 .expect("it reads");
+            stream.flush().await.expect("it reads");
             stream.read_exact(&mut answer).await.expect("it answers");
             assert_eq!(answer, exchange.answer, "it comes back unchanged");
         }
@@ -332,26 +358,28 @@ async fn idle(address: SocketAddr, connections: usize) {
     }
 }
 
-async fn connect_and_leave(address: SocketAddr, connections: usize, lasting: Duration) {
+async fn connect_and_leave(target: Target, connections: usize, lasting: Duration) {
     println!("open");
     wait_for_line().await;
     let exchange = Arc::new(Exchange::new(Kind::Ascii, 125, 125));
     let start = Instant::now();
     let mut clients = JoinSet::new();
     for _ in 0..connections {
-        let exchange = exchange.clone();
+        let (target, exchange) = (target.clone(), exchange.clone());
         clients.spawn(async move {
             let mut came = 0_u64;
             let mut answer = vec![0; exchange.answer.len()];
             while start.elapsed() < lasting {
-                let mut stream = open(address, &exchange).await?;
+                let mut stream = open(&target, &exchange).await?;
                 stream.write_all(&exchange.question).await?;
+                stream.flush().await?;
                 stream.read_exact(&mut answer).await?;
                 if answer != exchange.answer {
                     return Err(io::Error::other("something else came back"));
                 }
                 // Masked with zeros, and empty.
                 stream.write_all(&[0x88, 0x80, 0, 0, 0, 0]).await?;
+                stream.flush().await?;
                 while stream.read(&mut answer).await? > 0 {}
                 came += 1;
             }
@@ -370,16 +398,16 @@ async fn connect_and_leave(address: SocketAddr, connections: usize, lasting: Dur
     wait_for_line().await;
 }
 
-async fn herd(address: SocketAddr, connections: usize) {
+async fn herd(target: Target, connections: usize) {
     println!("open");
     wait_for_line().await;
     let exchange = Arc::new(Exchange::new(Kind::Ascii, 125, 125));
     let start = Instant::now();
     let mut clients = JoinSet::new();
     for _ in 0..connections {
-        let exchange = exchange.clone();
+        let (target, exchange) = (target.clone(), exchange.clone());
         clients.spawn(async move {
-            tokio::time::timeout(PATIENCE, open(address, &exchange))
+            tokio::time::timeout(PATIENCE, open(&target, &exchange))
                 .await
                 .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
         });
@@ -399,6 +427,39 @@ async fn herd(address: SocketAddr, connections: usize) {
     wait_for_line().await;
 }
 
+async fn stay(target: Target, connections: usize) {
+    let exchange = Exchange::new(Kind::Ascii, 4096, 4096);
+    let mut streams = Vec::new();
+    for _ in 0..connections {
+        streams.push(open(&target, &exchange).await.expect("a WebSocket"));
+    }
+    println!("open");
+    let mut clients = JoinSet::new();
+    for mut stream in streams {
+        clients.spawn(async move {
+            let mut close = [0; 4];
+            stream.read_exact(&mut close).await?;
+            // Masked with zeros.
+            let [code_high, code_low] = [close[2], close[3]];
+            stream
+                .write_all(&[0x88, 0x82, 0, 0, 0, 0, code_high, code_low])
+                .await?;
+            while stream.read(&mut [0; 256]).await? > 0 {}
+            io::Result::Ok(u16::from_be_bytes([code_high, code_low]))
+        });
+    }
+    let (mut told, mut failures) = (0, Vec::new());
+    while let Some(result) = clients.join_next().await {
+        match result.expect("a client does not panic") {
+            Ok(1012) => told += 1,
+            Ok(code) => failures.push(format!("told {code}")),
+            Err(error) => failures.push(error.to_string()),
+        }
+    }
+    println!("{{\"told\": {told}, \"failures\": {failures:?}}}");
+    wait_for_line().await;
+}
+
 /// A line of whoever started this; empty at the end of its input.
 async fn wait_for_line() -> String {
     let read = tokio::task::spawn_blocking(|| {
@@ -410,7 +471,7 @@ async fn wait_for_line() -> String {
 }
 
 /// The head of a request or an answer, and what came behind it.
-async fn read_head(stream: &mut TcpStream) -> io::Result<(String, Vec<u8>)> {
+async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<(String, Vec<u8>)> {
     let mut read = Vec::with_capacity(1024);
     loop {
         if stream.read_buf(&mut read).await? == 0 {

@@ -7,15 +7,21 @@ import tunnels
 COLUMNS = {
     "cpu_us": ("CPU µs / message", "{:.2f}"),
     "cpu_us_per_mib": ("CPU µs / MiB", "{:.0f}"),
+    "syscalls": ("system calls / message", "{:.2f}"),
     "wakeups": ("sleeps / message", "{:.2f}"),
     "per_second": ("messages / s", "{:,.0f}"),
     "p50_us": ("p50 µs", "{:,.0f}"),
     "p99_us": ("p99 µs", "{:,.0f}"),
     "p999_us": ("p99.9 µs", "{:,.0f}"),
+    "calm_p50_us": ("p50 without", "{:,.0f}"),
+    "calm_p99_us": ("p99 without", "{:,.0f}"),
+    "calm_p999_us": ("p99.9 without", "{:,.0f}"),
+    "told": ("told to go", "{:,.0f}"),
     "fresh": ("bytes / connection", "{:,.0f}"),
     "used": ("after an echo", "{:,.0f}"),
     "seconds": ("seconds", "{:.2f}"),
     "after": ("bytes / connection", "{:,.0f}"),
+    "settled": ("12 s later", "{:,.0f}"),
 }
 
 ONLY_FOR_HERDS = {"seconds", "after"}

@@ -43,19 +43,26 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3, help="of each measurement")
     parser.add_argument("--scale", type=float, default=1, help="of the numbers of connections")
+    parser.add_argument("--syscalls", action="store_true", help="one more round, which counts them with strace")
     parser.add_argument("--quick", action="store_true", help="see above")
     parser.add_argument("--out", type=pathlib.Path, help="a directory for the results")
     options = parser.parse_args()
 
     if options.quick:
         options.only, options.rounds, options.seconds, options.scale = ["wsgate"], 1, 0.2, 0.02
+        options.syscalls = bool(shutil.which("strace"))
     allow_many_files()
     load = build("dev" if options.quick else "release")
-    install_missing(options.only)
+    install_missing(options.only + ["strace"] * options.syscalls)
     results = []
     for scenario in options.scenarios:
-        for round_number in range(options.rounds):
+        rounds = [False] * options.rounds + [True] * (options.syscalls and scenario in scenarios.TRACED)
+        for round_number, options.trace in enumerate(rounds):
             for name in options.only:
+                if name != "wsgate" and scenario in scenarios.OWN:
+                    continue
+                if name == "direct" and scenario in scenarios.TLS:
+                    continue
                 measured = measure(scenario, name, load, options)
                 results.append({"scenario": scenario, "proxy": name, "round": round_number} | measured)
                 print(f"{scenario}, {name}: {measured}", file=sys.stderr, flush=True)
@@ -76,7 +83,8 @@ def measure(scenario, name, load, options):
         server = scenarios.Process([load, "server"])
         proxy = None
         try:
-            proxy = tunnels.ALL[name](directory, server.line(), VENV / "bin")
+            kind = scenarios.OWN.get(scenario, tunnels.ALL[name])
+            proxy = kind(directory, server.line(), VENV / "bin", scenario in scenarios.TLS)
             return scenarios.ALL[scenario](proxy, load, options)
         except scenarios.NotCarried as error:
             return {"failures": [str(error)]}
@@ -104,7 +112,7 @@ def build(profile):
 
 def install_missing(wanted):
     """The others, as an operator gets them."""
-    missing = [program for program in ("nginx", "haproxy") if any(name.startswith(program) for name in wanted)]
+    missing = [program for program in ("nginx", "haproxy", "strace") if any(name.startswith(program) for name in wanted)]
     missing = [program for program in missing if not tunnels.find(program)]
     if missing:
         root = [] if os.geteuid() == 0 else ["sudo"]

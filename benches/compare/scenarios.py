@@ -3,14 +3,22 @@
 import json
 import os
 import pathlib
+import re
+import signal
 import subprocess
+import tempfile
 import threading
 import time
+
+import tunnels
 
 CORE = str(max(os.sched_getaffinity(0)))
 """Of load and server."""
 
 PATIENCE = 120
+
+SETTLING = 12
+"""Seconds after which an allocator that gives memory back has done so."""
 
 
 class NotCarried(Exception):
@@ -87,8 +95,54 @@ def wakeups(pid):
     return total
 
 
-def timed(proxy, process):
+class Calls:
+    """Counts the calls of the system that a proxy makes, with strace, which makes all else slow."""
+
+    def __init__(self, pid):
+        processes = tree(pid)
+        self._summary = tempfile.NamedTemporaryFile(mode="r")
+        command = ["strace", "-c", "-f", "-qq", "-o", self._summary.name]
+        for process in processes:
+            command += ["-p", str(process)]
+        self._strace = subprocess.Popen(command)
+        tasks = [task for process in processes for task in pathlib.Path(f"/proc/{process}/task").iterdir()]
+        deadline = time.monotonic() + 10
+        while not all(is_traced(task) for task in tasks):
+            if time.monotonic() > deadline or self._strace.poll() is not None:
+                raise NotCarried("strace cannot be attached")
+            time.sleep(0.01)
+
+    def end(self):
+        """How many there were. The ticks of a clock do not count: there are as many whatever is to be done."""
+        self._strace.send_signal(signal.SIGINT)
+        self._strace.wait(timeout=30)
+        rows = [line.split() for line in self._summary.read().splitlines()]
+        rows = [row for row in rows if len(row) >= 5 and row[3].isdigit() and row[-1] != "total"]
+        return sum(int(row[3]) for row in rows if row[-1] not in ("clock_nanosleep", "restart_syscall"))
+
+
+def is_traced(task):
+    """Whether a thread is; one that has ended needs not be."""
+    try:
+        return not re.search(r"^TracerPid:\t0$", (task / "status").read_text(), re.MULTILINE)
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def traced(proxy, process):
+    """Calls of the system for each message of such a load."""
+    assert process.line() == "open"
+    calls = Calls(proxy.pid)
+    process.tell()
+    said = json.loads(process.line())
+    counted = calls.end()
+    return {"syscalls": counted / max(1, said["messages"]), "failures": said["failures"][:3]}
+
+
+def timed(proxy, process, options):
     """Figures of a load that begins with a line and prints one when it is over."""
+    if options.trace:
+        return traced(proxy, process)
     assert process.line() == "open"
     before, asleep, start = cpu(proxy.pid), wakeups(proxy.pid) if proxy.pid else 0, time.monotonic()
     process.tell()
@@ -116,9 +170,11 @@ def exchange(up, down, kind="ascii", connections=64, in_flight=1):
                    options.seconds]
         process = Process(list(map(str, command)))
         try:
-            figures = timed(proxy, process)
+            figures = timed(proxy, process, options)
         finally:
             process.stop()
+        if options.trace:
+            return figures
         mib = (up + down) / (1 << 20)
         return figures | {"cpu_us_per_mib": figures["cpu_us"] / mib, "mib_per_second": figures["per_second"] * mib}
 
@@ -153,23 +209,50 @@ def come_and_go(proxy, load, options):
     """New connections: connect, upgrade, one echo, Close."""
     process = Process([load, "connect", proxy.url, "32", str(options.seconds)])
     try:
-        return timed(proxy, process)
+        return timed(proxy, process, options)
     finally:
         process.stop()
 
 
 def herd(proxy, load, options):
-    """All at once; and the memory of each when they are there."""
+    """All at once; and the memory of each when they are there, and when their handshakes are forgotten."""
+    if not proxy.pid:
+        return {}
     connections = max(10, int(5000 * options.scale))
-    before = resident(proxy.pid) if proxy.pid else 0
+    before = resident(proxy.pid)
     process = Process([load, "herd", proxy.url, str(connections)])
     try:
-        figures = timed(proxy, process)
-        if proxy.pid:
-            figures["after"] = (resident(proxy.pid) - before) / connections
+        figures = timed(proxy, process, options)
+        figures["after"] = (resident(proxy.pid) - before) / connections
+        if options.scale == 1:
+            time.sleep(SETTLING)
+        figures["settled"] = (resident(proxy.pid) - before) / connections
         return figures
     finally:
         process.stop()
+
+
+def drain(proxy, load, options):
+    """What the others see while 2,000 connections of another upstream are told to go, and the same without."""
+    connections = max(10, int(2000 * options.scale))
+    echo = [load, "load", proxy.url, "125", "125", "ascii", str(max(1, int(64 * options.scale))), "1"]
+    echo.append(str(options.seconds))
+    leaving, process = Process([load, "stay", proxy.url, str(connections)]), None
+    try:
+        assert leaving.line() == "open"
+        process = Process(echo)
+        calm = timed(proxy, process, options)
+        process.stop()
+        process = Process(echo)
+        proxy.drain(options.seconds)
+        figures = timed(proxy, process, options)
+        told = json.loads(leaving.line())
+        figures["failures"] += told["failures"][:3]
+        return figures | {"told": told["told"]} | {f"calm_{key}": calm[key] for key in ("p50_us", "p99_us", "p999_us")}
+    finally:
+        for each in (leaving, process):
+            if each:
+                each.stop()
 
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -191,4 +274,21 @@ ALL = {
     "4,000 idle": idle,
     "come and go": come_and_go,
     "5,000 at once": herd,
+    "echo 125 B while 2,000 are drained": drain,
 }
+
+OWN = {"echo 125 B while 2,000 are drained": tunnels.Draining}
+"""What only wsgate does, and how it is set up for that."""
+
+TLS = {
+    "echo 125 B, TLS": exchange(125, 125),
+    "echo 64 KiB, TLS": exchange(64 * KIB, 64 * KIB, connections=16),
+    "4,000 idle, TLS": idle,
+    "come and go, TLS": come_and_go,
+}
+"""The same where clients speak TLS."""
+
+ALL |= TLS
+
+TRACED = [name for name, scenario in ALL.items() if scenario not in (idle, herd, drain)]
+"""Those whose calls of the system can be told by message."""

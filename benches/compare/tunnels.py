@@ -5,8 +5,11 @@ twice: as it comes, inspecting everything, and with `inspect = false` on the rou
 """
 
 import http.client
+import json
 import os
 import pathlib
+import socket
+import ssl
 import subprocess
 
 from programs import Process, find, free_port, version
@@ -15,9 +18,32 @@ CORE = str(min(os.sched_getaffinity(0)))
 """Where the proxy runs; load and server have the other core."""
 
 
-def passes(port):
+class Named(http.client.HTTPSConnection):
+    """Asks for the name that the certificate has, wherever it is: Caddy and Traefik have no other."""
+
+    def connect(self):
+        plain = socket.create_connection((self.host, self.port), self.timeout)
+        self.sock = self._context.wrap_socket(plain, server_hostname="bench.test")
+
+
+def make_certificate(directory):
+    """`cert.pem` and `key.pem`, and both in `both.pem`."""
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command += ["-keyout", "key.pem", "-out", "cert.pem", "-subj", "/CN=bench.test", "-days", "7"]
+    command += ["-addext", "subjectAltName=DNS:bench.test"]
+    subprocess.run(command, cwd=directory, check=True, capture_output=True, timeout=60)
+    parts = [pathlib.Path(directory, name).read_text() for name in ("cert.pem", "key.pem")]
+    pathlib.Path(directory, "both.pem").write_text("".join(parts))
+
+
+def passes(port, tls):
     """Whether the server answers through it: it has a word of its own for a request that asks for nothing."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    if tls:
+        context = ssl.create_default_context(cafile=None)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        connection = Named("127.0.0.1", port, timeout=5, context=context)
+    else:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:
         connection.request("GET", "/")
         return connection.getresponse().status == 400
@@ -35,19 +61,26 @@ class Tunnel:
     more = {}
     arguments = ()
     says_version = ("--version",)
+    secure = ()
+    """What to replace in its files by what, so that clients speak TLS."""
 
-    def __init__(self, directory, server, binaries):
+    def __init__(self, directory, server, binaries, tls=False):
         host, server_port = server.rsplit(":", 1)
         port = free_port()
-        self.url = f"127.0.0.1:{port}"
+        self.url = f"tls:127.0.0.1:{port}" if tls else f"127.0.0.1:{port}"
         file = pathlib.Path(directory, self.file)
         values = {"directory": directory, "file": file, "port": port, "admin": free_port()}
         values |= {"server": server, "host": host, "server_port": server_port}
+        self.values = values
         for name, text in ({self.file: self.text} | self.more).items():
+            for plain, encrypted in self.secure if tls else ():
+                text = text.replace(plain, encrypted)
             pathlib.Path(directory, name).write_text(text.format(**values))
+        if tls:
+            make_certificate(directory)
         arguments = [argument.format(**values) for argument in self.arguments]
         self._process = Process(directory, "taskset", "-c", CORE, self.path(binaries), *arguments)
-        self._process.start(lambda: passes(port))
+        self._process.start(lambda: passes(port, tls))
         self.pid = self._process.pid
 
     @classmethod
@@ -83,6 +116,10 @@ servers = ["{server}"]
 name = "main"
 upstream = "main"
 """
+    secure = (
+        ('listen = "127.0.0.1:{port}"\n',
+         'listen = "127.0.0.1:{port}"\ncertificates = [{{ cert = "{directory}/cert.pem", key = "{directory}/key.pem" }}]\n'),
+    )
 
     @classmethod
     def path(cls, binaries):
@@ -94,13 +131,39 @@ class WsgateBlind(Wsgate):
     text = Wsgate.text + "inspect = false\n"
 
 
+class Draining(Wsgate):
+    """With an upstream of their own for those who ask for messages of 4 KiB."""
+
+    title = "wsgate"
+    text = Wsgate.text + """\
+[upstream.other]
+servers = ["{server}"]
+[[route]]
+name = "other"
+path = "/ascii/4096"
+upstream = "other"
+"""
+
+    def drain(self, seconds):
+        """Has it tell the clients of the other upstream to go, all within so many seconds."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.values["admin"], timeout=5)
+        over = json.dumps({"over": f"{round(seconds * 1000)}ms"})
+        connection.request("POST", "/v1/upstreams/other/drain", over, {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        assert answer.status in (200, 202), answer.read()
+        connection.close()
+
+
 class Nginx(Tunnel):
     title = "nginx"
     program = "nginx"
     file = "nginx.conf"
     arguments = ("-p", "{directory}", "-c", "{file}", "-e", "stderr", "-g", "daemon off;")
     says_version = ("-v",)
-    buffers = ""
+    secure = (
+        ("backlog=4096;",
+         "backlog=4096 ssl; ssl_certificate {directory}/cert.pem; ssl_certificate_key {directory}/key.pem;"),
+    )
     text = """\
 pid {directory}/pid;
 worker_processes 1;
@@ -150,6 +213,7 @@ class Haproxy(Tunnel):
     file = "haproxy.cfg"
     arguments = ("-db", "-f", "{file}")
     says_version = ("-v",)
+    secure = (("backlog 4096", "backlog 4096 ssl crt {directory}/both.pem"),)
     text = """\
 global
     nbthread 1
@@ -175,6 +239,20 @@ class Envoy(Tunnel):
     program = "envoy"
     file = "envoy.yaml"
     arguments = ("-c", "{file}", "--concurrency", "1", "--log-level", "warn", "--disable-hot-restart")
+    secure = (
+        ("    filter_chains:\n    - filters:\n", """\
+    filter_chains:
+    - transport_socket:
+        name: envoy.transport_sockets.tls
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext
+          common_tls_context:
+            tls_certificates:
+            - certificate_chain: {{ filename: {directory}/cert.pem }}
+              private_key: {{ filename: {directory}/key.pem }}
+      filters:
+"""),
+    )
     text = """\
 static_resources:
   listeners:
@@ -219,6 +297,9 @@ class Caddy(Tunnel):
     file = "Caddyfile"
     arguments = ("run", "--config", "{file}", "--adapter", "caddyfile")
     says_version = ("version",)
+    secure = (
+        ("http://:{port} {{\n", "https://:{port} {{\n    tls {directory}/cert.pem {directory}/key.pem\n"),
+    )
     text = """\
 {{
     admin off
@@ -238,6 +319,15 @@ class Traefik(Tunnel):
     file = "traefik.toml"
     arguments = ("--configFile={file}",)
     says_version = ("version",)
+    secure = (
+        ('address = "127.0.0.1:{port}"\n', 'address = "127.0.0.1:{port}"\n[entryPoints.main.http.tls]\n'),
+        ("[http.routers.main]\n", """\
+[[tls.certificates]]
+certFile = "{directory}/cert.pem"
+keyFile = "{directory}/key.pem"
+[http.routers.main]
+"""),
+    )
     text = """\
 [global]
 checkNewVersion = false
@@ -272,7 +362,7 @@ class Direct:
     title = "(none)"
     pid = None
 
-    def __init__(self, directory, server, binaries):
+    def __init__(self, directory, server, binaries, tls=False):
         self.url = server
 
     @classmethod
