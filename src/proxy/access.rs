@@ -2,7 +2,7 @@
 
 use super::answer::Answer;
 use super::identity::{Identity, forwarded, is_in};
-use super::settings::{Access, Auth};
+use super::settings::{Access, Auth, Tcp};
 use super::shortage::Unanswered;
 use super::socket::Socket;
 use super::tls_of;
@@ -13,8 +13,8 @@ use http::header::{self, HeaderName, HeaderValue};
 use http::{Method, StatusCode, Version};
 use pingora::Result;
 use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v1::client::HttpSession;
-use pingora::proxy::Session;
 use tokio::time::timeout;
 
 /// Headers that a server gets because the access service said so.
@@ -28,7 +28,7 @@ pub(super) type Refused = Handshake;
 /// # Errors
 /// Only those of the client's own connection.
 pub(super) async fn admit(
-    session: &mut Session,
+    session: &mut ServerSession,
     access: &Access,
     identity: Identity,
     metrics: &Metrics,
@@ -42,7 +42,9 @@ pub(super) async fn admit(
     let Some(auth) = &access.auth else {
         return Ok(Ok(Vec::new()));
     };
-    let verdict = match timeout(auth.timeout, ask(auth, session, identity)).await {
+    // Few routes ask, and the requests of all would carry the room for it.
+    let asking = Box::pin(ask(auth, session, identity));
+    let verdict = match timeout(auth.timeout, asking).await {
         Ok(Ok(verdict)) => verdict,
         Ok(Err(Unanswered::Exhausted(shortage, error))) => {
             shortage.report(metrics, &error);
@@ -75,10 +77,11 @@ pub(super) async fn admit(
             head.remove_header(&header::TRANSFER_ENCODING);
             head.insert_header("Content-Length", body.len())?;
             session.set_keepalive(None);
-            session.write_response_header(head, false).await?;
-            session
-                .write_response_body(Some(body.freeze()), true)
-                .await?;
+            let writing = Box::pin(async {
+                session.write_response_header(head).await?;
+                session.write_response_body(body.freeze(), true).await
+            });
+            writing.await?;
             Ok(Err(Handshake::Forbidden))
         }
     }
@@ -103,11 +106,11 @@ const MAX_BODY: usize = 64 << 10;
 
 async fn ask(
     auth: &Auth,
-    session: &Session,
+    session: &ServerSession,
     identity: Identity,
 ) -> std::result::Result<Verdict, Unanswered> {
     let wrong = |error: Box<pingora::Error>| error.to_string();
-    let socket = Socket::connect(&auth.address).await?;
+    let socket = Socket::connect(&auth.address, Tcp::OFF).await?;
     let mut service = HttpSession::new(Box::new(socket));
     let request = question(auth, session, identity).map_err(wrong)?;
     service
@@ -142,7 +145,7 @@ async fn ask(
 }
 
 /// The request that is asked about, without what belongs to this hop, its handshake and its body.
-fn question(auth: &Auth, session: &Session, identity: Identity) -> Result<RequestHeader> {
+fn question(auth: &Auth, session: &ServerSession, identity: Identity) -> Result<RequestHeader> {
     let asked = session.req_header();
     let mut request = RequestHeader::build(Method::GET, auth.path.as_bytes(), None)?;
     request.set_version(Version::HTTP_11);

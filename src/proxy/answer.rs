@@ -4,7 +4,7 @@ use http::header::{self, HeaderMap, HeaderName};
 use http::{HeaderValue, StatusCode};
 use pingora::Result;
 use pingora::http::{IntoCaseHeaderName, ResponseHeader};
-use pingora::proxy::Session;
+use pingora::protocols::http::ServerSession;
 
 /// A short answer in plain text.
 pub(super) struct Answer<'a> {
@@ -38,7 +38,10 @@ impl<'a> Answer<'a> {
     }
 
     /// Writes it. The connection is not used again afterwards.
-    pub async fn write(self, session: &mut Session) -> Result<()> {
+    ///
+    /// # Errors
+    /// Those of the client's connection.
+    pub async fn write(self, session: &mut ServerSession) -> Result<()> {
         let body = format!("{}\n", self.sentence);
         let mut head = ResponseHeader::build(self.status, Some(4))?;
         head.insert_header("Content-Type", "text/plain; charset=utf-8")?;
@@ -48,13 +51,15 @@ impl<'a> Answer<'a> {
         }
         session.set_keepalive(None);
         let without_body = session.req_header().method == http::Method::HEAD;
-        session
-            .write_response_header(Box::new(head), without_body)
-            .await?;
-        if !without_body {
-            session.write_response_body(Some(body.into()), true).await?;
-        }
-        Ok(())
+        // Most requests get no answer of ours, and all would carry the room to write one.
+        let writing = Box::pin(async {
+            session.write_response_header(Box::new(head)).await?;
+            if !without_body {
+                session.write_response_body(body.into(), true).await?;
+            }
+            Ok(())
+        });
+        writing.await
     }
 }
 

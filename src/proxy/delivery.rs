@@ -1,13 +1,24 @@
-//! What the kernel knows of how much of a connection's data has arrived.
+//! What the kernel knows of how much of a connection's data has arrived, and is told of how it leaves.
 
+use super::secured::Secured;
 use super::socket::Socket;
 use crate::relay::Delivery;
 use pingora::protocols::{SocketDigest, Stream};
+use rustix::net::sockopt;
 use std::os::fd::AsRawFd;
 
 impl Delivery for Stream {
     fn delivered(&self) -> Option<u64> {
         acknowledged(&*self.get_socket_digest()?)
+    }
+
+    fn finish_with_next(&self) {
+        let stream = (**self).as_any();
+        if let Some(socket) = stream.downcast_ref::<Socket>() {
+            socket.finish_with_next();
+        } else if let Some(secured) = stream.downcast_ref::<Secured>() {
+            secured.io().finish_with_next();
+        }
     }
 }
 
@@ -18,6 +29,15 @@ impl Delivery for Socket {
             // What a Unix socket has taken is in the reader's own queue.
             Socket::Unix(..) => None,
             Socket::Tls(stream) => stream.io().delivered(),
+        }
+    }
+
+    fn finish_with_next(&self) {
+        match self {
+            // Without it they are two packets, which is no error.
+            Socket::Tcp(stream, _) => drop(sockopt::set_tcp_cork(stream, true)),
+            Socket::Unix(..) => {}
+            Socket::Tls(stream) => stream.io().finish_with_next(),
         }
     }
 }

@@ -57,7 +57,7 @@ pub(super) async fn read(
         }
         // The end may lie across the border to what was there before.
         match end_of_head(&head[had.saturating_sub(3).min(head.len())..]) {
-            true if head_len(&head) <= client.max_header_size => return Ok(head),
+            true if len(&head) <= client.max_header_size => return Ok(head),
             false if head.len() <= client.max_header_size => {}
             _ => return Err(NoHead::TooLarge),
         }
@@ -69,8 +69,22 @@ fn end_of_head(bytes: &[u8]) -> bool {
     bytes.windows(2).any(|two| two == b"\n\n") || bytes.windows(3).any(|three| three == b"\n\r\n")
 }
 
+/// Whether a head, which is known to be complete, has a header that a request for a WebSocket has.
+///
+/// There may be one that only looks so: the parser decides. It is quick, where most requests are plain ones.
+pub(super) fn may_upgrade(head: &[u8]) -> bool {
+    let mut lines = head[..len(head)].split(|byte| *byte == b'\n');
+    lines.any(|line| {
+        let begins = |name: &[u8]| {
+            line.get(..name.len())
+                .is_some_and(|start| start.eq_ignore_ascii_case(name))
+        };
+        begins(b"upgrade") || begins(b"sec-websocket-key")
+    })
+}
+
 /// Length of a head that is known to be complete, without what came behind it.
-fn head_len(bytes: &[u8]) -> usize {
+pub(super) fn len(bytes: &[u8]) -> usize {
     let lf = bytes
         .windows(2)
         .position(|two| two == b"\n\n")
@@ -165,6 +179,32 @@ mod tests {
                     });
                 assert_eq!(head.unwrap(), request);
             }
+        }
+    }
+
+    #[test]
+    fn what_may_be_an_upgrade_is_seen() {
+        for (head, may) in [
+            (
+                &b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\r\n"[..],
+                true,
+            ),
+            (b"GET / HTTP/1.1\nhost: a\nUPGRADE:websocket\n\n", true),
+            (
+                b"GET / HTTP/1.1\r\nsec-WebSocket-key: a\r\nHost: a\r\n\r\n",
+                true,
+            ),
+            (
+                b"GET /Upgrade: HTTP/1.1\r\nHost: upgrade\r\nX-Upgrade: a\r\n\r\n",
+                false,
+            ),
+            // What comes behind the head is none of it.
+            (
+                b"POST / HTTP/1.1\r\nHost: a\r\n\r\nUpgrade: websocket\r\n",
+                false,
+            ),
+        ] {
+            assert_eq!(may_upgrade(head), may, "{}", head.escape_ascii());
         }
     }
 

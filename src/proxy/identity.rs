@@ -8,8 +8,8 @@ use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue};
 use ipnet::IpNet;
 use pingora::http::RequestHeader;
+use pingora::protocols::http::ServerSession;
 use pingora::protocols::tls::SslDigest;
-use pingora::proxy::Session;
 use pingora::{ErrorType, OrErr, Result};
 use std::net::{IpAddr, SocketAddr};
 
@@ -34,7 +34,7 @@ pub(super) fn is_in(networks: &[IpNet], address: IpAddr) -> bool {
 }
 
 /// Who the request of a session comes from.
-pub(super) fn identify(session: &Session, settings: &Client) -> Identity {
+pub(super) fn identify(session: &ServerSession, settings: &Client) -> Identity {
     let peer = session
         .client_addr()
         .and_then(|address| address.as_inet())

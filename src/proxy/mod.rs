@@ -36,7 +36,7 @@ pub use socket::Socket;
 pub use table::Table;
 pub use upstream::{Departing, Departure, Pool, Pools, Server, State};
 
-use crate::handshake;
+use crate::handshake::{self, Refusal};
 use access::Vouched;
 use answer::Answer;
 use async_trait::async_trait;
@@ -55,6 +55,7 @@ use pingora::server::configuration::ServerConf;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 use secured::Secured;
+use settings::Tcp;
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -71,6 +72,8 @@ pub struct Gate {
     requests: Arc<Requests>,
     /// Whose connections it takes, as the configuration has it.
     listener: Option<settings::Address>,
+    /// What their sockets have from the listening one.
+    inherited: Tcp,
 }
 
 /// Connections that are in the hands of HTTP: before their upgrade, or without one.
@@ -101,6 +104,37 @@ impl Tables {
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
     }
+
+    /// The route of a request, and who sends it; `None` where it has been answered that there is none.
+    ///
+    /// # Errors
+    /// Those of the client's connection.
+    async fn route(
+        &self,
+        session: &mut ServerSession,
+    ) -> Result<Option<(Arc<RouteState>, Identity)>> {
+        let head = session.req_header();
+        if head.version == Version::HTTP_11 && !head.headers.contains_key(header::HOST) {
+            // RFC 9112 §3.2: "A server MUST respond with a 400 (Bad Request) status code".
+            let sentence = "the Host header is missing";
+            let answer = Answer::new(StatusCode::BAD_REQUEST, sentence);
+            answer.write(session).await?;
+            return Ok(None);
+        }
+        let table = self.current();
+        // Who says it by himself is nobody whom we know by it.
+        for name in table.subject_headers() {
+            session.req_header_mut().remove_header(name);
+        }
+        let head = session.req_header();
+        let Some(route) = table.find(host_of(head), head.uri.path()) else {
+            let answer = Answer::new(StatusCode::NOT_FOUND, "no route for this host and path");
+            answer.write(session).await?;
+            return Ok(None);
+        };
+        let identity = identity::identify(session, &table.client);
+        Ok(Some((route.clone(), identity)))
+    }
 }
 
 impl Gate {
@@ -117,13 +151,16 @@ impl Gate {
             tables,
             requests: Arc::default(),
             listener: None,
+            inherited: Tcp::OFF,
         }
     }
 
-    /// The same for the connections of one listener.
-    pub fn at(&self, listener: &settings::Address) -> Self {
+    /// The same for the connections of one listener. Their sockets have this from the listening one; what changes later is
+    /// told to each.
+    pub fn at(&self, listener: &settings::Address, inherited: Tcp) -> Self {
         Gate {
             listener: Some(listener.clone()),
+            inherited,
             ..self.clone()
         }
     }
@@ -133,7 +170,7 @@ impl Gate {
     async fn introduce(&self, stream: Stream) -> Option<Stream> {
         let table = self.table();
         let mut socket = stream.into_any().downcast::<Socket>().ok()?;
-        if let Err(error) = socket.obey(table.client.tcp) {
+        if let Err(error) = socket.obey(table.client.tcp, self.inherited) {
             tracing::debug!(%error, "the options of a client's socket cannot be set");
         }
         let listener = self.listener.as_ref();
@@ -254,6 +291,11 @@ impl ServerApp for Gate {
                     return None;
                 }
             };
+            let (plain, head) = match head::may_upgrade(&head) {
+                true => upgrade::serve(&self.tables, stream, head).await?,
+                false => (stream, head),
+            };
+            stream = plain;
             let keepalive = client.keepalive_timeout;
             let mut session = ServerSession::new_http1(stream);
             match persistent.take() {
@@ -283,7 +325,7 @@ const FIRST_REQUEST: Duration = Duration::from_secs(1);
 pub struct Seat(Tables);
 
 /// What is known of a client's connection that is encrypted.
-fn tls_of(session: &Session) -> Option<&SslDigest> {
+fn tls_of(session: &ServerSession) -> Option<&SslDigest> {
     session
         .digest()
         .and_then(|digest| digest.ssl_digest.as_deref())
@@ -311,30 +353,13 @@ impl ProxyHttp for Seat {
     }
 
     async fn request_filter(&self, session: &mut Session, plain: &mut Plain) -> Result<bool> {
-        let head = session.req_header();
-        if head.version == Version::HTTP_11 && !head.headers.contains_key(header::HOST) {
-            // RFC 9112 §3.2: "A server MUST respond with a 400 (Bad Request) status code".
-            let sentence = "the Host header is missing";
-            Answer::new(StatusCode::BAD_REQUEST, sentence)
-                .write(session)
-                .await?;
-            return Ok(true);
-        }
-        let table = self.0.current();
-        // Who says it by himself is nobody whom we know by it.
-        for name in table.subject_headers() {
-            session.req_header_mut().remove_header(name);
-        }
-        let head = session.req_header();
-        let Some(route) = table.find(host_of(head), head.uri.path()) else {
-            Answer::new(StatusCode::NOT_FOUND, "no route for this host and path")
-                .write(session)
-                .await?;
+        let session = session.as_downstream_mut();
+        let Some((route, identity)) = self.0.route(session).await? else {
             return Ok(true);
         };
-        let identity = identity::identify(session, &table.client);
         if handshake::is_attempt(&session.req_header().headers) {
-            upgrade::serve(session, route, identity).await?;
+            // Those of HTTP/1.1 do not come here.
+            upgrade::refuse(session, &Refusal::HttpVersion).await?;
             return Ok(true);
         }
         let (access, metrics) = (&route.settings.access, &route.terms.metrics);

@@ -49,6 +49,11 @@ impl Secured {
         }
     }
 
+    /// What the encrypted bytes pass through.
+    pub fn io(&self) -> &Stream {
+        self.stream.io()
+    }
+
     /// What was agreed is HTTP/2.
     pub fn is_http2(&self) -> bool {
         self.stream.end().alpn_protocol() == Some(b"h2")

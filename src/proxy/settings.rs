@@ -83,6 +83,18 @@ pub struct Tcp {
 impl Tcp {
     /// So many probes without an answer end a connection.
     pub const PROBES: u32 = 6;
+
+    /// What nobody knows a socket to have.
+    pub(crate) const UNKNOWN: Tcp = Tcp {
+        keepalive: Duration::MAX,
+        user_timeout: Duration::MAX,
+    };
+
+    /// What a socket has when it is made: the system's patience.
+    pub const OFF: Tcp = Tcp {
+        keepalive: Duration::ZERO,
+        user_timeout: Duration::ZERO,
+    };
 }
 
 impl Default for Tcp {

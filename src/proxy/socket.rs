@@ -20,7 +20,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpSocket, TcpStream, UnixStream, lookup_host};
 
 /// A connected socket.
 #[derive(Debug)]
@@ -45,8 +45,7 @@ impl Socket {
         settings: Option<&tls::Connect>,
         tcp: Tcp,
     ) -> io::Result<Socket> {
-        let socket = Socket::connect(address).await?;
-        socket.obey(tcp)?;
+        let socket = Socket::connect(address, tcp).await?;
         let Some(settings) = settings else {
             return Ok(socket);
         };
@@ -56,7 +55,7 @@ impl Socket {
             (None, Address::Tcp(address)) => Some(address.ip().into()),
             (None, Address::Unix(_)) => None,
         };
-        let stream = settings.open(socket, host).await?;
+        let stream = Box::pin(settings.open(socket, host)).await?;
         Ok(Socket::Tls(Box::new(stream)))
     }
 
@@ -64,33 +63,47 @@ impl Socket {
     ///
     /// # Errors
     /// Those of the last address.
-    pub async fn connect(address: &Address) -> io::Result<Socket> {
-        let (stream, peer) = match address {
-            Address::Unix(path) => {
-                let stream = UnixStream::connect(path).await?;
-                return Ok(Socket::Unix(stream, None));
-            }
-            Address::Tcp(address) => (TcpStream::connect(address).await?, *address),
+    pub async fn connect(address: &Address, tcp: Tcp) -> io::Result<Socket> {
+        match address {
+            Address::Unix(path) => Ok(Socket::Unix(UnixStream::connect(path).await?, None)),
+            Address::Tcp(address) => Socket::connect_tcp(*address, tcp).await,
             Address::Name(name, port) => {
-                let stream = TcpStream::connect((name.as_str(), *port)).await?;
-                let peer = stream.peer_addr()?;
-                (stream, peer)
+                let mut failed = io::Error::from(io::ErrorKind::NotFound);
+                for address in Box::pin(lookup_host((name.as_str(), *port))).await? {
+                    match Box::pin(Socket::connect_tcp(address, tcp)).await {
+                        Ok(socket) => return Ok(socket),
+                        Err(error) => failed = error,
+                    }
+                }
+                Err(failed)
             }
-        };
-        // Whole frames are written at once; waiting for more to send would only delay them.
-        stream.set_nodelay(true)?;
-        Ok(Socket::Tcp(stream, peer))
+        }
     }
 
-    /// Has the system give up the connection when these say so. Unix sockets know no such silence.
+    async fn connect_tcp(address: SocketAddr, tcp: Tcp) -> io::Result<Socket> {
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        // Whole frames are written at once; waiting for more to send would only delay them.
+        socket.set_nodelay(true)?;
+        // The request goes out at once and acknowledges the connection: that it is acknowledged before is a packet more.
+        #[cfg(target_os = "linux")]
+        sockopt::set_tcp_quickack(&socket, false)?;
+        tcp.apply(&socket, Tcp::OFF)?;
+        Ok(Socket::Tcp(socket.connect(address).await?, address))
+    }
+
+    /// Has the system give up the connection when these say so, where `had` said so before. Unix sockets know no such
+    /// silence.
     ///
     /// # Errors
     /// Those of the socket.
-    pub(super) fn obey(&self, tcp: Tcp) -> io::Result<()> {
+    pub(super) fn obey(&self, tcp: Tcp, had: Tcp) -> io::Result<()> {
         match self {
-            Socket::Tcp(stream, _) => tcp.apply(stream),
+            Socket::Tcp(stream, _) => tcp.apply(stream, had),
             Socket::Unix(..) => Ok(()),
-            Socket::Tls(stream) => stream.io().obey(tcp),
+            Socket::Tls(stream) => stream.io().obey(tcp, had),
         }
     }
 
@@ -130,20 +143,23 @@ impl Socket {
 }
 
 impl Tcp {
-    /// Tells the system so (tcp(7)).
+    /// Tells the system so (tcp(7)), as far as `had` was something else. What a listening socket is told, its connections
+    /// obey from the beginning.
     ///
     /// # Errors
     /// Those of the socket.
-    pub(super) fn apply(self, socket: impl AsFd) -> io::Result<()> {
+    pub(crate) fn apply(self, socket: impl AsFd, had: Tcp) -> io::Result<()> {
         let socket = socket.as_fd();
-        if !self.keepalive.is_zero() {
-            // Whole seconds, rounded up.
-            sockopt::set_tcp_keepidle(socket, self.keepalive)?;
-            sockopt::set_tcp_keepintvl(socket, self.keepalive / Tcp::PROBES)?;
-            sockopt::set_tcp_keepcnt(socket, Tcp::PROBES)?;
-            sockopt::set_socket_keepalive(socket, true)?;
+        if self.keepalive != had.keepalive {
+            if !self.keepalive.is_zero() {
+                // Whole seconds, rounded up.
+                sockopt::set_tcp_keepidle(socket, self.keepalive)?;
+                sockopt::set_tcp_keepintvl(socket, self.keepalive / Tcp::PROBES)?;
+                sockopt::set_tcp_keepcnt(socket, Tcp::PROBES)?;
+            }
+            sockopt::set_socket_keepalive(socket, !self.keepalive.is_zero())?;
         }
-        if !self.user_timeout.is_zero() {
+        if self.user_timeout != had.user_timeout {
             let milliseconds = u32::try_from(self.user_timeout.as_millis()).unwrap_or(u32::MAX);
             sockopt::set_tcp_user_timeout(socket, milliseconds)?;
         }

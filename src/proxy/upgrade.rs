@@ -12,11 +12,11 @@ use super::headers;
 use super::identity::{Identity, forwarded};
 use super::socket::Socket;
 use super::table::{Full, RouteState, Ticket};
-use super::tls_of;
 use super::upstream::{Occupied, Server};
+use super::{Tables, head, tls_of};
 use crate::deploy::Enrolled;
 use crate::drain::{self, Place};
-use crate::handshake::{self, Agreed, Refusal, Request};
+use crate::handshake::{self, Agreed, Deflate, Refusal, Request};
 use crate::inspect::Side;
 use crate::inspect::closing::Cause;
 use crate::metrics::Handshake;
@@ -29,7 +29,6 @@ use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v1::client::HttpSession as UpstreamSession;
 use pingora::protocols::l4::socket::SocketAddr;
-use pingora::proxy::Session;
 use pingora::{Error, ErrorType, Result};
 use std::future::{Future, poll_fn};
 use std::net::IpAddr;
@@ -39,27 +38,66 @@ use std::task::Poll;
 use std::time::Instant;
 use tokio::time::timeout;
 
-/// Answers a request that means to open a WebSocket: with a tunnel, or with the reason why there is none.
+/// Answers a request that means to open a WebSocket: with a tunnel, or with the reason why there is none. One that means
+/// nothing of the kind is given back, with its connection.
 ///
+/// `head` is that of the request, complete, and whatever came behind it.
+pub(super) async fn serve(
+    tables: &Tables,
+    stream: Stream,
+    mut head: BytesMut,
+) -> Option<(Stream, BytesMut)> {
+    let behind = head.split_off(head::len(&head));
+    let mut session = Box::new(ServerSession::new_http1(stream));
+    session.set_pipelined_prefix(head);
+    match session.read_request().await {
+        Ok(true) => {}
+        Ok(false) => return None,
+        Err(error) => {
+            tracing::debug!(%error, "a request cannot be read");
+            if matches!(error.etype(), ErrorType::InvalidHTTPHeader) {
+                // The client is at fault and may be gone: whether it heard us changes nothing.
+                let _ = Box::pin(session.respond_error(400)).await;
+            }
+            session.shutdown().await;
+            return None;
+        }
+    }
+    if !handshake::is_attempt(&session.req_header().headers) {
+        let ServerSession::H1(session) = *session else {
+            return None;
+        };
+        let mut head = BytesMut::from(session.get_headers_raw_bytes());
+        head.unsplit(behind);
+        return Some((session.into_inner(), head));
+    }
+    if let Err(error) = answer(tables, session, behind).await {
+        tracing::debug!(%error, "client left before it was answered");
+    }
+    None
+}
+
 /// # Errors
 /// Only those of the client's own connection.
-pub(super) async fn serve(
-    session: &mut Session,
-    route: &Arc<RouteState>,
-    identity: Identity,
-) -> Result<()> {
+async fn answer(tables: &Tables, mut session: Box<ServerSession>, behind: BytesMut) -> Result<()> {
+    let Some((route, identity)) = tables.route(&mut session).await? else {
+        Box::pin(session.finish()).await?;
+        return Ok(());
+    };
     let started = Instant::now();
-    let result = attempt(session, route, identity).await;
-    let result = match result {
-        Ok(result) => Ok(result),
-        Err(error) => {
-            tracing::debug!(route = route.name(), %error, "client left during the handshake");
-            Err((Handshake::Abandoned, error))
+    let route = &route;
+    let (result, rest) = match negotiate(&mut session, route, identity).await {
+        Ok(Negotiated::Refused(refused)) => (Ok(refused), Some(session)),
+        Ok(Negotiated::Agreed(tunnel)) => {
+            let opened = tunnel.open(session, behind, route).await;
+            (opened.map(|()| Handshake::Ok), None)
         }
+        Err(error) => (Err(error), None),
     };
-    let counted = match &result {
-        Ok(counted) | Err((counted, _)) => *counted,
-    };
+    let counted = result.unwrap_or_else(|error| {
+        tracing::debug!(route = route.name(), %error, "client left during the handshake");
+        Handshake::Abandoned
+    });
     route.terms.metrics.handshake(route.name(), counted);
     let answered = match counted {
         Handshake::Ok => Some(true),
@@ -80,14 +118,29 @@ pub(super) async fn serve(
             .control
             .handle_upgrade(pool.index, &pool.name, started.elapsed(), ok);
     }
-    result.map(|_| ()).map_err(|(_, error)| error)
+    if let Some(session) = rest {
+        Box::pin(session.finish()).await?;
+    }
+    Ok(())
 }
 
-async fn attempt(
-    session: &mut Session,
+/// What came of a request, up to the server's answer.
+enum Negotiated {
+    /// The client has been told why not.
+    Refused(Handshake),
+    /// The server's 101 is as it must be.
+    Agreed(Box<Tunnel>),
+}
+
+/// Brings the request before a server.
+///
+/// # Errors
+/// Only those of the client's own connection.
+async fn negotiate(
+    session: &mut ServerSession,
     route: &Arc<RouteState>,
     identity: Identity,
-) -> Result<Handshake> {
+) -> Result<Negotiated> {
     let head = session.req_header();
     let checked = handshake::check_request(&head.method, head.version, &head.headers);
     let compression = route.settings.compression;
@@ -97,14 +150,14 @@ async fn attempt(
     });
     let request = match checked {
         Ok(request) => request,
-        Err(refusal) => return refuse(session, &refusal).await,
+        Err(refusal) => return refuse(session, &refusal).await.map(Negotiated::Refused),
     };
     if !handshake::origin_is_allowed(&route.settings.allowed_origins, &head.headers) {
         let sentence = "this origin may not open a WebSocket here";
         Answer::new(StatusCode::FORBIDDEN, sentence)
             .write(session)
             .await?;
-        return Ok(Handshake::Forbidden);
+        return Ok(Negotiated::Refused(Handshake::Forbidden));
     }
     let limits = &route.client.per_address;
     let limited = identity
@@ -118,7 +171,7 @@ async fn attempt(
             .admit(client, limits, Instant::now())
         {
             Ok(admitted) => Some(Box::new(admitted)),
-            Err(after) => return throttle(session, after).await,
+            Err(after) => return throttle(session, after).await.map(Negotiated::Refused),
         },
     };
     let ticket = match Ticket::take(route) {
@@ -131,13 +184,13 @@ async fn attempt(
             };
             let answer = Answer::new(StatusCode::SERVICE_UNAVAILABLE, sentence);
             answer.with(header::RETRY_AFTER, "5").write(session).await?;
-            return Ok(Handshake::Full);
+            return Ok(Negotiated::Refused(Handshake::Full));
         }
     };
     let access = &route.settings.access;
     let vouched = match access::admit(session, access, identity, &route.terms.metrics).await? {
         Ok(vouched) => vouched,
-        Err(refused) => return Ok(refused),
+        Err(refused) => return Ok(Negotiated::Refused(refused)),
     };
 
     let started = Instant::now();
@@ -152,18 +205,20 @@ async fn attempt(
                 "no server takes connections now",
             );
             answer.with(header::RETRY_AFTER, "5").write(session).await?;
-            return Ok(Handshake::Held);
+            return Ok(Negotiated::Refused(Handshake::Held));
         }
-        Err(unreachable) if unreachable.timed_out => return timed_out(session).await,
+        Err(unreachable) if unreachable.timed_out => {
+            return timed_out(session).await.map(Negotiated::Refused);
+        }
         Err(unreachable) if unreachable.exhausted => {
             Answer::exhausted().write(session).await?;
-            return Ok(Handshake::Full);
+            return Ok(Negotiated::Refused(Handshake::Full));
         }
         Err(_) => {
             Answer::new(StatusCode::BAD_GATEWAY, "no server can be reached")
                 .write(session)
                 .await?;
-            return Ok(Handshake::Unreachable);
+            return Ok(Negotiated::Refused(Handshake::Unreachable));
         }
     };
     let upstream_request = request_for_upstream(session, &request, route, identity, &vouched)?;
@@ -196,12 +251,12 @@ async fn attempt(
             Answer::new(StatusCode::BAD_GATEWAY, sentence)
                 .write(session)
                 .await?;
-            return Ok(Handshake::Unreachable);
+            return Ok(Negotiated::Refused(Handshake::Unreachable));
         }
         Err(_) => {
             pool.handle_failure(&server);
             tracing::warn!(route = route_name, upstream = name, server = %server.address, "server did not answer the handshake in time");
-            return timed_out(session).await;
+            return timed_out(session).await.map(Negotiated::Refused);
         }
     };
     route.terms.metrics.upstream_answered(started.elapsed());
@@ -212,8 +267,8 @@ async fn attempt(
     }
 
     if response.status != StatusCode::SWITCHING_PROTOCOLS {
-        relay_answer(session, upstream, response, route).await?;
-        return Ok(Handshake::Declined);
+        Box::pin(relay_answer(session, upstream, response, route)).await?;
+        return Ok(Negotiated::Refused(Handshake::Declined));
     }
     let agreed = match handshake::check_switch(&request, &response.headers) {
         Ok(agreed) => agreed,
@@ -224,7 +279,7 @@ async fn attempt(
             Answer::new(StatusCode::BAD_GATEWAY, &sentence)
                 .write(session)
                 .await?;
-            return Ok(Handshake::BadSwitch);
+            return Ok(Negotiated::Refused(Handshake::BadSwitch));
         }
     };
     // The 101 may have brought the first frames with it.
@@ -235,37 +290,72 @@ async fn attempt(
             "a session does not change its stream",
         ));
     };
-    let (client, from_client) = take_over(
-        session,
-        answer_for_client(response, &request, &agreed, route)?,
-    )
-    .await?;
-
-    let connection = Connection {
-        ticket,
-        _admitted: admitted,
-        client: identity
-            .client
-            .filter(|client| Some(*client) != identity.peer),
-        server,
-        protocol: agreed.protocol.map(String::into_boxed_str),
-        started: Instant::now(),
-    };
-    let relay = Relay::new(
-        route.terms.clone(),
-        enrolled.handle().clone(),
-        client,
-        from_client,
-        *upstream,
+    let response = answer_for_client(response, &request, &agreed, route)?;
+    Ok(Negotiated::Agreed(Box::new(Tunnel {
+        response,
+        upstream,
         from_upstream,
-    )
-    .with_compression(agreed.deflate);
-    route.terms.metrics.connection_opened(route_name);
-    tokio::spawn(connection.run(relay, enrolled));
-    Ok(Handshake::Ok)
+        deflate: agreed.deflate,
+        enrolled,
+        connection: Connection {
+            ticket,
+            _admitted: admitted,
+            client: identity
+                .client
+                .filter(|client| Some(*client) != identity.peer),
+            server,
+            protocol: agreed.protocol.map(String::into_boxed_str),
+            started: Instant::now(),
+        },
+    })))
 }
 
-async fn refuse(session: &mut Session, refusal: &Refusal) -> Result<Handshake> {
+/// Both halves of the handshake are done but for what the client is told.
+struct Tunnel {
+    response: Box<ResponseHeader>,
+    upstream: Box<Socket>,
+    /// What came behind the 101.
+    from_upstream: BytesMut,
+    deflate: Option<Deflate>,
+    enrolled: Enrolled,
+    connection: Connection,
+}
+
+impl Tunnel {
+    /// Tells the client, takes its connection out of the session, and begins to relay; `from_client` came behind its
+    /// request.
+    ///
+    /// # Errors
+    /// Those of the client's connection.
+    async fn open(
+        self: Box<Self>,
+        mut session: Box<ServerSession>,
+        from_client: BytesMut,
+        route: &RouteState,
+    ) -> Result<()> {
+        session.write_response_header(self.response).await?;
+        let ServerSession::H1(session) = *session else {
+            return Err(Error::explain(
+                ErrorType::InternalError,
+                "a WebSocket over something else than HTTP/1.1",
+            ));
+        };
+        let relay = Relay::new(
+            route.terms.clone(),
+            self.enrolled.handle().clone(),
+            session.into_inner(),
+            from_client,
+            *self.upstream,
+            self.from_upstream,
+        )
+        .with_compression(self.deflate);
+        route.terms.metrics.connection_opened(route.name());
+        tokio::spawn(self.connection.run(relay, self.enrolled));
+        Ok(())
+    }
+}
+
+pub(super) async fn refuse(session: &mut ServerSession, refusal: &Refusal) -> Result<Handshake> {
     let sentence = refusal.to_string();
     let mut answer = Answer::new(refusal.status(), &sentence);
     if matches!(refusal, Refusal::OtherVersion | Refusal::MissingVersion) {
@@ -276,7 +366,7 @@ async fn refuse(session: &mut Session, refusal: &Refusal) -> Result<Handshake> {
     Ok(Handshake::BadRequest)
 }
 
-async fn throttle(session: &mut Session, after: std::time::Duration) -> Result<Handshake> {
+async fn throttle(session: &mut ServerSession, after: std::time::Duration) -> Result<Handshake> {
     // Whole seconds, rounded up.
     let seconds = after.as_secs_f64().ceil().max(1.0).to_string();
     let sentence = "this address has, or opens, too many connections";
@@ -287,7 +377,7 @@ async fn throttle(session: &mut Session, after: std::time::Duration) -> Result<H
     Ok(Handshake::Throttled)
 }
 
-async fn timed_out(session: &mut Session) -> Result<Handshake> {
+async fn timed_out(session: &mut ServerSession) -> Result<Handshake> {
     let sentence = "no server answered in time";
     Answer::new(StatusCode::GATEWAY_TIMEOUT, sentence)
         .write(session)
@@ -297,7 +387,7 @@ async fn timed_out(session: &mut Session) -> Result<Handshake> {
 
 /// The client's request as the server gets it: end to end headers as they came, our own hop.
 fn request_for_upstream(
-    session: &Session,
+    session: &ServerSession,
     asked: &Request,
     route: &RouteState,
     identity: Identity,
@@ -342,7 +432,7 @@ async fn exchange(
 
 /// Passes on an answer that is not a 101, with its body. Both connections end with it.
 async fn relay_answer(
-    session: &mut Session,
+    session: &mut ServerSession,
     mut upstream: UpstreamSession,
     mut response: ResponseHeader,
     route: &RouteState,
@@ -351,14 +441,12 @@ async fn relay_answer(
         response.remove_header(&name);
     }
     session.set_keepalive(None);
-    session
-        .write_response_header(Box::new(response), false)
-        .await?;
+    session.write_response_header(Box::new(response)).await?;
     let limit = route.pool.members().settings.read_timeout;
     loop {
         match timeout(limit, upstream.read_body_bytes()).await {
-            Ok(Ok(Some(chunk))) => session.write_response_body(Some(chunk), false).await?,
-            Ok(Ok(None)) => return session.write_response_body(None, true).await,
+            Ok(Ok(Some(chunk))) => session.write_response_body(chunk, false).await?,
+            Ok(Ok(None)) => return session.write_response_body(Bytes::new(), true).await,
             // The head is out: all that can be told now is that the body is not complete, by ending the connection.
             Ok(Err(error)) => return Err(error),
             Err(_) => {
@@ -393,27 +481,6 @@ fn answer_for_client(
     response.insert_header("Connection", "Upgrade")?;
     response.insert_header("Sec-WebSocket-Accept", request.accept())?;
     Ok(Box::new(response))
-}
-
-/// Writes the 101 and takes the client's connection out of its session, with what the client sent behind its request.
-async fn take_over(
-    session: &mut Session,
-    response: Box<ResponseHeader>,
-) -> Result<(Stream, BytesMut)> {
-    let downstream = session.as_downstream_mut();
-    downstream.write_response_header(response).await?;
-    // After the 101 the session takes all that follows for one body without end.
-    let read = at_once(downstream.read_request_body()).await;
-    // The session ends as if it had closed its connection: on the far end of this pipe there is nobody.
-    let (nobody, _) = tokio::io::duplex(1);
-    let session = std::mem::replace(downstream, ServerSession::new_http1(Box::new(nobody)));
-    match session {
-        ServerSession::H1(session) => Ok((session.into_inner(), read)),
-        _ => Err(Error::explain(
-            ErrorType::InternalError,
-            "a WebSocket over something else than HTTP/1.1",
-        )),
-    }
 }
 
 /// What a session has read behind the head, as the first read of its body gives it, without waiting for more.
@@ -567,6 +634,16 @@ mod tests {
         assert!(size(Connection::run) <= all + 16, "{parts:?}");
         // Tasks are allocated in steps of 128 bytes.
         assert!(all <= 672, "{parts:?}");
+    }
+
+    /// A herd is as many requests under way at once.
+    #[test]
+    fn a_request_takes_little_room() {
+        fn size<'a, F>(_: impl FnOnce(&'a Tables, Stream, BytesMut) -> F) -> usize {
+            size_of::<F>()
+        }
+        // What few requests come to is in boxes of its own: answers of ours, the access service, TLS to servers.
+        assert!(size(serve) <= 3 << 10, "{}", size(serve));
     }
 
     /// A sender that never pauses must not be read past the relay's back-pressure.

@@ -165,8 +165,13 @@ where
                 moved |= state.poll_deadline(cx);
                 if let Some(outcome) = state.outcome() {
                     // Best effort: what matters has been written, and the streams are dropped after this.
-                    let _ = Pin::new(client).poll_shutdown(cx);
-                    let _ = Pin::new(upstream).poll_shutdown(cx);
+                    let [to_upstream, to_client] = &state.pipes;
+                    if !matches!(to_client.sink, Sink::Finished) {
+                        let _ = Pin::new(client).poll_shutdown(cx);
+                    }
+                    if !matches!(to_upstream.sink, Sink::Finished) {
+                        let _ = Pin::new(upstream).poll_shutdown(cx);
+                    }
                     return Poll::Ready(outcome);
                 }
                 if !moved {
@@ -219,7 +224,7 @@ impl State {
         &mut self,
         from: Side,
         source: &mut (impl AsyncRead + Unpin),
-        sink: &mut (impl AsyncWrite + Unpin),
+        sink: &mut (impl AsyncWrite + Delivery + Unpin),
         cx: &mut Context<'_>,
         work: &mut Workspace,
     ) -> bool {
@@ -274,6 +279,13 @@ impl State {
                 let (released, window) = chunk.split_at(judged.release);
                 let window = &window[judged.dropped..];
                 let released = if passing { released } else { &[] };
+                let answered = self.pipes[from.other() as usize].source.closed.is_some();
+                if answered
+                    && from == Side::Upstream
+                    && matches!(judged.found, Some(Found::Close { passed: true, .. }))
+                {
+                    sink.finish_with_next();
+                }
                 let pipe = &mut self.pipes[from as usize];
                 if pipe.forward(released, window, Pin::new(sink), cx).is_err() {
                     self.arm();

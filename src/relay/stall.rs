@@ -13,10 +13,13 @@ use std::task::Context;
 use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// What a stream knows of what it has taken.
+/// What a stream knows of what it has taken, and can do about what it takes.
 pub trait Delivery {
     /// How many bytes the far end has acknowledged since the stream began, where that is known.
     fn delivered(&self) -> Option<u64>;
+
+    /// What is written next is the last of the stream, and its end follows at once: they may travel together.
+    fn finish_with_next(&self);
 }
 
 /// The sides for which something waits.

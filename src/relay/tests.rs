@@ -986,12 +986,16 @@ impl Delivery for DuplexStream {
     fn delivered(&self) -> Option<u64> {
         None
     }
+
+    fn finish_with_next(&self) {}
 }
 
 impl Delivery for Choppy {
     fn delivered(&self) -> Option<u64> {
         None
     }
+
+    fn finish_with_next(&self) {}
 }
 
 impl AsyncRead for Choppy {

@@ -40,8 +40,6 @@ impl Acceptor {
         match self {
             Acceptor::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
-                // Whole frames are written at once; waiting for more to send would only delay them.
-                stream.set_nodelay(true)?;
                 Ok(Socket::Tcp(stream, peer))
             }
             Acceptor::Unix(listener) => {

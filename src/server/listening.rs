@@ -4,14 +4,15 @@ use super::accepting::Acceptor;
 use crate::admin::Admin;
 use crate::metrics::Metrics;
 use crate::proxy::Gate;
-use crate::proxy::settings::Address;
+use crate::proxy::settings::{Address, Tcp};
 use async_trait::async_trait;
 use pingora::apps::ServerApp;
 use pingora::server::{ListenFds, ShutdownWatch};
+use rustix::net::{self, AddressFamily, SocketFlags, SocketType, sockopt};
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -55,6 +56,8 @@ pub(super) struct Bound {
     configured: Address,
     /// Where it listens.
     pub address: Address,
+    /// What the sockets of its connections have from it.
+    tcp: Tcp,
     socket: OwnedFd,
 }
 
@@ -62,6 +65,7 @@ impl Bound {
     /// Binds, or takes the socket for this address out of those that another process handed over.
     pub fn new(
         address: &Address,
+        tcp: Tcp,
         inherited: &mut Vec<(String, OwnedFd)>,
     ) -> Result<Bound, BindError> {
         let error = |source| BindError {
@@ -71,27 +75,26 @@ impl Bound {
         let name = address.to_string();
         if let Some(at) = inherited.iter().position(|(known, _)| *known == name) {
             let (_, socket) = inherited.swap_remove(at);
+            if !matches!(address, Address::Unix(_)) {
+                prepare(&socket, tcp, Tcp::UNKNOWN).map_err(error)?;
+            }
             return Ok(Bound {
                 configured: address.clone(),
                 address: address.clone(),
+                tcp,
                 socket,
             });
         }
         let (bound, socket) = match address {
-            Address::Tcp(socket) => {
-                // The standard library sets SO_REUSEADDR: a restart does not wait for old connections to time out.
-                let listener = TcpListener::bind(socket).map_err(error)?;
-                // Of the standard library's 128 a herd that comes back would find most taken, and try again a second
-                // later; the system grants what it allows (net.core.somaxconn).
-                rustix::net::listen(&listener, i32::MAX).map_err(|errno| error(errno.into()))?;
-                let socket: SocketAddr = listener.local_addr().map_err(error)?;
-                listener.set_nonblocking(true).map_err(error)?;
-                (Address::Tcp(socket), listener.into())
+            Address::Tcp(address) => {
+                let listener = bind_tcp(address, tcp).map_err(error)?;
+                let bound = listener.local_addr().map_err(error)?;
+                (Address::Tcp(bound), listener.into())
             }
             Address::Unix(path) => {
                 remove_stale(path).map_err(error)?;
                 let listener = UnixListener::bind(path).map_err(error)?;
-                rustix::net::listen(&listener, i32::MAX).map_err(|errno| error(errno.into()))?;
+                net::listen(&listener, i32::MAX).map_err(|errno| error(errno.into()))?;
                 listener.set_nonblocking(true).map_err(error)?;
                 (address.clone(), listener.into())
             }
@@ -105,9 +108,35 @@ impl Bound {
         Ok(Bound {
             configured: address.clone(),
             address: bound,
+            tcp,
             socket,
         })
     }
+}
+
+/// A socket that has all its connections are to have from it before the first of them.
+fn bind_tcp(address: &SocketAddr, tcp: Tcp) -> io::Result<TcpListener> {
+    let family = match address {
+        SocketAddr::V4(_) => AddressFamily::INET,
+        SocketAddr::V6(_) => AddressFamily::INET6,
+    };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = net::socket_with(family, SocketType::STREAM, flags, None)?;
+    // A restart does not wait for old connections to time out.
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    prepare(&socket, tcp, Tcp::OFF)?;
+    net::bind(&socket, address)?;
+    // With the usual backlog of 128 a herd that comes back would find most places taken, and try again a second later; the
+    // system grants what it allows (net.core.somaxconn).
+    net::listen(&socket, i32::MAX)?;
+    Ok(socket.into())
+}
+
+/// Gives a listening socket what the sockets of its connections are to have.
+fn prepare(socket: &impl AsFd, tcp: Tcp, had: Tcp) -> io::Result<()> {
+    // Whole frames are written at once; waiting for more to send would only delay them.
+    sockopt::set_tcp_nodelay(socket, true)?;
+    tcp.apply(socket, had)
 }
 
 /// Removes a socket that nobody listens on any more; one that somebody does listen on is in use.
@@ -129,18 +158,19 @@ fn remove_stale(path: &Path) -> io::Result<()> {
 
 /// An application that may want to know whose connections it takes.
 pub(super) trait At: ServerApp + Clone + Send + Sync + 'static {
-    /// The same for the connections of one listener, by its address in the configuration.
-    fn at(&self, listener: &Address) -> Self;
+    /// The same for the connections of one listener, by its address in the configuration; their sockets have this from the
+    /// listening one.
+    fn at(&self, listener: &Address, inherited: Tcp) -> Self;
 }
 
 impl At for Gate {
-    fn at(&self, listener: &Address) -> Self {
-        Gate::at(self, listener)
+    fn at(&self, listener: &Address, inherited: Tcp) -> Self {
+        Gate::at(self, listener, inherited)
     }
 }
 
 impl At for Admin {
-    fn at(&self, _listener: &Address) -> Self {
+    fn at(&self, _listener: &Address, _inherited: Tcp) -> Self {
         self.clone()
     }
 }
@@ -165,6 +195,7 @@ struct State {
 struct Open {
     configured: Address,
     address: Address,
+    tcp: Tcp,
     /// For a new process. The accept loop has a descriptor of its own.
     socket: Arc<OwnedFd>,
     stop: watch::Sender<bool>,
@@ -219,6 +250,7 @@ impl<A: At> Listeners<A> {
             let open = Open {
                 configured: bound.configured,
                 address: bound.address,
+                tcp: bound.tcp,
                 socket: Arc::new(bound.socket),
                 stop: watch::Sender::new(false),
             };
@@ -266,7 +298,7 @@ impl<A: At> Listeners<A> {
         let socket = open.socket.try_clone();
         match socket.and_then(|socket| Acceptor::new(&open.address, socket)) {
             Ok(acceptor) => {
-                let app = Arc::new(self.app.at(&open.configured));
+                let app = Arc::new(self.app.at(&open.configured, open.tcp));
                 let (metrics, stop) = (self.metrics.clone(), open.stop.subscribe());
                 runtime.spawn(acceptor.run(open.address.clone(), app, metrics, stop));
             }

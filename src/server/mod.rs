@@ -14,7 +14,7 @@ use crate::admin::{Admin, Drains};
 use crate::config::Config;
 use crate::deploy::Control;
 use crate::metrics::Metrics;
-use crate::proxy::settings::Address;
+use crate::proxy::settings::{Address, Tcp};
 use crate::proxy::{Checks, Discovery, Gate, Pools, Relief, Table};
 use crate::service::{self, OwnerError};
 use async_trait::async_trait;
@@ -85,7 +85,8 @@ impl Gateway {
             metrics.clone(),
         );
         let listeners = config.proxy.listeners.iter();
-        let bound = listeners.map(|listener| Bound::new(&listener.address, &mut sockets));
+        let tcp = config.proxy.client.tcp;
+        let bound = listeners.map(|listener| Bound::new(&listener.address, tcp, &mut sockets));
         gate.add(bound.collect::<Result<_, _>>()?);
         server.add_service(Serving::new(gate.clone(), None));
 
@@ -95,7 +96,7 @@ impl Gateway {
             let drains = Drains::new(control.clone(), pools.clone());
             let endpoints = Admin::new(&config.admin, metrics.clone(), ready.clone(), drains, ask);
             let listeners = Listeners::new("admin", endpoints, metrics.clone());
-            listeners.add(vec![Bound::new(address, &mut sockets)?]);
+            listeners.add(vec![Bound::new(address, Tcp::OFF, &mut sockets)?]);
             server.add_service(Serving::new(listeners.clone(), Some(1)));
             admin = Some(listeners);
         }

@@ -12,6 +12,7 @@ use crate::deploy::Control;
 use crate::drain::Cause;
 use crate::log;
 use crate::metrics::Metrics;
+use crate::proxy::settings::Tcp;
 use crate::proxy::{Departing, Departure, Gate, Pool, Pools, Table};
 use crate::service;
 use std::path::PathBuf;
@@ -102,17 +103,17 @@ impl Live {
             .map(|listener| listener.address.clone())
             .collect();
         let wanted_admin: Vec<_> = config.admin.listen.iter().cloned().collect();
-        let bind = |addresses: Vec<_>| {
+        let bind = |addresses: Vec<_>, tcp| {
             let bound = addresses
                 .iter()
-                .map(|address| Bound::new(address, &mut Vec::new()));
+                .map(|address| Bound::new(address, tcp, &mut Vec::new()));
             bound
                 .collect::<Result<Vec<_>, _>>()
                 .map_err(|error| error.to_string())
         };
-        let bound = bind(self.gate.missing(&wanted))?;
+        let bound = bind(self.gate.missing(&wanted), config.proxy.client.tcp)?;
         let bound_admin = match &self.admin {
-            Some(admin) => bind(admin.missing(&wanted_admin))?,
+            Some(admin) => bind(admin.missing(&wanted_admin), Tcp::OFF)?,
             None => Vec::new(),
         };
 

@@ -102,6 +102,8 @@ def test_a_reload_is_for_new_connections(start_rig):
     rig.gate.reload(rig.gate.file.read_text().replace("30s", "18s"))
     assert options(rig.gate, session.client.sock.getsockname())["idle"] == 30
     assert of_session(rig)[0] == told(18, 3, 120_000)
+    rig.gate.reload(rig.gate.file.read_text().replace("18s", "0s"))
+    assert of_session(rig)[0]["keepalive"] == 0
     session.finish()
 
 

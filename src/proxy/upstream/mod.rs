@@ -13,7 +13,7 @@ pub use departing::Departing;
 pub use pools::{Departure, Pools};
 pub use server::{Occupied, Server, Standing, State};
 
-use super::settings::{Address, Balance, Upstream};
+use super::settings::{Address, Balance, Tcp, Upstream};
 use super::shortage::Shortage;
 use super::socket::Socket;
 use super::tunnel;
@@ -305,7 +305,7 @@ impl Pool {
         peer.options.read_timeout = Some(settings.read_timeout);
         let tcp = settings.tcp;
         peer.options.upstream_tcp_sock_tweak_hook = Some(Arc::new(move |socket| {
-            let set = tcp.apply(socket);
+            let set = tcp.apply(socket, Tcp::OFF);
             set.or_err(ErrorType::SocketError, "the options of a socket")
         }));
         if let Some(tls) = &settings.tls {

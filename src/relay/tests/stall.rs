@@ -98,6 +98,8 @@ impl Delivery for Slow {
     fn delivered(&self) -> Option<u64> {
         Some(self.delivered.load(Ordering::Relaxed))
     }
+
+    fn finish_with_next(&self) {}
 }
 
 impl AsyncRead for Slow {
