@@ -59,8 +59,12 @@ class Process:
         return self._process.poll() is None
 
     def start(self, ready):
-        """Waits until it is ready."""
-        wait_until(lambda: ready() or not self.runs(), "the proxy to start")
+        """Waits until it is ready. Where it does not come to that, it is ended."""
+        try:
+            wait_until(lambda: ready() or not self.runs(), "the proxy to start")
+        except TimeoutError:
+            self.stop()
+            raise
         if not self.runs():
             raise RuntimeError(f"the proxy ended at its start: {self.log.read_text()}")
 

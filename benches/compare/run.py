@@ -61,7 +61,7 @@ def main():
             for name in options.only:
                 if name != "wsgate" and scenario in scenarios.OWN:
                     continue
-                if name == "direct" and scenario in scenarios.TLS:
+                if name == "direct" and (options.trace or scenario in scenarios.TLS):
                     continue
                 measured = measure(scenario, name, load, options)
                 results.append({"scenario": scenario, "proxy": name, "round": round_number} | measured)

@@ -46,7 +46,6 @@ pub(super) async fn read(
             Err(_) => return Err(NoHead::TimedOut),
         }
         if had == 0 {
-            deadline = Instant::now() + client.header_timeout;
             // RFC 9112 §2.2: "a server [...] SHOULD ignore at least one empty line (CRLF) received prior to the
             // request-line."
             let empty = head
@@ -54,6 +53,10 @@ pub(super) async fn read(
                 .take_while(|byte| matches!(byte, b'\r' | b'\n'))
                 .count();
             let _ = head.split_to(empty);
+            if head.is_empty() {
+                continue;
+            }
+            deadline = Instant::now() + client.header_timeout;
         }
         // The end may lie across the border to what was there before.
         match end_of_head(&head[had.saturating_sub(3).min(head.len())..]) {
@@ -252,6 +255,28 @@ mod tests {
             () = drip => panic!("dripping was not interrupted"),
         };
         assert!(matches!(head, Err(NoHead::TimedOut)), "{head:?}");
+    }
+
+    /// RFC 9112 §2.2 has empty lines ignored, which is no reason to wait for ever.
+    #[tokio::test(start_paused = true)]
+    async fn empty_lines_do_not_extend_the_time() {
+        let client = Client {
+            header_timeout: Duration::from_secs(3),
+            ..Client::default()
+        };
+        let (mut far, near) = duplex(64);
+        let mut stream: Stream = Box::new(near);
+        let drip = async {
+            for _ in 0..100 {
+                far.write_all(b"\r\n").await.unwrap();
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        };
+        let head = tokio::select! {
+            head = read(&mut stream, &client, Duration::from_secs(60)) => head,
+            () = drip => panic!("dripping was not interrupted"),
+        };
+        assert!(matches!(head, Err(NoHead::Idle)), "{head:?}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,9 +1,9 @@
 //! The seat on Pingora; the only room that names its HTTP types.
 //!
-//! [`Gate`] takes the connections of the listeners and reads the head of each request; [`Seat`] is the
-//! [`ProxyHttp`] that Pingora's proxy asks. A plain request takes Pingora's ordinary path to the same pools. An upgrade
-//! request is answered in `request_filter` (`upgrade`): it has to leave Pingora's session, because body filters run
-//! only when bytes arrive, and an idle connection could then never be told anything.
+//! [`Gate`] takes the connections of the listeners and reads the head of each request. A plain request takes Pingora's
+//! ordinary path to the same pools; [`Seat`] is the [`ProxyHttp`] that Pingora's proxy asks. An upgrade request does not
+//! come there (`upgrade`): Pingora's session parses it and is left behind, because body filters run only when bytes
+//! arrive, and an idle connection could then never be told anything.
 
 mod access;
 mod answer;

@@ -47,7 +47,11 @@ pub(super) async fn serve(
     stream: Stream,
     mut head: BytesMut,
 ) -> Option<(Stream, BytesMut)> {
-    let behind = head.split_off(head::len(&head));
+    let behind = match head::len(&head) {
+        // As nearly always. Splitting off nothing would have both share the memory.
+        len if len == head.len() => BytesMut::new(),
+        len => head.split_off(len),
+    };
     let mut session = Box::new(ServerSession::new_http1(stream));
     session.set_pipelined_prefix(head);
     match session.read_request().await {
@@ -77,6 +81,8 @@ pub(super) async fn serve(
     None
 }
 
+/// Answers one that does, and counts what came of it. `behind` came behind its head.
+///
 /// # Errors
 /// Only those of the client's own connection.
 async fn answer(tables: &Tables, mut session: Box<ServerSession>, behind: BytesMut) -> Result<()> {

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from rig import http, raw
-from rig.raw import TIMEOUT
+from rig.raw import TIMEOUT, Pump
 
 FRONT = {"trusted_proxies": ["127.0.0.0/8"]}
 ROUTE = "wsgate_handshakes_total"
@@ -48,6 +48,19 @@ def test_what_a_trusted_proxy_says_of_the_scheme_stays(start_rig):
     session = rig.open(request={"headers": headers})
     assert (session.request.get("X-Forwarded-Proto"), session.request.get("X-Forwarded-Host")) == ("https", "chat.test")
     session.finish()
+
+
+def test_a_chain_of_proxies_without_end(start_rig):
+    """Its nearest 32 are looked at, and vouch for nobody farther away; a mebibyte is too large."""
+    rig = start_rig(client=FRONT | {"max_header_size": "1MB"})
+    session = rig.open(request=claim("203.0.113.7, " + ", ".join(["127.0.0.9"] * 80_000)))
+    session.finish()
+    rig.gate.wait_for_log(lambda line: "connection ended" in line and "client=127.0.0.9" in line, "of the client")
+    client = rig.connect()
+    pump = Pump(client, http.upgrade_request("/", extra=["X-Forwarded-For: " + "127.0.0.9, " * 100_000]), 1)
+    assert client.read_head().status == 431
+    pump.join()
+    rig.assert_works()
 
 
 @pytest.mark.parametrize("address", ["203.0.113.7", "198.51.100.1", "2001:db8::7"])
