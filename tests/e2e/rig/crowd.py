@@ -149,11 +149,13 @@ class Crowd:
 
     async def _run(self):
         self._loop, self._over = asyncio.get_running_loop(), asyncio.Event()
-        clients = [asyncio.create_task(self._live(number)) for number in range(self.size)]
+        clients = {asyncio.create_task(self._live(number)) for number in range(self.size)}
         await self._over.wait()
-        for client in clients:
-            client.cancel()
-        await asyncio.gather(*clients, return_exceptions=True)
+        while clients:
+            for client in clients:
+                client.cancel()
+            # Once more for those who were not told: `wait_for` of Python 3.11 loses it where what it waits for ends just then.
+            _, clients = await asyncio.wait(clients, timeout=1)
 
     async def _live(self, number):
         messages = 0
