@@ -34,7 +34,7 @@ def markdown(results, machine):
     """A table per scenario."""
     lines = [
         f"{machine['cpu']}, {machine['cores']} cores (one for the proxy, one for load and server), {machine['system']}, "
-        f"{machine['date']}. " + "; ".join(v for v in machine["versions"].values() if v) + "."
+        f"{machine['date']}. " + "; ".join(dict.fromkeys(v for v in machine["versions"].values() if v)) + "."
     ]
     for scenario in dict.fromkeys(result["scenario"] for result in results):
         lines += ["", f"**{scenario}**", "", *table([one for one in results if one["scenario"] == scenario])]

@@ -8,6 +8,7 @@ import http.client
 import json
 import os
 import pathlib
+import re
 import socket
 import ssl
 import subprocess
@@ -89,7 +90,8 @@ class Tunnel:
 
     @classmethod
     def version(cls, binaries):
-        return version(cls.path(binaries), *cls.says_version)
+        said = version(cls.path(binaries), *cls.says_version)
+        return f"{cls.title.split(',')[0]} {re.search(r'[0-9]+([.][0-9]+)+', said)[0]}"
 
     def stop(self):
         self._process.stop()
