@@ -10,6 +10,7 @@ mod answer;
 mod balance;
 mod checks;
 mod clients;
+mod connection;
 mod delivery;
 mod discovery;
 mod head;

@@ -7,7 +7,6 @@
 use super::settings::{Address, Tcp};
 use super::shortage::Shortage;
 use super::socket::Socket;
-use super::upstream::Server;
 use crate::tls;
 use async_trait::async_trait;
 use pingora::connectors::L4Connect;
@@ -20,9 +19,14 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use tokio::net::UnixStream;
 
-/// Has connections to this peer made by TLS.
-pub(super) fn through(peer: &mut HttpPeer, server: &Server, settings: &tls::Connect, tcp: Tcp) {
-    let (address, name) = (&server.address, server.name.as_deref());
+/// Has connections to this peer, a server at this address and of this name, made by TLS.
+pub(super) fn through(
+    peer: &mut HttpPeer,
+    address: &Address,
+    name: Option<&str>,
+    settings: &tls::Connect,
+    tcp: Tcp,
+) {
     let mut hasher = DefaultHasher::new();
     (address, name, settings.number()).hash(&mut hasher);
     peer.group_key = hasher.finish();

@@ -1,5 +1,5 @@
 //! A WebSocket from its upgrade request to the relay: the handshake with the server, the 101, the take-over of both
-//! connections.
+//! connections; what comes after that is `connection`'s.
 //!
 //! Nothing that a client sent behind its request reaches a server before the server's 101 was verified. A connection on
 //! which an upgrade failed is never used again, on either side.
@@ -7,20 +7,17 @@
 use super::access::{self, Vouched};
 use super::answer::{Answer, text};
 use super::balance::hash_key;
-use super::clients::Admitted;
+use super::connection::{Connection, place};
 use super::headers;
 use super::identity::{Identity, forwarded};
 use super::socket::Socket;
 use super::table::{Full, RouteState, Ticket};
-use super::upstream::{Occupied, Server};
 use super::{Tables, head, tls_of};
 use crate::deploy::Enrolled;
-use crate::drain::{self, Place};
+use crate::drain;
 use crate::handshake::{self, Agreed, Deflate, Refusal, Request};
-use crate::inspect::Side;
-use crate::inspect::closing::Cause;
 use crate::metrics::Handshake;
-use crate::relay::{Outcome, Relay};
+use crate::relay::Relay;
 use bytes::{Bytes, BytesMut};
 use http::header::{self, HeaderName};
 use http::{StatusCode, Version};
@@ -28,10 +25,8 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v1::client::HttpSession as UpstreamSession;
-use pingora::protocols::l4::socket::SocketAddr;
 use pingora::{Error, ErrorType, Result};
 use std::future::{Future, poll_fn};
-use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -502,116 +497,6 @@ async fn at_once(read: impl Future<Output = Result<Option<Bytes>>>) -> BytesMut 
     chunk.await.map(BytesMut::from).unwrap_or_default()
 }
 
-/// Where a connection of a route to this server stands in the roster.
-fn place(route: &RouteState, server: &Server) -> Place {
-    Place {
-        upstream: route.pool.index,
-        server: server.number,
-        generation: route.pool.members().generation,
-    }
-}
-
-/// What has to be known of a connection until its end, for the log and the metrics.
-struct Connection {
-    ticket: Ticket,
-    _admitted: Option<Box<Admitted>>,
-    /// The client's address, where it is not that of the peer.
-    client: Option<IpAddr>,
-    server: Occupied,
-    protocol: Option<Box<str>>,
-    started: Instant,
-}
-
-impl Connection {
-    #[expect(
-        clippy::manual_async_fn,
-        reason = "an async fn keeps a second place for each of its arguments, in every idle connection"
-    )]
-    fn run(
-        self,
-        mut relay: Relay<Stream, Socket>,
-        enrolled: Enrolled,
-    ) -> impl Future<Output = ()> + Send {
-        async move {
-            let outcome = (&mut relay).await;
-            let peer = relay.client().get_socket_digest();
-            let peer = peer.as_ref().and_then(|digest| digest.peer_addr());
-            self.handle_end(&outcome, enrolled, peer);
-        }
-    }
-
-    fn handle_end(&self, outcome: &Outcome, mut enrolled: Enrolled, peer: Option<&SocketAddr>) {
-        let route = &self.ticket.route;
-        match outcome.cause {
-            Cause::Drained { source } => route.terms.metrics.drained(source),
-            Cause::UpstreamRestarts { .. } => {
-                if outcome.client_told.is_some() {
-                    enrolled.handle_return();
-                    route.terms.metrics.drained(drain::Cause::Upstream.label());
-                }
-                let name = format!("{} {}", route.pool.name, self.server.address);
-                route
-                    .control
-                    .handle_restart(place(route, &self.server), &name);
-            }
-            Cause::Vanished { by: Side::Upstream } | Cause::Stalled { by: Side::Upstream }
-                if outcome.client_told.is_some() =>
-            {
-                enrolled.handle_return();
-                route.terms.metrics.drained(drain::Cause::Crash.label());
-            }
-            Cause::Violation { .. }
-            | Cause::Closed { .. }
-            | Cause::Vanished { .. }
-            | Cause::Stalled { .. }
-            | Cause::Idle
-            | Cause::Overload => {}
-        }
-        drop(enrolled);
-        self.log(outcome, peer);
-        route
-            .terms
-            .metrics
-            .connection_ended(route.name(), self.started.elapsed());
-    }
-
-    fn log(&self, outcome: &Outcome, peer: Option<&SocketAddr>) {
-        let Outcome {
-            cause,
-            from_client,
-            from_upstream,
-            ..
-        } = outcome;
-        let (violation, at) = match cause {
-            Cause::Violation { violation, .. } => {
-                (Some(violation.kind.label()), Some(violation.at))
-            }
-            _ => (None, None),
-        };
-        tracing::info!(
-            route = self.ticket.route.name(),
-            upstream = self.ticket.route.pool.name,
-            server = %self.server.address,
-            peer = peer.map_or_else(|| "unix".to_owned(), ToString::to_string),
-            client = self.client.map(tracing::field::display),
-            protocol = self.protocol,
-            duration_ms = self.started.elapsed().as_millis() as u64,
-            messages_from_client = from_client.messages,
-            bytes_from_client = from_client.bytes,
-            messages_from_upstream = from_upstream.messages,
-            bytes_from_upstream = from_upstream.bytes,
-            initiator = cause.initiator(),
-            cause = cause.label(),
-            violation,
-            at,
-            client_told = outcome.client_told.flatten(),
-            upstream_told = outcome.upstream_told.flatten(),
-            timed_out = outcome.timed_out,
-            "connection ended"
-        );
-    }
-}
-
 /// The host that a request asks for, port included.
 pub(super) fn host_of(request: &RequestHeader) -> &str {
     match request.uri.authority() {
@@ -624,23 +509,6 @@ pub(super) fn host_of(request: &RequestHeader) -> &str {
 mod tests {
     use super::*;
     use std::future::{pending, ready};
-
-    /// What every idle connection has, beside its two sockets: nothing of the handshake, and nothing twice.
-    #[test]
-    fn a_connection_takes_no_more_than_it_needs() {
-        fn size<F>(_: impl FnOnce(Connection, Relay<Stream, Socket>, Enrolled) -> F) -> usize {
-            size_of::<F>()
-        }
-        let parts = [
-            size_of::<Connection>(),
-            size_of::<Relay<Stream, Socket>>(),
-            size_of::<Enrolled>(),
-        ];
-        let all: usize = parts.iter().sum();
-        assert!(size(Connection::run) <= all + 16, "{parts:?}");
-        // Tasks are allocated in steps of 128 bytes.
-        assert!(all <= 672, "{parts:?}");
-    }
 
     /// A herd is as many requests under way at once.
     #[test]

@@ -309,7 +309,8 @@ impl Pool {
             set.or_err(ErrorType::SocketError, "the options of a socket")
         }));
         if let Some(tls) = &settings.tls {
-            tunnel::through(&mut peer, server, tls, settings.tcp);
+            let name = server.name.as_deref();
+            tunnel::through(&mut peer, &server.address, name, tls, settings.tcp);
         }
         // Only WebSockets are upgraded here, and those do not take Pingora's path.
         peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::deny_upgrades();

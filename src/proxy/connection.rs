@@ -1,0 +1,147 @@
+//! A proxied connection after its 101: what is done about its end, in the drains, the metrics and the log.
+
+use super::clients::Admitted;
+use super::socket::Socket;
+use super::table::{RouteState, Ticket};
+use super::upstream::{Occupied, Server};
+use crate::deploy::Enrolled;
+use crate::drain::{self, Place};
+use crate::inspect::Side;
+use crate::inspect::closing::Cause;
+use crate::relay::{Outcome, Relay};
+use pingora::protocols::Stream;
+use pingora::protocols::l4::socket::SocketAddr;
+use std::net::IpAddr;
+use std::time::Instant;
+
+/// Where a connection of a route to this server stands in the roster.
+pub(super) fn place(route: &RouteState, server: &Server) -> Place {
+    Place {
+        upstream: route.pool.index,
+        server: server.number,
+        generation: route.pool.members().generation,
+    }
+}
+
+/// What has to be known of a connection until its end, for the log and the metrics.
+pub(super) struct Connection {
+    pub ticket: Ticket,
+    pub _admitted: Option<Box<Admitted>>,
+    /// The client's address, where it is not that of the peer.
+    pub client: Option<IpAddr>,
+    pub server: Occupied,
+    pub protocol: Option<Box<str>>,
+    pub started: Instant,
+}
+
+impl Connection {
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "an async fn keeps a second place for each of its arguments, in every idle connection"
+    )]
+    pub fn run(
+        self,
+        mut relay: Relay<Stream, Socket>,
+        enrolled: Enrolled,
+    ) -> impl Future<Output = ()> + Send {
+        async move {
+            let outcome = (&mut relay).await;
+            let peer = relay.client().get_socket_digest();
+            let peer = peer.as_ref().and_then(|digest| digest.peer_addr());
+            self.handle_end(&outcome, enrolled, peer);
+        }
+    }
+
+    fn handle_end(&self, outcome: &Outcome, mut enrolled: Enrolled, peer: Option<&SocketAddr>) {
+        let route = &self.ticket.route;
+        match outcome.cause {
+            Cause::Drained { source } => route.terms.metrics.drained(source),
+            Cause::UpstreamRestarts { .. } => {
+                if outcome.client_told.is_some() {
+                    enrolled.handle_return();
+                    route.terms.metrics.drained(drain::Cause::Upstream.label());
+                }
+                let name = format!("{} {}", route.pool.name, self.server.address);
+                route
+                    .control
+                    .handle_restart(place(route, &self.server), &name);
+            }
+            Cause::Vanished { by: Side::Upstream } | Cause::Stalled { by: Side::Upstream }
+                if outcome.client_told.is_some() =>
+            {
+                enrolled.handle_return();
+                route.terms.metrics.drained(drain::Cause::Crash.label());
+            }
+            Cause::Violation { .. }
+            | Cause::Closed { .. }
+            | Cause::Vanished { .. }
+            | Cause::Stalled { .. }
+            | Cause::Idle
+            | Cause::Overload => {}
+        }
+        drop(enrolled);
+        self.log(outcome, peer);
+        route
+            .terms
+            .metrics
+            .connection_ended(route.name(), self.started.elapsed());
+    }
+
+    fn log(&self, outcome: &Outcome, peer: Option<&SocketAddr>) {
+        let Outcome {
+            cause,
+            from_client,
+            from_upstream,
+            ..
+        } = outcome;
+        let (violation, at) = match cause {
+            Cause::Violation { violation, .. } => {
+                (Some(violation.kind.label()), Some(violation.at))
+            }
+            _ => (None, None),
+        };
+        tracing::info!(
+            route = self.ticket.route.name(),
+            upstream = self.ticket.route.pool.name,
+            server = %self.server.address,
+            peer = peer.map_or_else(|| "unix".to_owned(), ToString::to_string),
+            client = self.client.map(tracing::field::display),
+            protocol = self.protocol,
+            duration_ms = self.started.elapsed().as_millis() as u64,
+            messages_from_client = from_client.messages,
+            bytes_from_client = from_client.bytes,
+            messages_from_upstream = from_upstream.messages,
+            bytes_from_upstream = from_upstream.bytes,
+            initiator = cause.initiator(),
+            cause = cause.label(),
+            violation,
+            at,
+            client_told = outcome.client_told.flatten(),
+            upstream_told = outcome.upstream_told.flatten(),
+            timed_out = outcome.timed_out,
+            "connection ended"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What every idle connection has, beside its two sockets: nothing of the handshake, and nothing twice.
+    #[test]
+    fn a_connection_takes_no_more_than_it_needs() {
+        fn size<F>(_: impl FnOnce(Connection, Relay<Stream, Socket>, Enrolled) -> F) -> usize {
+            size_of::<F>()
+        }
+        let parts = [
+            size_of::<Connection>(),
+            size_of::<Relay<Stream, Socket>>(),
+            size_of::<Enrolled>(),
+        ];
+        let all: usize = parts.iter().sum();
+        assert!(size(Connection::run) <= all + 16, "{parts:?}");
+        // Tasks are allocated in steps of 128 bytes.
+        assert!(all <= 672, "{parts:?}");
+    }
+}
