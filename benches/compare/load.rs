@@ -386,13 +386,8 @@ async fn connect_and_leave(target: Target, connections: usize, lasting: Duration
             Ok(came)
         });
     }
-    let (mut came, mut failures) = (0, Vec::new());
-    while let Some(result) = clients.join_next().await {
-        match result.expect("a client does not panic") {
-            Ok(n) => came += n,
-            Err(error) => failures.push(error.to_string()),
-        }
-    }
+    let (came, failures) = all(clients).await;
+    let came: u64 = came.iter().sum();
     let took = start.elapsed().as_secs_f64();
     println!("{{\"messages\": {came}, \"seconds\": {took:.4}, \"failures\": {failures:?}}}");
     wait_for_line().await;
@@ -412,13 +407,7 @@ async fn herd(target: Target, connections: usize) {
                 .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
         });
     }
-    let (mut open, mut failures) = (Vec::new(), Vec::new());
-    while let Some(result) = clients.join_next().await {
-        match result.expect("a client does not panic") {
-            Ok(stream) => open.push(stream),
-            Err(error) => failures.push(error.to_string()),
-        }
-    }
+    let (open, failures) = all(clients).await;
     let took = start.elapsed().as_secs_f64();
     println!(
         "{{\"messages\": {}, \"seconds\": {took:.4}, \"failures\": {failures:?}}}",
@@ -448,16 +437,24 @@ async fn stay(target: Target, connections: usize) {
             io::Result::Ok(u16::from_be_bytes([code_high, code_low]))
         });
     }
-    let (mut told, mut failures) = (0, Vec::new());
+    let (codes, mut failures) = all(clients).await;
+    let (told, others): (Vec<_>, Vec<_>) = codes.into_iter().partition(|code| *code == 1012);
+    failures.extend(others.iter().map(|code| format!("told {code}")));
+    let told = told.len();
+    println!("{{\"told\": {told}, \"failures\": {failures:?}}}");
+    wait_for_line().await;
+}
+
+/// What came of all of them, and what kept the others from it.
+async fn all<T: 'static>(mut clients: JoinSet<io::Result<T>>) -> (Vec<T>, Vec<String>) {
+    let (mut done, mut failures) = (Vec::new(), Vec::new());
     while let Some(result) = clients.join_next().await {
         match result.expect("a client does not panic") {
-            Ok(1012) => told += 1,
-            Ok(code) => failures.push(format!("told {code}")),
+            Ok(value) => done.push(value),
             Err(error) => failures.push(error.to_string()),
         }
     }
-    println!("{{\"told\": {told}, \"failures\": {failures:?}}}");
-    wait_for_line().await;
+    (done, failures)
 }
 
 /// A line of whoever started this; empty at the end of its input.

@@ -12,7 +12,9 @@ use crate::inspect::closing::UpstreamClose;
 use crate::inspect::{Kind, Mode};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use stall::Slow;
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
 use tokio::task::JoinHandle;
@@ -1285,4 +1287,45 @@ async fn an_idle_connection_is_closed_whatever_it_answers() {
     assert_eq!(outcome.cause, Cause::Idle);
     let after = started.elapsed();
     assert!((70..72).contains(&after.as_secs()), "{after:?}");
+}
+
+/// A stream that is told so keeps what it is given until its end follows, which after any other Close may be long.
+#[tokio::test(start_paused = true)]
+async fn only_the_answer_to_a_clients_close_leaves_with_the_end() {
+    for (closer, times) in [(Side::Client, 1), (Side::Upstream, 0)] {
+        let (mut client, near_client) = duplex(4096);
+        let (mut upstream, near_upstream) = duplex(4096);
+        let finished: Arc<AtomicU64> = Arc::default();
+        let near_client = Slow {
+            inner: near_client,
+            delivered: Arc::default(),
+            finished: finished.clone(),
+        };
+        let relay = tokio::spawn(Relay::new(
+            Arc::new(plain(Rules::default())),
+            Arc::default(),
+            near_client,
+            BytesMut::new(),
+            near_upstream,
+            BytesMut::new(),
+        ));
+        let text = frame(Side::Upstream, 0x81, b"before it");
+        upstream.write_all(&text).await.expect("taken");
+        let end = match closer {
+            Side::Client => &mut client,
+            Side::Upstream => &mut upstream,
+        };
+        let close = close_frame(closer, 1000, "");
+        end.write_all(&close).await.expect("taken");
+        let (told, answered) = tokio::join!(
+            answering(Some(client), Side::Client),
+            answering(Some(upstream), Side::Upstream)
+        );
+        assert_eq!((told.code(), answered.code()), (Some(1000), Some(1000)));
+        assert_eq!(
+            relay.await.expect("no panic").cause.initiator(),
+            closer.label()
+        );
+        assert_eq!(finished.load(Ordering::Relaxed), times, "{closer:?}");
+    }
 }

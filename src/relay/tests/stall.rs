@@ -1,7 +1,6 @@
 //! Sides that take nothing, or too little, of what waits for them.
 
 use super::*;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Waker;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -89,9 +88,11 @@ async fn zero_is_for_ever() {
 }
 
 /// A stream that has taken all it can, and delivers it slowly.
-struct Slow {
-    inner: DuplexStream,
-    delivered: Arc<AtomicU64>,
+pub(super) struct Slow {
+    pub inner: DuplexStream,
+    pub delivered: Arc<AtomicU64>,
+    /// How often it was told that the next is the last.
+    pub finished: Arc<AtomicU64>,
 }
 
 impl Delivery for Slow {
@@ -99,7 +100,9 @@ impl Delivery for Slow {
         Some(self.delivered.load(Ordering::Relaxed))
     }
 
-    fn finish_with_next(&self) {}
+    fn finish_with_next(&self) {
+        self.finished.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 impl AsyncRead for Slow {
@@ -140,6 +143,7 @@ async fn a_slow_network_is_no_stall() {
     let near_client = Slow {
         inner: near_client,
         delivered: delivered.clone(),
+        finished: Arc::default(),
     };
     let relay = tokio::spawn(Relay::new(
         patient(MINUTE),
