@@ -28,6 +28,18 @@ const KEY_BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),
 );
 
+/// The headers of a message, as whoever parsed it has them.
+pub trait Fields {
+    /// The values of the lines of this name, in their order.
+    fn lines(&self, name: HeaderName) -> impl Iterator<Item = &[u8]>;
+}
+
+impl Fields for HeaderMap {
+    fn lines(&self, name: HeaderName) -> impl Iterator<Item = &[u8]> {
+        self.get_all(name).into_iter().map(HeaderValue::as_bytes)
+    }
+}
+
 /// A correct request for a WebSocket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
@@ -48,8 +60,13 @@ impl Request {
     ///
     /// # Errors
     /// [`Refusal::Extensions`], unless compression is off anyway.
-    pub fn offer(&mut self, headers: &HeaderMap, compression: Compression) -> Result<(), Refusal> {
-        self.offers = deflate::offers(extension_lines(headers), compression)?;
+    pub fn offer(
+        &mut self,
+        headers: &impl Fields,
+        compression: Compression,
+    ) -> Result<(), Refusal> {
+        self.offers =
+            deflate::offers(headers.lines(header::SEC_WEBSOCKET_EXTENSIONS), compression)?;
         Ok(())
     }
 
@@ -143,6 +160,8 @@ impl fmt::Display for Refusal {
 /// Why a 101 does not make a tunnel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BadSwitch {
+    /// RFC 9112 §5: lines that are folded, that are too many, or that are no headers.
+    Head,
     /// §4.1: `Upgrade: websocket` is missing or says more.
     Upgrade,
     /// §4.1: `Connection: Upgrade` is missing.
@@ -160,6 +179,7 @@ pub enum BadSwitch {
 impl fmt::Display for BadSwitch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            BadSwitch::Head => "the head of its 101 is malformed",
             BadSwitch::Upgrade => "its 101 has no `Upgrade: websocket`",
             BadSwitch::Connection => "its 101 has no `Connection: Upgrade`",
             BadSwitch::Accept => "the Sec-WebSocket-Accept of its 101 does not answer the key",
@@ -173,9 +193,9 @@ impl fmt::Display for BadSwitch {
 /// Whether a request means to open a WebSocket, correctly or not.
 ///
 /// `Sec-WebSocket-Key` without `Upgrade` counts: it is what is left where a proxy in front removes hop-by-hop headers.
-pub fn is_attempt(headers: &HeaderMap) -> bool {
+pub fn is_attempt(headers: &impl Fields) -> bool {
     tokens(headers, header::UPGRADE).any(is_websocket)
-        || headers.contains_key(header::SEC_WEBSOCKET_KEY)
+        || headers.lines(header::SEC_WEBSOCKET_KEY).next().is_some()
 }
 
 /// Reads a request that [means](is_attempt) to open a WebSocket.
@@ -185,7 +205,7 @@ pub fn is_attempt(headers: &HeaderMap) -> bool {
 pub fn check_request(
     method: &Method,
     version: Version,
-    headers: &HeaderMap,
+    headers: &impl Fields,
 ) -> Result<Request, Refusal> {
     let holds = |ok: bool, refusal| if ok { Ok(()) } else { Err(refusal) };
     holds(method == Method::GET, Refusal::Method)?;
@@ -202,11 +222,10 @@ pub fn check_request(
         tokens(headers, header::CONNECTION).any(is_upgrade),
         Refusal::Connection,
     )?;
-    let no_body = !headers.contains_key(header::TRANSFER_ENCODING)
+    let no_body = headers.lines(header::TRANSFER_ENCODING).next().is_none()
         && headers
-            .get_all(header::CONTENT_LENGTH)
-            .iter()
-            .all(|length| length == "0");
+            .lines(header::CONTENT_LENGTH)
+            .all(|length| length == b"0");
     holds(no_body, Refusal::Body)?;
     let version = single(headers, header::SEC_WEBSOCKET_VERSION).ok_or(Refusal::MissingVersion)?;
     holds(version == VERSION.as_bytes(), Refusal::OtherVersion)?;
@@ -233,7 +252,7 @@ pub fn check_request(
 ///
 /// # Errors
 /// The first rule of RFC 6455 §4.1 (the client's checks) that it breaks.
-pub fn check_switch(request: &Request, headers: &HeaderMap) -> Result<Agreed, BadSwitch> {
+pub fn check_switch(request: &Request, headers: &impl Fields) -> Result<Agreed, BadSwitch> {
     let holds = |ok: bool, bad| if ok { Ok(()) } else { Err(bad) };
     let mut upgrade = tokens(headers, header::UPGRADE);
     holds(
@@ -246,7 +265,10 @@ pub fn check_switch(request: &Request, headers: &HeaderMap) -> Result<Agreed, Ba
     )?;
     let accept = single(headers, header::SEC_WEBSOCKET_ACCEPT).ok_or(BadSwitch::Accept)?;
     holds(accept == request.accept.as_bytes(), BadSwitch::Accept)?;
-    let answer = deflate::answer(extension_lines(headers), &request.offers)?;
+    let answer = deflate::answer(
+        headers.lines(header::SEC_WEBSOCKET_EXTENSIONS),
+        &request.offers,
+    )?;
     let mut protocols = tokens(headers, header::SEC_WEBSOCKET_PROTOCOL);
     let protocol = match protocols.next() {
         None => None,
@@ -271,74 +293,67 @@ pub fn accept_for(key: &[u8]) -> String {
     STANDARD.encode(Sha1::new().chain_update(key).chain_update(GUID).finalize())
 }
 
-/// The headers of a message that go no further than one hop, RFC 9110 §7.6.1: those it names and those that always are.
+/// The headers of a message that go no further than one hop, RFC 9110 §7.6.1: those that always are, there or not, and
+/// those it names, in whatever case.
 ///
 /// A `Connection` that names what the message cannot do without (`Host`, the handshake's own fields, the framing) is
 /// not obeyed in that: it is a known way to make a proxy drop a header that somebody relies on.
-pub fn hop_by_hop(headers: &HeaderMap) -> Vec<HeaderName> {
+pub fn hop_by_hop(headers: &impl Fields) -> impl Iterator<Item = &str> {
     let always = [
-        header::CONNECTION,
-        header::UPGRADE,
-        header::TE,
-        HeaderName::from_static("keep-alive"),
-        HeaderName::from_static("proxy-connection"),
+        "connection",
+        "upgrade",
+        "te",
+        "keep-alive",
+        "proxy-connection",
     ];
-    let kept = |name: &HeaderName| {
-        let framing = [
-            header::HOST,
-            header::CONTENT_LENGTH,
-            header::TRANSFER_ENCODING,
-        ];
-        framing.contains(name) || name.as_str().starts_with("sec-websocket-")
-    };
-    let named = tokens(headers, header::CONNECTION)
-        .filter_map(|name| HeaderName::from_bytes(name).ok())
-        .filter(|name| !kept(name));
+    let named = tokens(headers, header::CONNECTION).filter_map(|name| str::from_utf8(name).ok());
     always
         .into_iter()
-        .filter(|name| headers.contains_key(name))
-        .chain(named)
-        .collect()
+        .chain(named.filter(|name| !is_kept(name)))
+}
+
+/// Whether a message cannot do without this header.
+fn is_kept(name: &str) -> bool {
+    const HANDSHAKE: &str = "sec-websocket-";
+    let framing = ["host", "content-length", "transfer-encoding"];
+    framing.iter().any(|kept| kept.eq_ignore_ascii_case(name))
+        || name
+            .get(..HANDSHAKE.len())
+            .is_some_and(|start| start.eq_ignore_ascii_case(HANDSHAKE))
 }
 
 /// Whether a request may come from here: cross-site hijacking is prevented by nothing but the server (RFC 6455 §10.2).
 ///
 /// Without an `Origin` a request does not come from a browser page, and is allowed.
-pub fn origin_is_allowed(allowed: &[String], headers: &HeaderMap) -> bool {
+pub fn origin_is_allowed(allowed: &[String], headers: &impl Fields) -> bool {
     if allowed.is_empty() {
         return true;
     }
-    let mut origins = headers.get_all(header::ORIGIN).iter();
+    let mut origins = headers.lines(header::ORIGIN);
     let Some(origin) = origins.next() else {
         return true;
     };
-    let matches = |origin: &HeaderValue| {
+    let matches = |origin: &[u8]| {
         allowed
             .iter()
-            .any(|allowed| allowed.as_bytes().eq_ignore_ascii_case(origin.as_bytes()))
+            .any(|allowed| allowed.as_bytes().eq_ignore_ascii_case(origin))
     };
     matches(origin) && origins.next().is_none()
 }
 
 /// The elements of a list header over all its lines, RFC 9110 §5.6.1. Empty ones are left out.
-fn tokens(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &[u8]> {
+fn tokens(headers: &impl Fields, name: HeaderName) -> impl Iterator<Item = &[u8]> {
     headers
-        .get_all(name)
-        .into_iter()
-        .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
+        .lines(name)
+        .flat_map(|line| line.split(|byte| *byte == b','))
         .map(<[u8]>::trim_ascii)
         .filter(|token| !token.is_empty())
 }
 
-fn extension_lines(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
-    let lines = headers.get_all(header::SEC_WEBSOCKET_EXTENSIONS);
-    lines.into_iter().map(HeaderValue::as_bytes)
-}
-
 /// The value of a header that is there exactly once.
-fn single(headers: &HeaderMap, name: HeaderName) -> Option<&[u8]> {
-    let mut lines = headers.get_all(name).into_iter();
-    let value = lines.next()?.as_bytes().trim_ascii();
+fn single(headers: &impl Fields, name: HeaderName) -> Option<&[u8]> {
+    let mut lines = headers.lines(name);
+    let value = lines.next()?.trim_ascii();
     lines.next().is_none().then_some(value)
 }
 
@@ -551,9 +566,16 @@ mod tests {
             ("X-Trace", "1"),
             ("X-Kept", "1"),
         ]);
-        let mut names: Vec<String> = hop_by_hop(&named).iter().map(ToString::to_string).collect();
-        names.sort();
-        assert_eq!(names, ["close", "connection", "keep-alive", "x-trace"]);
+        let names: Vec<&str> = hop_by_hop(&named).collect();
+        let always = [
+            "connection",
+            "upgrade",
+            "te",
+            "keep-alive",
+            "proxy-connection",
+        ];
+        assert_eq!(names[..5], always);
+        assert_eq!(names[5..], ["close", "X-Trace"]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Whom a route serves: by the client's address, and by the word of a service that is asked (`auth_url`).
 
 use super::answer::Answer;
+use super::headers::{self, Changes};
 use super::identity::{Identity, forwarded, is_in};
 use super::settings::{Access, Auth, Tcp};
 use super::shortage::Unanswered;
@@ -71,9 +72,7 @@ pub(super) async fn admit(
     match verdict {
         Verdict::Pass(vouched) => Ok(Ok(vouched)),
         Verdict::Refuse(mut head, body) => {
-            for name in handshake::hop_by_hop(&head.headers) {
-                head.remove_header(&name);
-            }
+            headers::end_hop(&mut head);
             head.remove_header(&header::TRANSFER_ENCODING);
             head.insert_header("Content-Length", body.len())?;
             session.set_keepalive(None);
@@ -149,10 +148,9 @@ fn question(auth: &Auth, session: &ServerSession, identity: Identity) -> Result<
     let asked = session.req_header();
     let mut request = RequestHeader::build(Method::GET, auth.path.as_bytes(), None)?;
     request.set_version(Version::HTTP_11);
-    let hop_by_hop = handshake::hop_by_hop(&asked.headers);
+    let mut changes = Changes::of(handshake::hop_by_hop(&asked.headers));
     for (name, value) in &asked.headers {
-        let is_ours = hop_by_hop.contains(name)
-            || name.as_str().starts_with("sec-websocket-")
+        let is_ours = name.as_str().starts_with("sec-websocket-")
             || matches!(
                 *name,
                 header::HOST | header::CONTENT_LENGTH | header::CONTENT_TYPE | header::EXPECT
@@ -161,14 +159,21 @@ fn question(auth: &Auth, session: &ServerSession, identity: Identity) -> Result<
             request.append_header(name.clone(), value.clone())?;
         }
     }
-    request.insert_header("Host", auth.host.as_str())?;
-    request.insert_header("Connection", "close")?;
-    request.insert_header("X-Original-Method", asked.method.as_str())?;
+    changes.set("Host", auth.host.as_bytes());
+    changes.set("Connection", &b"close"[..]);
+    changes.set("X-Original-Method", asked.method.as_str().as_bytes());
     let uri = asked.uri.path_and_query().map_or("/", |uri| uri.as_str());
-    request.insert_header("X-Original-URI", uri)?;
+    changes.set("X-Original-URI", uri.as_bytes());
     if let Some(host) = asked.headers.get(header::HOST) {
-        request.insert_header("X-Forwarded-Host", host.clone())?;
+        changes.set("X-Forwarded-Host", host.as_bytes());
     }
-    forwarded(&mut request, identity, None, tls_of(session))?;
+    forwarded(
+        &mut changes,
+        &asked.headers,
+        identity,
+        None,
+        tls_of(session),
+    )?;
+    changes.apply(&mut request)?;
     Ok(request)
 }

@@ -1,47 +1,158 @@
-//! The header rules of a route.
+//! What is changed of the headers of a message on its way.
 
 use super::access::Vouched;
 use super::settings::{Auth, HeaderRules};
+use crate::handshake::{self, Fields};
+use bytes::{BufMut, BytesMut};
+use http::HeaderName;
 use pingora::Result;
 use pingora::http::{RequestHeader, ResponseHeader};
+use std::borrow::Cow;
 
-/// Both kinds of heads have the same methods and no trait for them.
-macro_rules! apply {
-    ($head:expr, $rules:expr) => {{
-        for name in &$rules.remove {
-            $head.remove_header(name.as_str());
+/// Which headers of a message do not go on, and which come with it instead. A later change counts more than an earlier
+/// one.
+///
+/// Messages pass by this way, whether Pingora writes them or we do: what came is not copied to be changed.
+#[derive(Debug, Default)]
+pub(super) struct Changes<'a> {
+    removed: Vec<Cow<'a, str>>,
+    added: Vec<(Cow<'a, str>, Cow<'a, [u8]>)>,
+}
+
+impl<'a> Changes<'a> {
+    /// Takes these away.
+    pub fn of(names: impl Iterator<Item = &'a str>) -> Self {
+        // As many as an upgrade has, whose changes are most.
+        let mut removed = Vec::with_capacity(16);
+        removed.extend(names.map(Cow::Borrowed));
+        let added = Vec::with_capacity(8);
+        Changes { removed, added }
+    }
+
+    /// None of this name goes on, in whatever case it is written.
+    pub fn remove(&mut self, name: impl Into<Cow<'a, str>>) {
+        let name = name.into();
+        self.added
+            .retain(|(added, _)| !added.eq_ignore_ascii_case(&name));
+        self.removed.push(name);
+    }
+
+    /// This one takes the place of those of its name. The value has to be one that may stand in a header.
+    pub fn set(&mut self, name: impl Into<Cow<'a, str>>, value: impl Into<Cow<'a, [u8]>>) {
+        let name = name.into();
+        self.remove(name.clone());
+        self.add(name, value);
+    }
+
+    /// This one comes beside those of its name. The value has to be one that may stand in a header.
+    pub fn add(&mut self, name: impl Into<Cow<'a, str>>, value: impl Into<Cow<'a, [u8]>>) {
+        self.added.push((name.into(), value.into()));
+    }
+
+    /// The values of the lines of this name that came and go on.
+    pub fn kept<'b, F: Fields>(
+        &self,
+        headers: &'b F,
+        name: HeaderName,
+    ) -> impl Iterator<Item = &'b [u8]> + use<'b, F> {
+        let keeps = self.keeps(name.as_str());
+        headers.lines(name).filter(move |_| keeps)
+    }
+
+    /// The rules of a route.
+    pub fn obey(&mut self, rules: &'a HeaderRules) {
+        for name in &rules.remove {
+            self.remove(name);
         }
-        for (name, value) in &$rules.set {
-            $head.insert_header(name.clone(), value.as_str())?;
+        for (name, value) in &rules.set {
+            self.set(name, value.as_bytes());
         }
-        for (name, value) in &$rules.add {
-            $head.append_header(name.clone(), value.as_str())?;
+        for (name, value) in &rules.add {
+            self.add(name, value.as_bytes());
+        }
+    }
+
+    /// What the access service vouches for, and nobody else.
+    pub fn vouch(&mut self, auth: Option<&'a Auth>, vouched: &'a Vouched) {
+        for name in auth.into_iter().flat_map(|auth| &auth.copy) {
+            self.remove(name);
+        }
+        for (name, value) in vouched {
+            self.set(name.as_str(), value.as_bytes());
+        }
+    }
+
+    /// Makes them in a head that Pingora writes.
+    ///
+    /// # Errors
+    /// None: names and values have been looked at.
+    pub fn apply(self, head: &mut impl Head) -> Result<()> {
+        for name in self.removed {
+            head.remove(&name);
+        }
+        for (name, value) in self.added {
+            head.append(name.into_owned(), &value)?;
         }
         Ok(())
-    }};
-}
-
-/// What a server gets.
-pub(super) fn change_request(head: &mut RequestHeader, rules: &HeaderRules) -> Result<()> {
-    apply!(head, rules)
-}
-
-/// What a client gets.
-pub(super) fn change_response(head: &mut ResponseHeader, rules: &HeaderRules) -> Result<()> {
-    apply!(head, rules)
-}
-
-/// What the access service vouches for, and nobody else.
-pub(super) fn vouch(
-    head: &mut RequestHeader,
-    auth: Option<&Auth>,
-    vouched: &Vouched,
-) -> Result<()> {
-    for name in auth.into_iter().flat_map(|auth| &auth.copy) {
-        head.remove_header(name.as_str());
     }
-    for (name, value) in vouched {
-        head.insert_header(name.clone(), value.clone())?;
+
+    /// Writes the headers that came, as they are changed, and the end of the head.
+    pub fn write<'b>(
+        &self,
+        headers: impl Iterator<Item = (&'b str, &'b [u8])>,
+        into: &mut BytesMut,
+    ) {
+        let mut line = |name: &str, value: &[u8]| {
+            into.put_slice(name.as_bytes());
+            into.put_slice(b": ");
+            into.put_slice(value);
+            into.put_slice(b"\r\n");
+        };
+        for (name, value) in headers.filter(|(name, _)| self.keeps(name)) {
+            line(name, value);
+        }
+        for (name, value) in &self.added {
+            line(name, value);
+        }
+        into.put_slice(b"\r\n");
     }
-    Ok(())
+
+    fn keeps(&self, name: &str) -> bool {
+        let is = |removed: &Cow<'_, str>| removed.eq_ignore_ascii_case(name);
+        !self.removed.iter().any(is)
+    }
 }
+
+/// Takes away what goes no further than the hop that an answer came by.
+pub(super) fn end_hop(head: &mut ResponseHeader) {
+    let names: Vec<_> = handshake::hop_by_hop(&head.headers)
+        .filter(|name| head.headers.contains_key(*name))
+        .map(ToOwned::to_owned)
+        .collect();
+    for name in names {
+        head.remove_header(&name);
+    }
+}
+
+/// Both kinds of heads that Pingora has, which have the same methods and no trait for them.
+pub(super) trait Head {
+    fn remove(&mut self, name: &str);
+    fn append(&mut self, name: String, value: &[u8]) -> Result<()>;
+}
+
+macro_rules! is_head {
+    ($head:ty) => {
+        impl Head for $head {
+            fn remove(&mut self, name: &str) {
+                self.remove_header(name);
+            }
+
+            fn append(&mut self, name: String, value: &[u8]) -> Result<()> {
+                self.append_header(name, value).map(drop)
+            }
+        }
+    };
+}
+
+is_head!(RequestHeader);
+is_head!(ResponseHeader);

@@ -1,13 +1,12 @@
 //! Who a request comes from: the address of the client, as far as those between can be believed; and what servers are
 //! told of it.
 
-use super::answer::text;
+use super::headers::Changes;
 use super::secured;
 use super::settings::{Client, ForwardedHeader};
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue};
 use ipnet::IpNet;
-use pingora::http::RequestHeader;
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::tls::SslDigest;
 use pingora::{ErrorType, OrErr, Result};
@@ -15,6 +14,7 @@ use std::net::{IpAddr, SocketAddr};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// Who a request comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,54 +112,56 @@ fn address(text: &str) -> Option<IpAddr> {
 /// Tells the server who asked, by which host and scheme.
 ///
 /// `X-Forwarded-For` is continued with the peer; the others say what was seen here, unless a trusted peer said it before.
-/// `host` is what the client asked for, `tls` what is known of a connection that is encrypted.
-pub(super) fn forwarded(
-    request: &mut RequestHeader,
+/// `headers` are those that came, `host` is what the client asked for, `tls` what is known of a connection that is
+/// encrypted.
+///
+/// # Errors
+/// A subject that no header can hold.
+pub(super) fn forwarded<'a>(
+    changes: &mut Changes<'a>,
+    headers: &HeaderMap,
     identity: Identity,
-    host: Option<HeaderValue>,
-    tls: Option<&SslDigest>,
+    host: Option<&'a HeaderValue>,
+    tls: Option<&'a SslDigest>,
 ) -> Result<()> {
     if let Some(peer) = identity.peer {
-        let mut chain: Vec<String> = request
-            .headers
-            .get_all(X_FORWARDED_FOR)
-            .iter()
-            .filter_map(|value| value.to_str().ok().map(|value| value.trim().to_owned()))
-            .filter(|value| !value.is_empty())
-            .collect();
-        chain.push(peer.to_string());
-        request.insert_header("X-Forwarded-For", chain.join(", "))?;
+        let mut chain = String::new();
+        for hop in changes.kept(headers, X_FORWARDED_FOR) {
+            let hop = str::from_utf8(hop).unwrap_or_default().trim();
+            if !hop.is_empty() {
+                chain.push_str(hop);
+                chain.push_str(", ");
+            }
+        }
+        chain.push_str(&peer.to_string());
+        changes.set("X-Forwarded-For", chain.into_bytes());
     }
-    let claimed = identity.is_trusted && request.headers.contains_key(X_FORWARDED_HOST);
-    if let Some(host) = host.filter(|_| !claimed) {
-        request.insert_header("X-Forwarded-Host", host)?;
+    let mut claimed = changes.kept(headers, X_FORWARDED_HOST);
+    let is_claimed = identity.is_trusted && claimed.next().is_some();
+    if let Some(host) = host.filter(|_| !is_claimed) {
+        changes.set("X-Forwarded-Host", host.as_bytes());
     }
-    let proto = forwarded_proto(&request.headers).filter(|_| identity.is_trusted);
+    let mut claimed = changes.kept(headers, X_FORWARDED_PROTO);
+    let claimed = claimed.next().filter(|_| identity.is_trusted);
+    let known = ["http", "https", "ws", "wss"].into_iter();
+    let proto = claimed.and_then(|claimed| known.clone().find(|known| known.as_bytes() == claimed));
     let seen = if tls.is_some() { "https" } else { "http" };
-    request.insert_header(
-        "X-Forwarded-Proto",
-        proto.unwrap_or_else(|| seen.to_owned()),
-    )?;
+    changes.set("X-Forwarded-Proto", proto.unwrap_or(seen).as_bytes());
     if let Some((name, subject)) = tls.and_then(secured::identity) {
         // RFC 4514 escapes what has no place in a header.
-        let value = HeaderValue::from_bytes(subject.as_bytes()).or_err(
+        HeaderValue::from_bytes(subject.as_bytes()).or_err(
             ErrorType::InvalidHTTPHeader,
             "a subject that no header can hold",
         )?;
-        request.insert_header(name.to_owned(), value)?;
+        changes.set(name, subject.as_bytes());
     }
     Ok(())
-}
-
-/// What a trusted peer says of the scheme that the client used.
-fn forwarded_proto(headers: &HeaderMap) -> Option<String> {
-    let claimed = text(headers, HeaderName::from_static("x-forwarded-proto"));
-    matches!(claimed, "http" | "https" | "ws" | "wss").then(|| claimed.to_owned())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::BytesMut;
 
     fn settings(header: ForwardedHeader) -> Client {
         Client {
@@ -230,53 +232,65 @@ mod tests {
         }
     }
 
-    #[test]
-    fn forwarding_continues_the_chain_and_overwrites_claims() {
-        let mut request = RequestHeader::build("GET", b"/", None).unwrap();
-        request.insert_header("Host", "chat.example.com").unwrap();
-        request
-            .append_header("X-Forwarded-For", "203.0.113.7")
-            .unwrap();
-        request
-            .append_header("X-Forwarded-For", " 10.0.0.1 ")
-            .unwrap();
-        request
-            .insert_header("X-Forwarded-Proto", "gopher")
-            .unwrap();
-        request
-            .insert_header("X-Forwarded-Host", "evil.example")
-            .unwrap();
+    /// What a server gets of these headers.
+    fn told(came: &[(&'static str, &str)], is_trusted: bool, named: &[&str]) -> Vec<String> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in came {
+            headers.append(*name, HeaderValue::from_str(value).unwrap());
+        }
         let peer = Some([127, 0, 0, 1].into());
-        let identity = |is_trusted| Identity {
+        let identity = Identity {
             client: peer,
             peer,
             is_trusted,
         };
         let host = HeaderValue::from_static("chat.example.com");
-        let mut trusted = request.clone();
-        forwarded(&mut request, identity(false), Some(host.clone()), None).unwrap();
-        assert_eq!(
-            text(&request.headers, X_FORWARDED_FOR),
-            "203.0.113.7, 10.0.0.1, 127.0.0.1"
-        );
-        assert_eq!(
-            text(
-                &request.headers,
-                HeaderName::from_static("x-forwarded-proto")
-            ),
-            "http"
-        );
-        let host = X_FORWARDED_HOST;
-        assert_eq!(text(&request.headers, host.clone()), "chat.example.com");
-        assert_eq!(request.headers.get_all(host).iter().count(), 1);
+        let mut changes = Changes::of(named.iter().copied());
+        forwarded(&mut changes, &headers, identity, Some(&host), None).unwrap();
+        let mut written = BytesMut::new();
+        let came = headers.iter();
+        let came = came.map(|(name, value)| (name.as_str(), value.as_bytes()));
+        changes.write(came, &mut written);
+        let mut lines: Vec<_> = str::from_utf8(&written).unwrap().lines().collect();
+        assert_eq!(lines.pop(), Some(""));
+        lines.sort();
+        lines.into_iter().map(ToOwned::to_owned).collect()
+    }
+
+    #[test]
+    fn forwarding_continues_the_chain_and_overwrites_claims() {
+        let came = [
+            ("x-forwarded-for", "203.0.113.7"),
+            ("x-forwarded-for", " 10.0.0.1 "),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "evil.example"),
+            ("x-user", "ann"),
+        ];
+        let seen = [
+            "X-Forwarded-For: 203.0.113.7, 10.0.0.1, 127.0.0.1",
+            "X-Forwarded-Host: chat.example.com",
+            "X-Forwarded-Proto: http",
+            "x-user: ann",
+        ];
+        assert_eq!(told(&came, false, &[]), seen);
         // Whom we trust may say it.
-        trusted.insert_header("X-Forwarded-Proto", "https").unwrap();
-        let asked = HeaderValue::from_static("chat.example.com");
-        forwarded(&mut trusted, identity(true), Some(asked), None).unwrap();
-        let of = |name| text(&trusted.headers, HeaderName::from_static(name));
-        assert_eq!(
-            (of("x-forwarded-proto"), of("x-forwarded-host")),
-            ("https", "evil.example")
-        );
+        let said = [
+            "X-Forwarded-For: 203.0.113.7, 10.0.0.1, 127.0.0.1",
+            "X-Forwarded-Proto: https",
+            "x-forwarded-host: evil.example",
+            "x-user: ann",
+        ];
+        assert_eq!(told(&came, true, &[]), said);
+        // Nobody says what is none, or what he takes away himself.
+        let gopher = [("x-forwarded-proto", "gopher")];
+        assert_eq!(told(&gopher, true, &[])[2], "X-Forwarded-Proto: http");
+        let named = ["X-Forwarded-For", "x-forwarded-HOST", "x-forwarded-proto"];
+        let fresh = [
+            "X-Forwarded-For: 127.0.0.1",
+            "X-Forwarded-Host: chat.example.com",
+            "X-Forwarded-Proto: http",
+            "x-user: ann",
+        ];
+        assert_eq!(told(&came, true, &named), fresh);
     }
 }

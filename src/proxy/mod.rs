@@ -13,6 +13,7 @@ mod clients;
 mod connection;
 mod delivery;
 mod discovery;
+mod exchange;
 mod head;
 mod headers;
 mod identity;
@@ -43,6 +44,7 @@ use answer::Answer;
 use async_trait::async_trait;
 use balance::hash_key;
 use head::NoHead;
+use headers::Changes;
 use http::{StatusCode, Version, header};
 use identity::Identity;
 use pingora::apps::{HttpServerApp, HttpServerOptions, ServerApp};
@@ -168,8 +170,7 @@ impl Gate {
 
     /// The connection, as if it were the client's itself where a proxy in front says whose it is. `None`: it does not come to
     /// anything.
-    async fn introduce(&self, stream: Stream) -> Option<Stream> {
-        let table = self.table();
+    async fn introduce(&self, stream: Stream, table: &Table) -> Option<Stream> {
         let mut socket = stream.into_any().downcast::<Socket>().ok()?;
         if let Err(error) = socket.obey(table.client.tcp, self.inherited) {
             tracing::debug!(%error, "the options of a client's socket cannot be set");
@@ -196,14 +197,13 @@ impl Gate {
     }
 
     /// The connection as its listener wants it: with TLS, where it does. `None`: it does not come to anything.
-    async fn secure(&self, stream: Stream, limit: Duration) -> Option<Secure> {
-        let table = self.table();
+    async fn secure(&self, stream: Stream, table: &Table) -> Option<Secure> {
         let listener = self.listener.as_ref();
         let Some((listener, tls)) = listener.and_then(|at| Some((at, table.tls(at)?))) else {
             return Some(Secure::Http1(stream));
         };
         let peer = stream.get_socket_digest();
-        match Secured::accept(stream, tls, limit).await {
+        match Secured::accept(stream, tls, table.client.header_timeout).await {
             Ok(secured) if secured.is_http2() => Some(Secure::Http2(Box::new(secured))),
             Ok(secured) => Some(Secure::Http1(Box::new(secured))),
             Err(error) => {
@@ -261,10 +261,10 @@ impl ServerApp for Gate {
     ) -> Option<Stream> {
         self.requests.open.fetch_add(1, Ordering::Relaxed);
         let _request = Request(self.requests.clone());
-        let mut client = self.table().client.clone();
-        let mut idle = client.header_timeout;
-        let stream = self.introduce(stream).await?;
-        let mut stream = match self.secure(stream, client.header_timeout).await? {
+        let mut table = self.table();
+        let mut idle = table.client.header_timeout;
+        let stream = self.introduce(stream, &table).await?;
+        let mut stream = match self.secure(stream, &table).await? {
             Secure::Http1(stream) => stream,
             // Plain requests only: RFC 8441 is not announced, so browsers open WebSockets on connections of their own.
             Secure::Http2(stream) => {
@@ -278,7 +278,7 @@ impl ServerApp for Gate {
             let mut stopping = shutdown.clone();
             let head = tokio::select! {
                 biased;
-                head = head::read(&mut stream, &client, idle) => head,
+                head = head::read(&mut stream, &table.client, idle) => head,
                 // A connection without a request under way is not waited for when the listener has ended.
                 () = async {
                     let _ = stopping.wait_for(|stopping| *stopping).await;
@@ -288,16 +288,16 @@ impl ServerApp for Gate {
             let head = match head {
                 Ok(head) => head,
                 Err(why) => {
-                    head::refuse(stream, &why, &client).await;
+                    head::refuse(stream, &why, &table.client).await;
                     return None;
                 }
             };
-            let (plain, head) = match head::may_upgrade(&head) {
+            let (plain, head) = match head::may_upgrade(&head.bytes[..head.len]) {
                 true => upgrade::serve(&self.tables, stream, head).await?,
-                false => (stream, head),
+                false => (stream, head.bytes),
             };
             stream = plain;
-            let keepalive = client.keepalive_timeout;
+            let keepalive = table.client.keepalive_timeout;
             let mut session = ServerSession::new_http1(stream);
             match persistent.take() {
                 Some(settings) => {
@@ -308,7 +308,7 @@ impl ServerApp for Gate {
             session.set_pipelined_prefix(head);
             let reused = self.proxy.process_new_http(session, shutdown).await?;
             (stream, persistent) = reused.consume();
-            client = self.table().client.clone();
+            table = self.table();
             idle = keepalive;
             patience = Duration::ZERO;
         }
@@ -424,11 +424,14 @@ impl ProxyHttp for Seat {
         let (Some(route), Some(identity)) = (&plain.route, plain.identity) else {
             return Ok(());
         };
+        let (settings, tls) = (&route.settings, tls_of(session));
         let host = request.headers.get(header::HOST).cloned();
-        identity::forwarded(request, identity, host, tls_of(session))?;
-        let settings = &route.settings;
-        headers::vouch(request, settings.access.auth.as_ref(), &plain.vouched)?;
-        headers::change_request(request, &settings.headers[0])
+        let mut changes = Changes::default();
+        let came = &request.headers;
+        identity::forwarded(&mut changes, came, identity, host.as_ref(), tls)?;
+        changes.vouch(settings.access.auth.as_ref(), &plain.vouched);
+        changes.obey(&settings.headers[0]);
+        changes.apply(request)
     }
 
     async fn upstream_response_filter(
@@ -443,13 +446,13 @@ impl ProxyHttp for Seat {
             let error = Error::explain(ErrorType::InvalidHTTPHeader, "a 101 that nobody asked for");
             return Err(error.into_up());
         }
-        for name in handshake::hop_by_hop(&response.headers) {
-            response.remove_header(&name);
-        }
-        match &plain.route {
-            Some(route) => headers::change_response(response, &route.settings.headers[1]),
-            None => Ok(()),
-        }
+        headers::end_hop(response);
+        let Some(route) = &plain.route else {
+            return Ok(());
+        };
+        let mut changes = Changes::default();
+        changes.obey(&route.settings.headers[1]);
+        changes.apply(response)
     }
 
     async fn fail_to_proxy(

@@ -7,6 +7,7 @@
 use super::settings::{Address, Tcp};
 use crate::tls;
 use async_trait::async_trait;
+use bytes::BytesMut;
 use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::{
     GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
@@ -31,6 +32,8 @@ pub enum Socket {
     Unix(UnixStream, Option<SocketAddr>),
     /// One of the others inside: a socket without TLS does not pay for one with it.
     Tls(Box<tls::ClientStream<Socket>>),
+    /// One of the others inside, of which this much was read; it is read again first.
+    Rewound(BytesMut, Box<Socket>),
 }
 
 impl Socket {
@@ -104,6 +107,7 @@ impl Socket {
             Socket::Tcp(stream, _) => tcp.apply(stream, had),
             Socket::Unix(..) => Ok(()),
             Socket::Tls(stream) => stream.io().obey(tcp, had),
+            Socket::Rewound(_, socket) => socket.obey(tcp, had),
         }
     }
 
@@ -113,6 +117,7 @@ impl Socket {
             Socket::Tcp(_, peer) => Some(*peer),
             Socket::Unix(_, peer) => *peer,
             Socket::Tls(stream) => stream.io().peer(),
+            Socket::Rewound(_, socket) => socket.peer(),
         }
     }
 
@@ -122,14 +127,14 @@ impl Socket {
             Socket::Tcp(_, peer) => *peer = client,
             Socket::Unix(_, peer) => *peer = Some(client),
             // To servers.
-            Socket::Tls(_) => {}
+            Socket::Tls(_) | Socket::Rewound(..) => {}
         }
     }
 
     /// Waits for bytes and copies what fits of them; they stay to be read. 0 at the end of the stream.
     ///
     /// # Errors
-    /// Those of the socket; what is encrypted cannot be looked at.
+    /// Those of the socket; what is encrypted or rewound cannot be looked at.
     pub(super) async fn peek(&self, into: &mut [u8]) -> io::Result<usize> {
         match self {
             Socket::Tcp(stream, _) => stream.peek(into).await,
@@ -137,7 +142,7 @@ impl Socket {
                 let peek = || Ok(recv(stream, &mut *into, RecvFlags::PEEK)?.1);
                 stream.async_io(Interest::READABLE, peek).await
             }
-            Socket::Tls(_) => Err(io::ErrorKind::Unsupported.into()),
+            Socket::Tls(_) | Socket::Rewound(..) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 }
@@ -174,6 +179,7 @@ macro_rules! with {
             Socket::Tcp($stream, _) => $do,
             Socket::Unix($stream, _) => $do,
             Socket::Tls($stream) => $do,
+            Socket::Rewound(_, $stream) => $do,
         }
     };
 }
@@ -184,7 +190,15 @@ impl AsyncRead for Socket {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        with!(self.get_mut(), stream => Pin::new(&mut *stream).poll_read(cx, buf))
+        let socket = self.get_mut();
+        if let Socket::Rewound(again, _) = socket
+            && !again.is_empty()
+        {
+            let fits = again.len().min(buf.remaining());
+            buf.put_slice(&again.split_to(fits));
+            return Poll::Ready(Ok(()));
+        }
+        with!(socket, stream => Pin::new(&mut *stream).poll_read(cx, buf))
     }
 }
 
@@ -234,6 +248,7 @@ impl UniqueID for Socket {
             Socket::Tcp(stream, _) => stream.as_raw_fd(),
             Socket::Unix(stream, _) => stream.as_raw_fd(),
             Socket::Tls(stream) => stream.io().id(),
+            Socket::Rewound(_, socket) => socket.id(),
         }
     }
 }

@@ -4,51 +4,49 @@
 //! Nothing that a client sent behind its request reaches a server before the server's 101 was verified. A connection on
 //! which an upgrade failed is never used again, on either side.
 
-use super::access::{self, Vouched};
+use super::Tables;
+use super::access;
 use super::answer::{Answer, text};
 use super::balance::hash_key;
 use super::connection::{Connection, place};
+use super::exchange::{self, Answered, Switched};
+use super::head::Head;
 use super::headers;
-use super::identity::{Identity, forwarded};
-use super::socket::Socket;
+use super::identity::Identity;
 use super::table::{Full, RouteState, Ticket};
-use super::{Tables, head, tls_of};
 use crate::deploy::Enrolled;
 use crate::drain;
-use crate::handshake::{self, Agreed, Deflate, Refusal, Request};
+use crate::handshake::{self, Refusal};
 use crate::metrics::Handshake;
 use crate::relay::Relay;
 use bytes::{Bytes, BytesMut};
+use http::StatusCode;
 use http::header::{self, HeaderName};
-use http::{StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
-use pingora::protocols::http::v1::client::HttpSession as UpstreamSession;
-use pingora::{Error, ErrorType, Result};
-use std::future::{Future, poll_fn};
-use std::pin::pin;
+use pingora::protocols::http::v1::client::HttpSession;
+use pingora::{Error, ErrorType, OrErr, Result};
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Instant;
+use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
 /// Answers a request that means to open a WebSocket: with a tunnel, or with the reason why there is none. One that means
 /// nothing of the kind is given back, with its connection.
 ///
-/// `head` is that of the request, complete, and whatever came behind it.
 pub(super) async fn serve(
     tables: &Tables,
     stream: Stream,
-    mut head: BytesMut,
+    mut head: Head,
 ) -> Option<(Stream, BytesMut)> {
-    let behind = match head::len(&head) {
+    let behind = match head.len {
         // As nearly always. Splitting off nothing would have both share the memory.
-        len if len == head.len() => BytesMut::new(),
-        len => head.split_off(len),
+        len if len == head.bytes.len() => BytesMut::new(),
+        len => head.bytes.split_off(len),
     };
     let mut session = Box::new(ServerSession::new_http1(stream));
-    session.set_pipelined_prefix(head);
+    session.set_pipelined_prefix(head.bytes);
     match session.read_request().await {
         Ok(true) => {}
         Ok(false) => return None,
@@ -222,7 +220,8 @@ async fn negotiate(
             return Ok(Negotiated::Refused(Handshake::Unreachable));
         }
     };
-    let upstream_request = request_for_upstream(session, &request, route, identity, &vouched)?;
+    let upstream_request =
+        exchange::request(session, &request, &route.settings, identity, &vouched)?;
     // From here on it is one of those that a drain finds: one that begins while the server answers is not missed.
     let enrolled = route
         .control
@@ -238,13 +237,11 @@ async fn negotiate(
         };
         enrolled.handle().drain(cause.label());
     }
-    let mut upstream = UpstreamSession::new(Box::new(socket));
-    upstream.read_timeout = None;
-    let exchange = exchange(&mut upstream, upstream_request);
+    let exchange = exchange::exchange(socket, upstream_request, &request, &route.settings);
     let (name, route_name) = (pool.name.as_str(), route.name());
     let limit = pool.members().settings.handshake_timeout;
-    let response = match timeout(limit, exchange).await {
-        Ok(Ok(response)) => response,
+    let answered = match timeout(limit, exchange).await {
+        Ok(Ok(answered)) => answered,
         Ok(Err(error)) => {
             pool.handle_failure(&server);
             tracing::warn!(route = route_name, upstream = name, server = %server.address, %error, "server did not answer the handshake");
@@ -261,19 +258,9 @@ async fn negotiate(
         }
     };
     route.terms.metrics.upstream_answered(started.elapsed());
-    if response.status.is_server_error() {
-        pool.handle_failure(&server);
-    } else {
-        server.handle_success();
-    }
-
-    if response.status != StatusCode::SWITCHING_PROTOCOLS {
-        Box::pin(relay_answer(session, upstream, response, route)).await?;
-        return Ok(Negotiated::Refused(Handshake::Declined));
-    }
-    let agreed = match handshake::check_switch(&request, &response.headers) {
-        Ok(agreed) => agreed,
-        Err(bad) => {
+    let mut switched = match answered {
+        Answered::Switched(switched) => switched,
+        Answered::Bad(bad) => {
             pool.handle_failure(&server);
             tracing::warn!(route = route_name, upstream = name, server = %server.address, %bad, "server's handshake is wrong");
             let sentence = format!("the server's handshake is wrong: {bad}");
@@ -282,21 +269,19 @@ async fn negotiate(
                 .await?;
             return Ok(Negotiated::Refused(Handshake::BadSwitch));
         }
+        Answered::Otherwise(answer) => {
+            let (head, upstream) = *answer;
+            if head.status.is_server_error() {
+                pool.handle_failure(&server);
+            } else {
+                server.handle_success();
+            }
+            Box::pin(relay_answer(session, upstream, head, route)).await?;
+            return Ok(Negotiated::Refused(Handshake::Declined));
+        }
     };
-    // The 101 may have brought the first frames with it.
-    let from_upstream = at_once(upstream.read_body_bytes()).await;
-    let Ok(upstream) = upstream.into_inner().into_any().downcast::<Socket>() else {
-        return Err(Error::explain(
-            ErrorType::InternalError,
-            "a session does not change its stream",
-        ));
-    };
-    let response = answer_for_client(response, &request, &agreed, route)?;
+    server.handle_success();
     Ok(Negotiated::Agreed(Box::new(Tunnel {
-        response,
-        upstream,
-        from_upstream,
-        deflate: agreed.deflate,
         enrolled,
         connection: Connection {
             ticket,
@@ -305,19 +290,16 @@ async fn negotiate(
                 .client
                 .filter(|client| Some(*client) != identity.peer),
             server,
-            protocol: agreed.protocol.map(String::into_boxed_str),
+            protocol: switched.agreed.protocol.take().map(String::into_boxed_str),
             started: Instant::now(),
         },
+        switched,
     })))
 }
 
 /// Both halves of the handshake are done but for what the client is told.
 struct Tunnel {
-    response: Box<ResponseHeader>,
-    upstream: Box<Socket>,
-    /// What came behind the 101.
-    from_upstream: BytesMut,
-    deflate: Option<Deflate>,
+    switched: Box<Switched>,
     enrolled: Enrolled,
     connection: Connection,
 }
@@ -330,26 +312,32 @@ impl Tunnel {
     /// Those of the client's connection.
     async fn open(
         self: Box<Self>,
-        mut session: Box<ServerSession>,
+        session: Box<ServerSession>,
         from_client: BytesMut,
         route: &RouteState,
     ) -> Result<()> {
-        session.write_response_header(self.response).await?;
         let ServerSession::H1(session) = *session else {
             return Err(Error::explain(
                 ErrorType::InternalError,
                 "a WebSocket over something else than HTTP/1.1",
             ));
         };
+        let mut client = session.into_inner();
+        let switched = *self.switched;
+        let writing = async {
+            client.write_all(&switched.head).await?;
+            client.flush().await
+        };
+        writing.await.or_err(ErrorType::WriteError, "the 101")?;
         let relay = Relay::new(
             route.terms.clone(),
             self.enrolled.handle().clone(),
-            session.into_inner(),
+            client,
             from_client,
-            *self.upstream,
-            self.from_upstream,
+            switched.socket,
+            switched.behind,
         )
-        .with_compression(self.deflate);
+        .with_compression(switched.agreed.deflate);
         route.terms.metrics.connection_opened(route.name());
         tokio::spawn(self.connection.run(relay, self.enrolled));
         Ok(())
@@ -386,61 +374,14 @@ async fn timed_out(session: &mut ServerSession) -> Result<Handshake> {
     Ok(Handshake::TimedOut)
 }
 
-/// The client's request as the server gets it: end to end headers as they came, our own hop.
-fn request_for_upstream(
-    session: &ServerSession,
-    asked: &Request,
-    route: &RouteState,
-    identity: Identity,
-    vouched: &Vouched,
-) -> Result<Box<RequestHeader>> {
-    let mut request = session.req_header().clone();
-    for name in handshake::hop_by_hop(&request.headers) {
-        request.remove_header(&name);
-    }
-    // Only what can be inspected is offered.
-    request.remove_header(&header::SEC_WEBSOCKET_EXTENSIONS);
-    if let Some(extensions) = asked.extensions() {
-        request.insert_header("Sec-WebSocket-Extensions", extensions)?;
-    }
-    request.insert_header("Connection", "Upgrade")?;
-    request.insert_header("Upgrade", "websocket")?;
-    request.set_version(Version::HTTP_11);
-    let host = request.headers.get(header::HOST).cloned();
-    forwarded(&mut request, identity, host, tls_of(session))?;
-    headers::vouch(&mut request, route.settings.access.auth.as_ref(), vouched)?;
-    headers::change_request(&mut request, &route.settings.headers[0])?;
-    Ok(Box::new(request))
-}
-
-async fn exchange(
-    upstream: &mut UpstreamSession,
-    request: Box<RequestHeader>,
-) -> Result<ResponseHeader> {
-    upstream.write_request_header(request).await?;
-    loop {
-        upstream.read_response().await?;
-        let response = upstream
-            .resp_header()
-            .ok_or_else(|| Error::new(ErrorType::InvalidHTTPHeader))?;
-        // RFC 9110 §15.2: interim responses come before the one that counts; 101 is the one.
-        if !response.status.is_informational() || response.status == StatusCode::SWITCHING_PROTOCOLS
-        {
-            return Ok(response.clone());
-        }
-    }
-}
-
 /// Passes on an answer that is not a 101, with its body. Both connections end with it.
 async fn relay_answer(
     session: &mut ServerSession,
-    mut upstream: UpstreamSession,
+    mut upstream: HttpSession,
     mut response: ResponseHeader,
     route: &RouteState,
 ) -> Result<()> {
-    for name in handshake::hop_by_hop(&response.headers) {
-        response.remove_header(&name);
-    }
+    headers::end_hop(&mut response);
     session.set_keepalive(None);
     session.write_response_header(Box::new(response)).await?;
     let limit = route.pool.members().settings.read_timeout;
@@ -460,43 +401,6 @@ async fn relay_answer(
     }
 }
 
-/// The server's 101 as the client gets it.
-fn answer_for_client(
-    mut response: ResponseHeader,
-    request: &Request,
-    agreed: &Agreed,
-    route: &RouteState,
-) -> Result<Box<ResponseHeader>> {
-    for name in handshake::hop_by_hop(&response.headers) {
-        response.remove_header(&name);
-    }
-    // RFC 9110 §8.6, RFC 9112 §6.1: not in a 101, where a client might take them for the framing of what follows.
-    response.remove_header(&header::CONTENT_LENGTH);
-    response.remove_header(&header::TRANSFER_ENCODING);
-    response.remove_header(&header::SEC_WEBSOCKET_EXTENSIONS);
-    if let Some(extensions) = &agreed.extensions {
-        response.insert_header("Sec-WebSocket-Extensions", extensions)?;
-    }
-    headers::change_response(&mut response, &route.settings.headers[1])?;
-    response.insert_header("Upgrade", "websocket")?;
-    response.insert_header("Connection", "Upgrade")?;
-    response.insert_header("Sec-WebSocket-Accept", request.accept())?;
-    Ok(Box::new(response))
-}
-
-/// What a session has read behind the head, as the first read of its body gives it, without waiting for more.
-///
-/// Polled once: where nothing was read behind the head, this takes what the socket has, and a second poll would take
-/// more of it, past the relay's back-pressure. An error or an end of the stream shows again in the relay.
-async fn at_once(read: impl Future<Output = Result<Option<Bytes>>>) -> BytesMut {
-    let mut read = pin!(read);
-    let chunk = poll_fn(|cx| match read.as_mut().poll(cx) {
-        Poll::Ready(Ok(chunk)) => Poll::Ready(chunk),
-        Poll::Ready(Err(_)) | Poll::Pending => Poll::Ready(None),
-    });
-    chunk.await.map(BytesMut::from).unwrap_or_default()
-}
-
 /// The host that a request asks for, port included.
 pub(super) fn host_of(request: &RequestHeader) -> &str {
     match request.uri.authority() {
@@ -513,26 +417,10 @@ mod tests {
     /// A herd is as many requests under way at once.
     #[test]
     fn a_request_takes_little_room() {
-        fn size<'a, F>(_: impl FnOnce(&'a Tables, Stream, BytesMut) -> F) -> usize {
+        fn size<'a, F>(_: impl FnOnce(&'a Tables, Stream, Head) -> F) -> usize {
             size_of::<F>()
         }
         // What few requests come to is in boxes of its own: answers of ours, the access service, TLS to servers.
         assert!(size(serve) <= 3 << 10, "{}", size(serve));
-    }
-
-    /// A sender that never pauses must not be read past the relay's back-pressure.
-    #[tokio::test]
-    async fn what_is_there_at_once_is_one_read() {
-        let mut reads = 0;
-        let read = async {
-            reads += 1;
-            Ok(Some(Bytes::from_static(b"behind the head")))
-        };
-        assert_eq!(at_once(read).await, "behind the head");
-        assert_eq!(reads, 1);
-        assert_eq!(at_once(pending()).await, "");
-        assert_eq!(at_once(ready(Ok(None))).await, "");
-        let broken = Error::new(ErrorType::ReadError);
-        assert_eq!(at_once(ready(Err(broken))).await, "");
     }
 }

@@ -1,0 +1,234 @@
+//! An upgrade request on its way to a server, and the answer on its way back.
+//!
+//! This is what a new connection costs: neither head is copied to be changed, and of a 101 nothing is made but what goes
+//! to the client. Any other answer, one that the parser does not take included, is Pingora's to read: it may have a body.
+
+use super::access::Vouched;
+use super::head;
+use super::headers::Changes;
+use super::identity::{Identity, forwarded};
+use super::settings::Route;
+use super::socket::Socket;
+use super::tls_of;
+use crate::handshake::{self, Agreed, BadSwitch, Fields, Request};
+use bytes::{BufMut, BytesMut};
+use http::StatusCode;
+use http::header::{self, HeaderName};
+use httparse::{Header, ParserConfig, Response, Status};
+use pingora::http::ResponseHeader;
+use pingora::protocols::http::ServerSession;
+use pingora::protocols::http::v1::client::HttpSession;
+use pingora::{Error, ErrorType, OrErr, Result};
+use std::mem::MaybeUninit;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// A server's answer.
+pub(super) enum Answered {
+    /// The 101 that the request asked for.
+    Switched(Box<Switched>),
+    /// One that is none.
+    Bad(BadSwitch),
+    /// Something else, of which a body is still to be read.
+    Otherwise(Box<(ResponseHeader, HttpSession)>),
+}
+
+/// What is left of a 101 once it is known to be right.
+pub(super) struct Switched {
+    pub agreed: Agreed,
+    /// The 101 as the client gets it.
+    pub head: BytesMut,
+    pub socket: Socket,
+    /// What came behind it.
+    pub behind: BytesMut,
+}
+
+/// The client's request as the server gets it: end to end headers as they came, our own hop.
+///
+/// # Errors
+/// What came or is known of the client cannot stand in a request.
+pub(super) fn request(
+    session: &ServerSession,
+    asked: &Request,
+    route: &Route,
+    identity: Identity,
+    vouched: &Vouched,
+) -> Result<BytesMut> {
+    let came = session.req_header();
+    let extensions = asked.extensions();
+    let mut changes = Changes::of(handshake::hop_by_hop(&came.headers));
+    // Only what can be inspected is offered.
+    changes.remove("Sec-WebSocket-Extensions");
+    if let Some(extensions) = &extensions {
+        changes.add("Sec-WebSocket-Extensions", extensions.as_bytes());
+    }
+    changes.add("Connection", &b"Upgrade"[..]);
+    changes.add("Upgrade", &b"websocket"[..]);
+    let host = came.headers.get(header::HOST);
+    forwarded(&mut changes, &came.headers, identity, host, tls_of(session))?;
+    changes.vouch(route.access.auth.as_ref(), vouched);
+    changes.obey(&route.headers[0]);
+
+    let target = came.raw_path();
+    if target.iter().any(|byte| matches!(byte, 0..=b' ')) {
+        let sentence = "a request target with a space or a control character";
+        return Err(Error::explain(ErrorType::InvalidHTTPHeader, sentence));
+    }
+    // Nearly all need no second allocation.
+    let mut written = BytesMut::with_capacity(1024);
+    written.put_slice(came.method.as_str().as_bytes());
+    written.put_u8(b' ');
+    written.put_slice(target);
+    written.put_slice(b" HTTP/1.1\r\n");
+    let headers = came.case_header_iter();
+    let headers = headers.filter_map(|(name, value)| {
+        let name = str::from_utf8(name.as_slice()).ok()?;
+        Some((name, value.as_bytes()))
+    });
+    changes.write(headers, &mut written);
+    Ok(written)
+}
+
+/// Sends the server a [`request`], and reads what it answers.
+///
+/// # Errors
+/// The connection broke, or what came is no answer.
+pub(super) async fn exchange(
+    mut socket: Socket,
+    request: BytesMut,
+    asked: &Request,
+    route: &Route,
+) -> Result<Answered> {
+    let failed = |what| move |error| Error::because(ErrorType::WriteError, what, error);
+    let writing = async {
+        socket.write_all(&request).await?;
+        socket.flush().await
+    };
+    writing.await.map_err(failed("the request"))?;
+    drop(request);
+    // Most answers need no second allocation; what comes behind them is the relay's to read.
+    let mut came = BytesMut::with_capacity(1024);
+    loop {
+        let had = came.len();
+        let n = socket.read_buf(&mut came).await;
+        if n.or_err(ErrorType::ReadError, "the answer")? == 0 {
+            let sentence = format!("after {had} bytes of an answer");
+            return Err(Error::explain(ErrorType::ConnectionClosed, sentence));
+        }
+        let mut from = had.saturating_sub(3);
+        while head::end(&came[from..]).is_some() {
+            match read(&came, asked, route) {
+                Read::Interim(len) => {
+                    let _ = came.split_to(len);
+                    from = 0;
+                }
+                Read::Switch(switch) => {
+                    let (agreed, head, len) = *switch;
+                    let switched = Switched {
+                        agreed,
+                        head,
+                        socket,
+                        behind: match len {
+                            len if len == came.len() => BytesMut::new(),
+                            len => came.split_off(len),
+                        },
+                    };
+                    return Ok(Answered::Switched(Box::new(switched)));
+                }
+                Read::Bad(bad) => return Ok(Answered::Bad(bad)),
+                Read::Otherwise => return Box::pin(read_otherwise(socket, came)).await,
+            }
+        }
+        if came.len() > MAX_HEAD {
+            let sentence = format!("more than {MAX_HEAD} bytes without the end of a head");
+            return Err(Error::explain(ErrorType::InvalidHTTPHeader, sentence));
+        }
+    }
+}
+
+/// Largest head of an answer, in bytes.
+const MAX_HEAD: usize = 64 << 10;
+
+/// Most headers of a 101.
+const MAX_HEADERS: usize = 64;
+
+/// What a complete head is; with its length, where something may come behind it.
+enum Read {
+    /// RFC 9110 §15.2: interim answers come before the one that counts; 101 is the one.
+    Interim(usize),
+    /// With the head for the client.
+    Switch(Box<(Agreed, BytesMut, usize)>),
+    Bad(BadSwitch),
+    Otherwise,
+}
+
+fn read(came: &[u8], asked: &Request, route: &Route) -> Read {
+    let mut headers = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+    let mut answer = Response::new(&mut []);
+    let mut config = ParserConfig::default();
+    // RFC 9112 §5.1: a proxy removes them, as the parser does.
+    config.allow_spaces_after_header_name_in_responses(true);
+    let parsed = config.parse_response_with_uninit_headers(&mut answer, came, &mut headers);
+    match (parsed, answer.code) {
+        (Ok(Status::Complete(len)), Some(101)) => {
+            let headers = Lines(answer.headers);
+            match handshake::check_switch(asked, &headers) {
+                Ok(agreed) => {
+                    let head = switch(&headers, asked, &agreed, route);
+                    Read::Switch(Box::new((agreed, head, len)))
+                }
+                Err(bad) => Read::Bad(bad),
+            }
+        }
+        (Ok(Status::Complete(len)), Some(100..200)) => Read::Interim(len),
+        _ => Read::Otherwise,
+    }
+}
+
+/// Has Pingora read an answer of which this much came.
+async fn read_otherwise(socket: Socket, came: BytesMut) -> Result<Answered> {
+    let mut session = HttpSession::new(Box::new(Socket::Rewound(came, Box::new(socket))));
+    session.read_timeout = None;
+    loop {
+        session.read_response().await?;
+        let head = session.resp_header();
+        let head = head.ok_or_else(|| Error::new(ErrorType::InvalidHTTPHeader))?;
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(Answered::Bad(BadSwitch::Head));
+        }
+        if !head.status.is_informational() {
+            return Ok(Answered::Otherwise(Box::new((head.clone(), session))));
+        }
+    }
+}
+
+/// The server's 101 as the client gets it.
+fn switch(headers: &Lines<'_>, asked: &Request, agreed: &Agreed, route: &Route) -> BytesMut {
+    let mut changes = Changes::of(handshake::hop_by_hop(headers));
+    // RFC 9110 §8.6, RFC 9112 §6.1: not in a 101, where a client might take them for the framing of what follows.
+    changes.remove("Content-Length");
+    changes.remove("Transfer-Encoding");
+    changes.remove("Sec-WebSocket-Extensions");
+    if let Some(extensions) = &agreed.extensions {
+        changes.add("Sec-WebSocket-Extensions", extensions.as_bytes());
+    }
+    changes.obey(&route.headers[1]);
+    changes.add("Upgrade", &b"websocket"[..]);
+    changes.add("Connection", &b"Upgrade"[..]);
+    changes.set("Sec-WebSocket-Accept", asked.accept().as_bytes());
+    let mut head = BytesMut::with_capacity(512);
+    head.put_slice(b"HTTP/1.1 101 Switching Protocols\r\n");
+    let came = headers.0.iter().map(|line| (line.name, line.value));
+    changes.write(came, &mut head);
+    head
+}
+
+/// The headers of an answer where they were read.
+struct Lines<'a>(&'a [Header<'a>]);
+
+impl Fields for Lines<'_> {
+    fn lines(&self, name: HeaderName) -> impl Iterator<Item = &[u8]> {
+        let lines = self.0.iter();
+        let lines = lines.filter(move |line| line.name.eq_ignore_ascii_case(name.as_str()));
+        lines.map(|line| line.value)
+    }
+}
