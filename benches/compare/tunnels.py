@@ -1,4 +1,5 @@
-"""The proxies that are compared: each with one worker, no access log, keep-alive, and all time-outs long.
+"""The proxies that are compared: each with one worker, no access log, all time-outs long, and the system's keep-alive on
+both sides, without which a tunnel never finds out that a peer has vanished (wsgate, Caddy and Traefik have it by default).
 
 Each is a process on a core of its own in front of one server; `process` is it, `url` where it listens. wsgate is there
 twice: as it comes, inspecting everything, and with `inspect = false` on the route.
@@ -163,8 +164,8 @@ class Nginx(Tunnel):
     arguments = ("-p", "{directory}", "-c", "{file}", "-e", "stderr", "-g", "daemon off;")
     says_version = ("-v",)
     secure = (
-        ("backlog=4096;",
-         "backlog=4096 ssl; ssl_certificate {directory}/cert.pem; ssl_certificate_key {directory}/key.pem;"),
+        ("so_keepalive=on;",
+         "so_keepalive=on ssl; ssl_certificate {directory}/cert.pem; ssl_certificate_key {directory}/key.pem;"),
     )
     text = """\
 pid {directory}/pid;
@@ -180,10 +181,11 @@ http {{
     scgi_temp_path {directory}/scgi;
     upstream main {{ server {server}; keepalive 64; }}
     server {{
-        listen 127.0.0.1:{port} backlog=4096;
+        listen 127.0.0.1:{port} backlog=4096 so_keepalive=on;
         location / {{
             proxy_pass http://main;
             proxy_http_version 1.1;
+            proxy_socket_keepalive on;
             proxy_set_header Host $host;
             proxy_set_header Upgrade $http_upgrade;
             proxy_set_header Connection upgrade;
@@ -227,6 +229,8 @@ defaults
     timeout server 1h
     timeout http-request 10s
     timeout tunnel 1h
+    option clitcpka
+    option srvtcpka
     option forwardfor
 frontend main
     bind 127.0.0.1:{port} backlog 4096
@@ -260,6 +264,7 @@ static_resources:
   listeners:
   - address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }}
     tcp_backlog_size: 4096
+    socket_options: [{{ description: SO_KEEPALIVE, level: 1, name: 9, int_value: 1, state: STATE_PREBIND }}]
     filter_chains:
     - filters:
       - name: envoy.filters.network.http_connection_manager
@@ -282,6 +287,7 @@ static_resources:
   - name: main
     type: STATIC
     connect_timeout: 5s
+    upstream_connection_options: {{ tcp_keepalive: {{ keepalive_time: 60 }} }}
     circuit_breakers:
       thresholds: [{{ max_connections: 60000, max_requests: 60000, max_pending_requests: 60000 }}]
     load_assignment:

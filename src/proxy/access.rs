@@ -1,87 +1,63 @@
 //! Whom a route serves: by the client's address, and by the word of a service that is asked (`auth_url`).
 
-use super::answer::Answer;
+use super::answer::{Answer, Refused};
+use super::asked::{Asked, Caller};
 use super::headers::{self, Changes};
 use super::identity::{Identity, forwarded, is_in};
 use super::settings::{Access, Auth, Tcp};
 use super::shortage::Unanswered;
 use super::socket::Socket;
-use super::tls_of;
-use crate::handshake;
+use crate::handshake::{self, Fields};
 use crate::metrics::{Handshake, Metrics};
 use bytes::BytesMut;
 use http::header::{self, HeaderName, HeaderValue};
 use http::{Method, StatusCode, Version};
-use pingora::Result;
 use pingora::http::{RequestHeader, ResponseHeader};
-use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v1::client::HttpSession;
 use tokio::time::timeout;
 
 /// Headers that a server gets because the access service said so.
 pub(super) type Vouched = Vec<(HeaderName, HeaderValue)>;
 
-/// Why a request does not pass; it has been answered.
-pub(super) type Refused = Handshake;
-
-/// Lets a request pass, with what the access service says of it; or answers it.
+/// Lets a request pass, with what the access service says of it.
 ///
 /// # Errors
-/// Only those of the client's own connection.
+/// Why it does not.
 pub(super) async fn admit(
-    session: &mut ServerSession,
+    asked: &Asked<'_>,
+    caller: &Caller,
     access: &Access,
     identity: Identity,
     metrics: &Metrics,
-) -> Result<std::result::Result<Vouched, Refused>> {
+) -> Result<Vouched, Refused> {
     if !is_allowed(access, identity) {
-        Answer::new(StatusCode::FORBIDDEN, "this address is not served here")
-            .write(session)
-            .await?;
-        return Ok(Err(Handshake::Forbidden));
+        let sentence = "this address is not served here";
+        let answer = Answer::new(StatusCode::FORBIDDEN, sentence);
+        return Err(answer.refusing(Handshake::Forbidden));
     }
     let Some(auth) = &access.auth else {
-        return Ok(Ok(Vec::new()));
+        return Ok(Vec::new());
     };
     // Few routes ask, and the requests of all would carry the room for it.
-    let asking = Box::pin(ask(auth, session, identity));
-    let verdict = match timeout(auth.timeout, asking).await {
-        Ok(Ok(verdict)) => verdict,
+    let asking = Box::pin(ask(auth, asked, caller, identity));
+    match timeout(auth.timeout, asking).await {
+        Ok(Ok(Verdict::Pass(vouched))) => Ok(vouched),
+        Ok(Ok(Verdict::Refuse(head, body))) => Err(Refused::by_access(*head, body)),
         Ok(Err(Unanswered::Exhausted(shortage, error))) => {
             shortage.report(metrics, &error);
-            Answer::exhausted().write(session).await?;
-            return Ok(Err(Handshake::Full));
+            Err(Answer::exhausted().refusing(Handshake::Full))
         }
         Ok(Err(Unanswered::Failed(error))) => {
             tracing::warn!(service = %auth.address, error, "the access service failed; the request is refused");
             let sentence = "whether this is allowed could not be found out";
-            Answer::new(StatusCode::BAD_GATEWAY, sentence)
-                .write(session)
-                .await?;
-            return Ok(Err(Handshake::Unchecked));
+            let answer = Answer::new(StatusCode::BAD_GATEWAY, sentence);
+            Err(answer.refusing(Handshake::Unchecked))
         }
         Err(_) => {
             tracing::warn!(service = %auth.address, "the access service did not answer in time; the request is refused");
             let sentence = "whether this is allowed could not be found out in time";
-            Answer::new(StatusCode::GATEWAY_TIMEOUT, sentence)
-                .write(session)
-                .await?;
-            return Ok(Err(Handshake::Unchecked));
-        }
-    };
-    match verdict {
-        Verdict::Pass(vouched) => Ok(Ok(vouched)),
-        Verdict::Refuse(mut head, body) => {
-            headers::end_hop(&mut head);
-            head.remove_header(&header::TRANSFER_ENCODING);
-            head.insert_header("Content-Length", body.len())?;
-            session.set_keepalive(None);
-            let writing = Box::pin(async {
-                session.write_response_header(head).await?;
-                session.write_response_body(body.freeze(), true).await
-            });
-            writing.await?;
-            Ok(Err(Handshake::Forbidden))
+            let answer = Answer::new(StatusCode::GATEWAY_TIMEOUT, sentence);
+            Err(answer.refusing(Handshake::Unchecked))
         }
     }
 }
@@ -105,13 +81,14 @@ const MAX_BODY: usize = 64 << 10;
 
 async fn ask(
     auth: &Auth,
-    session: &ServerSession,
+    asked: &Asked<'_>,
+    caller: &Caller,
     identity: Identity,
-) -> std::result::Result<Verdict, Unanswered> {
+) -> Result<Verdict, Unanswered> {
     let wrong = |error: Box<pingora::Error>| error.to_string();
     let socket = Socket::connect(&auth.address, Tcp::OFF).await?;
     let mut service = HttpSession::new(Box::new(socket));
-    let request = question(auth, session, identity).map_err(wrong)?;
+    let request = question(auth, asked, caller, identity).map_err(wrong)?;
     service
         .write_request_header(Box::new(request))
         .await
@@ -140,40 +117,45 @@ async fn ask(
         }
         body.extend_from_slice(&chunk);
     }
-    Ok(Verdict::Refuse(Box::new(head), body))
+    let mut head = Box::new(head);
+    headers::end_hop(&mut head);
+    head.remove_header(&header::TRANSFER_ENCODING);
+    let length = head.insert_header("Content-Length", body.len());
+    length.map_err(wrong)?;
+    Ok(Verdict::Refuse(head, body))
 }
 
 /// The request that is asked about, without what belongs to this hop, its handshake and its body.
-fn question(auth: &Auth, session: &ServerSession, identity: Identity) -> Result<RequestHeader> {
-    let asked = session.req_header();
+fn question(
+    auth: &Auth,
+    asked: &Asked<'_>,
+    caller: &Caller,
+    identity: Identity,
+) -> pingora::Result<RequestHeader> {
     let mut request = RequestHeader::build(Method::GET, auth.path.as_bytes(), None)?;
     request.set_version(Version::HTTP_11);
-    let mut changes = Changes::of(handshake::hop_by_hop(&asked.headers));
-    for (name, value) in &asked.headers {
-        let is_ours = name.as_str().starts_with("sec-websocket-")
+    let mut changes = Changes::of(handshake::hop_by_hop(asked));
+    for (name, value) in asked.fields() {
+        let lower = name.to_ascii_lowercase();
+        let is_ours = lower.starts_with("sec-websocket-")
             || matches!(
-                *name,
-                header::HOST | header::CONTENT_LENGTH | header::CONTENT_TYPE | header::EXPECT
+                &*lower,
+                "host" | "content-length" | "content-type" | "expect"
             );
         if !is_ours {
-            request.append_header(name.clone(), value.clone())?;
+            request.append_header(name.to_owned(), value)?;
         }
     }
     changes.set("Host", auth.host.as_bytes());
     changes.set("Connection", &b"close"[..]);
-    changes.set("X-Original-Method", asked.method.as_str().as_bytes());
-    let uri = asked.uri.path_and_query().map_or("/", |uri| uri.as_str());
+    changes.set("X-Original-Method", asked.line().method.as_str().as_bytes());
+    let uri = asked.uri().path_and_query();
+    let uri = uri.map_or("/", |uri| uri.as_str());
     changes.set("X-Original-URI", uri.as_bytes());
-    if let Some(host) = asked.headers.get(header::HOST) {
-        changes.set("X-Forwarded-Host", host.as_bytes());
+    if let Some(host) = asked.lines(header::HOST).next() {
+        changes.set("X-Forwarded-Host", host);
     }
-    forwarded(
-        &mut changes,
-        &asked.headers,
-        identity,
-        None,
-        tls_of(session),
-    )?;
+    forwarded(&mut changes, asked, identity, None, caller.tls.as_deref())?;
     changes.apply(&mut request)?;
     Ok(request)
 }

@@ -1,25 +1,32 @@
 //! What wsgate itself answers.
 
-use http::header::{self, HeaderMap, HeaderName};
-use http::{HeaderValue, StatusCode};
-use pingora::Result;
+use crate::metrics::Handshake;
+use bytes::{Bytes, BytesMut};
+use http::StatusCode;
+use http::header::{self, HeaderName};
 use pingora::http::{IntoCaseHeaderName, ResponseHeader};
 use pingora::protocols::http::ServerSession;
+use pingora::protocols::http::v1::client::HttpSession;
+use pingora::{Error, ErrorType, Result};
+use std::borrow::Cow;
+use std::time::Duration;
+use tokio::time::timeout;
 
 /// A short answer in plain text.
-pub(super) struct Answer<'a> {
-    pub status: StatusCode,
+#[derive(Debug)]
+pub(super) struct Answer {
+    status: StatusCode,
     /// Without a line end.
-    pub sentence: &'a str,
+    sentence: Cow<'static, str>,
     /// One more header.
-    pub header: Option<(HeaderName, &'a str)>,
+    header: Option<(HeaderName, Cow<'static, str>)>,
 }
 
-impl<'a> Answer<'a> {
-    pub fn new(status: StatusCode, sentence: &'a str) -> Self {
+impl Answer {
+    pub fn new(status: StatusCode, sentence: impl Into<Cow<'static, str>>) -> Self {
         Answer {
             status,
-            sentence,
+            sentence: sentence.into(),
             header: None,
         }
     }
@@ -30,10 +37,18 @@ impl<'a> Answer<'a> {
         Answer::new(StatusCode::SERVICE_UNAVAILABLE, sentence).with(header::RETRY_AFTER, "5")
     }
 
-    pub fn with(self, name: HeaderName, value: &'a str) -> Self {
+    pub fn with(self, name: HeaderName, value: impl Into<Cow<'static, str>>) -> Self {
         Answer {
-            header: Some((name, value)),
+            header: Some((name, value.into())),
             ..self
+        }
+    }
+
+    /// What a request that is not served is answered, and counted as.
+    pub fn refusing(self, counted: Handshake) -> Refused {
+        Refused {
+            counted,
+            told: Box::new(Told::Ours(self)),
         }
     }
 
@@ -47,28 +62,77 @@ impl<'a> Answer<'a> {
         head.insert_header("Content-Type", "text/plain; charset=utf-8")?;
         head.insert_header("Content-Length", body.len())?;
         if let Some((name, value)) = self.header {
-            head.insert_header(title_case(&name), value)?;
+            head.insert_header(title_case(&name), &*value)?;
         }
         session.set_keepalive(None);
         let without_body = session.req_header().method == http::Method::HEAD;
-        // Most requests get no answer of ours, and all would carry the room to write one.
-        let writing = Box::pin(async {
-            session.write_response_header(Box::new(head)).await?;
-            if !without_body {
-                session.write_response_body(body.into(), true).await?;
-            }
-            Ok(())
-        });
-        writing.await
+        session.write_response_header(Box::new(head)).await?;
+        if !without_body {
+            session.write_response_body(body.into(), true).await?;
+        }
+        Ok(())
     }
 }
 
-/// The value of a header as text, for logs and for routing; empty where there is none or it is not ASCII.
-pub(super) fn text(headers: &HeaderMap, name: HeaderName) -> &str {
-    headers
-        .get(name)
-        .and_then(|value: &HeaderValue| value.to_str().ok())
-        .unwrap_or_default()
+/// Why a request is not served, and what its client is told. Small, as all requests carry the room for it.
+pub(super) struct Refused {
+    pub counted: Handshake,
+    told: Box<Told>,
+}
+
+enum Told {
+    Ours(Answer),
+    /// The access service's own words.
+    Access(ResponseHeader, BytesMut),
+    /// The server's own answer, whose body is still to be read, each piece within a time.
+    Server(ResponseHeader, HttpSession, Duration),
+}
+
+impl Refused {
+    /// The access service has said no, with this body.
+    pub fn by_access(head: ResponseHeader, body: BytesMut) -> Self {
+        Refused {
+            counted: Handshake::Forbidden,
+            told: Box::new(Told::Access(head, body)),
+        }
+    }
+
+    /// The server has answered something else than was asked for.
+    pub fn by_server(head: ResponseHeader, session: HttpSession, limit: Duration) -> Self {
+        Refused {
+            counted: Handshake::Declined,
+            told: Box::new(Told::Server(head, session, limit)),
+        }
+    }
+
+    /// Tells the client. The connection is not used again afterwards.
+    ///
+    /// # Errors
+    /// Those of the client's connection; where the server's answer breaks, the connection is all that can tell it.
+    pub async fn write(self, session: &mut ServerSession) -> Result<()> {
+        session.set_keepalive(None);
+        match *self.told {
+            Told::Ours(answer) => answer.write(session).await,
+            Told::Access(head, body) => {
+                session.write_response_header(Box::new(head)).await?;
+                session.write_response_body(body.freeze(), true).await
+            }
+            Told::Server(head, mut server, limit) => {
+                session.write_response_header(Box::new(head)).await?;
+                loop {
+                    let chunk = timeout(limit, server.read_body_bytes()).await;
+                    let late = |_| {
+                        let what = "the body of the server's answer";
+                        Error::explain(ErrorType::ReadTimedout, what)
+                    };
+                    match chunk.map_err(late)?? {
+                        Some(chunk) => session.write_response_body(chunk, false).await?,
+                        None => return session.write_response_body(Bytes::new(), true).await,
+                    }
+                }
+            }
+        }
+    }
 }
 
 /// `retry-after` as `Retry-After`: some clients of HTTP/1.1 still look at the case.

@@ -4,19 +4,18 @@
 //! to the client. Any other answer, one that the parser does not take included, is Pingora's to read: it may have a body.
 
 use super::access::Vouched;
+use super::asked::{Asked, Caller};
 use super::head;
 use super::headers::Changes;
 use super::identity::{Identity, forwarded};
 use super::settings::Route;
 use super::socket::Socket;
-use super::tls_of;
 use crate::handshake::{self, Agreed, BadSwitch, Fields, Request};
 use bytes::{BufMut, BytesMut};
 use http::StatusCode;
 use http::header::{self, HeaderName};
 use httparse::{Header, ParserConfig, Response, Status};
 use pingora::http::ResponseHeader;
-use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v1::client::HttpSession;
 use pingora::{Error, ErrorType, OrErr, Result};
 use std::mem::MaybeUninit;
@@ -47,15 +46,15 @@ pub(super) struct Switched {
 /// # Errors
 /// What came or is known of the client cannot stand in a request.
 pub(super) fn request(
-    session: &ServerSession,
+    came: &Asked<'_>,
+    caller: &Caller,
     asked: &Request,
     route: &Route,
     identity: Identity,
     vouched: &Vouched,
 ) -> Result<BytesMut> {
-    let came = session.req_header();
     let extensions = asked.extensions();
-    let mut changes = Changes::of(handshake::hop_by_hop(&came.headers));
+    let mut changes = Changes::of(handshake::hop_by_hop(came));
     // Only what can be inspected is offered.
     changes.remove("Sec-WebSocket-Extensions");
     if let Some(extensions) = &extensions {
@@ -63,28 +62,23 @@ pub(super) fn request(
     }
     changes.add("Connection", &b"Upgrade"[..]);
     changes.add("Upgrade", &b"websocket"[..]);
-    let host = came.headers.get(header::HOST);
-    forwarded(&mut changes, &came.headers, identity, host, tls_of(session))?;
+    let host = came.lines(header::HOST).next();
+    forwarded(&mut changes, came, identity, host, caller.tls.as_deref())?;
     changes.vouch(route.access.auth.as_ref(), vouched);
     changes.obey(&route.headers[0]);
 
-    let target = came.raw_path();
+    let target = came.target();
     if target.iter().any(|byte| matches!(byte, 0..=b' ')) {
         let sentence = "a request target with a space or a control character";
         return Err(Error::explain(ErrorType::InvalidHTTPHeader, sentence));
     }
     // Nearly all need no second allocation.
     let mut written = BytesMut::with_capacity(1024);
-    written.put_slice(came.method.as_str().as_bytes());
+    written.put_slice(came.line().method.as_str().as_bytes());
     written.put_u8(b' ');
     written.put_slice(target);
     written.put_slice(b" HTTP/1.1\r\n");
-    let headers = came.case_header_iter();
-    let headers = headers.filter_map(|(name, value)| {
-        let name = str::from_utf8(name.as_slice()).ok()?;
-        Some((name, value.as_bytes()))
-    });
-    changes.write(headers, &mut written);
+    changes.write(came.fields(), &mut written);
     Ok(written)
 }
 

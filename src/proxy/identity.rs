@@ -4,10 +4,10 @@
 use super::headers::Changes;
 use super::secured;
 use super::settings::{Client, ForwardedHeader};
+use crate::handshake::Fields;
+use http::HeaderValue;
 use http::header::{self, HeaderName};
-use http::{HeaderMap, HeaderValue};
 use ipnet::IpNet;
-use pingora::protocols::http::ServerSession;
 use pingora::protocols::tls::SslDigest;
 use pingora::{ErrorType, OrErr, Result};
 use std::net::{IpAddr, SocketAddr};
@@ -33,16 +33,8 @@ pub(super) fn is_in(networks: &[IpNet], address: IpAddr) -> bool {
     networks.iter().any(|network| network.contains(&address))
 }
 
-/// Who the request of a session comes from.
-pub(super) fn identify(session: &ServerSession, settings: &Client) -> Identity {
-    let peer = session
-        .client_addr()
-        .and_then(|address| address.as_inet())
-        .map(|address| address.ip().to_canonical());
-    of(peer, &session.req_header().headers, settings)
-}
-
-fn of(peer: Option<IpAddr>, headers: &HeaderMap, settings: &Client) -> Identity {
+/// Who a request comes from that this peer sent.
+pub(super) fn identify(peer: Option<IpAddr>, headers: &impl Fields, settings: &Client) -> Identity {
     let is_trusted = match peer {
         Some(peer) => is_in(&settings.trusted_proxies, peer),
         None => settings.trust_unix,
@@ -66,17 +58,17 @@ fn of(peer: Option<IpAddr>, headers: &HeaderMap, settings: &Client) -> Identity 
 }
 
 /// The addresses that a request passed by, the last first; `None` for what is no address.
-fn chain(headers: &HeaderMap, header: ForwardedHeader) -> Vec<Option<IpAddr>> {
+fn chain(headers: &impl Fields, header: ForwardedHeader) -> Vec<Option<IpAddr>> {
     // A longer chain is no chain but an attempt.
     const MOST: usize = 32;
     let name = match header {
         ForwardedHeader::XForwardedFor => X_FORWARDED_FOR,
         ForwardedHeader::Forwarded => header::FORWARDED,
     };
-    let values = headers.get_all(name);
+    let values: Vec<&[u8]> = headers.lines(name).collect();
     let mut hops: Vec<Option<IpAddr>> = Vec::new();
-    for value in values.iter().rev() {
-        let Ok(value) = value.to_str() else {
+    for value in values.into_iter().rev() {
+        let Ok(value) = str::from_utf8(value) else {
             hops.push(None);
             break;
         };
@@ -119,9 +111,9 @@ fn address(text: &str) -> Option<IpAddr> {
 /// A subject that no header can hold.
 pub(super) fn forwarded<'a>(
     changes: &mut Changes<'a>,
-    headers: &HeaderMap,
+    headers: &impl Fields,
     identity: Identity,
-    host: Option<&'a HeaderValue>,
+    host: Option<&'a [u8]>,
     tls: Option<&'a SslDigest>,
 ) -> Result<()> {
     if let Some(peer) = identity.peer {
@@ -139,7 +131,7 @@ pub(super) fn forwarded<'a>(
     let mut claimed = changes.kept(headers, X_FORWARDED_HOST);
     let is_claimed = identity.is_trusted && claimed.next().is_some();
     if let Some(host) = host.filter(|_| !is_claimed) {
-        changes.set("X-Forwarded-Host", host.as_bytes());
+        changes.set("X-Forwarded-Host", host);
     }
     let mut claimed = changes.kept(headers, X_FORWARDED_PROTO);
     let claimed = claimed.next().filter(|_| identity.is_trusted);
@@ -162,6 +154,7 @@ pub(super) fn forwarded<'a>(
 mod tests {
     use super::*;
     use bytes::BytesMut;
+    use http::HeaderMap;
 
     fn settings(header: ForwardedHeader) -> Client {
         Client {
@@ -183,7 +176,7 @@ mod tests {
         for value in values {
             headers.append(&name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
-        of(peer.parse().ok(), &headers, &settings(header)).client
+        identify(peer.parse().ok(), &headers, &settings(header)).client
     }
 
     #[test]
@@ -244,9 +237,9 @@ mod tests {
             peer,
             is_trusted,
         };
-        let host = HeaderValue::from_static("chat.example.com");
+        let host = b"chat.example.com".as_slice();
         let mut changes = Changes::of(named.iter().copied());
-        forwarded(&mut changes, &headers, identity, Some(&host), None).unwrap();
+        forwarded(&mut changes, &headers, identity, Some(host), None).unwrap();
         let mut written = BytesMut::new();
         let came = headers.iter();
         let came = came.map(|(name, value)| (name.as_str(), value.as_bytes()));

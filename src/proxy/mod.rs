@@ -7,6 +7,7 @@
 
 mod access;
 mod answer;
+mod asked;
 mod balance;
 mod checks;
 mod clients;
@@ -40,12 +41,13 @@ pub use upstream::{Departing, Departure, Pool, Pools, Server, State};
 
 use crate::handshake::{self, Refusal};
 use access::Vouched;
-use answer::Answer;
+use answer::{Answer, Refused};
+use asked::{Asked, Caller};
 use async_trait::async_trait;
 use balance::hash_key;
 use head::NoHead;
 use headers::Changes;
-use http::{StatusCode, Version, header};
+use http::{HeaderValue, StatusCode, header};
 use identity::Identity;
 use pingora::apps::{HttpServerApp, HttpServerOptions, ServerApp};
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -65,7 +67,6 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use table::RouteState;
 use tokio::sync::Notify;
-use upgrade::host_of;
 
 /// Takes the connections of the listeners. Clones share everything.
 #[derive(Clone)]
@@ -106,37 +107,6 @@ impl Tables {
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
-    }
-
-    /// The route of a request, and who sends it; `None` where it has been answered that there is none.
-    ///
-    /// # Errors
-    /// Those of the client's connection.
-    async fn route(
-        &self,
-        session: &mut ServerSession,
-    ) -> Result<Option<(Arc<RouteState>, Identity)>> {
-        let head = session.req_header();
-        if head.version == Version::HTTP_11 && !head.headers.contains_key(header::HOST) {
-            // RFC 9112 §3.2: "A server MUST respond with a 400 (Bad Request) status code".
-            let sentence = "the Host header is missing";
-            let answer = Answer::new(StatusCode::BAD_REQUEST, sentence);
-            answer.write(session).await?;
-            return Ok(None);
-        }
-        let table = self.current();
-        // Who says it by himself is nobody whom we know by it.
-        for name in table.subject_headers() {
-            session.req_header_mut().remove_header(name);
-        }
-        let head = session.req_header();
-        let Some(route) = table.find(host_of(head), head.uri.path()) else {
-            let answer = Answer::new(StatusCode::NOT_FOUND, "no route for this host and path");
-            answer.write(session).await?;
-            return Ok(None);
-        };
-        let identity = identity::identify(session, &table.client);
-        Ok(Some((route.clone(), identity)))
     }
 }
 
@@ -345,6 +315,26 @@ pub struct Plain {
     vouched: Vouched,
 }
 
+impl Plain {
+    /// Finds the request its route and its servers.
+    async fn admit(&mut self, session: &ServerSession, table: &Table) -> Result<(), Refused> {
+        let mut asked = Asked::of(session.req_header());
+        let caller = Caller::of_session(session);
+        let (route, identity) = table.route(&mut asked, &caller)?;
+        if handshake::is_attempt(&asked) {
+            // Those of HTTP/1.1 do not come here.
+            return Err(upgrade::refuse(&Refusal::HttpVersion));
+        }
+        let (access, metrics) = (&route.settings.access, &route.terms.metrics);
+        self.vouched = access::admit(&asked, &caller, access, identity, metrics).await?;
+        let key = hash_key(&asked, identity.client, &route.pool);
+        self.candidates = route.pool.candidates(key.as_deref());
+        self.identity = Some(identity);
+        self.route = Some(route);
+        Ok(())
+    }
+}
+
 #[async_trait]
 impl ProxyHttp for Seat {
     type CTX = Plain;
@@ -355,24 +345,17 @@ impl ProxyHttp for Seat {
 
     async fn request_filter(&self, session: &mut Session, plain: &mut Plain) -> Result<bool> {
         let session = session.as_downstream_mut();
-        let Some((route, identity)) = self.0.route(session).await? else {
-            return Ok(true);
-        };
-        if handshake::is_attempt(&session.req_header().headers) {
-            // Those of HTTP/1.1 do not come here.
-            upgrade::refuse(session, &Refusal::HttpVersion).await?;
-            return Ok(true);
+        let table = self.0.current();
+        for name in table.subject_headers() {
+            session.req_header_mut().remove_header(name);
         }
-        let (access, metrics) = (&route.settings.access, &route.terms.metrics);
-        match access::admit(session, access, identity, metrics).await? {
-            Ok(vouched) => plain.vouched = vouched,
-            Err(_) => return Ok(true),
+        match plain.admit(session, &table).await {
+            Ok(()) => Ok(false),
+            Err(refused) => {
+                Box::pin(refused.write(session)).await?;
+                Ok(true)
+            }
         }
-        let key = hash_key(session.req_header(), identity.client, &route.pool);
-        plain.candidates = route.pool.candidates(key.as_deref());
-        plain.identity = Some(identity);
-        plain.route = Some(route.clone());
-        Ok(false)
     }
 
     async fn upstream_peer(
@@ -426,9 +409,9 @@ impl ProxyHttp for Seat {
         };
         let (settings, tls) = (&route.settings, tls_of(session));
         let host = request.headers.get(header::HOST).cloned();
+        let host = host.as_ref().map(HeaderValue::as_bytes);
         let mut changes = Changes::default();
-        let came = &request.headers;
-        identity::forwarded(&mut changes, came, identity, host.as_ref(), tls)?;
+        identity::forwarded(&mut changes, &request.headers, identity, host, tls)?;
         changes.vouch(settings.access.auth.as_ref(), &plain.vouched);
         changes.obey(&settings.headers[0]);
         changes.apply(request)

@@ -1,14 +1,18 @@
 //! What requests meet: the routes of a configuration, with what each of them needs at run time.
 
 use super::Router;
+use super::answer::{Answer, Refused};
+use super::asked::{Asked, Caller};
 use super::clients::Clients;
+use super::identity::{Identity, identify};
 use super::settings::{Address, Client, Route, Settings};
 use super::upstream::{Pool, Pools};
 use crate::deploy::Control;
-use crate::metrics::Metrics;
+use crate::handshake::Fields;
+use crate::metrics::{Handshake, Metrics};
 use crate::relay::{Buffers, Terms};
 use crate::tls::Accept;
-use http::HeaderName;
+use http::{HeaderName, StatusCode, Version, header};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -132,8 +136,35 @@ impl Table {
     }
 
     /// The route of a request, by its host, port included, and its path.
-    pub(super) fn find(&self, host: &str, path: &str) -> Option<&Arc<RouteState>> {
+    fn find(&self, host: &str, path: &str) -> Option<&Arc<RouteState>> {
         self.routes.get(self.router.find(host, path)?)
+    }
+
+    /// The route of a request, and who sends it; headers that nobody may send are gone from it then.
+    ///
+    /// # Errors
+    /// The answer that there is none.
+    pub(super) fn route(
+        &self,
+        asked: &mut Asked<'_>,
+        caller: &Caller,
+    ) -> Result<(Arc<RouteState>, Identity), Refused> {
+        let refuse = |status, sentence| {
+            let answer = Answer::new(status, sentence);
+            Err(answer.refusing(Handshake::BadRequest))
+        };
+        let has_host = asked.lines(header::HOST).next().is_some();
+        if asked.line().version == Version::HTTP_11 && !has_host {
+            // RFC 9112 §3.2: "A server MUST respond with a 400 (Bad Request) status code".
+            return refuse(StatusCode::BAD_REQUEST, "the Host header is missing");
+        }
+        // Who says it by himself is nobody whom we know by it.
+        asked.forget(&self.subject_headers);
+        let Some(route) = self.find(asked.host(), asked.uri().path()) else {
+            return refuse(StatusCode::NOT_FOUND, "no route for this host and path");
+        };
+        let identity = identify(caller.peer, asked, &self.client);
+        Ok((route.clone(), identity))
     }
 
     /// TLS on this listener.
