@@ -190,15 +190,14 @@ impl AsyncRead for Socket {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let socket = self.get_mut();
-        if let Socket::Rewound(again, _) = socket
-            && !again.is_empty()
-        {
-            let fits = again.len().min(buf.remaining());
-            buf.put_slice(&again.split_to(fits));
-            return Poll::Ready(Ok(()));
+        match self.get_mut() {
+            Socket::Rewound(again, _) if !again.is_empty() => {
+                let fits = again.len().min(buf.remaining());
+                buf.put_slice(&again.split_to(fits));
+                Poll::Ready(Ok(()))
+            }
+            socket => with!(socket, stream => Pin::new(&mut *stream).poll_read(cx, buf)),
         }
-        with!(socket, stream => Pin::new(&mut *stream).poll_read(cx, buf))
     }
 }
 

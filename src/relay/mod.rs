@@ -219,7 +219,8 @@ impl Drop for State {
 }
 
 impl State {
-    /// Moves what can be moved from one side to the other. Whether anything happened.
+    /// Moves what can be moved from one side to the other. Whether anything happened that the rest of the connection has to
+    /// be looked at for: that bytes passed is nothing of the kind, and is most of what happens.
     fn pump(
         &mut self,
         from: Side,
@@ -228,23 +229,23 @@ impl State {
         cx: &mut Context<'_>,
         work: &mut Workspace,
     ) -> bool {
-        let mut moved = false;
+        let mut stirred = false;
         loop {
-            moved |= self.flush(from, sink, cx);
+            stirred |= self.flush(from, sink, cx);
             let pipe = &mut self.pipes[from as usize];
             if pipe.source.ended
                 || (pipe.is_passing() && !pipe.is_flushed())
                 || self.is_absorbed(from)
                 || self.is_slowed(from)
             {
-                return moved;
+                return stirred;
             }
             let mut chunk: &[u8] = &[];
             if !self.pipes[from as usize].fresh {
                 let most = self.most(from);
                 let pipe = &mut self.pipes[from as usize];
                 match pipe.poll_fill(Pin::new(source), cx, &mut work.scratch, most) {
-                    Poll::Pending => return moved,
+                    Poll::Pending => return stirred,
                     Poll::Ready(Ok(filled)) if filled.read > 0 => {
                         if let Some(meter) = &mut self.meter {
                             meter.handle_read(from, filled.read);
@@ -257,7 +258,6 @@ impl State {
                     }
                 }
             }
-            moved = true;
             if let Some(watch) = &mut self.watch {
                 watch.handle_read(from, Instant::now());
             }
@@ -265,6 +265,7 @@ impl State {
             if pipe.source.closed.is_some() {
                 // §5.5.1: after a Close a side sends nothing more; whatever this is, nobody gets it.
                 pipe.drop_window();
+                stirred = true;
                 continue;
             }
             let passing = pipe.is_passing();
@@ -294,6 +295,7 @@ impl State {
             };
             self.execute_order(from);
             self.drain_at_message_end();
+            stirred |= found.is_some() || self.cause.is_some() || self.restart.is_some();
             match found {
                 None => {}
                 Some(Found::Violation(violation)) => self.handle_violation(from, violation),

@@ -18,8 +18,9 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::io::poll_read_buf;
 
-/// Most that is read at once: a message of a mebibyte passes with four calls of the system each way.
-pub(super) const CHUNK: usize = 256 << 10;
+/// Most that is read at once: a message of a mebibyte passes with eight calls of the system each way. More would be fewer
+/// calls, and dearer ones: what is read has to be in the cache still when it is inspected, and when it is written.
+pub(super) const CHUNK: usize = 128 << 10;
 /// The same where the other side has not taken all of the chunk before: a slow reader does not have a large one kept for
 /// it each time.
 const CROWDED_CHUNK: usize = 64 << 10;
