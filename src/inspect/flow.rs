@@ -137,6 +137,11 @@ struct Wrong {
     proven: usize,
 }
 
+/// The first byte of a frame that is a whole message and not compressed.
+const WHOLE_TEXT: u8 = 0x80 | Opcode::Text.bits();
+/// The same of a binary one.
+const WHOLE_BINARY: u8 = 0x80 | Opcode::Binary.bits();
+
 /// RSV1 alone, of the three reserved bits.
 const RSV1: u8 = 0b100;
 
@@ -270,7 +275,7 @@ impl Flow {
     /// Judges what is new in `window`, which begins after the last byte released.
     ///
     /// What is released is added to `tally`. No input makes it panic, and no byte is looked at twice, apart from those of
-    /// an unfinished header. Nothing is allocated but for compressed messages: an inflater, and a window of what was sent.
+    /// an unfinished header and of a message of at most 8 KiB that breaks a rule. Nothing is allocated but for compressed messages: an inflater, and a window of what was sent.
     pub fn inspect(
         &mut self,
         rules: &Rules,
@@ -321,6 +326,14 @@ impl Flow {
         release: &mut usize,
     ) -> Option<Event> {
         loop {
+            if let Some(len) = self.pass_at_once(rules, &window[*release..], block, tally) {
+                *release += len;
+                self.scanned = *release;
+                if until == Until::End && *release < window.len() {
+                    continue;
+                }
+                return None;
+            }
             let mut payload = match self.frame {
                 FrameState::Lost => {
                     self.scanned = window.len();
@@ -410,6 +423,63 @@ impl Flow {
                 return None;
             }
         }
+    }
+
+    /// Passes the frame that `bytes` begin with where it is all there, a message of its own, not large, and right: most are,
+    /// and nothing of such a frame has to be kept. Its length then. What anything else is, or what is wrong with it, is for
+    /// the long way to say.
+    #[inline]
+    fn pass_at_once(
+        &self,
+        rules: &Rules,
+        bytes: &[u8],
+        block: &mut Block,
+        tally: &mut Tally,
+    ) -> Option<usize> {
+        let &[first, second, ..] = bytes else {
+            return None;
+        };
+        let text = match first {
+            WHOLE_TEXT => true,
+            WHOLE_BINARY => false,
+            _ => return None,
+        };
+        let len = header::payload_len(bytes).filter(|len| len.minimal)?.value;
+        let is_expected = matches!(self.frame, FrameState::Header)
+            && self.message.is_none()
+            && self.stopped.is_none()
+            && self.inflation.is_none()
+            && Second(second).masked() == (self.from == Side::Client)
+            && len <= rules.max_frame_size.min(rules.max_message_size)
+            && len <= Block::LEN as u64
+            && rules.max_fragments > 0;
+        if !is_expected {
+            return None;
+        }
+        let (header, len) = (Second(second).header_len(), len as usize);
+        let payload = bytes.get(header..header + len)?;
+        if text && rules.inspect {
+            let key = Second(second)
+                .masked()
+                .then(|| bytes[..header].last_chunk());
+            let is_valid = match key.flatten() {
+                None => simdutf8::basic::from_utf8(payload).is_ok(),
+                Some(key) => {
+                    let mut mask = Mask::new(*key);
+                    mask.is_ascii(payload) || {
+                        mask.apply_to(payload, &mut block.copy[..]);
+                        simdutf8::basic::from_utf8(&block.copy[..len]).is_ok()
+                    }
+                }
+            };
+            if !is_valid {
+                return None;
+            }
+        }
+        let kind = usize::from(!text);
+        tally.messages[kind] += 1;
+        tally.bytes[kind] += len as u64;
+        Some(header + len)
     }
 
     /// Reads and judges the header at the beginning of `bytes`, as far as it is there. `None`: more bytes are needed, or

@@ -22,7 +22,7 @@ pub(super) struct Asked<'a> {
 }
 
 /// Most headers of a request that is read here.
-const MAX_HEADERS: usize = 100;
+const MAX_HEADERS: usize = 256;
 
 impl<'a> Asked<'a> {
     /// Reads a complete head, without anything behind it.

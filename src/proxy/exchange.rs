@@ -139,11 +139,11 @@ pub(super) async fn exchange(
     }
 }
 
-/// Largest head of an answer, in bytes.
-const MAX_HEAD: usize = 64 << 10;
+/// How much of an answer is read before the end of its head has to be there, in bytes: as much as Pingora reads.
+const MAX_HEAD: usize = 1 << 20;
 
 /// Most headers of a 101.
-const MAX_HEADERS: usize = 64;
+const MAX_HEADERS: usize = 256;
 
 /// What a complete head is; with its length, where something may come behind it.
 enum Read {

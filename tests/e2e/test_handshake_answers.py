@@ -174,6 +174,52 @@ def test_an_interim_answer_before_the_101(rig):
     assert answer.status == 101, f"answered {answer.start}"
 
 
+def test_interim_answers_one_by_one(rig):
+    client, path = rig.request()
+    upstream, head = rig.server.accept_request(path)
+    for _ in range(3):
+        for piece in (b"HTTP/1.1 100 Continue\r", b"\n\r", b"\n"):
+            upstream.send(piece)
+    upstream.send(http.switching_protocols(head) + upstream.frame(TEXT, b"first"))
+    assert client.read_head().status == 101
+    client.read_exactly(upstream.frame(TEXT, b"first"))
+
+
+def test_an_interim_answer_before_another(rig):
+    client, path = rig.request()
+    upstream, _ = rig.server.accept_request(path)
+    upstream.send(b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n" + http.response("401 Unauthorized", b"no"))
+    answer = client.read_head()
+    assert (answer.status, client.read_body(answer)) == (401, b"no")
+
+
+@pytest.mark.parametrize(
+    ("line", "got"),
+    [("X-Space : a", "a"), ("X-Space:a", "a"), ("X-Space:\t a \t", "a"), ("X-Space: \u00fc", "\u00fc"), ("X-Space:", "")],
+)
+def test_unusual_lines_of_a_101(rig, line, got):
+    """RFC 9112 §5.1: a proxy removes the white space before the colon."""
+    session = rig.open(answer=dict(extra=[line]))
+    assert session.answer.get("x-space") == got
+    session.finish()
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [["X-Folded: a", " b"], ["X-Nul: \0"], ["no header"], [f"X-{n}: {n}" for n in range(300)]],
+    ids=lambda lines: lines[-1][:20],
+)
+def test_a_101_that_cannot_be_passed_on(rig, lines):
+    client, path = rig.request(early=EARLY)
+    upstream, head = rig.server.accept_request(path)
+    upstream.send(http.switching_protocols(head, extra=lines))
+    answer = client.read_head()
+    assert answer.status == 502, answer.start
+    assert client.read_body(answer), "no sentence"
+    left, _ = upstream.read_to_end()
+    assert left == b"", f"reached the upstream: {left!r}"
+
+
 def test_101_then_http(rig):
     """The upstream believes it still speaks HTTP: its bytes are no frames, and the client never sees them."""
     client, path = rig.request()

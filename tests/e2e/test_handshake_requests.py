@@ -79,6 +79,57 @@ def test_unusual_but_right_requests_pass(rig, right):
     rig.open(request=right).finish()
 
 
+@pytest.mark.parametrize(
+    ("target", "got"),
+    [
+        ("http://gate.test{}?a=b", "http://gate.test{}?a=b"),
+        ("{}?a b", "{}?a%20b"),
+        ("//{}/..//?a=%zz", "//{}/..//?a=%zz"),
+    ],
+)
+def test_unusual_targets(rig, target, got):
+    """An absolute one (RFC 9112 §3.2.2), and what has no place in one and is meant all the same."""
+    path = rig.new_path()
+    client, _ = rig.request(path=target.format(path), early=raw.frames.encode(TEXT, b"early", masked=True))
+    upstream, head = rig.server.accept_request(got.format(path))
+    upstream.send(http.switching_protocols(head))
+    assert client.read_head().status == 101
+    assert upstream.read_frame().payload == b"early"
+
+
+@pytest.mark.parametrize("headers", [120, 250])
+def test_many_headers(rig, headers):
+    extra = [f"X-{n}: {n}" for n in range(headers)]
+    session = rig.open(request=dict(extra=extra), answer=dict(extra=extra))
+    for head in (session.request, session.answer):
+        assert [head.get(f"x-{n}") for n in range(headers)] == [str(n) for n in range(headers)]
+    session.finish()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        dict(headers={"Host": "user@gate.test"}),
+        dict(path="http://other.test/a"),
+        dict(path="/?a=<b>"),
+        dict(path="/?\u00fc"),
+        dict(path="http://user@gate.test/a"),
+        dict(extra=["X-Folded: a", " b"]),
+        dict(extra=["X-Space : a"]),
+        dict(extra=["no header"]),
+        dict(extra=["X-Nul: \0"]),
+        dict(extra=[f"X-{n}: {n}" for n in range(300)]),
+    ],
+    ids=lambda wrong: str(wrong)[:40],
+)
+def test_heads_that_are_no_heads(rig, wrong):
+    """RFC 9112 §5.1, §5.2, §3.2: they make servers disagree on what was asked."""
+    client, _ = rig.request(**wrong)
+    assert client.read_head().status == 400
+    client.close()
+    rig.assert_nothing_reached_the_server()
+
+
 def test_what_the_upstream_gets(rig):
     """The request as it was, hop-by-hop headers and unknown extensions removed, and where it came from."""
     session = rig.open(
