@@ -2,7 +2,7 @@
 
 use super::answer::{Answer, Refused};
 use super::asked::{Asked, Caller};
-use super::headers::{self, Changes};
+use super::headers::{self, Changes, Vouched};
 use super::identity::{Identity, forwarded, is_in};
 use super::settings::{Access, Auth, Tcp};
 use super::shortage::Unanswered;
@@ -10,14 +10,11 @@ use super::socket::Socket;
 use crate::handshake::{self, Fields};
 use crate::metrics::{Handshake, Metrics};
 use bytes::BytesMut;
-use http::header::{self, HeaderName, HeaderValue};
+use http::header::{self, HeaderName};
 use http::{Method, StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::v1::client::HttpSession;
 use tokio::time::timeout;
-
-/// Headers that a server gets because the access service said so.
-pub(super) type Vouched = Vec<(HeaderName, HeaderValue)>;
 
 /// Lets a request pass, with what the access service says of it.
 ///
@@ -42,7 +39,7 @@ pub(super) async fn admit(
     let asking = Box::pin(ask(auth, asked, caller, identity));
     match timeout(auth.timeout, asking).await {
         Ok(Ok(Verdict::Pass(vouched))) => Ok(vouched),
-        Ok(Ok(Verdict::Refuse(head, body))) => Err(Refused::by_access(*head, body)),
+        Ok(Ok(Verdict::Refuse(head, body))) => Err(Refused::by_access(head, body)),
         Ok(Err(Unanswered::Exhausted(shortage, error))) => {
             shortage.report(metrics, &error);
             Err(Answer::exhausted().refusing(Handshake::Full))

@@ -83,14 +83,14 @@ pub(super) struct Refused {
 enum Told {
     Ours(Answer),
     /// The access service's own words.
-    Access(ResponseHeader, BytesMut),
+    Access(Box<ResponseHeader>, BytesMut),
     /// The server's own answer, whose body is still to be read, each piece within a time.
-    Server(ResponseHeader, HttpSession, Duration),
+    Server(Box<ResponseHeader>, Box<HttpSession>, Duration),
 }
 
 impl Refused {
     /// The access service has said no, with this body.
-    pub fn by_access(head: ResponseHeader, body: BytesMut) -> Self {
+    pub fn by_access(head: Box<ResponseHeader>, body: BytesMut) -> Self {
         Refused {
             counted: Handshake::Forbidden,
             told: Box::new(Told::Access(head, body)),
@@ -98,7 +98,11 @@ impl Refused {
     }
 
     /// The server has answered something else than was asked for.
-    pub fn by_server(head: ResponseHeader, session: HttpSession, limit: Duration) -> Self {
+    pub fn by_server(
+        head: Box<ResponseHeader>,
+        session: Box<HttpSession>,
+        limit: Duration,
+    ) -> Self {
         Refused {
             counted: Handshake::Declined,
             told: Box::new(Told::Server(head, session, limit)),
@@ -114,11 +118,11 @@ impl Refused {
         match *self.told {
             Told::Ours(answer) => answer.write(session).await,
             Told::Access(head, body) => {
-                session.write_response_header(Box::new(head)).await?;
+                session.write_response_header(head).await?;
                 session.write_response_body(body.freeze(), true).await
             }
             Told::Server(head, mut server, limit) => {
-                session.write_response_header(Box::new(head)).await?;
+                session.write_response_header(head).await?;
                 loop {
                     let chunk = timeout(limit, server.read_body_bytes()).await;
                     let late = |_| {

@@ -3,10 +3,9 @@
 //! This is what a new connection costs: neither head is copied to be changed, and of a 101 nothing is made but what goes
 //! to the client. Any other answer, one that the parser does not take included, is Pingora's to read: it may have a body.
 
-use super::access::Vouched;
 use super::asked::{Asked, Caller};
 use super::head;
-use super::headers::Changes;
+use super::headers::{Changes, Vouched};
 use super::identity::{Identity, forwarded};
 use super::settings::Route;
 use super::socket::Socket;
@@ -28,7 +27,7 @@ pub(super) enum Answered {
     /// One that is none.
     Bad(BadSwitch),
     /// Something else, of which a body is still to be read.
-    Otherwise(Box<(ResponseHeader, HttpSession)>),
+    Otherwise(Box<ResponseHeader>, Box<HttpSession>),
 }
 
 /// What is left of a 101 once it is known to be right.
@@ -190,7 +189,8 @@ async fn read_otherwise(socket: Socket, came: BytesMut) -> Result<Answered> {
             return Ok(Answered::Bad(BadSwitch::Head));
         }
         if !head.status.is_informational() {
-            return Ok(Answered::Otherwise(Box::new((head.clone(), session))));
+            let head = Box::new(head.clone());
+            return Ok(Answered::Otherwise(head, Box::new(session)));
         }
     }
 }

@@ -1,13 +1,15 @@
 //! What is changed of the headers of a message on its way.
 
-use super::access::Vouched;
 use super::settings::{Auth, HeaderRules};
 use crate::handshake::{self, Fields};
 use bytes::{BufMut, BytesMut};
-use http::HeaderName;
+use http::{HeaderName, HeaderValue};
 use pingora::Result;
 use pingora::http::{RequestHeader, ResponseHeader};
 use std::borrow::Cow;
+
+/// Headers that a server gets because the access service said so.
+pub(super) type Vouched = Vec<(HeaderName, HeaderValue)>;
 
 /// Which headers of a message do not go on, and which come with it instead. A later change counts more than an earlier
 /// one.

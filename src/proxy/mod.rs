@@ -2,8 +2,8 @@
 //!
 //! [`Gate`] takes the connections of the listeners and reads the head of each request. A plain request takes Pingora's
 //! ordinary path to the same pools; [`Seat`] is the [`ProxyHttp`] that Pingora's proxy asks. An upgrade request does not
-//! come there (`upgrade`): Pingora's session parses it and is left behind, because body filters run only when bytes
-//! arrive, and an idle connection could then never be told anything.
+//! come there (`upgrade`): it is read where it lies and becomes a tunnel of our own, because body filters run only when
+//! bytes arrive, and an idle connection could then never be told anything. Pingora's sessions serve those that are refused.
 
 mod access;
 mod answer;
@@ -40,13 +40,12 @@ pub use table::Table;
 pub use upstream::{Departing, Departure, Pool, Pools, Server, State};
 
 use crate::handshake::{self, Refusal};
-use access::Vouched;
 use answer::{Answer, Refused};
 use asked::{Asked, Caller};
 use async_trait::async_trait;
 use balance::hash_key;
 use head::NoHead;
-use headers::Changes;
+use headers::{Changes, Vouched};
 use http::{HeaderValue, StatusCode, header};
 use identity::Identity;
 use pingora::apps::{HttpServerApp, HttpServerOptions, ServerApp};

@@ -262,8 +262,7 @@ async fn negotiate(
             let answer = Answer::new(StatusCode::BAD_GATEWAY, sentence);
             return Err(answer.refusing(Handshake::BadSwitch));
         }
-        Answered::Otherwise(answer) => {
-            let (mut head, session) = *answer;
+        Answered::Otherwise(mut head, session) => {
             if head.status.is_server_error() {
                 pool.handle_failure(&server);
             } else {
