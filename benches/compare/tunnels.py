@@ -364,6 +364,22 @@ url = "http://{server}"
         return "Traefik " + done.stdout.split("Version:")[1].split()[0]
 
 
+class Bare(Tunnel):
+    """One read and one write for each piece, and nothing else: what nobody can be below who makes these calls."""
+
+    title = "(a bare tunnel)"
+    file = "none"
+    arguments = ("tunnel", "{port}", "{server}")
+
+    @classmethod
+    def path(cls, binaries):
+        return os.environ["LOAD_BIN"]
+
+    @classmethod
+    def version(cls, binaries):
+        return ""
+
+
 class Direct:
     """Nobody in between: what load and server can do."""
 
@@ -390,5 +406,6 @@ ALL = {
     "envoy": Envoy,
     "caddy": Caddy,
     "traefik": Traefik,
+    "bare": Bare,
     "direct": Direct,
 }

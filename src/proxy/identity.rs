@@ -120,7 +120,7 @@ pub(super) fn forwarded<'a>(
         let mut chain = String::new();
         for hop in changes.kept(headers, X_FORWARDED_FOR) {
             let hop = str::from_utf8(hop).unwrap_or_default().trim();
-            if !hop.is_empty() {
+            if !hop.is_empty() && hop.is_ascii() {
                 chain.push_str(hop);
                 chain.push_str(", ");
             }
@@ -229,7 +229,7 @@ mod tests {
     fn told(came: &[(&'static str, &str)], is_trusted: bool, named: &[&str]) -> Vec<String> {
         let mut headers = HeaderMap::new();
         for (name, value) in came {
-            headers.append(*name, HeaderValue::from_str(value).unwrap());
+            headers.append(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
         let peer = Some([127, 0, 0, 1].into());
         let identity = Identity {
@@ -255,6 +255,7 @@ mod tests {
         let came = [
             ("x-forwarded-for", "203.0.113.7"),
             ("x-forwarded-for", " 10.0.0.1 "),
+            ("x-forwarded-for", "\u{fc}"),
             ("x-forwarded-proto", "https"),
             ("x-forwarded-host", "evil.example"),
             ("x-user", "ann"),
