@@ -87,7 +87,7 @@ heading "End-to-end tests"
 export WSGATE_CROWD="${WSGATE_CROWD:-2000}"
 WSGATE_BIN=target/debug/wsgate target/e2e-venv/bin/python -m pytest --quiet -p no:cacheprovider tests/e2e
 
-heading "The load of the comparison, against wsgate alone"
+heading "The load of the comparison, without the other proxies"
 python3 benches/compare/run.py --quick > /dev/null
 
 if [ -f tests/fuzz/run.sh ]; then

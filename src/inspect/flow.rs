@@ -275,7 +275,8 @@ impl Flow {
     /// Judges what is new in `window`, which begins after the last byte released.
     ///
     /// What is released is added to `tally`. No input makes it panic, and no byte is looked at twice, apart from those of
-    /// an unfinished header and of a message of at most 8 KiB that breaks a rule. Nothing is allocated but for compressed messages: an inflater, and a window of what was sent.
+    /// an unfinished header and of a message of at most 8 KiB that breaks a rule. Nothing is allocated but for compressed
+    /// messages: an inflater, and a window of what was sent.
     pub fn inspect(
         &mut self,
         rules: &Rules,

@@ -91,12 +91,11 @@ pub(super) async fn exchange(
     asked: &Request,
     route: &Route,
 ) -> Result<Answered> {
-    let failed = |what| move |error| Error::because(ErrorType::WriteError, what, error);
     let writing = async {
         socket.write_all(&request).await?;
         socket.flush().await
     };
-    writing.await.map_err(failed("the request"))?;
+    writing.await.or_err(ErrorType::WriteError, "the request")?;
     drop(request);
     // Most answers need no second allocation; what comes behind them is the relay's to read.
     let mut came = BytesMut::with_capacity(1024);

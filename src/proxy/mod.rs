@@ -52,7 +52,6 @@ use pingora::apps::{HttpServerApp, HttpServerOptions, ServerApp};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
-use pingora::protocols::tls::SslDigest;
 use pingora::proxy::{FailToProxy, HttpProxy, ProxyHttp, Session};
 use pingora::server::ShutdownWatch;
 use pingora::server::configuration::ServerConf;
@@ -294,13 +293,6 @@ const FIRST_REQUEST: Duration = Duration::from_secs(1);
 /// What Pingora's proxy asks for each request.
 pub struct Seat(Tables);
 
-/// What is known of a client's connection that is encrypted.
-fn tls_of(session: &ServerSession) -> Option<&SslDigest> {
-    session
-        .digest()
-        .and_then(|digest| digest.ssl_digest.as_deref())
-}
-
 /// What is remembered of a plain request between Pingora's calls.
 #[derive(Default)]
 pub struct Plain {
@@ -345,6 +337,7 @@ impl ProxyHttp for Seat {
     async fn request_filter(&self, session: &mut Session, plain: &mut Plain) -> Result<bool> {
         let session = session.as_downstream_mut();
         let table = self.0.current();
+        // Pingora passes on what it has read: what nobody may send has to go from there.
         for name in table.subject_headers() {
             session.req_header_mut().remove_header(name);
         }
@@ -406,11 +399,13 @@ impl ProxyHttp for Seat {
         let (Some(route), Some(identity)) = (&plain.route, plain.identity) else {
             return Ok(());
         };
-        let (settings, tls) = (&route.settings, tls_of(session));
+        let settings = &route.settings;
+        let tls = Caller::of_session(session).tls;
         let host = request.headers.get(header::HOST).cloned();
         let host = host.as_ref().map(HeaderValue::as_bytes);
         let mut changes = Changes::default();
-        identity::forwarded(&mut changes, &request.headers, identity, host, tls)?;
+        let came = &request.headers;
+        identity::forwarded(&mut changes, came, identity, host, tls.as_deref())?;
         changes.vouch(settings.access.auth.as_ref(), &plain.vouched);
         changes.obey(&settings.headers[0]);
         changes.apply(request)

@@ -149,6 +149,7 @@ impl Table {
         asked: &mut Asked<'_>,
         caller: &Caller,
     ) -> Result<(Arc<RouteState>, Identity), Refused> {
+        // Handshakes are counted by route: without one, nobody counts it.
         let refuse = |status, sentence| {
             let answer = Answer::new(status, sentence);
             Err(answer.refusing(Handshake::BadRequest))
