@@ -194,6 +194,25 @@ def test_client_certificates(start, server, authority, pairs, tmp_path):
     assert_passes(client, upstream)
 
 
+@pytest.mark.parametrize("kind", ["plain", "upgrade", "upgrade with an absolute target"])
+def test_the_subject_is_ours_to_tell(start, server, authority, pairs, kind):
+    """Whoever reads the head: what a client says of itself under that name never reaches a server."""
+    keys = listener(pairs["a"], client_ca=authority.file, client_subject_header="X-Client-Subject")
+    wsgate = start(keys | {"client_certificate": '"optional"'}, [server.address])
+    device = authority.sign("device", subject="/CN=device-7")
+    path = "http://gate.test/a" if "absolute" in kind else "/a"
+    forged = http.upgrade_request(path, headers={"X-Client-Subject": "CN=root"}, extra=["x-client-SUBJECT: CN=admin"])
+    if kind == "plain":
+        forged = b"GET /a HTTP/1.1\r\nHost: gate.test\r\nX-Client-Subject: CN=root\r\nx-client-SUBJECT: CN=admin\r\n\r\n"
+    for pair, told in ((device, ["CN=device-7"]), (None, [])):
+        client = dial(wsgate, authority.client_context(pair) if pair else authority.client_context())
+        client.send(forged)
+        upstream = server.accept()
+        assert upstream.read_head().all("x-client-subject") == told
+        upstream.close()
+        client.close()
+
+
 def test_a_new_certificate_touches_nobody_and_a_bad_one_changes_nothing(start, server, authority, tmp_path):
     files = authority.sign("renewed", ["old.test"])
     wsgate = start(listener(files), [server.address])
