@@ -49,4 +49,5 @@ pub mod proxy;
 pub mod relay;
 pub mod server;
 pub mod service;
+pub mod session;
 pub mod tls;

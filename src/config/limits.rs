@@ -4,7 +4,7 @@ use super::error::Error;
 use super::meaning::Reader;
 use super::units::Size;
 use super::written::{self, BeyondRate};
-use crate::relay::{Beyond, Limits, Rates};
+use crate::session::{Beyond, Limits, Rates};
 use toml::Spanned;
 
 impl Reader<'_> {

@@ -3,7 +3,7 @@
 use crate::deploy::Thresholds;
 use crate::handshake::Compression;
 use crate::inspect::{Rules, closing};
-use crate::relay::{Limits, Liveness};
+use crate::session::{Limits, Liveness};
 use crate::tls;
 use ipnet::IpNet;
 use std::fmt;

@@ -11,6 +11,7 @@ use crate::deploy::Control;
 use crate::handshake::Fields;
 use crate::metrics::{Handshake, Metrics};
 use crate::relay::{Buffers, Terms};
+use crate::session;
 use crate::tls::Accept;
 use http::{HeaderName, StatusCode, Version, header};
 use std::collections::{HashMap, HashSet};
@@ -92,10 +93,12 @@ impl Table {
             metrics.add_route(&route.name);
             let terms = Terms {
                 route: route.name.clone(),
-                rules: route.rules,
-                closing: route.closing.clone(),
-                liveness: route.liveness,
-                limits: route.limits,
+                settings: Arc::new(session::Settings {
+                    rules: route.rules,
+                    closing: route.closing.clone(),
+                    liveness: route.liveness,
+                    limits: route.limits,
+                }),
                 buffers: everybody.buffers.clone(),
                 metrics: metrics.clone(),
             };

@@ -4,8 +4,6 @@
 //! the rule, tells of nothing. Who has to let go is decided elsewhere: this knows no connection.
 
 use super::State;
-use crate::inspect::Side;
-use crate::inspect::closing::Cause;
 use crate::metrics::Metrics;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -110,21 +108,5 @@ impl State {
         if change != 0 {
             self.terms.buffers.handle_change(change);
         }
-    }
-
-    /// Ends the connection where its buffers are wanted back. Whether anything happened.
-    pub(super) fn poll_overload(&mut self) -> bool {
-        if self.cause.is_some() || !self.handle.is_shed() {
-            return false;
-        }
-        let [from_client, from_upstream] = self.pipes.each_ref().map(|pipe| pipe.memory());
-        let reader = if from_upstream >= from_client {
-            Side::Client
-        } else {
-            Side::Upstream
-        };
-        self.terms.metrics.slow_reader(reader, "buffer_memory");
-        self.end(Cause::Overload);
-        true
     }
 }

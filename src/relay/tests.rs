@@ -8,8 +8,9 @@ use super::*;
 use crate::frame::header::{self, MAX_LEN};
 use crate::frame::mask::Mask;
 use crate::frame::{Opcode, close};
-use crate::inspect::closing::UpstreamClose;
-use crate::inspect::{Kind, Mode};
+use crate::inspect::closing::{Cause, Policy, UpstreamClose};
+use crate::inspect::{Kind, Mode, Rules};
+use crate::session::{Beyond, Limits, Liveness, Rates};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use stall::Slow;
@@ -101,13 +102,18 @@ fn terms(rules: Rules) -> Arc<Terms> {
 
 /// Terms that say nothing but these rules.
 fn plain(rules: Rules) -> Terms {
+    with_settings(Settings {
+        rules,
+        ..Settings::default()
+    })
+}
+
+/// Terms with these settings.
+fn with_settings(settings: Settings) -> Terms {
     let metrics = Arc::new(Metrics::new());
     Terms {
         route: "test".to_owned(),
-        rules,
-        closing: Policy::default(),
-        liveness: Liveness::default(),
-        limits: Limits::default(),
+        settings: Arc::new(settings),
         buffers: Arc::new(Buffers::new(metrics.clone())),
         metrics,
     }
@@ -125,10 +131,9 @@ impl World {
         let relay = Relay::new(
             terms,
             handle.clone(),
-            near_client,
-            BytesMut::new(),
-            near_upstream,
-            BytesMut::new(),
+            None,
+            (near_client, BytesMut::new()),
+            (near_upstream, BytesMut::new()),
         );
         World {
             handle,
@@ -345,14 +350,14 @@ async fn a_side_that_vanishes() {
         "{reason}"
     );
     assert_eq!(outcome.cause, Cause::Vanished { by: Side::Upstream });
-    assert_eq!(outcome.upstream_told, None);
+    assert_eq!(outcome.server_close, None);
 
     let mut world = World::new(terms(Rules::default()));
     world.vanish(Side::Client);
     let (_, upstream, outcome) = world.wind_up().await;
     assert_eq!(upstream.code(), Some(1001));
     assert_eq!(
-        (outcome.client_told, outcome.upstream_told),
+        (outcome.client_close, outcome.server_close),
         (None, Some(Some(1001)))
     );
 }
@@ -402,7 +407,7 @@ async fn inside_a_frame_the_stream_ends_without_a_close() {
         .await;
     let (client, upstream, outcome) = world.wind_up().await;
     assert_eq!(client.code(), Some(1007));
-    assert_eq!((upstream.frames.len(), outcome.upstream_told), (0, None));
+    assert_eq!((upstream.frames.len(), outcome.server_close), (0, None));
     assert!(upstream.unfinished <= 150_000 + MAX_LEN && upstream.unfinished > 60_000);
 }
 
@@ -573,10 +578,9 @@ async fn what_came_with_the_handshake_is_not_lost() {
     let relay = Relay::new(
         terms(Rules::default()),
         Arc::default(),
-        near_client,
-        BytesMut::from(&early[..cut]),
-        near_upstream,
-        BytesMut::from(&greeting[..]),
+        None,
+        (near_client, BytesMut::from(&early[..cut])),
+        (near_upstream, BytesMut::from(&greeting[..])),
     );
     let relay = tokio::spawn(relay);
     client.write_all(&early[cut..]).await.expect("taken");
@@ -657,13 +661,13 @@ async fn observing_passes_everything_and_counts_it() {
 
 #[tokio::test(start_paused = true)]
 async fn a_route_can_pass_restarts_on() {
-    let terms = Terms {
+    let terms = with_settings(Settings {
         closing: Policy {
             upstream_close: UpstreamClose::Pass,
             ..Policy::default()
         },
-        ..plain(Rules::default())
-    };
+        ..Settings::default()
+    });
     let mut world = World::new(Arc::new(terms));
     world
         .send(Side::Upstream, &close_frame(Side::Upstream, 1012, "deploy"))
@@ -894,7 +898,7 @@ async fn a_drain_ends_without_answers() {
     let silent = world.upstream.take();
     let (client, _, outcome) = world.wind_up().await;
     assert_eq!(client.code(), Some(1012));
-    assert_eq!(outcome.upstream_told, Some(Some(1001)));
+    assert_eq!(outcome.server_close, Some(Some(1001)));
     drop(silent);
 }
 
@@ -1088,10 +1092,9 @@ async fn every_byte_arrives_however_the_streams_behave() {
         tokio::spawn(Relay::new(
             terms,
             Arc::default(),
-            near_client,
-            BytesMut::new(),
-            near_upstream,
-            BytesMut::new(),
+            None,
+            (near_client, BytesMut::new()),
+            (near_upstream, BytesMut::new()),
         ));
         let (from_client, from_upstream) = (
             random_session(Side::Client, &mut rng),
@@ -1132,10 +1135,10 @@ fn watched(ping_interval: [u64; 2], idle_timeout: u64) -> Arc<Terms> {
         pong_timeout: Duration::from_secs(10),
         idle_timeout: Duration::from_secs(idle_timeout),
     };
-    Arc::new(Terms {
+    Arc::new(with_settings(Settings {
         liveness,
-        ..plain(Rules::default())
-    })
+        ..Settings::default()
+    }))
 }
 
 /// The Ping that a side gets next, unmasked.
@@ -1304,10 +1307,9 @@ async fn only_the_answer_to_a_clients_close_leaves_with_the_end() {
         let relay = tokio::spawn(Relay::new(
             Arc::new(plain(Rules::default())),
             Arc::default(),
-            near_client,
-            BytesMut::new(),
-            near_upstream,
-            BytesMut::new(),
+            None,
+            (near_client, BytesMut::new()),
+            (near_upstream, BytesMut::new()),
         ));
         let text = frame(Side::Upstream, 0x81, b"before it");
         upstream.write_all(&text).await.expect("taken");

@@ -13,10 +13,11 @@ fn limited(from: Side, rates: Rates, beyond: Beyond, mode: Mode) -> Arc<Terms> {
         mode,
         ..Rules::default()
     };
-    Arc::new(Terms {
+    Arc::new(with_settings(Settings {
         limits,
-        ..plain(rules)
-    })
+        rules,
+        ..Settings::default()
+    }))
 }
 
 const MESSAGES: Rates = Rates {
@@ -314,16 +315,24 @@ async fn a_close_is_within_every_limit() {
 /// The answers to our own Pings are our own doing.
 #[tokio::test(start_paused = true)]
 async fn our_own_pings_are_not_held_against_who_answers() {
-    let limited = limited(Side::Client, CONTROL, Beyond::Close, Mode::Enforce);
-    let mut terms = Arc::into_inner(limited).expect("alone");
-    terms.limits.rates[0].control = 1;
-    terms.limits.burst = Duration::from_secs(100);
-    terms.liveness = Liveness {
-        ping_interval: [Duration::from_millis(10), Duration::ZERO],
-        pong_timeout: Duration::from_secs(1),
-        ..Liveness::default()
+    let once = Rates {
+        control: 1,
+        ..Rates::default()
     };
-    let mut world = World::new(Arc::new(terms));
+    let settings = Settings {
+        limits: Limits {
+            rates: [once, Rates::default()],
+            burst: Duration::from_secs(100),
+            ..Limits::default()
+        },
+        liveness: Liveness {
+            ping_interval: [Duration::from_millis(10), Duration::ZERO],
+            pong_timeout: Duration::from_secs(1),
+            ..Liveness::default()
+        },
+        ..Settings::default()
+    };
+    let mut world = World::new(Arc::new(with_settings(settings)));
     // All that it may send of its own.
     let own = frame(Side::Client, 0x89, b"you?").repeat(100);
     world.send(Side::Client, &own).await;
@@ -346,10 +355,9 @@ async fn what_came_with_the_handshake_counts() {
     let relay = Relay::new(
         limited(Side::Client, BYTES, Beyond::Delay, Mode::Enforce),
         Arc::default(),
-        near_client,
-        BytesMut::from(&early[..]),
-        near_upstream,
-        BytesMut::new(),
+        None,
+        (near_client, BytesMut::from(&early[..])),
+        (near_upstream, BytesMut::new()),
     );
     let relay = tokio::spawn(relay);
     let started = Instant::now();

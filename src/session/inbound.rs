@@ -1,0 +1,224 @@
+//! What one side sends: inspected by its flow, and held against the limits of its route.
+
+use super::limits::{Gauge, Verdict};
+use super::outbound::Writing;
+use super::phase::Phase;
+use super::timers::Timer;
+use super::{Event, Session};
+use crate::frame::deflate::Terms;
+use crate::inspect::{self, Block, Flow, Mode, Side, Tally, Until, Violation};
+use std::time::Instant;
+
+/// What a session knows of what one side sends.
+#[derive(Debug)]
+pub(super) struct Inbound {
+    pub flow: Flow,
+    /// The side has sent a Close, with this code if any.
+    pub closed: Option<Option<u16>>,
+    /// Its stream is at its end, broken, or given up.
+    pub ended: bool,
+    pub passed: Passed,
+}
+
+/// How much has passed in one direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Passed {
+    /// Whole data messages.
+    pub messages: u64,
+    /// Payload of data and control frames, in bytes.
+    pub bytes: u64,
+}
+
+/// What becomes of a window.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Passage {
+    /// So many bytes from its front are forwarded to the other side.
+    pub forward: usize,
+    /// So many after those go nowhere.
+    pub discard: usize,
+    /// What is left holds bytes that were not inspected: the window is to be given again, after frames were polled.
+    pub again: bool,
+    /// What the forwarded bytes are, for the metrics.
+    pub tally: Tally,
+}
+
+impl Passage {
+    pub(super) fn discarding(discard: usize) -> Self {
+        Passage {
+            discard,
+            ..Passage::default()
+        }
+    }
+}
+
+/// What stopped the inspection of a window.
+pub(super) enum Found {
+    Violation(Violation),
+    /// A Close; `passed`: it is forwarded as it is.
+    Close {
+        code: Option<u16>,
+        passed: bool,
+    },
+}
+
+impl Inbound {
+    pub fn new(from: Side, compression: Option<Terms>) -> Self {
+        Inbound {
+            flow: Flow::new(from).with_compression(compression),
+            closed: None,
+            ended: false,
+            passed: Passed::default(),
+        }
+    }
+}
+
+impl Session {
+    /// How far the inspection of what `from` sends may go at once.
+    fn until(&self, from: Side) -> Until {
+        match self.outbound[from.other() as usize].writing {
+            Writing::CloseDue(_) => Until::FrameEnd,
+            Writing::Passing
+                if from == Side::Upstream && matches!(self.phase, Phase::DrainDue { .. }) =>
+            {
+                Until::MessageEnd
+            }
+            Writing::Passing | Writing::Closed | Writing::Cut | Writing::Finished => Until::End,
+        }
+    }
+
+    pub(super) fn inspect(
+        &mut self,
+        from: Side,
+        window: &[u8],
+        block: &mut Block,
+        now: Instant,
+    ) -> (Passage, Option<Found>) {
+        let passing = self.outbound[from.other() as usize].is_passing();
+        let cause = self.phase.cause();
+        let until = self.until(from);
+        let is_client_first = self.is_client_first();
+        let settings = &*self.settings;
+        let inbound = &mut self.inbound[from as usize];
+        let (mut watch, meter) = match self.rare.as_deref_mut() {
+            Some(rare) => (rare.watch.as_mut(), rare.meter.as_mut()),
+            None => (None, None),
+        };
+        let mut gauge = match meter {
+            Some(meter) if passing && cause.is_none() => {
+                Some(Gauge::new(meter, settings, from, now))
+            }
+            _ => None,
+        };
+        // What is counted one by one is looked at one by one.
+        let counts = gauge.as_ref().is_some_and(Gauge::counts_frames);
+        let step = if counts { Until::FrameEnd } else { until };
+        let mut tally = Tally::default();
+        let mut events = Vec::new();
+        let (mut release, mut dropped, mut again) = (0, 0, false);
+        let found = loop {
+            let verdict = gauge.as_mut().map_or(Verdict::Pass, |gauge| {
+                gauge.look(&mut inbound.flow, &window[release..], &tally)
+            });
+            let passage = match verdict {
+                Verdict::Pass => {
+                    let rest = &window[release..];
+                    inbound
+                        .flow
+                        .inspect(&settings.rules, rest, step, block, &mut tally)
+                }
+                Verdict::Wait => {
+                    again = release < window.len();
+                    break None;
+                }
+                Verdict::Violation(violation) => inspect::Passage {
+                    release: 0,
+                    event: Some(inspect::Event::Violation(violation)),
+                },
+            };
+            release += passage.release;
+            match passage.event {
+                None => {
+                    let is_over = match until {
+                        Until::End => false,
+                        Until::FrameEnd => true,
+                        Until::MessageEnd => inbound.flow.message_boundary().is_some(),
+                    };
+                    if counts && !is_over && passage.release > 0 && release < window.len() {
+                        continue;
+                    }
+                    // Without progress the end is not there yet: only more bytes would tell more.
+                    let is_at_end = until != Until::End && passage.release > 0;
+                    again = is_at_end && release < window.len();
+                    break None;
+                }
+                Some(inspect::Event::Violation(violation)) => {
+                    let enforced = settings.rules.mode == Mode::Enforce;
+                    if passing {
+                        events.push(Event::Violation {
+                            by: from,
+                            violation,
+                            enforced,
+                        });
+                    }
+                    if enforced {
+                        // What follows is not forwarded, but the Close of the side may be in it.
+                        again = release < window.len();
+                        break Some(Found::Violation(violation));
+                    }
+                }
+                Some(inspect::Event::Close { frame_len, code }) => {
+                    let is_translated = from == Side::Upstream
+                        && cause.is_none()
+                        && settings.closing.translates(code);
+                    // The client's answer to a restart is none of the server's business, which gets a 1001.
+                    let is_answer = from == Side::Client && is_client_first;
+                    let passed = passing && !is_translated && !is_answer;
+                    if passed {
+                        inbound.flow.release_close(frame_len, &mut tally);
+                        release += frame_len;
+                    }
+                    break Some(Found::Close { code, passed });
+                }
+                Some(inspect::Event::Pong { frame_len, payload }) => {
+                    if watch
+                        .as_mut()
+                        .is_some_and(|watch| watch.handle_pong(&payload))
+                    {
+                        dropped = frame_len;
+                        again = release + dropped < window.len();
+                        break None;
+                    }
+                    if passing {
+                        inbound.flow.release_pong(frame_len, &mut tally);
+                    }
+                    release += frame_len;
+                    if until != Until::End {
+                        again = release < window.len();
+                        break None;
+                    }
+                }
+            }
+        };
+        let slowed = gauge.map(|gauge| gauge.finish(&tally));
+        if passing {
+            inbound.passed.messages += tally.messages[0] + tally.messages[1];
+            inbound.passed.bytes += tally.bytes.iter().sum::<u64>();
+        }
+        let passage = Passage {
+            forward: if passing { release } else { 0 },
+            discard: if passing { dropped } else { release + dropped },
+            again,
+            tally: if passing { tally } else { Tally::default() },
+        };
+        if let Some((until, event)) = slowed {
+            events.extend(event);
+            if let Some(until) = until {
+                self.set_timer(Timer::Limits, until);
+            }
+        }
+        if !events.is_empty() {
+            self.rare().events.append(&mut events);
+        }
+        (passage, found)
+    }
+}
