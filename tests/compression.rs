@@ -137,7 +137,7 @@ fn section_6_rsv1() {
         &Rules::default(),
         None,
         &[frame(TEXT, HELLO[0])],
-        Err((0, Kind::ReservedBits, AT_FRAME)),
+        Err((0, Kind::CompressionNotAgreed, AT_FRAME)),
     );
 }
 

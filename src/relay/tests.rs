@@ -989,12 +989,20 @@ impl Delivery for DuplexStream {
         None
     }
 
+    fn memory(&self) -> usize {
+        0
+    }
+
     fn finish_with_next(&self) {}
 }
 
 impl Delivery for Choppy {
     fn delivered(&self) -> Option<u64> {
         None
+    }
+
+    fn memory(&self) -> usize {
+        0
     }
 
     fn finish_with_next(&self) {}

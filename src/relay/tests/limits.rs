@@ -23,16 +23,19 @@ const MESSAGES: Rates = Rates {
     messages: 10,
     bytes: 0,
     control: 0,
+    inflated: 0,
 };
 const BYTES: Rates = Rates {
     messages: 0,
     bytes: 1000,
     control: 0,
+    inflated: 0,
 };
 const CONTROL: Rates = Rates {
     messages: 0,
     bytes: 0,
     control: 5,
+    inflated: 0,
 };
 
 fn counted(terms: &Terms, from: Side, kind: Kind) -> bool {
@@ -297,6 +300,7 @@ async fn a_close_is_within_every_limit() {
         messages: 1,
         bytes: 0,
         control: 1,
+        inflated: 0,
     };
     for from in [Side::Client, Side::Upstream] {
         let mut world = World::new(limited(from, rates, Beyond::Close, Mode::Enforce));
