@@ -7,7 +7,7 @@ mod judge;
 use drive::{Cuts, Frame, Length, Played, Scene};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use wsgate::inspect::{Block, Event, Flow, Kind, Mode, Rules, Side, Tally, Until};
+use wsgate::inspect::{Block, Budget, Event, Flow, Kind, Mode, Rules, Side, Tally, Until};
 
 const SIDES: [Side; 2] = [Side::Client, Side::Upstream];
 
@@ -649,6 +649,40 @@ fn until_frame_end() {
             assert_eq!(until(&stream[*pair[0]..]), pair[1] - pair[0]);
         }
         assert_eq!(until(&[]), 0);
+    }
+}
+
+/// However many small frames one read holds, a call looks at no more of them than it may, and the next ones at the rest.
+#[test]
+fn a_budget_bounds_how_many_frames_are_looked_at_at_once() {
+    const WORK: usize = 3_200;
+    for side in SIDES {
+        for small in [
+            frame(TEXT, ""),
+            frame(BINARY, "a"),
+            frame(PING, ""),
+            frame(PONG, "ab"),
+        ] {
+            let sent = vec![small; 5_000];
+            let (stream, _) = written(side, &sent);
+            let (rules, mut block, mut tally) = tools();
+            let mut flow = Flow::new(side);
+            let (mut window, mut before) = (&stream[..], 0);
+            loop {
+                block.budget = Budget::new(WORK);
+                let passage = flow.inspect(&rules, window, Until::End, &mut block, &mut tally);
+                let frames: u64 = tally.messages.iter().sum();
+                assert!(frames - before <= 101, "{} frames", frames - before);
+                assert_eq!(passage.event, None);
+                assert!(passage.release > 0);
+                window = &window[passage.release..];
+                before = frames;
+                if !passage.spent {
+                    break;
+                }
+            }
+            assert_eq!((window.len(), before), (0, 5_000));
+        }
     }
 }
 

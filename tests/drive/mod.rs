@@ -168,31 +168,47 @@ pub fn play_with(
 }
 
 /// Holds a flow against the judge: verdict, byte, what passed, what was counted, and the boundaries, at these cuts.
+///
+/// However little a call may do, it makes no difference. Here it may do the more, the more there is to be done; two budgets
+/// each, by what is at hand, so that all have their turn.
 pub fn agree(sender: impl Into<Sender>, rules: &Rules, stream: &[u8], cuts: &[usize]) {
+    let size = stream.len() * 4;
+    let (some, odd) = (1 + size / 1_000, 1 + size / 200 + cuts.len() % 97);
+    let budgets = [
+        Budget::new(some),
+        Budget::new(odd * 40),
+        Budget::default().inflating(some),
+        Budget::new(odd),
+        Budget::default().inflating(odd),
+    ];
+    let at = stream.len() + cuts.len();
+    let two = [at, at + 1].map(|at| budgets[at % budgets.len()]);
+    agree_spending(
+        sender,
+        rules,
+        stream,
+        cuts,
+        [Budget::default()].iter().chain(&two),
+    );
+}
+
+/// The same where every call has so much to spend, of each of these budgets.
+pub fn agree_spending<'a>(
+    sender: impl Into<Sender>,
+    rules: &Rules,
+    stream: &[u8],
+    cuts: &[usize],
+    budgets: impl IntoIterator<Item = &'a Budget>,
+) {
     let sender = sender.into();
-    let law = law(sender, rules);
-    let judgement = judge::judge(&law, stream);
-    let agree = |budget| {
+    let judgement = judge::judge(&law(sender, rules), stream);
+    for &budget in budgets {
         let _scene = Scene(format!("{budget:?}"));
         let played = play_spending(sender, rules, stream, cuts, budget);
         match rules.mode {
             Mode::Enforce => enforced(stream, cuts, &judgement, &played),
             Mode::Observe => observed(sender, rules, stream, cuts, &judgement, &played),
         }
-        played
-    };
-    let played = agree(Budget::default());
-    // However little a call may do, it makes no difference; the more there is to be done, the more it may do.
-    let size = stream.len() + played.tally.compressed.inflated as usize;
-    let (some, odd) = (1 + size / 1_000, 1 + size / 200 + cuts.len() % 97);
-    for budget in [
-        Budget::new(some),
-        Budget::new(odd),
-        Budget::new(odd * 40),
-        Budget::default().inflating(some),
-        Budget::default().inflating(odd),
-    ] {
-        agree(budget);
     }
 }
 
