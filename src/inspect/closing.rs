@@ -113,6 +113,31 @@ impl Cause {
         }
     }
 
+    /// Whether the end of the stream follows right behind the Close that the client is told: nothing that it sends is
+    /// accepted any more, and it may be one that waits for the server to end the connection (RFC 6455 §7.1.1). What it sends
+    /// is still read and discarded, or it would be reset before it has read the Close.
+    ///
+    /// Only a client that broke a rule is treated so. One that did nothing wrong answers, and the end follows its answer;
+    /// some libraries take an end before it for a connection that broke, and would not report the code. What a client sends
+    /// in answer to a restart is even delivered.
+    pub const fn ends_client_at_once(&self) -> bool {
+        match self {
+            Cause::Violation {
+                by: Side::Client, ..
+            } => true,
+            Cause::Violation {
+                by: Side::Upstream, ..
+            }
+            | Cause::Closed { .. }
+            | Cause::UpstreamRestarts { .. }
+            | Cause::Drained { .. }
+            | Cause::Vanished { .. }
+            | Cause::Stalled { .. }
+            | Cause::Idle
+            | Cause::Overload => false,
+        }
+    }
+
     /// Whose doing it was: `client`, `upstream`, `deploy` or `gate`.
     pub const fn initiator(&self) -> &'static str {
         match self {

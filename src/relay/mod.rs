@@ -20,12 +20,12 @@ pub use leg::Delivery;
 use crate::handshake::Deflate;
 use crate::inspect::{Block, Side};
 use crate::metrics::Metrics;
-use crate::session::{Command, Outcome, Passage, Phase, Session, Settings};
+use crate::session::{Command, Outcome, Passage, Phase, Session, Settings, Turn};
 use bytes::BytesMut;
 use pipe::{CHUNK, Pipe};
 use std::cell::RefCell;
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -104,12 +104,15 @@ impl<C, U> Relay<C, U> {
 struct Workspace {
     scratch: Box<[u8]>,
     block: Block,
+    /// By side, of the relay that is polled.
+    turns: [Turn; 2],
 }
 
 thread_local! {
     static WORKSPACE: RefCell<Workspace> = RefCell::new(Workspace {
         scratch: vec![0; CHUNK].into_boxed_slice(),
         block: Block::default(),
+        turns: [Turn::default(); 2],
     });
 }
 
@@ -128,10 +131,12 @@ where
         } = self.get_mut();
         let now = Instant::now().into_std();
         WORKSPACE.with_borrow_mut(|work| {
+            work.turns = [Turn::default(); 2];
             loop {
+                let mut is_cut = false;
                 let mut moved = state.poll_commands(cx, now);
-                moved |= state.pump(Side::Client, client, server, cx, work, now);
-                moved |= state.pump(Side::Upstream, server, client, cx, work, now);
+                moved |= state.pump(Side::Client, client, server, cx, work, &mut is_cut, now);
+                moved |= state.pump(Side::Upstream, server, client, cx, work, &mut is_cut, now);
                 moved |= state.poll_timer(cx, |side| match side {
                     Side::Client => client.delivered(),
                     Side::Upstream => server.delivered(),
@@ -148,7 +153,10 @@ where
                     return Poll::Ready(outcome);
                 }
                 if !moved {
-                    state.account();
+                    state.account(client.memory() + server.memory());
+                    if is_cut {
+                        yield_to_others(cx);
+                    }
                     return Poll::Pending;
                 }
             }
@@ -177,7 +185,8 @@ impl State {
             self.session.handle_command(Command::Drain(source), now);
         }
         if self.handle.is_shed() && self.session.phase().cause().is_none() {
-            let [from_client, from_server] = self.pipes.each_ref().map(Pipe::memory);
+            let [from_client, from_server] =
+                [Side::Client, Side::Upstream].map(|from| self.memory(from));
             let slow = match from_server >= from_client {
                 true => Side::Client,
                 false => Side::Upstream,
@@ -234,7 +243,12 @@ impl State {
     }
 
     /// Moves what can be moved from one side to the other. Whether anything happened that the other direction has to be looked
-    /// at for: that bytes passed is nothing of the kind, and is most of what happens.
+    /// at for: that bytes passed is nothing of the kind, and is most of what happens. `is_cut` says that the turn of the side ended
+    /// before all was done that could be done.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one direction of a poll, which is called twice"
+    )]
     fn pump(
         &mut self,
         from: Side,
@@ -242,15 +256,21 @@ impl State {
         sink: &mut (impl AsyncWrite + Delivery + Unpin),
         cx: &mut Context<'_>,
         work: &mut Workspace,
+        is_cut: &mut bool,
         now: std::time::Instant,
     ) -> bool {
         let to = from.other();
         let mut stirred = false;
+        let turn = &mut work.turns[from as usize];
         loop {
             stirred |= self.flush(to, sink, cx, now);
             let Some(most) = self.session.wants_bytes(from, now) else {
                 return stirred;
             };
+            if turn.is_over() {
+                *is_cut = true;
+                return stirred;
+            }
             let missing = self.session.missing(from);
             let pipe = &mut self.pipes[from as usize];
             let mut chunk: &[u8] = &[];
@@ -258,6 +278,7 @@ impl State {
                 match pipe.poll_fill(Pin::new(source), cx, &mut work.scratch, most, missing) {
                     Poll::Pending => return stirred,
                     Poll::Ready(Ok(filled)) if filled.read > 0 => {
+                        turn.handle_read(filled.read);
                         self.session.handle_read(from, filled.read);
                         chunk = &work.scratch[..filled.in_scratch];
                     }
@@ -274,11 +295,13 @@ impl State {
                 let window = pipe.take_window();
                 let passage = self
                     .session
-                    .handle_bytes(from, &window, &mut work.block, now);
+                    .handle_bytes(from, &window, &mut work.block, turn, now);
                 pipe.put_window(window, passage.forward, passage.discard);
                 passage
             } else {
-                let passage = self.session.handle_bytes(from, chunk, &mut work.block, now);
+                let passage = self
+                    .session
+                    .handle_bytes(from, chunk, &mut work.block, turn, now);
                 if self.session.ends_after_write(to) {
                     sink.finish_with_next();
                 }
@@ -339,6 +362,15 @@ impl State {
         }
         wrote
     }
+}
+
+/// Has the task run again when the sockets of the thread have been looked at and others have had their turn.
+///
+/// A task that only wakes itself goes to the end of the queue; but as long as the queue is not empty, tokio looks at its
+/// sockets every 61 polls alone, and all others would wait for as many turns of this one.
+fn yield_to_others(cx: &mut Context<'_>) {
+    // It defers the wake-up, and has nothing else to be polled for.
+    let _ = pin!(tokio::task::yield_now()).poll(cx);
 }
 
 #[cfg(test)]

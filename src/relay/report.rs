@@ -1,6 +1,7 @@
 //! What a session has to tell, as metrics and log lines.
 
 use super::State;
+use crate::inspect::Kind;
 use crate::metrics::Initiator;
 use crate::session::Event;
 
@@ -20,6 +21,12 @@ impl State {
                         let (side, kind) = (by.label(), violation.kind.label());
                         tracing::warn!(route, side, kind, %violation, "violation observed");
                     }
+                }
+                Event::CloseWithoutReason { by, code } => {
+                    let kind = Kind::CloseReasonNotUtf8;
+                    metrics.violation(by, kind);
+                    let (side, kind) = (by.label(), kind.label());
+                    tracing::warn!(route, side, kind, code, "Close passed without its reason");
                 }
                 Event::SlowedDown { by, violation } => {
                     metrics.violation(by, violation.kind);

@@ -1,6 +1,7 @@
 //! The end of a session: who is told what, and when it is over. The table from cause to Close is
 //! [`inspect::closing`](crate::inspect::closing)'s; this carries it out.
 
+use super::inbound::Passing;
 use super::outbound::{CloseDue, Writing};
 use super::phase::Phase;
 use super::timers::Timer;
@@ -93,24 +94,38 @@ impl Session {
         }
     }
 
-    pub(super) fn handle_close(&mut self, by: Side, code: Option<u16>, passed: bool, now: Instant) {
+    pub(super) fn handle_close(
+        &mut self,
+        by: Side,
+        code: Option<u16>,
+        passing: Passing,
+        now: Instant,
+    ) {
         self.inbound[by as usize].closed = Some(code);
-        if passed {
-            let to = by.other();
-            let outbound = &mut self.outbound[to as usize];
-            outbound.writing = Writing::Closed;
-            outbound.closed_with = Some(code);
-            // Until the caller says that the frame is written.
-            outbound.is_blocked = true;
-            self.report(Event::Close {
-                from: Some(by),
-                to,
-                code,
-            });
-            self.end(Cause::Closed { by, code }, now);
-        } else if self.phase.cause().is_none() {
-            let code = code.unwrap_or(close::GOING_AWAY);
-            self.end(Cause::UpstreamRestarts { code }, now);
+        let to = by.other();
+        match passing {
+            Passing::AsItCame => {
+                let outbound = &mut self.outbound[to as usize];
+                outbound.writing = Writing::Closed;
+                outbound.closed_with = Some(code);
+                // Until the caller says that the frame is written.
+                outbound.is_blocked = true;
+                self.report(Event::Close {
+                    from: Some(by),
+                    to,
+                    code,
+                });
+                self.end(Cause::Closed { by, code }, now);
+            }
+            Passing::CodeAlone => {
+                self.end(Cause::Closed { by, code }, now);
+                self.order_close(to, code, "");
+            }
+            Passing::Not if self.phase.cause().is_none() => {
+                let code = code.unwrap_or(close::GOING_AWAY);
+                self.end(Cause::UpstreamRestarts { code }, now);
+            }
+            Passing::Not => {}
         }
     }
 
@@ -257,12 +272,17 @@ impl Session {
             Some(code) => (code, String::new()),
             None => (code, reason),
         };
+        self.order_close(to, code, &reason);
+    }
+
+    /// Has a side sent this Close at the end of the frame under way, unless it is sent one already.
+    fn order_close(&mut self, to: Side, code: Option<u16>, reason: &str) {
         if !matches!(self.outbound[to as usize].writing, Writing::Passing) {
             return;
         }
         // RFC 6455 §5.3: toward the server wsgate is the client, and masks.
         let mask = (to == Side::Upstream).then(|| self.generator.mask());
-        let frame = close::Frame::new(code, &reason, mask);
+        let frame = close::Frame::new(code, reason, mask);
         let due = Box::new(CloseDue { frame, code });
         self.outbound[to as usize].writing = Writing::CloseDue(due);
     }

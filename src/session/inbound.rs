@@ -4,7 +4,7 @@ use super::limits::{Gauge, Verdict};
 use super::outbound::Writing;
 use super::phase::Phase;
 use super::timers::Timer;
-use super::{Event, Session};
+use super::{Event, Session, Turn};
 use crate::frame::deflate::Terms;
 use crate::inspect::{self, Block, Flow, Mode, Side, Tally, Until, Violation};
 use std::time::Instant;
@@ -54,11 +54,18 @@ impl Passage {
 /// What stopped the inspection of a window.
 pub(super) enum Found {
     Violation(Violation),
-    /// A Close; `passed`: it is forwarded as it is.
-    Close {
-        code: Option<u16>,
-        passed: bool,
-    },
+    Close { code: Option<u16>, passing: Passing },
+}
+
+/// What becomes of a Close that a side sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Passing {
+    /// It is forwarded as it came.
+    AsItCame,
+    /// Its code is sent on in a Close of wsgate, because its reason may not pass.
+    CodeAlone,
+    /// The other side does not get it.
+    Not,
 }
 
 impl Inbound {
@@ -91,6 +98,7 @@ impl Session {
         from: Side,
         window: &[u8],
         block: &mut Block,
+        turn: &mut Turn,
         now: Instant,
     ) -> (Passage, Option<Found>) {
         let passing = self.outbound[from.other() as usize].is_passing();
@@ -122,9 +130,20 @@ impl Session {
             let passage = match verdict {
                 Verdict::Pass => {
                     let rest = &window[release..];
-                    inbound
-                        .flow
-                        .inspect(&settings.rules, rest, step, block, &mut tally)
+                    block.budget = match &mut gauge {
+                        None => turn.budget(),
+                        Some(gauge) => turn.budget().inflating(gauge.may_inflate()),
+                    };
+                    let rules = &settings.rules;
+                    let passage = inbound.flow.inspect(rules, rest, step, block, &mut tally);
+                    turn.handle_inspected(&block.budget);
+                    if let Some(gauge) = &mut gauge {
+                        gauge.handle_inflated(block.budget.inflated());
+                    }
+                    if counts {
+                        turn.handle_counted();
+                    }
+                    passage
                 }
                 Verdict::Wait => {
                     again = release < window.len();
@@ -133,6 +152,7 @@ impl Session {
                 Verdict::Violation(violation) => inspect::Passage {
                     release: 0,
                     event: Some(inspect::Event::Violation(violation)),
+                    spent: false,
                 },
             };
             release += passage.release;
@@ -143,12 +163,13 @@ impl Session {
                         Until::FrameEnd => true,
                         Until::MessageEnd => inbound.flow.message_boundary().is_some(),
                     };
-                    if counts && !is_over && passage.release > 0 && release < window.len() {
+                    // Without progress the end is not there yet: only more bytes would tell more.
+                    let steps = counts || until != Until::End;
+                    let goes_on = passage.spent || (steps && passage.release > 0);
+                    if goes_on && !is_over && release < window.len() && !turn.is_over() {
                         continue;
                     }
-                    // Without progress the end is not there yet: only more bytes would tell more.
-                    let is_at_end = until != Until::End && passage.release > 0;
-                    again = is_at_end && release < window.len();
+                    again = goes_on && release < window.len();
                     break None;
                 }
                 Some(inspect::Event::Violation(violation)) => {
@@ -166,18 +187,29 @@ impl Session {
                         break Some(Found::Violation(violation));
                     }
                 }
-                Some(inspect::Event::Close { frame_len, code }) => {
+                Some(inspect::Event::Close {
+                    frame_len,
+                    code,
+                    garbled,
+                }) => {
                     let is_translated = from == Side::Upstream
                         && cause.is_none()
                         && settings.closing.translates(code);
                     // The client's answer to a restart is none of the server's business, which gets a 1001.
                     let is_answer = from == Side::Client && is_client_first;
-                    let passed = passing && !is_translated && !is_answer;
-                    if passed {
+                    if garbled && passing {
+                        events.push(Event::CloseWithoutReason { by: from, code });
+                    }
+                    let passing = match passing && !is_translated && !is_answer {
+                        false => Passing::Not,
+                        true if garbled => Passing::CodeAlone,
+                        true => Passing::AsItCame,
+                    };
+                    if passing == Passing::AsItCame {
                         inbound.flow.release_close(frame_len, &mut tally);
                         release += frame_len;
                     }
-                    break Some(Found::Close { code, passed });
+                    break Some(Found::Close { code, passing });
                 }
                 Some(inspect::Event::Pong { frame_len, payload }) => {
                     if watch
@@ -192,7 +224,7 @@ impl Session {
                         inbound.flow.release_pong(frame_len, &mut tally);
                     }
                     release += frame_len;
-                    if until != Until::End {
+                    if until != Until::End || turn.is_over() {
                         again = release < window.len();
                         break None;
                     }

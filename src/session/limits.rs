@@ -31,6 +31,8 @@ pub struct Rates {
     pub bytes: u64,
     /// Pings and Pongs; not the Pongs that answer our own Pings.
     pub control: u64,
+    /// Bytes that compressed messages inflate to.
+    pub inflated: u64,
 }
 
 /// What follows where a side sends more than it may.
@@ -62,10 +64,16 @@ enum Measure {
     Messages,
     Bytes,
     Control,
+    Inflated,
 }
 
 impl Measure {
-    const ALL: [Measure; 3] = [Measure::Messages, Measure::Bytes, Measure::Control];
+    const ALL: [Measure; 4] = [
+        Measure::Messages,
+        Measure::Bytes,
+        Measure::Control,
+        Measure::Inflated,
+    ];
 
     /// What going beyond its limit is.
     const fn kind(self) -> Kind {
@@ -73,6 +81,7 @@ impl Measure {
             Measure::Messages => Kind::MessageRate,
             Measure::Bytes => Kind::ByteRate,
             Measure::Control => Kind::ControlRate,
+            Measure::Inflated => Kind::InflatedRate,
         }
     }
 
@@ -82,6 +91,7 @@ impl Measure {
             Measure::Messages => rates.messages,
             Measure::Bytes => rates.bytes,
             Measure::Control => rates.control,
+            Measure::Inflated => rates.inflated,
         }
     }
 
@@ -94,7 +104,7 @@ impl Measure {
 #[derive(Debug)]
 pub(super) struct Meter {
     /// By side and measure; `None` where there is no limit.
-    buckets: [[Option<Bucket>; 3]; 2],
+    buckets: [[Option<Bucket>; Measure::ALL.len()]; 2],
     /// Until when a side is not read.
     slowed: [Option<Instant>; 2],
 }
@@ -141,10 +151,11 @@ impl Meter {
     }
 
     fn tokens(&mut self, from: Side, measure: Measure, limits: &Limits, now: Instant) -> f64 {
-        let bucket = self.buckets[from as usize][measure as usize].as_mut();
-        bucket
-            .zip(measure.rate(limits, from))
-            .map_or(f64::INFINITY, |(bucket, rate)| bucket.tokens(rate, now))
+        let Some(bucket) = &mut self.buckets[from as usize][measure as usize] else {
+            return f64::INFINITY;
+        };
+        let rate = measure.rate(limits, from);
+        rate.map_or(f64::INFINITY, |rate| bucket.tokens(rate, now))
     }
 }
 
@@ -181,16 +192,32 @@ impl<'a> Gauge<'a> {
 
     /// Whether single frames have to be looked at.
     pub fn counts_frames(&self) -> bool {
-        let [messages, _, control] = &self.meter.buckets[self.from as usize];
+        let [messages, _, control, _] = &self.meter.buckets[self.from as usize];
         messages.is_some() || control.is_some()
+    }
+
+    /// How many bytes may be inflated before this is looked at again: what is left, or one, which tells that there is more.
+    pub fn may_inflate(&mut self) -> usize {
+        match self.settings.rules.mode {
+            // Truncates, and takes what is owed for nothing. Without a limit it is all that a number can say.
+            Mode::Enforce => (self.tokens(Measure::Inflated) as usize).max(1),
+            Mode::Observe => usize::MAX,
+        }
+    }
+
+    /// So many bytes were inflated.
+    pub fn handle_inflated(&mut self, count: u64) {
+        self.meter.take(self.from, Measure::Inflated, count);
     }
 
     /// Before the next frame of `window`, or the next part of one, is inspected; `tally` is what passed since this was made.
     pub fn look(&mut self, flow: &mut Flow, window: &[u8], tally: &Tally) -> Verdict {
         self.count(tally);
-        // What was read beyond the limit is owed.
-        if self.tokens(Measure::Bytes) < 0.0 {
-            return self.beyond(flow, Measure::Bytes);
+        // What was read, or inflated, beyond the limit is owed.
+        for measure in [Measure::Bytes, Measure::Inflated] {
+            if self.tokens(measure) < 0.0 {
+                return self.beyond(flow, measure);
+            }
         }
         let measure = match flow.begins(window) {
             Some(Counted::Message) => Measure::Messages,

@@ -22,12 +22,14 @@ mod phase;
 mod rare;
 mod stall;
 mod timers;
+mod turn;
 
 pub use frames::ControlFrame;
 pub use inbound::{Passage, Passed};
 pub use limits::{Beyond, Limits, Rates};
 pub use liveness::Liveness;
 pub use phase::Phase;
+pub use turn::Turn;
 
 use crate::handshake::Deflate;
 use crate::inspect::closing::{Cause, Policy};
@@ -73,7 +75,7 @@ pub struct Settings {
 /// ```
 /// use std::{sync::Arc, time::Instant};
 /// use wsgate::inspect::{Block, Side};
-/// use wsgate::session::{Session, Settings};
+/// use wsgate::session::{Session, Settings, Turn};
 ///
 /// let (mut session, mut block) = (Session::new(Arc::new(Settings::default()), None, 7), Block::default());
 /// let now = Instant::now();
@@ -81,7 +83,8 @@ pub struct Settings {
 /// // The server sends one message and a text that is not UTF-8, in one read.
 /// let mut window = b"\x81\x02hi\x81\x02\xc3\x28".to_vec();
 /// loop {
-///     let passage = session.handle_bytes(Side::Upstream, &window, &mut block, now);
+///     let turn = &mut Turn::default();
+///     let passage = session.handle_bytes(Side::Upstream, &window, &mut block, turn, now);
 ///     to_client.extend(window.drain(..passage.forward));
 ///     window.drain(..passage.discard);
 ///     while let Some(frame) = session.poll_frame(Side::Client, now) {
@@ -128,6 +131,13 @@ pub enum Event {
         violation: Violation,
         /// Whether the connection ends for it.
         enforced: bool,
+    },
+    /// A server's Close was sent on without its reason, which is not UTF-8.
+    CloseWithoutReason {
+        /// The side that sent it.
+        by: Side,
+        /// What it said.
+        code: Option<u16>,
     },
     /// A side sends more than a rate limit allows and is read more slowly; once per connection and limit.
     SlowedDown {
@@ -210,12 +220,14 @@ impl Session {
 
     /// What is new at the end of the window of a side: how much of it is forwarded, and what is dropped.
     ///
-    /// The window is what the side sent and was neither forwarded nor discarded before. It is not looked at twice.
+    /// The window is what the side sent and was neither forwarded nor discarded before. It is not looked at twice. What may be done at
+    /// once is the `turn`'s to say: where it is over, the rest waits for the next one.
     pub fn handle_bytes(
         &mut self,
         from: Side,
         window: &[u8],
         block: &mut Block,
+        turn: &mut Turn,
         now: Instant,
     ) -> Passage {
         if let Some(rare) = &mut self.rare
@@ -227,7 +239,11 @@ impl Session {
             // RFC 6455 §5.5.1: after a Close a side sends nothing more.
             return Passage::discarding(window.len());
         }
-        let (mut passage, found) = self.inspect(from, window, block, now);
+        let (mut passage, found) = self.inspect(from, window, block, turn, now);
+        if found.is_none() && self.phase == Phase::Open {
+            // As nearly always: nothing has changed but what passed.
+            return passage;
+        }
         match found {
             None => {}
             Some(Found::Violation(violation)) => {
@@ -239,8 +255,8 @@ impl Session {
                     now,
                 );
             }
-            Some(Found::Close { code, passed }) => {
-                self.handle_close(from, code, passed, now);
+            Some(Found::Close { code, passing }) => {
+                self.handle_close(from, code, passing, now);
                 passage.discard = window.len() - passage.forward;
                 passage.again = false;
             }
@@ -358,7 +374,8 @@ impl Session {
         let outbound = &self.outbound[to as usize];
         let ends = match outbound.writing {
             Writing::Cut => true,
-            // RFC 6455 §7.1.1: the server ends the TCP connection first. Toward the client wsgate is the server.
+            // RFC 6455 §7.1.1: the server ends the TCP connection first. Toward the client wsgate is the server, and a client that
+            // broke a rule may wait for that.
             Writing::Closed => self.ends_after_write(to),
             Writing::Passing | Writing::CloseDue(_) | Writing::Finished => false,
         };
@@ -367,9 +384,11 @@ impl Session {
 
     /// Whether the stream toward a side ends as soon as all is written: what is written next and the end may travel together.
     pub fn ends_after_write(&self, to: Side) -> bool {
+        let ends_at_once = |cause: Cause| cause.ends_client_at_once();
         to == Side::Client
             && matches!(self.outbound[to as usize].writing, Writing::Closed)
-            && self.inbound[to as usize].closed.is_some()
+            && (self.inbound[to as usize].closed.is_some()
+                || self.phase.cause().is_some_and(ends_at_once))
     }
 
     /// Whether something of wsgate's own, or of the other side, still has to be written to a side.
@@ -461,6 +480,11 @@ impl Session {
     fn is_timer_set(&self, timer: Timer) -> bool {
         let rare = self.rare.as_ref();
         rare.is_some_and(|rare| rare.timers.is_set(timer))
+    }
+
+    /// The memory that compressed messages of a side take, in bytes.
+    pub fn memory(&self, from: Side) -> usize {
+        self.inbound[from as usize].flow.memory()
     }
 
     /// By how much the memory that compressed messages take has changed since the last call, in bytes.

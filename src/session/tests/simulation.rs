@@ -60,6 +60,7 @@ fn settings(rng: &mut StdRng) -> Settings {
             messages: rng.gen_range(0..5),
             bytes: *[0, 500, 5000].choose(rng).expect("some"),
             control: rng.gen_range(0..3),
+            inflated: 0,
         };
         if rng.gen_bool(0.5) {
             settings.limits.beyond = Beyond::Delay;

@@ -216,10 +216,10 @@ impl World {
             direction.window.extend_from_slice(&direction.sent[read]);
             self.session.handle_read(from, count);
         }
-        let window = &direction.window;
+        let (window, turn) = (&direction.window, &mut Turn::default());
         let passage = self
             .session
-            .handle_bytes(from, window, &mut self.block, self.now);
+            .handle_bytes(from, window, &mut self.block, turn, self.now);
         let forward: Vec<u8> = direction.window.drain(..passage.forward).collect();
         direction.window.drain(..passage.discard);
         direction.forwarded.extend_from_slice(&forward);
