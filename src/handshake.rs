@@ -335,9 +335,9 @@ pub fn is_same_variable(one: &str, other: &str) -> bool {
     one.len() == other.len() && bytes.all(|(a, b)| fold(a) == fold(b))
 }
 
-/// Whether a name is another spelling, with `_`, of a header that frames a message, belongs to one hop or to the
-/// handshake. No client means well by it: a server that takes it for the header itself sees another request than the
-/// proxies before it.
+/// Whether a name is another spelling, with `_`, of a header that frames a message, or belongs to one hop or to the
+/// handshake. No honest client sends one: a server that takes the name for the header itself sees another request than
+/// the proxies before it.
 pub fn is_disguised(name: &str) -> bool {
     let hop = [
         "keep-alive",

@@ -69,8 +69,8 @@ pub(super) struct Identity {
 }
 
 impl Identity {
-    /// The address that limits count the client by; `None` where they count nothing. All clients that one proxy does not
-    /// name are one.
+    /// The address by which limits count the client; `None` for a client on a Unix socket, which is not counted. All
+    /// unknown clients behind one proxy share the account of the proxy's address.
     pub fn account(&self) -> Option<IpAddr> {
         match self.client {
             ClientAddress::Known(address) => Some(address),
@@ -242,14 +242,22 @@ fn chain(headers: &impl Fields, identity: Identity, unnamed: Option<Unnamed>) ->
             }
         }
     }
-    match (unnamed, identity.peer, identity.believed) {
-        (Some(Unnamed::Unknown), ..) => push(UNKNOWN),
-        (_, Some(peer), _) => push(&peer.to_string()),
-        (_, None, None) => push(UNKNOWN),
-        // A trusted proxy on a Unix socket has no address, and its word is the last.
-        (_, None, Some(_)) => {}
+    if chain.is_empty() && identity.believed.is_some() && identity.client == ClientAddress::Unknown
+    {
+        // The header is there and names nobody: left out, it would make the proxy the client.
+        chain.push_str(UNKNOWN);
     }
-    chain
+    let peer = match (unnamed, identity.peer, identity.believed) {
+        (Some(Unnamed::Unknown), ..) => UNKNOWN.to_owned(),
+        (_, Some(peer), _) => peer.to_string(),
+        (_, None, None) => UNKNOWN.to_owned(),
+        // A trusted proxy on a Unix socket has no address, and its word is the last.
+        (_, None, Some(_)) => return chain,
+    };
+    if !chain.is_empty() {
+        chain.push_str(", ");
+    }
+    chain + &peer
 }
 
 /// By which scheme the client came and for which host it asked, as the proxy says that names the client.
@@ -384,9 +392,9 @@ mod tests {
         assert_eq!(identity.client.to_string(), "10.0.0.1");
     }
 
-    /// All that one proxy does not name count as one; the account of a stranger is his own.
+    /// All unknown clients of one proxy count as one.
     #[test]
-    fn limits_count_whom_nobody_names_too() {
+    fn limits_count_unknown_clients_too() {
         let account = |peer_address: &str, value| {
             let caller = peer(peer_address);
             let settings = Client {
@@ -462,7 +470,9 @@ mod tests {
             "x-user: ann",
         ];
         assert_eq!(told(&peer("10.0.0.2"), XFF, &came), said);
-        // One that speaks by the other header lets these of the client pass.
+        let empty = told(&peer("10.0.0.2"), XFF, &[("x-forwarded-for", " ")]);
+        assert_eq!(empty[0], "X-Forwarded-For: unknown, 10.0.0.2");
+        // Where the proxy speaks by `Forwarded`, the client may have written the other headers.
         let other = [
             "X-Forwarded-For: 10.0.0.1, 10.0.0.2",
             "X-Forwarded-Host: chat.example.com",

@@ -40,8 +40,8 @@ pub enum Socket {
     Unnamed(Unnamed, Box<Socket>),
 }
 
-/// What a PROXY protocol header says of a client instead of an address. Nothing else that is said of the client on such
-/// a connection is believed: the peer's address is that of the proxy, whose word these requests are not.
+/// What a PROXY protocol header says instead of the client's address. No forwarded header on such a connection is believed:
+/// the peer's address is the proxy's, but the requests may be written by its client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unnamed {
     /// The client has no address that the proxy knows.

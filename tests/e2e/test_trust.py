@@ -102,11 +102,12 @@ class Edge:
     def __init__(self, rig, context):
         self.rig, self.context = rig, context
 
-    def dial(self, alpn=None, context=None, **options):
-        """A connection over TLS."""
+    def dial(self, alpn=None, context=None, before=b"", **options):
+        """A connection over TLS, with these bytes before it."""
         context = context or self.context
         context.set_alpn_protocols([alpn or "http/1.1"])
         sock = socket.create_connection(self.rig.gate.address, TIMEOUT)
+        sock.sendall(before)
         return context.wrap_socket(sock, server_hostname="gate.test", **options)
 
     def send(self, kind, path, headers=(), host="gate.test", context=None, **options):
@@ -192,6 +193,25 @@ def test_unknown_clients_of_a_proxy_are_counted_as_one(start_rig):
     session.finish()
     rig.gate.wait_for_metrics(lambda now: now.total(CONNECTIONS) == 0, "all to be gone")
     rig.open(request={"headers": {"X-Forwarded-For": "_other"}}).finish()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_whom_a_proxy_protocol_header_does_not_name_is_not_believed(start_edge, kind):
+    """Inside of TLS as without it; with an address that is trusted the peer is believed, as it always was."""
+    options = {"client": FRONT, "listener": {"proxy_protocol": True}}
+    claim = [("X-Forwarded-For", "203.0.113.7"), ("X-Forwarded-Proto", "http"), ("X-Real-IP", "203.0.113.7")]
+    local = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"
+    edge = start_edge(**options)
+    for before, peer in [(b"PROXY UNKNOWN\r\n", "unknown"), (local, "127.0.0.1")]:
+        head = edge.seen(kind, claim, before=before)
+        assert head.get("x-forwarded-for") == f"203.0.113.7, {peer}"
+        assert (head.get("x-forwarded-proto"), head.get("x-real-ip")) == ("https", None)
+    for address, is_believed in [("127.0.0.9", True), ("192.0.2.1", False)]:
+        head = edge.seen(kind, claim, before=f"PROXY TCP4 {address} 127.0.0.1 4711 443\r\n".encode())
+        assert (head.get("x-forwarded-proto") == "http") == is_believed
+    edge = start_edge(route={"allow": ["203.0.113.0/24", "127.0.0.0/8"]}, **options)
+    assert edge.refused(kind, claim, before=b"PROXY UNKNOWN\r\n")[0] == 403
+    edge.seen(kind, claim, before=local)
 
 
 FORWARDED = {
