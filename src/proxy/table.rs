@@ -164,7 +164,7 @@ impl Table {
         let Some(route) = self.find(asked.host(), asked.uri().path()) else {
             return refuse(StatusCode::NOT_FOUND, "no route for this host and path");
         };
-        let identity = identify(caller.peer, asked, &self.client);
+        let identity = identify(caller, asked, &self.client);
         Ok((route.clone(), identity))
     }
 

@@ -138,10 +138,10 @@ async fn attend(
     let started = Instant::now();
     let (route, identity) = tables.current().route(&mut asked, caller)?;
     let negotiated = negotiate(&asked, caller, &route, identity, started).await;
-    if let Err(refused) = &negotiated {
+    negotiated.map_err(|refused| {
         count(&route, refused.counted, started);
-    }
-    negotiated
+        refused.under(Some(&route.settings.headers[1]))
+    })
 }
 
 fn count(route: &RouteState, counted: Handshake, started: Instant) {
@@ -190,7 +190,7 @@ async fn negotiate(
     }
     let limits = &route.client.per_address;
     let limited = identity
-        .client
+        .account()
         .filter(|_| limits.max_connections != 0 || limits.rate != 0);
     let admitted = limited.map(|client| {
         let clients = &route.everybody.clients;
@@ -210,7 +210,7 @@ async fn negotiate(
 
     let connecting = Instant::now();
     let pool = &route.pool;
-    let key = hash_key(asked, identity.client, pool);
+    let key = hash_key(asked, identity.client.known(), pool);
     let connected = pool.connect(key.as_deref(), metrics).await;
     let (socket, server) = connected.map_err(|unreachable| not_connected(&unreachable))?;
     let upstream_request = exchange::request(asked, caller, &request, settings, identity, &vouched);
@@ -280,9 +280,7 @@ async fn negotiate(
         connection: Connection {
             ticket,
             _admitted: admitted,
-            client: identity
-                .client
-                .filter(|client| Some(*client) != identity.peer),
+            client: identity.behind_peer(),
             server,
             protocol: protocol.map(String::into_boxed_str),
             started: Instant::now(),
