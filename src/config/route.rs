@@ -99,6 +99,14 @@ impl Reader<'_> {
                 "logs and metrics need it: add name = \"chat\"",
             ));
         };
+        if name.get_ref().chars().any(char::is_control) {
+            let message = format!(
+                "the name of route `{}` holds a control character",
+                name.get_ref().escape_debug()
+            );
+            let help = "logs and metrics have it: write it without line ends, tabs and the like";
+            return Err(self.source.error(name.span(), message, help));
+        }
         if name.get_ref().is_empty() {
             return Err(self.source.error(
                 name.span(),

@@ -8,6 +8,7 @@ use super::secured;
 use super::settings::{Access, Auth, Tcp};
 use super::shortage::Unanswered;
 use super::socket::Socket;
+use super::sources::Sources;
 use crate::handshake;
 use crate::metrics::{Handshake, Metrics};
 use bytes::BytesMut;
@@ -96,7 +97,7 @@ async fn ask(
     identity: Identity,
 ) -> Result<Verdict, Unanswered> {
     let wrong = |error: Box<pingora::Error>| error.to_string();
-    let socket = Socket::connect(&auth.address, Tcp::OFF).await?;
+    let socket = Socket::connect(&auth.address, Tcp::OFF, &Sources::default()).await?;
     let mut service = HttpSession::new(Box::new(socket));
     let request = question(auth, asked, caller, identity).map_err(wrong)?;
     service

@@ -33,7 +33,7 @@ impl Answer {
         }
     }
 
-    /// There is no descriptor, or no memory, for what the request needs.
+    /// There is no descriptor, memory or local port for what the request needs.
     pub fn exhausted() -> Self {
         let sentence = "no more connections can be had now";
         Answer::new(StatusCode::SERVICE_UNAVAILABLE, sentence).with(header::RETRY_AFTER, "5")

@@ -21,11 +21,13 @@ mod headers;
 mod identity;
 mod proxy_protocol;
 mod relief;
+mod restart;
 mod router;
 mod secured;
 pub mod settings;
 mod shortage;
 mod socket;
+mod sources;
 mod table;
 mod tunnel;
 mod upgrade;
@@ -51,8 +53,8 @@ use http::{HeaderName, StatusCode};
 use identity::Identity;
 use pingora::apps::{HttpServerApp, HttpServerOptions, ServerApp};
 use pingora::http::{RequestHeader, ResponseHeader};
-use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
+use pingora::protocols::{Digest, Stream};
 use pingora::proxy::{FailToProxy, HttpProxy, ProxyHttp, Session};
 use pingora::server::ShutdownWatch;
 use pingora::server::configuration::ServerConf;
@@ -61,11 +63,13 @@ use pingora::{Error, ErrorSource, ErrorType, Result};
 use secured::Secured;
 use settings::{HeaderRules, Tcp};
 use std::io;
+use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use table::RouteState;
 use tokio::sync::Notify;
+use upstream::Reason;
 
 /// Takes the connections of the listeners. Clones share everything.
 #[derive(Clone)]
@@ -302,7 +306,9 @@ pub struct Plain {
     /// Servers of the pool in the order in which they are tried.
     candidates: Vec<Arc<Server>>,
     tried: usize,
-    /// There was no descriptor, or no memory, for a connection to one.
+    /// When it was begun to connect to the one that is tried now.
+    connecting: Option<Instant>,
+    /// There was no descriptor, memory or local port for a connection to one.
     exhausted: bool,
     identity: Option<Identity>,
     vouched: Vouched,
@@ -372,6 +378,7 @@ impl ProxyHttp for Seat {
                 "no server is left to try",
             ));
         };
+        plain.connecting = Some(Instant::now());
         match route.pool.peer(server) {
             Ok(peer) => Ok(Box::new(peer)),
             Err(mut error) => {
@@ -391,14 +398,45 @@ impl ProxyHttp for Seat {
     ) -> Box<Error> {
         let cause = error.root_cause().downcast_ref::<io::Error>();
         let shortage = cause.and_then(|cause| Some((Shortage::of(cause)?, cause)));
-        if let (Some((shortage, cause)), Some(route)) = (shortage, &plain.route) {
-            shortage.report(&route.terms.metrics, cause);
-            plain.exhausted = true;
+        let mut is_for_every_server = false;
+        if let Some(route) = &plain.route {
+            let metrics = &route.terms.metrics;
+            match (
+                shortage,
+                plain.candidates.get(plain.tried),
+                plain.connecting,
+            ) {
+                (Some((shortage, cause)), ..) => {
+                    shortage.report(metrics, cause);
+                    plain.exhausted = true;
+                    is_for_every_server = shortage.is_for_every_server();
+                }
+                (None, Some(server), Some(began)) => {
+                    let pool = &route.pool;
+                    pool.handle_failure(server, Reason::Unreachable, None, began, metrics);
+                }
+                (None, ..) => {}
+            }
         }
         plain.tried += 1;
-        // For another server there would be none either.
-        error.set_retry(!plain.exhausted && plain.tried < plain.candidates.len());
+        error.set_retry(!is_for_every_server && plain.tried < plain.candidates.len());
         error
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        _session: &mut Session,
+        _reused: bool,
+        _peer: &HttpPeer,
+        _fd: RawFd,
+        _digest: Option<&Digest>,
+        plain: &mut Plain,
+    ) -> Result<()> {
+        plain.exhausted = false;
+        if let Some(server) = plain.candidates.get(plain.tried) {
+            server.handle_connect();
+        }
+        Ok(())
     }
 
     async fn upstream_request_filter(

@@ -6,9 +6,13 @@
 
 use super::proxy_protocol::Source;
 use super::settings::{Address, Tcp};
+use super::shortage::Shortage;
+use super::sources::Sources;
 use crate::tls;
 use async_trait::async_trait;
 use bytes::BytesMut;
+#[cfg(target_os = "linux")]
+use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
 use pingora::http::ResponseHeader;
 use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::{
@@ -17,7 +21,7 @@ use pingora::protocols::{
 };
 use rustix::net::{RecvFlags, recv, sockopt};
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -61,8 +65,9 @@ impl Socket {
         name: Option<&str>,
         settings: Option<&tls::Connect>,
         tcp: Tcp,
+        sources: &Sources,
     ) -> io::Result<Socket> {
-        let socket = Socket::connect(address, tcp).await?;
+        let socket = Socket::connect(address, tcp, sources).await?;
         let Some(settings) = settings else {
             return Ok(socket);
         };
@@ -76,18 +81,18 @@ impl Socket {
         Ok(Socket::Tls(Box::new(stream)))
     }
 
-    /// Connects; a name is resolved now, and its addresses are tried in turn.
+    /// Connects, from one of these addresses; a name is resolved now, and its addresses are tried in turn.
     ///
     /// # Errors
     /// Those of the last address.
-    pub async fn connect(address: &Address, tcp: Tcp) -> io::Result<Socket> {
+    pub async fn connect(address: &Address, tcp: Tcp, sources: &Sources) -> io::Result<Socket> {
         match address {
             Address::Unix(path) => Ok(Socket::Unix(UnixStream::connect(path).await?, None)),
-            Address::Tcp(address) => Socket::connect_tcp(*address, tcp).await,
+            Address::Tcp(address) => Socket::connect_tcp(*address, tcp, sources).await,
             Address::Name(name, port) => {
                 let mut failed = io::Error::from(io::ErrorKind::NotFound);
                 for address in Box::pin(lookup_host((name.as_str(), *port))).await? {
-                    match Box::pin(Socket::connect_tcp(address, tcp)).await {
+                    match Box::pin(Socket::connect_tcp(address, tcp, sources)).await {
                         Ok(socket) => return Ok(socket),
                         Err(error) => failed = error,
                     }
@@ -97,18 +102,36 @@ impl Socket {
         }
     }
 
-    async fn connect_tcp(address: SocketAddr, tcp: Tcp) -> io::Result<Socket> {
-        let socket = match address {
-            SocketAddr::V4(_) => TcpSocket::new_v4()?,
-            SocketAddr::V6(_) => TcpSocket::new_v6()?,
-        };
-        // Whole frames are written at once; waiting for more to send would only delay them.
-        socket.set_nodelay(true)?;
-        // The request goes out at once and acknowledges the connection: that it is acknowledged before is a packet more.
-        #[cfg(target_os = "linux")]
-        sockopt::set_tcp_quickack(&socket, false)?;
-        tcp.apply(&socket, Tcp::OFF)?;
-        Ok(Socket::Tcp(socket.connect(address).await?, address))
+    /// Connects from the first of the addresses that has a port left.
+    async fn connect_tcp(address: SocketAddr, tcp: Tcp, sources: &Sources) -> io::Result<Socket> {
+        let mut failed = io::Error::from(io::ErrorKind::AddrNotAvailable);
+        for source in sources.of(address) {
+            let socket = match prepare(address, tcp, source) {
+                Ok(socket) => socket,
+                Err(error) => match Shortage::of(&error) {
+                    // The others serve meanwhile; an operator is to know.
+                    Some(Shortage::Source) => {
+                        Shortage::Source.say(&error);
+                        failed = error;
+                        continue;
+                    }
+                    Some(Shortage::LocalPorts) => {
+                        failed = error;
+                        continue;
+                    }
+                    Some(Shortage::Descriptors | Shortage::Memory) | None => return Err(error),
+                },
+            };
+            let error = match socket.connect(address).await {
+                Ok(stream) => return Ok(Socket::Tcp(stream, address)),
+                Err(error) => Shortage::of_connect(error, source, address),
+            };
+            if Shortage::of(&error) != Some(Shortage::LocalPorts) {
+                return Err(error);
+            }
+            failed = error;
+        }
+        Err(failed)
     }
 
     /// Has the system give up the connection when these say so, where `had` said so before. Unix sockets know no such
@@ -165,6 +188,28 @@ impl Socket {
             }
         }
     }
+}
+
+/// A socket for a connection to this address.
+fn prepare(address: SocketAddr, tcp: Tcp, source: Option<IpAddr>) -> io::Result<TcpSocket> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // Whole frames are written at once; waiting for more to send would only delay them.
+    socket.set_nodelay(true)?;
+    // The request goes out at once and acknowledges the connection: that it is acknowledged before is a packet more.
+    #[cfg(target_os = "linux")]
+    sockopt::set_tcp_quickack(&socket, false)?;
+    tcp.apply(&socket, Tcp::OFF)?;
+    if let Some(source) = source {
+        // ip(7): the port is chosen by connect(2), which knows the server: one that is in use toward another server is free.
+        #[cfg(target_os = "linux")]
+        setsockopt(&socket, IpBindAddressNoPort, &true)?;
+        let bound = socket.bind((source, 0).into());
+        bound.map_err(|error| Shortage::of_bind(error, source))?;
+    }
+    Ok(socket)
 }
 
 impl Tcp {

@@ -22,6 +22,24 @@ pub(super) struct Restart {
     latest: Pin<Box<Sleep>>,
 }
 
+/// An end under way.
+#[derive(Debug)]
+pub(super) struct Closing {
+    /// When the cause of the end came.
+    since: Instant,
+    /// When it is cut short, once it has begun to be waited for.
+    deadline: Option<Pin<Box<Sleep>>>,
+}
+
+impl Closing {
+    fn new() -> Box<Closing> {
+        Box::new(Closing {
+            since: Instant::now(),
+            deadline: None,
+        })
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 enum When {
     /// A drain waits for the end of the message under way toward the client.
@@ -76,7 +94,11 @@ impl State {
     /// The connection ends: the first cause is kept, and each side is told what the table says.
     pub(super) fn end(&mut self, cause: Cause) {
         let orders = self.orders(&cause);
-        self.cause.get_or_insert(cause);
+        if self.cause.is_none() {
+            self.activity.handle_end();
+            self.cause = Some(cause);
+            self.closing.get_or_insert_with(Closing::new).since = Instant::now();
+        }
         let absorb = self.terms.closing.absorb;
         match cause {
             // All clients of the server learn it at this moment: each is told at one of its own.
@@ -263,13 +285,16 @@ impl State {
 
     /// Gives the closing its time, from the first call on.
     pub(super) fn arm(&mut self) {
-        if self.deadline.is_none() {
-            self.deadline = Some(Box::pin(sleep(self.terms.closing.close_timeout)));
-        }
+        let limit = self.terms.closing.close_timeout;
+        let closing = self.closing.get_or_insert_with(Closing::new);
+        closing
+            .deadline
+            .get_or_insert_with(|| Box::pin(sleep(limit)));
     }
 
     pub(super) fn poll_deadline(&mut self, cx: &mut Context<'_>) -> bool {
-        let Some(deadline) = &mut self.deadline else {
+        let closing = self.closing.as_mut();
+        let Some(deadline) = closing.and_then(|closing| closing.deadline.as_mut()) else {
             return false;
         };
         if deadline.as_mut().poll(cx).is_pending() {
@@ -314,6 +339,14 @@ impl State {
             client_told: self.told[Side::Client as usize],
             upstream_told: self.told[Side::Upstream as usize],
             timed_out: self.overtime,
+            took: self
+                .closing
+                .as_ref()
+                .map_or(Duration::ZERO, |closing| closing.since.elapsed()),
+            // Where there is no cause, it was not asked when the end began.
+            silent: self
+                .cause
+                .map_or(Duration::ZERO, |_| self.activity.silent()),
             from_client: client.passed,
             from_upstream: upstream.passed,
         })

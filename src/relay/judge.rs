@@ -129,6 +129,9 @@ impl State {
         if passing && tally != Tally::default() {
             pipe.count(&tally);
             terms.metrics.passed(from, &tally);
+            if self.cause.is_none() && tally.has_data() {
+                self.activity.handle_message();
+            }
         }
         Judged {
             release,

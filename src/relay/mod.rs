@@ -8,6 +8,7 @@
 //! It never parses a frame itself and never decides what a side is told: the first is
 //! [`inspect::flow`](crate::inspect::flow)'s, the second [`inspect::closing`](crate::inspect::closing)'s.
 
+mod activity;
 mod buffers;
 mod ending;
 mod handle;
@@ -18,6 +19,7 @@ mod outcome;
 mod pipe;
 mod stall;
 
+pub use activity::count_seconds;
 pub use buffers::{Buffers, Holding};
 pub use handle::Handle;
 pub use limits::{Beyond, Limits, Rates};
@@ -30,8 +32,9 @@ use crate::handshake::Deflate;
 use crate::inspect::closing::{Cause, Policy};
 use crate::inspect::{Block, Rules, Side};
 use crate::metrics::Metrics;
+use activity::Activity;
 use bytes::BytesMut;
-use ending::Restart;
+use ending::{Closing, Restart};
 use judge::Found;
 use limits::Meter;
 use liveness::Watch;
@@ -43,7 +46,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 /// What every connection of a route is held to.
 #[derive(Debug)]
@@ -99,9 +102,10 @@ impl<C, U> Relay<C, U> {
             watch,
             meter,
             stall: None,
-            deadline: None,
+            closing: None,
             overtime: false,
             told: [None; 2],
+            activity: Activity::new(),
         };
         Relay {
             client,
@@ -200,12 +204,14 @@ struct State {
     meter: Option<Box<Meter>>,
     /// While something waits to be written.
     stall: Option<Box<Stall>>,
-    /// When the closing is cut short.
-    deadline: Option<Pin<Box<Sleep>>>,
+    /// Once the connection ends.
+    closing: Option<Box<Closing>>,
     /// The deadline has passed once and what could still be said was said.
     overtime: bool,
     /// Code of the Close that each side was sent.
     told: [Option<Option<u16>>; 2],
+    /// When a message passed last.
+    activity: Activity,
 }
 
 impl Drop for State {

@@ -2,6 +2,7 @@
 
 use super::pipe::Passed;
 use crate::inspect::closing::Cause;
+use std::time::Duration;
 
 /// How a connection ended, and what passed over it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,6 +15,10 @@ pub struct Outcome {
     pub upstream_told: Option<Option<u16>>,
     /// The closing handshake was not complete when its time was over.
     pub timed_out: bool,
+    /// How long the end took, from its cause on.
+    pub took: Duration,
+    /// How long no message had passed, in either direction, when the end began; to the second.
+    pub silent: Duration,
     /// What passed from the client to the upstream.
     pub from_client: Passed,
     /// What passed from the upstream to the client.

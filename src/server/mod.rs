@@ -16,6 +16,7 @@ use crate::deploy::Control;
 use crate::metrics::Metrics;
 use crate::proxy::settings::{Address, Tcp};
 use crate::proxy::{Checks, Discovery, Gate, Pools, Relief, Table};
+use crate::relay;
 use crate::service::{self, OwnerError};
 use async_trait::async_trait;
 use certificates::Said;
@@ -168,6 +169,7 @@ impl Gateway {
                 checks.run(),
                 discovery.run(),
                 relief.run(),
+                relay::count_seconds(),
                 live.run(hangup, asked)
             );
         };
