@@ -164,6 +164,7 @@ pub struct Metrics {
     tls_failures: IntCounterVec,
     proxy_protocol_failures: IntCounterVec,
     exhausted: IntCounterVec,
+    ejections: IntCounterVec,
     violations: IntCounterVec,
     closes: IntCounterVec,
     compression_memory: IntGauge,
@@ -244,6 +245,11 @@ impl Metrics {
             "wsgate_exhausted_total",
             "Attempts at another connection, of a client or to a server, for which the system had no resource left.",
             &["resource"],
+        );
+        let ejections = counter(
+            "wsgate_ejections_total",
+            "Times that a server was left alone for what connections of clients found, by reason.",
+            &["upstream", "reason"],
         );
         let violations = counter(
             "wsgate_violations_total",
@@ -408,6 +414,7 @@ impl Metrics {
             tls_failures,
             proxy_protocol_failures,
             exhausted,
+            ejections,
             violations,
             closes,
             compression_memory,
@@ -505,6 +512,11 @@ impl Metrics {
     /// There was no more of a resource of the system for a connection.
     pub fn exhausted(&self, resource: &'static str) {
         self.exhausted.with_label_values(&[resource]).inc();
+    }
+
+    /// A server of this upstream is left alone from now on.
+    pub fn ejected(&self, upstream: &str, reason: &'static str) {
+        self.ejections.with_label_values(&[upstream, reason]).inc();
     }
 
     /// How long the certificates are good that are in force now.

@@ -35,7 +35,7 @@ class Wsgate:
     title = "wsgate: `drain`, `resume`"
 
     def __init__(self, directory, servers, wait, clients):
-        text = gate.config(servers, route={"absorb": "2s"})
+        text = gate.config(servers)
         self._gate = gate.Gate(directory, "threads = 1\n" + text)
         self.url = self._gate.url
         self._admin = ["--admin", "{}:{}".format(*self._gate.admin)]

@@ -10,9 +10,12 @@
 //! | `POST /v1/reload` | reads the configuration again |
 //! | `GET /v1/status` | upstreams, servers, connections, drains |
 //!
+//! NAME is percent-encoded where it holds other characters than letters, digits, `-`, `.`, `_` and `~`.
+//!
 //! A body is JSON, every field optional: `{"server": "10.0.0.5:9000", "over": "30s", "rate": 200, "deadline": "60s",
 //! "dry_run": true}`.
 
+use super::names;
 use crate::deploy::Control;
 use crate::drain::{Cause, DrainId, Pace, Progress, Selection, State, Terms};
 use crate::duration;
@@ -127,7 +130,14 @@ impl Drains {
                 not_allowed("GET")
             });
         }
-        let (name, verb) = path.strip_prefix("/v1/upstreams/")?.split_once('/')?;
+        // The last slash, so that one in a name need not be encoded.
+        let (name, verb) = path.strip_prefix("/v1/upstreams/")?.rsplit_once('/')?;
+        let Some(name) = names::decode(name) else {
+            return Some(bad_request(
+                "the name of the upstream is no UTF-8, or holds a `%` that is not written as %25",
+            ));
+        };
+        let name = name.as_str();
         let result = match (verb, method.as_str()) {
             ("drain", "GET") => self.pool(name).map(|pool| self.show(&pool)),
             ("drain", "POST") => self.begin(name, body, Cause::Operator),

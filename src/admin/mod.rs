@@ -6,9 +6,11 @@
 
 mod client;
 mod drains;
+mod names;
 
 pub use client::Client;
 pub use drains::Drains;
+pub use names::encode as encode_name;
 
 use crate::metrics::Metrics;
 use crate::proxy::settings::Address;

@@ -1,6 +1,6 @@
 //! The commands that talk to a running wsgate: drain, deploy, resume, reload, status.
 
-use crate::admin::Client;
+use crate::admin::{Client, encode_name};
 use crate::config::admin_address;
 use clap::Args;
 use serde_json::{Map, Value, json};
@@ -148,7 +148,8 @@ impl Drain {
         if self.dry_run {
             body.insert("dry_run".to_owned(), json!(true));
         }
-        let path = format!("/v1/upstreams/{}/{verb}", self.upstream);
+        let upstream = encode_name(&self.upstream);
+        let path = format!("/v1/upstreams/{upstream}/{verb}");
         let answer = ask(&client, "POST", &path, &Value::Object(body))?;
         if let Some(forecast) = answer.get("forecast") {
             let raised = if forecast["raised"] == true {
@@ -168,7 +169,7 @@ impl Drain {
             return Ok(true);
         }
         let id = answer["drain"]["id"].clone();
-        let path = format!("/v1/upstreams/{}/drain", self.upstream);
+        let path = format!("/v1/upstreams/{upstream}/drain");
         let mut out = std::io::stdout();
         let live = out.is_terminal();
         loop {
@@ -228,7 +229,7 @@ impl Resume {
             Some(server) => json!({ "server": server }),
             None => json!({}),
         };
-        let path = format!("/v1/upstreams/{}/resume", self.upstream);
+        let path = format!("/v1/upstreams/{}/resume", encode_name(&self.upstream));
         finish(
             self.at
                 .client()

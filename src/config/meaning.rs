@@ -8,7 +8,7 @@ use super::address;
 use super::error::{Error, Source};
 use super::units::Size;
 use super::written::{self, File, Table};
-use crate::deploy::Several;
+use crate::deploy::RestartThreshold;
 use crate::drain::{Order, Pace, Terms};
 use crate::proxy::settings::{Address, AddressLimits, Client, ForwardedHeader, Listener, Settings};
 use crate::service::Owner;
@@ -63,7 +63,7 @@ pub(super) fn of(file: File, source: Source<'_>, before: Option<&Config>) -> Res
     if upstreams.is_empty() {
         return Err(reader.absent("no upstream", "[upstream.NAME]"));
     }
-    let routes = reader.routes(file.route, &upstreams)?;
+    let routes = reader.routes(file.route, &upstreams, &listeners)?;
     for (index, upstream) in upstreams.iter().enumerate() {
         if upstream
             .tls
@@ -249,22 +249,26 @@ impl Reader<'_> {
                 Some(written::Order::Random) => Order::Random,
             },
         };
-        let several = default.several;
+        let restart = default.restart;
         let closes = self.whole(
             written.upstream_closes,
-            several.closes as i64,
+            restart.closes as i64,
             0..=1_000_000,
             "upstream_closes",
         )?;
-        let several = Several {
+        let restart = RestartThreshold {
             closes: closes as usize,
+            share: written
+                .upstream_share
+                .map_or(restart.share, |share| share.0),
             within: written
                 .upstream_window
-                .map_or(several.within, |time| time.0),
+                .map_or(restart.within, |time| time.0),
+            idle: written.upstream_idle.map_or(restart.idle, |time| time.0),
         };
         Ok(deploy::Settings {
             terms,
-            several,
+            restart,
             shutdown_deadline: written
                 .shutdown_deadline
                 .map_or(default.shutdown_deadline, |time| time.0),

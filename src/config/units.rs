@@ -16,6 +16,10 @@ pub(super) enum Pace {
     Rate(u32),
 }
 
+/// `"10%"`: a whole number of hundredths, 0 to 100.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Percent(pub u8);
+
 /// As [`Time`], and `"0s"` for none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Wait(pub Duration);
@@ -64,6 +68,19 @@ impl Pace {
         };
         rate.filter(|rate| *rate > 0)
             .map(Pace::Rate)
+            .ok_or_else(wrong)
+    }
+}
+
+impl Percent {
+    fn parse(text: &str) -> Result<Percent, String> {
+        let number = text
+            .strip_suffix('%')
+            .and_then(|number| number.trim().parse().ok());
+        let wrong = || format!("`{text}` is not a share\nwrite a whole number of percent: \"10%\"");
+        number
+            .filter(|number| *number <= 100)
+            .map(Percent)
             .ok_or_else(wrong)
     }
 }
@@ -154,6 +171,16 @@ impl<'de> Deserialize<'de> for Pace {
     }
 }
 
+impl<'de> Deserialize<'de> for Percent {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Written {
+            parse: Percent::parse,
+            what: "a share",
+            example: |n| format!("\"{n}%\""),
+        })
+    }
+}
+
 impl<'de> Deserialize<'de> for Wait {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let example = |n| format!("\"{n}s\" or \"{n}ms\"");
@@ -229,6 +256,16 @@ mod tests {
             "٣s",
         ] {
             assert!(Time::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn shares() {
+        for (text, expected) in [("0%", 0), ("10%", 10), ("7 %", 7), ("100%", 100)] {
+            assert_eq!(Percent::parse(text), Ok(Percent(expected)), "{text}");
+        }
+        for text in ["", "%", "10", "101%", "-1%", "0.5%", "1%%", "300%"] {
+            assert!(Percent::parse(text).is_err(), "{text}");
         }
     }
 

@@ -4,8 +4,12 @@ use super::address;
 use super::error::Error;
 use super::meaning::Reader;
 use super::written::{self, Table};
-use crate::proxy::settings::{Balance, Ejection, HashKey, ServerSettings, Upstream};
+use crate::proxy::settings::{
+    Address, Balance, Ejection, HashKey, ServerSettings, Sources, Upstream,
+};
 use http::HeaderName;
+use std::net::IpAddr;
+use std::sync::Arc;
 use toml::Spanned;
 
 impl Reader<'_> {
@@ -21,6 +25,14 @@ impl Reader<'_> {
             return Err(self
                 .source
                 .error(span, "the name of an upstream is empty", help));
+        }
+        if name.chars().any(char::is_control) {
+            let help = "logs, metrics and the admin API have it: write it without line ends, tabs and the like";
+            let message = format!(
+                "the name of upstream `{}` holds a control character",
+                name.escape_debug()
+            );
+            return Err(self.source.error(span, message, help));
         }
         let help = "add servers = [\"10.0.0.5:9000\"]";
         let Some(list) = written.servers else {
@@ -68,6 +80,7 @@ impl Reader<'_> {
         Ok(Upstream {
             tls,
             tcp: self.tcp(written.tcp_keepalive, written.tcp_user_timeout)?,
+            sources: Arc::new(self.sources(&written.source, &servers)?),
             servers,
             balance: match written.balance {
                 None => default.balance,
@@ -127,6 +140,65 @@ impl Reader<'_> {
                 })
             }
         }
+    }
+
+    /// Local addresses, each of which some server can be reached from, as far as that can be told from its address.
+    fn sources(
+        &self,
+        written: &[Spanned<String>],
+        servers: &[ServerSettings],
+    ) -> Result<Sources, Error> {
+        let mut addresses: Vec<IpAddr> = Vec::new();
+        for entry in written {
+            let text = entry.get_ref().escape_debug();
+            let refuse =
+                |message: String, help: &str| Err(self.source.error(entry.span(), message, help));
+            let Ok(address) = entry.get_ref().parse::<IpAddr>() else {
+                let help = "write an IP address of this machine, without a port: \"10.0.0.7\"";
+                return refuse(format!("`{text}` is not an IP address"), help);
+            };
+            let address = address.to_canonical();
+            if address.is_unspecified() || address.is_multicast() {
+                let help = "name an address that an interface of this machine has; without `source` the system chooses one";
+                return refuse(format!("no connection can be made from `{text}`"), help);
+            }
+            if addresses.contains(&address) {
+                return refuse(
+                    format!("source `{text}` is there twice"),
+                    "remove one of them",
+                );
+            }
+            let fits = |server: &ServerSettings| match &server.address {
+                Address::Tcp(server) => server.is_ipv4() == address.is_ipv4(),
+                // It may have addresses of both families.
+                Address::Name(..) => true,
+                Address::Unix(_) => false,
+            };
+            if !servers.iter().any(fits) {
+                let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+                let message = format!("no server can be reached from `{text}`");
+                let help = format!(
+                    "no server of the upstream has an {family} address; remove it, or add such a server"
+                );
+                return refuse(message, &help);
+            }
+            addresses.push(address);
+        }
+        let is_left_out = |server: &&ServerSettings| match &server.address {
+            Address::Tcp(server) => !addresses
+                .iter()
+                .any(|source| source.is_ipv4() == server.is_ipv4()),
+            Address::Name(..) | Address::Unix(_) => false,
+        };
+        if let (Some(first), Some(server)) = (written.first(), servers.iter().find(is_left_out)) {
+            let message = format!(
+                "server `{}` cannot be reached from any `source`",
+                server.address
+            );
+            let help = "add a local address of its family";
+            return Err(self.source.error(first.span(), message, help));
+        }
+        Ok(Sources::new(addresses))
     }
 
     fn balance(&self, written: &Spanned<String>) -> Result<Balance, Error> {

@@ -3,7 +3,7 @@
 //! Nothing is compared, defaulted or checked here beyond the form of a value; what a later check may have to point at
 //! keeps its place ([`Spanned`]).
 
-use super::units::{Pace, Size, Time, TimeRange, Wait};
+use super::units::{Pace, Percent, Size, Time, TimeRange, Wait};
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, MapAccess, Visitor};
@@ -74,7 +74,9 @@ pub(super) struct Drain {
     pub at_once: Option<Spanned<i64>>,
     pub deadline: Option<Time>,
     pub upstream_closes: Option<Spanned<i64>>,
+    pub upstream_share: Option<Percent>,
     pub upstream_window: Option<Time>,
+    pub upstream_idle: Option<Time>,
     pub shutdown_deadline: Option<Time>,
     pub lame_duck: Option<Wait>,
 }
@@ -165,6 +167,8 @@ pub(super) struct Upstream {
     pub resolve_interval: Option<Time>,
     pub tcp_keepalive: Option<Spanned<Wait>>,
     pub tcp_user_timeout: Option<Spanned<Wait>>,
+    #[serde(default)]
+    pub source: Vec<Spanned<String>>,
     pub generation: Option<String>,
     pub health: Option<Spanned<Table<Health>>>,
     pub tls: Option<Spanned<Table<UpstreamTls>>>,
@@ -249,6 +253,7 @@ pub(super) struct Route {
     pub allow: Vec<Spanned<String>>,
     #[serde(default)]
     pub deny: Vec<Spanned<String>>,
+    pub client_certificate: Option<Spanned<ClientCertificate>>,
     pub auth_url: Option<Spanned<String>>,
     pub auth_timeout: Option<Time>,
     #[serde(default)]

@@ -4,10 +4,10 @@
 //! decides to the handles of the connections. It knows nothing of frames and never decides who is closed, or when.
 
 mod health;
-mod word;
+mod restart;
 
 pub use health::{Health, Thresholds, Turn};
-pub use word::Several;
+pub use restart::{RestartThreshold, ServerClose, Suspicion};
 
 use crate::drain::{
     Cause, Conductor, DrainId, Forecast, MemberId, Order, Pace, Place, Progress, Selection, State,
@@ -16,12 +16,12 @@ use crate::drain::{
 use crate::metrics::Metrics;
 use crate::relay::Handle;
 use rand::Rng;
+use restart::RestartDetector;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
-use word::Word;
 
 /// How drains go unless one is told otherwise.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,7 +29,7 @@ pub struct Settings {
     /// Pace, deadline, bound and order.
     pub terms: Terms,
     /// When a server's own Closes are taken for its restart.
-    pub several: Several,
+    pub restart: RestartThreshold,
     /// The deadline where wsgate itself ends. Kubernetes grants 30 seconds in all.
     pub shutdown_deadline: Duration,
     /// How long wsgate goes on accepting after it was told to end, so that balancers in front of it notice.
@@ -45,7 +45,7 @@ impl Default for Settings {
                 at_once: 1000,
                 order: Order::OldestFirst,
             },
-            several: Several::default(),
+            restart: RestartThreshold::default(),
             shutdown_deadline: Duration::from_secs(25),
             lame_duck: Duration::ZERO,
         }
@@ -61,7 +61,7 @@ pub struct Control {
     busy: AtomicBool,
     /// A connection has left.
     left: Notify,
-    word: Mutex<Word>,
+    restarts: Mutex<RestartDetector>,
     /// What logs call those drains whose end was not logged yet.
     names: Mutex<BTreeMap<DrainId, String>>,
     /// Why everybody is told who connects from now on, once wsgate ends.
@@ -111,7 +111,7 @@ impl Control {
             changed: Notify::new(),
             busy: AtomicBool::new(false),
             left: Notify::new(),
-            word: Mutex::default(),
+            restarts: Mutex::default(),
             names: Mutex::default(),
             ending: OnceLock::new(),
             settings: RwLock::new(settings),
@@ -189,21 +189,42 @@ impl Control {
         self.hurry();
     }
 
-    /// A server, called so by logs, has closed a connection with 1001 or 1012, of its own accord.
-    pub fn handle_restart(&self, place: Place, name: &str) {
-        let Place {
-            upstream, server, ..
-        } = place;
-        let Settings { terms, several, .. } = self.settings();
-        let is_restart = self
-            .word
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .handle_close((upstream, server), Instant::now(), several);
-        if is_restart {
-            let selection = Selection::Server { upstream, server };
-            self.start(selection, name, terms, Cause::Upstream);
+    /// A server, called so by logs, has closed a connection that is still enrolled. Where it has to be probed, the caller does
+    /// that, and tells by [`Control::handle_probe`].
+    pub fn handle_close(&self, place: Place, name: &str, close: ServerClose) -> Suspicion {
+        let server = (place.upstream, place.server);
+        let threshold = self.settings().restart;
+        let left = self.count(selection_of(place)).saturating_sub(1);
+        let now = Instant::now();
+        let suspicion = self
+            .restarts()
+            .handle_close(server, left, close, now, threshold);
+        if suspicion == Suspicion::Restart {
+            self.drain_restarting(place, name);
         }
+        suspicion
+    }
+
+    /// A server that had to be probed has answered, or not.
+    pub fn handle_probe(&self, place: Place, name: &str, answered: bool) {
+        let server = (place.upstream, place.server);
+        let (threshold, now) = (self.settings().restart, Instant::now());
+        let is_restart = self
+            .restarts()
+            .handle_probe(server, answered, now, threshold);
+        if is_restart {
+            self.drain_restarting(place, name);
+        } else if answered {
+            tracing::info!(
+                server = name,
+                "server closed connections with 1001 or 1012 and still answers: its other clients stay"
+            );
+        }
+    }
+
+    fn drain_restarting(&self, place: Place, name: &str) {
+        let terms = self.settings().terms;
+        self.start(selection_of(place), name, terms, Cause::Upstream);
     }
 
     /// Begins to drain; `name` is what logs call the selection.
@@ -364,6 +385,10 @@ impl Control {
         }
     }
 
+    fn restarts(&self) -> MutexGuard<'_, RestartDetector> {
+        self.restarts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn names(&self) -> MutexGuard<'_, BTreeMap<DrainId, String>> {
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -376,9 +401,22 @@ impl Control {
     }
 }
 
+/// The connections of the server there.
+fn selection_of(place: Place) -> Selection {
+    Selection::Server {
+        upstream: place.upstream,
+        server: place.server,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const ACTIVE: ServerClose = ServerClose {
+        silent: Duration::ZERO,
+        ago: Duration::ZERO,
+    };
 
     #[tokio::test]
     async fn a_server_that_says_it_restarts_is_drained() {
@@ -388,19 +426,40 @@ mod tests {
             server,
             generation: 0,
         };
-        let members = [
-            control.enroll(place(0), Duration::ZERO),
-            control.enroll(place(0), Duration::ZERO),
-            control.enroll(place(1), Duration::ZERO),
-        ];
-        (0..2).for_each(|_| control.handle_restart(place(0), "a"));
+        let members = [0, 0, 0, 0, 1].map(|server| control.enroll(place(server), Duration::ZERO));
+        let close = || control.handle_close(place(0), "a", ACTIVE);
+        assert_eq!([close(), close()], [Suspicion::None; 2]);
         assert_eq!(control.drains().len(), 0);
-        control.handle_restart(place(0), "a");
+        assert_eq!(
+            close(),
+            Suspicion::Restart,
+            "three, and they are half of all"
+        );
         let drains = control.drains();
         let [(_, progress)] = drains.as_slice() else {
             panic!("{drains:?}")
         };
-        assert_eq!((progress.cause, progress.total), (Cause::Upstream, 2));
+        assert_eq!((progress.cause, progress.total), (Cause::Upstream, 4));
+        drop(members);
+    }
+
+    #[tokio::test]
+    async fn a_server_that_may_restart_is_drained_if_it_does_not_answer() {
+        let control = Control::new(Settings::default(), Arc::default());
+        let place = Place {
+            upstream: 0,
+            server: 0,
+            generation: 0,
+        };
+        let members: Vec<_> = (0..20)
+            .map(|_| control.enroll(place, Duration::ZERO))
+            .collect();
+        let close = || control.handle_close(place, "a", ACTIVE);
+        assert_eq!([close(), close(), close()].last(), Some(&Suspicion::Probe));
+        control.handle_probe(place, "a", true);
+        assert_eq!((close(), control.drains().len()), (Suspicion::None, 0));
+        control.handle_probe(place, "a", false);
+        assert_eq!(control.drains().len(), 0, "nobody had to ask again yet");
         drop(members);
     }
 

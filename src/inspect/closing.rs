@@ -23,7 +23,7 @@ pub struct Policy {
     pub restart_code: u16,
     /// How long a drain waits for the end of the message under way toward the client.
     pub message_grace: Duration,
-    /// Over how long the clients of a server that vanished are told, each at a moment of its own.
+    /// Over how long the clients of a server that vanished are told, each at a moment of its own; zero for at once.
     pub absorb: Duration,
     /// Bounds of the delay that a restart suggests to a client, drawn for each of them.
     pub reconnect_after: (Duration, Duration),
@@ -38,7 +38,7 @@ impl Default for Policy {
         Policy {
             close_timeout: Duration::from_secs(5),
             message_grace: Duration::from_secs(5),
-            absorb: Duration::from_secs(2),
+            absorb: Duration::ZERO,
             restart_code: close::SERVICE_RESTART,
             reconnect_after: (Duration::from_secs(1), Duration::from_secs(5)),
             upstream_close: UpstreamClose::Translate,

@@ -81,6 +81,11 @@ impl Tally {
     pub const KINDS: usize = 5;
     /// Their labels, in order.
     pub const LABELS: [&'static str; Tally::KINDS] = ["text", "binary", "ping", "pong", "close"];
+    /// Whether messages are among it, or parts of them.
+    pub fn has_data(&self) -> bool {
+        self.messages[0] + self.messages[1] + self.bytes[0] + self.bytes[1] > 0
+    }
+
     pub(super) const PONG: usize = 3;
     pub(super) const CLOSE: usize = 4;
 }

@@ -1,5 +1,7 @@
 //! What wsgate itself answers.
 
+use super::headers;
+use super::settings::HeaderRules;
 use crate::metrics::Handshake;
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
@@ -31,7 +33,7 @@ impl Answer {
         }
     }
 
-    /// There is no descriptor, or no memory, for what the request needs.
+    /// There is no descriptor, memory or local port for what the request needs.
     pub fn exhausted() -> Self {
         let sentence = "no more connections can be had now";
         Answer::new(StatusCode::SERVICE_UNAVAILABLE, sentence).with(header::RETRY_AFTER, "5")
@@ -49,20 +51,28 @@ impl Answer {
         Refused {
             counted,
             told: Box::new(Told::Ours(self)),
+            rules: None,
         }
     }
 
-    /// Writes it. The connection is not used again afterwards.
+    /// Writes it, with what the route, if there is one, changes of answers. The connection is not used again afterwards.
     ///
     /// # Errors
     /// Those of the client's connection.
-    pub async fn write(self, session: &mut ServerSession) -> Result<()> {
+    pub async fn write(
+        self,
+        session: &mut ServerSession,
+        rules: Option<&HeaderRules>,
+    ) -> Result<()> {
         let body = format!("{}\n", self.sentence);
         let mut head = ResponseHeader::build(self.status, Some(4))?;
         head.insert_header("Content-Type", "text/plain; charset=utf-8")?;
         head.insert_header("Content-Length", body.len())?;
         if let Some((name, value)) = self.header {
             head.insert_header(title_case(&name), &*value)?;
+        }
+        if let Some(rules) = rules {
+            headers::obey(&mut head, rules)?;
         }
         session.set_keepalive(None);
         let without_body = session.req_header().method == http::Method::HEAD;
@@ -78,6 +88,8 @@ impl Answer {
 pub(super) struct Refused {
     pub counted: Handshake,
     told: Box<Told>,
+    /// What the route of the request changes of answers.
+    rules: Option<Box<HeaderRules>>,
 }
 
 enum Told {
@@ -94,6 +106,7 @@ impl Refused {
         Refused {
             counted: Handshake::Forbidden,
             told: Box::new(Told::Access(head, body)),
+            rules: None,
         }
     }
 
@@ -106,6 +119,16 @@ impl Refused {
         Refused {
             counted: Handshake::Declined,
             told: Box::new(Told::Server(head, session, limit)),
+            rules: None,
+        }
+    }
+
+    /// The same with what a route changes of answers, whoever gives them.
+    pub fn under(self, rules: Option<&HeaderRules>) -> Self {
+        let rules = rules.filter(|rules| **rules != HeaderRules::default());
+        Refused {
+            rules: rules.cloned().map(Box::new),
+            ..self
         }
     }
 
@@ -115,13 +138,17 @@ impl Refused {
     /// Those of the client's connection; where the server's answer breaks, the connection is all that can tell it.
     pub async fn write(self, session: &mut ServerSession) -> Result<()> {
         session.set_keepalive(None);
+        let rules = self.rules.as_deref();
+        let obey = |head: &mut ResponseHeader| rules.map_or(Ok(()), |of| headers::obey(head, of));
         match *self.told {
-            Told::Ours(answer) => answer.write(session).await,
-            Told::Access(head, body) => {
+            Told::Ours(answer) => answer.write(session, rules).await,
+            Told::Access(mut head, body) => {
+                obey(&mut head)?;
                 session.write_response_header(head).await?;
                 session.write_response_body(body.freeze(), true).await
             }
-            Told::Server(head, mut server, limit) => {
+            Told::Server(mut head, mut server, limit) => {
+                obey(&mut head)?;
                 session.write_response_header(head).await?;
                 loop {
                     let chunk = timeout(limit, server.read_body_bytes()).await;

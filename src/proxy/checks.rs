@@ -22,6 +22,7 @@ use pingora::protocols::http::v1::client::HttpSession;
 use rand::Rng;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 use tokio::io::AsyncWriteExt;
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::{sleep, timeout};
@@ -100,6 +101,9 @@ struct Patient {
     settings: settings::Health,
 }
 
+/// The longest pause between two checks, as a multiple of the interval.
+const LATEST: f64 = 1.1;
+
 impl Patient {
     async fn run(self) {
         let settings = &self.settings;
@@ -108,19 +112,24 @@ impl Patient {
         let mut drain: Option<JoinHandle<()>> = None;
         let (upstream, server) = (self.pool.name.as_str(), &self.server.address);
         loop {
-            let answer = match timeout(settings.timeout, self.ask()).await {
-                Ok(Err(Unanswered::Exhausted(shortage, error))) => {
-                    shortage.report(&self.metrics, &error);
-                    sleep(settings.interval).await;
-                    continue;
-                }
-                Ok(Err(Unanswered::Failed(error))) => Err(error),
-                Ok(Ok(version)) => Ok(version),
-                Err(_) => Err(format!("no answer within {:?}", settings.timeout)),
-            };
+            let answer =
+                match timeout(settings.timeout, ask(&self.pool, &self.server, settings)).await {
+                    Ok(Err(Unanswered::Exhausted(shortage, error))) => {
+                        // It vouches for nothing either: what was known ages.
+                        shortage.report(&self.metrics, &error);
+                        sleep(settings.interval).await;
+                        continue;
+                    }
+                    Ok(Err(Unanswered::Failed(error))) => Err(error),
+                    Ok(Ok(version)) => Ok(version),
+                    Err(_) => Err(format!("no answer within {:?}", settings.timeout)),
+                };
             if let Err(error) = &answer {
                 tracing::debug!(upstream, %server, error, "check failed");
             }
+            let due = Instant::now() + settings.interval.mul_f64(LATEST) + settings.timeout;
+            self.pool
+                .handle_check(&self.server, answer.is_ok().then_some(due));
             match health.handle_check(answer.is_ok(), settings.thresholds) {
                 Some(Turn::Down) => {
                     let error = answer.as_ref().err();
@@ -148,7 +157,7 @@ impl Patient {
                     .start(self.selection(), &self.name(), terms, Cause::Deploy);
             }
             // Not all gateways and servers in step.
-            let jitter = rand::thread_rng().gen_range(0.9..1.1);
+            let jitter = rand::thread_rng().gen_range(0.9..LATEST);
             sleep(settings.interval.mul_f64(jitter)).await;
         }
     }
@@ -188,85 +197,87 @@ impl Patient {
             }
         }
     }
+}
 
-    /// The version that a good answer names, or what is wrong.
-    async fn ask(&self) -> Result<Option<String>, Unanswered> {
-        let members = self.pool.members();
-        let (address, name) = (&self.server.address, self.server.name.as_deref());
-        let settings = &members.settings;
-        let socket = Socket::open(address, name, settings.tls.as_ref(), settings.tcp).await?;
-        let (path, host) = match &self.settings.check {
-            Check::Tcp => return Ok(None),
-            Check::Http { path, host, .. } | Check::WebSocket { path, host } => (path, host),
-        };
-        let host = host
-            .clone()
-            .unwrap_or_else(|| self.server.address.to_string());
-        let wrong = |error: Box<pingora::Error>| error.to_string();
-        let mut request =
-            RequestHeader::build(Method::GET, path.as_bytes(), None).map_err(wrong)?;
-        request.set_version(Version::HTTP_11);
-        let mut header = |name: &'static str, value: &str| {
-            request
-                .insert_header(name, value.to_owned())
-                .map_err(|error| error.to_string())
-        };
-        header("Host", &host)?;
-        header(
-            "User-Agent",
-            concat!("wsgate/", env!("CARGO_PKG_VERSION"), " (health check)"),
-        )?;
-        let is_websocket = matches!(self.settings.check, Check::WebSocket { .. });
-        if is_websocket {
-            let key: [u8; 16] = rand::random();
-            header("Connection", "Upgrade")?;
-            header("Upgrade", "websocket")?;
-            header("Sec-WebSocket-Version", handshake::VERSION)?;
-            header("Sec-WebSocket-Key", &STANDARD.encode(key))?;
-        } else {
-            header("Connection", "close")?;
-        }
-        let head = request.clone();
-        let mut session = HttpSession::new(Box::new(socket));
-        session
-            .write_request_header(Box::new(request))
-            .await
-            .map_err(wrong)?;
-        session.read_response().await.map_err(wrong)?;
-        let response = session.resp_header().cloned();
-        let response = response.ok_or_else(|| "no answer".to_owned())?;
-        match &self.settings.check {
-            Check::Tcp => {}
-            Check::Http { status, .. } => {
-                if response.status.as_u16() != *status {
-                    let got = response.status.as_u16();
-                    return Err(format!("status {got}, not {status}").into());
-                }
-            }
-            Check::WebSocket { .. } => {
-                self.check_switch(&head, &response)?;
-                // The server is to see a client that leaves as it should.
-                let farewell = close::Frame::new(Some(1000), "", Some(rand::random()));
-                let mut stream = session.into_inner();
-                let _ = stream.write_all(farewell.as_bytes()).await;
-                let _ = stream.flush().await;
+/// The version that a good answer names, or what is wrong.
+pub(super) async fn ask(
+    pool: &Pool,
+    server: &Server,
+    health: &settings::Health,
+) -> Result<Option<String>, Unanswered> {
+    let members = pool.members();
+    let (address, name) = (&server.address, server.name.as_deref());
+    let settings = &members.settings;
+    let (tls, sources) = (settings.tls.as_ref(), &settings.sources);
+    let socket = Socket::open(address, name, tls, settings.tcp, sources).await?;
+    let (path, host) = match &health.check {
+        Check::Tcp => return Ok(None),
+        Check::Http { path, host, .. } | Check::WebSocket { path, host } => (path, host),
+    };
+    let host = host.clone().unwrap_or_else(|| server.address.to_string());
+    let wrong = |error: Box<pingora::Error>| error.to_string();
+    let mut request = RequestHeader::build(Method::GET, path.as_bytes(), None).map_err(wrong)?;
+    request.set_version(Version::HTTP_11);
+    let mut header = |name: &'static str, value: &str| {
+        request
+            .insert_header(name, value.to_owned())
+            .map_err(|error| error.to_string())
+    };
+    header("Host", &host)?;
+    header(
+        "User-Agent",
+        concat!("wsgate/", env!("CARGO_PKG_VERSION"), " (health check)"),
+    )?;
+    let is_websocket = matches!(health.check, Check::WebSocket { .. });
+    if is_websocket {
+        let key: [u8; 16] = rand::random();
+        header("Connection", "Upgrade")?;
+        header("Upgrade", "websocket")?;
+        header("Sec-WebSocket-Version", handshake::VERSION)?;
+        header("Sec-WebSocket-Key", &STANDARD.encode(key))?;
+    } else {
+        header("Connection", "close")?;
+    }
+    let head = request.clone();
+    let mut session = HttpSession::new(Box::new(socket));
+    session
+        .write_request_header(Box::new(request))
+        .await
+        .map_err(wrong)?;
+    session.read_response().await.map_err(wrong)?;
+    let response = session.resp_header().cloned();
+    let response = response.ok_or_else(|| "no answer".to_owned())?;
+    match &health.check {
+        Check::Tcp => {}
+        Check::Http { status, .. } => {
+            if response.status.as_u16() != *status {
+                let got = response.status.as_u16();
+                return Err(format!("status {got}, not {status}").into());
             }
         }
-        let version = self.settings.version_header.as_ref();
-        Ok(version.and_then(|name| {
-            let value = response.headers.get(name)?.to_str().ok()?;
-            Some(value.to_owned())
-        }))
-    }
-
-    fn check_switch(&self, head: &RequestHeader, response: &ResponseHeader) -> Result<(), String> {
-        if response.status != StatusCode::SWITCHING_PROTOCOLS {
-            return Err(format!("status {}, not 101", response.status.as_u16()));
+        Check::WebSocket { .. } => {
+            check_switch(&head, &response)?;
+            // The server is to see a client that leaves as it should.
+            let farewell = close::Frame::new(Some(1000), "", Some(rand::random()));
+            let mut stream = session.into_inner();
+            let _ = stream.write_all(farewell.as_bytes()).await;
+            let _ = stream.flush().await;
         }
-        let request = handshake::check_request(&head.method, head.version, &head.headers)
-            .map_err(|refusal| refusal.to_string())?;
-        handshake::check_switch(&request, &response.headers)
-            .map(drop)
-            .map_err(|bad| bad.to_string())
     }
+    let version = health.version_header.as_ref();
+    Ok(version.and_then(|name| {
+        let value = response.headers.get(name)?.to_str().ok()?;
+        Some(value.to_owned())
+    }))
+}
+
+fn check_switch(head: &RequestHeader, response: &ResponseHeader) -> Result<(), String> {
+    if response.status != StatusCode::SWITCHING_PROTOCOLS {
+        return Err(format!("status {}, not 101", response.status.as_u16()));
+    }
+    let request = handshake::check_request(&head.method, head.version, &head.headers)
+        .map_err(|refusal| refusal.to_string())?;
+    handshake::check_switch(&request, &response.headers)
+        .map(drop)
+        .map_err(|bad| bad.to_string())
 }

@@ -100,7 +100,7 @@ impl Known {
 }
 
 /// Whoever has one IPv6 address has a network of them.
-fn network_of(address: IpAddr, prefix: u8) -> IpAddr {
+pub(super) fn network_of(address: IpAddr, prefix: u8) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),
         IpAddr::V6(address) => {

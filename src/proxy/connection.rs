@@ -1,19 +1,21 @@
 //! A proxied connection after its 101: what is done about its end, in the drains, the metrics and the log.
 
-use super::clients::Admitted;
+use super::clients::{Admitted, network_of};
+use super::identity::ClientAddress;
+use super::restart;
 use super::socket::Socket;
 use super::table::{RouteState, Ticket};
-use super::upstream::{Occupied, Server};
+use super::upstream::{ClientNetwork, Occupied, Server, SessionEnd};
 use crate::deploy::Enrolled;
 use crate::drain::{self, Place};
 use crate::inspect::Side;
 use crate::inspect::closing::Cause;
 use crate::relay::Relay;
-use crate::session::Outcome;
+use crate::session::{Outcome, Passed};
 use pingora::protocols::Stream;
 use pingora::protocols::l4::socket::SocketAddr;
 use std::net::IpAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Where a connection of a route to this server stands in the roster.
 pub(super) fn place(route: &RouteState, server: &Server) -> Place {
@@ -24,12 +26,35 @@ pub(super) fn place(route: &RouteState, server: &Server) -> Place {
     }
 }
 
+/// The network of a client's address, as the limits of the route count it: who has one IPv6 address has a network of them.
+pub(super) fn client_network(route: &RouteState, client: Option<IpAddr>) -> ClientNetwork {
+    let prefix = route.client.per_address.ipv6_prefix;
+    client.map(|client| network_of(client, prefix))
+}
+
+/// A session that ends sooner than this was dropped at once.
+const YOUNG: Duration = Duration::from_secs(2);
+
+/// What the end of a session, which began at this age, says of its server.
+fn session_end(outcome: &Outcome, age: Duration) -> SessionEnd {
+    match outcome.cause {
+        Cause::Vanished { by: Side::Upstream } if age < YOUNG => {
+            if outcome.from_client == Passed::default() {
+                SessionEnd::Dropped
+            } else {
+                SessionEnd::Unclear
+            }
+        }
+        _ => SessionEnd::Usual,
+    }
+}
+
 /// What has to be known of a connection until its end, for the log and the metrics.
 pub(super) struct Connection {
     pub ticket: Ticket,
     pub _admitted: Option<Box<Admitted>>,
     /// The client's address, where it is not that of the peer.
-    pub client: Option<IpAddr>,
+    pub client: Option<ClientAddress>,
     pub server: Occupied,
     pub protocol: Option<Box<str>>,
     pub started: Instant,
@@ -55,6 +80,7 @@ impl Connection {
 
     fn handle_end(&self, outcome: &Outcome, mut enrolled: Enrolled, peer: Option<&SocketAddr>) {
         let route = &self.ticket.route;
+        self.tell_server(outcome, peer);
         match outcome.cause {
             Cause::Drained { source } => route.terms.metrics.drained(source),
             Cause::UpstreamRestarts { .. } => {
@@ -62,10 +88,7 @@ impl Connection {
                     enrolled.handle_return();
                     route.terms.metrics.drained(drain::Cause::Upstream.label());
                 }
-                let name = format!("{} {}", route.pool.name, self.server.address);
-                route
-                    .control
-                    .handle_restart(place(route, &self.server), &name);
+                restart::handle_close(route, &self.server, outcome);
             }
             Cause::Vanished { by: Side::Upstream } | Cause::Stalled { by: Side::Upstream }
                 if outcome.client_close.is_some() =>
@@ -86,6 +109,23 @@ impl Connection {
             .terms
             .metrics
             .connection_ended(route.name(), self.started.elapsed());
+    }
+
+    /// What the end says of the server.
+    fn tell_server(&self, outcome: &Outcome, peer: Option<&SocketAddr>) {
+        let route = &self.ticket.route;
+        let peer = peer.and_then(SocketAddr::as_inet);
+        let client = match self.client {
+            None => peer.map(|peer| peer.ip()),
+            Some(client) => client.known(),
+        };
+        let end_began = outcome.end_began.unwrap_or_else(Instant::now);
+        let age = end_began.saturating_duration_since(self.started);
+        let (end, whose) = (session_end(outcome, age), client_network(route, client));
+        let (server, metrics) = (self.server.server(), &route.terms.metrics);
+        route
+            .pool
+            .handle_end(server, end, whose, self.started, metrics);
     }
 
     fn log(&self, outcome: &Outcome, peer: Option<&SocketAddr>) {

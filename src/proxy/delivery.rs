@@ -34,7 +34,7 @@ impl Delivery for Socket {
             // What a Unix socket has taken is in the reader's own queue.
             Socket::Unix(..) => None,
             Socket::Tls(stream) => stream.io().delivered(),
-            Socket::Rewound(_, socket) => socket.delivered(),
+            Socket::Rewound(_, socket) | Socket::Unnamed(_, socket) => socket.delivered(),
         }
     }
 
@@ -43,6 +43,7 @@ impl Delivery for Socket {
             Socket::Tcp(..) | Socket::Unix(..) => 0,
             Socket::Tls(stream) => stream.memory(),
             Socket::Rewound(again, socket) => again.len() + socket.memory(),
+            Socket::Unnamed(_, socket) => socket.memory(),
         }
     }
 
@@ -52,7 +53,7 @@ impl Delivery for Socket {
             Socket::Tcp(stream, _) => drop(sockopt::set_tcp_cork(stream, true)),
             Socket::Unix(..) => {}
             Socket::Tls(stream) => stream.io().finish_with_next(),
-            Socket::Rewound(_, socket) => socket.finish_with_next(),
+            Socket::Rewound(_, socket) | Socket::Unnamed(_, socket) => socket.finish_with_next(),
         }
     }
 }

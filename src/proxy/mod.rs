@@ -15,16 +15,19 @@ mod connection;
 mod delivery;
 mod discovery;
 mod exchange;
+pub mod forwarded;
 mod head;
 mod headers;
 mod identity;
 mod proxy_protocol;
 mod relief;
+mod restart;
 mod router;
 mod secured;
 pub mod settings;
 mod shortage;
 mod socket;
+mod sources;
 mod table;
 mod tunnel;
 mod upgrade;
@@ -35,7 +38,7 @@ pub use discovery::Discovery;
 pub use relief::Relief;
 pub use router::Router;
 pub use shortage::Shortage;
-pub use socket::Socket;
+pub use socket::{Socket, Unnamed};
 pub use table::Table;
 pub use upstream::{Departing, Departure, Pool, Pools, Server, State};
 
@@ -46,25 +49,27 @@ use async_trait::async_trait;
 use balance::hash_key;
 use head::NoHead;
 use headers::{Changes, Vouched};
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderName, StatusCode};
 use identity::Identity;
 use pingora::apps::{HttpServerApp, HttpServerOptions, ServerApp};
 use pingora::http::{RequestHeader, ResponseHeader};
-use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
+use pingora::protocols::{Digest, Stream};
 use pingora::proxy::{FailToProxy, HttpProxy, ProxyHttp, Session};
 use pingora::server::ShutdownWatch;
 use pingora::server::configuration::ServerConf;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 use secured::Secured;
-use settings::Tcp;
+use settings::{HeaderRules, Tcp};
 use std::io;
+use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use table::RouteState;
 use tokio::sync::Notify;
+use upstream::Reason;
 
 /// Takes the connections of the listeners. Clones share everything.
 #[derive(Clone)]
@@ -147,8 +152,9 @@ impl Gate {
         let Some(listener) = listener.filter(|at| table.is_proxied(at)) else {
             return Some(socket);
         };
-        let Err(why) = proxy_protocol::receive(&mut socket, &table.client).await else {
-            return Some(socket);
+        let why = match proxy_protocol::receive(&mut socket, &table.client).await {
+            Ok(source) => return Some(Box::new(socket.introduced(source))),
+            Err(why) => why,
         };
         let peer = socket.peer();
         let peer = peer.map_or_else(|| "unix".to_owned(), |peer| peer.to_string());
@@ -300,7 +306,9 @@ pub struct Plain {
     /// Servers of the pool in the order in which they are tried.
     candidates: Vec<Arc<Server>>,
     tried: usize,
-    /// There was no descriptor, or no memory, for a connection to one.
+    /// When it was begun to connect to the one that is tried now.
+    connecting: Option<Instant>,
+    /// There was no descriptor, memory or local port for a connection to one.
     exhausted: bool,
     identity: Option<Identity>,
     vouched: Vouched,
@@ -312,17 +320,24 @@ impl Plain {
         let mut asked = Asked::of(session.req_header());
         let caller = Caller::of_session(session);
         let (route, identity) = table.route(&mut asked, &caller)?;
+        // Also where it is refused: the rules of the route hold for the answer.
+        self.route = Some(route.clone());
+        self.identity = Some(identity);
         if handshake::is_attempt(&asked) {
             // Those of HTTP/1.1 do not come here.
             return Err(upgrade::refuse(&Refusal::HttpVersion));
         }
         let (access, metrics) = (&route.settings.access, &route.terms.metrics);
         self.vouched = access::admit(&asked, &caller, access, identity, metrics).await?;
-        let key = hash_key(&asked, identity.client, &route.pool);
+        let key = hash_key(&asked, identity.client.known(), &route.pool);
         self.candidates = route.pool.candidates(key.as_deref());
-        self.identity = Some(identity);
-        self.route = Some(route);
         Ok(())
+    }
+
+    /// What the route changes of answers.
+    fn answer_rules(&self) -> Option<&HeaderRules> {
+        let route = self.route.as_ref()?;
+        Some(&route.settings.headers[1])
     }
 }
 
@@ -338,12 +353,14 @@ impl ProxyHttp for Seat {
         let session = session.as_downstream_mut();
         let table = self.0.current();
         // Pingora passes on what it has read: what nobody may send has to go from there.
-        for name in table.subject_headers() {
-            session.req_header_mut().remove_header(name);
+        if !table.subject_headers().is_empty() {
+            let names = table.subject_headers().iter().map(HeaderName::as_str);
+            Changes::of_request(names).apply(session.req_header_mut())?;
         }
         match plain.admit(session, &table).await {
             Ok(()) => Ok(false),
             Err(refused) => {
+                let refused = refused.under(plain.answer_rules());
                 Box::pin(refused.write(session)).await?;
                 Ok(true)
             }
@@ -361,6 +378,7 @@ impl ProxyHttp for Seat {
                 "no server is left to try",
             ));
         };
+        plain.connecting = Some(Instant::now());
         match route.pool.peer(server) {
             Ok(peer) => Ok(Box::new(peer)),
             Err(mut error) => {
@@ -380,14 +398,45 @@ impl ProxyHttp for Seat {
     ) -> Box<Error> {
         let cause = error.root_cause().downcast_ref::<io::Error>();
         let shortage = cause.and_then(|cause| Some((Shortage::of(cause)?, cause)));
-        if let (Some((shortage, cause)), Some(route)) = (shortage, &plain.route) {
-            shortage.report(&route.terms.metrics, cause);
-            plain.exhausted = true;
+        let mut is_for_every_server = false;
+        if let Some(route) = &plain.route {
+            let metrics = &route.terms.metrics;
+            match (
+                shortage,
+                plain.candidates.get(plain.tried),
+                plain.connecting,
+            ) {
+                (Some((shortage, cause)), ..) => {
+                    shortage.report(metrics, cause);
+                    plain.exhausted = true;
+                    is_for_every_server = shortage.is_for_every_server();
+                }
+                (None, Some(server), Some(began)) => {
+                    let pool = &route.pool;
+                    pool.handle_failure(server, Reason::Unreachable, None, began, metrics);
+                }
+                (None, ..) => {}
+            }
         }
         plain.tried += 1;
-        // For another server there would be none either.
-        error.set_retry(!plain.exhausted && plain.tried < plain.candidates.len());
+        error.set_retry(!is_for_every_server && plain.tried < plain.candidates.len());
         error
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        _session: &mut Session,
+        _reused: bool,
+        _peer: &HttpPeer,
+        _fd: RawFd,
+        _digest: Option<&Digest>,
+        plain: &mut Plain,
+    ) -> Result<()> {
+        plain.exhausted = false;
+        if let Some(server) = plain.candidates.get(plain.tried) {
+            server.handle_connect();
+        }
+        Ok(())
     }
 
     async fn upstream_request_filter(
@@ -400,12 +449,12 @@ impl ProxyHttp for Seat {
             return Ok(());
         };
         let settings = &route.settings;
-        let tls = Caller::of_session(session).tls;
-        let host = request.headers.get(header::HOST).cloned();
-        let host = host.as_ref().map(HeaderValue::as_bytes);
-        let mut changes = Changes::default();
-        let came = &request.headers;
-        identity::forwarded(&mut changes, came, identity, host, tls.as_deref())?;
+        let caller = Caller::of_session(session);
+        let asked = Asked::of(session.req_header());
+        let host = asked.host();
+        let mut changes = Changes::of_request(std::iter::empty());
+        identity::forwarded(&mut changes, &asked, identity, host, &caller)?;
+        identity::set_host(&mut changes, &request.headers, host);
         changes.vouch(settings.access.auth.as_ref(), &plain.vouched);
         changes.obey(&settings.headers[0]);
         changes.apply(request)
@@ -424,12 +473,10 @@ impl ProxyHttp for Seat {
             return Err(error.into_up());
         }
         headers::end_hop(response);
-        let Some(route) = &plain.route else {
-            return Ok(());
-        };
-        let mut changes = Changes::default();
-        changes.obey(&route.settings.headers[1]);
-        changes.apply(response)
+        match plain.answer_rules() {
+            Some(rules) => headers::obey(response, rules),
+            None => Ok(()),
+        }
     }
 
     async fn fail_to_proxy(
@@ -476,7 +523,7 @@ impl ProxyHttp for Seat {
             false => (status, Answer::new(status, sentence)),
         };
         if session.response_written().is_none()
-            && let Err(error) = answer.write(session).await
+            && let Err(error) = answer.write(session, plain.answer_rules()).await
         {
             tracing::debug!(%error, "client left before it was answered");
         }

@@ -9,7 +9,10 @@ use ipnet::IpNet;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
+
+pub use super::sources::Sources;
 
 /// Where a listener listens or a server is reached.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -178,6 +181,8 @@ pub struct Upstream {
     pub tls: Option<tls::Connect>,
     /// When the system gives up connections to them.
     pub tcp: Tcp,
+    /// Which local addresses connections to them are made from.
+    pub sources: Arc<Sources>,
 }
 
 /// One server of an upstream.
@@ -237,10 +242,10 @@ pub enum HashKey {
     ClientAddress,
 }
 
-/// When a server that fails in the handshake is left alone for a while, whatever its checks say.
+/// When a server that fails connections of clients is left alone for a while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ejection {
-    /// After so many failures in a row; 0 for never.
+    /// After so many failures in a row, or sessions dropped at once; 0 for never.
     pub after: u32,
     /// For this long at first, twice as long each time, up to [`Ejection::LONGEST`] times as long.
     pub pause: Duration,
@@ -330,6 +335,7 @@ impl Upstream {
             health: None,
             tls: None,
             tcp: Tcp::default(),
+            sources: Arc::default(),
         }
     }
 }
@@ -374,6 +380,8 @@ pub struct Access {
     pub allow: Vec<IpNet>,
     /// Client addresses that are refused, those allowed included.
     pub deny: Vec<IpNet>,
+    /// Clients without a certificate that their listener has verified are refused with 403.
+    pub client_certificate: bool,
     /// Who else is asked.
     pub auth: Option<Auth>,
 }

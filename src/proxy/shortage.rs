@@ -1,8 +1,10 @@
-//! File descriptors, or memory for sockets, that run out: told from faults of others, counted, and said once.
+//! File descriptors, memory for sockets, or local ports that run out: told from faults of servers, counted, and said once.
 
 use crate::metrics::Metrics;
 use rustix::io::Errno;
+use std::fmt;
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,6 +15,10 @@ pub enum Shortage {
     Descriptors,
     /// Of memory for sockets.
     Memory,
+    /// Of local ports for connections to one address of a server.
+    LocalPorts,
+    /// Of local addresses: a `source` that is not this machine's.
+    Source,
 }
 
 /// Why somebody who was to be asked has not given a good answer.
@@ -39,37 +45,166 @@ impl From<String> for Unanswered {
     }
 }
 
+/// A `source` that no interface of this machine has.
+#[derive(Debug)]
+struct ForeignSource(IpAddr);
+
+impl fmt::Display for ForeignSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the source {} is not an address of this machine", self.0)
+    }
+}
+
+impl std::error::Error for ForeignSource {}
+
 /// How often the log is told of a shortage, for as long as it lasts.
 const REMINDER: Duration = Duration::from_secs(60);
 
 impl Shortage {
-    /// Whether an error is one: accept(2), socket(2).
+    /// Whether an error is one: accept(2), socket(2), bind(2), connect(2).
     pub fn of(error: &io::Error) -> Option<Shortage> {
+        if error
+            .get_ref()
+            .is_some_and(|inner| inner.is::<ForeignSource>())
+        {
+            return Some(Shortage::Source);
+        }
         match Errno::from_io_error(error)? {
             Errno::MFILE | Errno::NFILE => Some(Shortage::Descriptors),
             Errno::NOBUFS | Errno::NOMEM => Some(Shortage::Memory),
+            // connect(2) has the one, bind(2) to port 0 the other.
+            Errno::ADDRNOTAVAIL | Errno::ADDRINUSE => Some(Shortage::LocalPorts),
             _ => None,
+        }
+    }
+
+    /// What an error of connect(2) to a server is, from `source` or an address that the system chose: the system has one
+    /// error for "no port is left" and for "no address of mine leads there", as where IPv6 is off.
+    pub(super) fn of_connect(
+        error: io::Error,
+        source: Option<IpAddr>,
+        server: SocketAddr,
+    ) -> io::Error {
+        let is_ambiguous = Errno::from_io_error(&error) == Some(Errno::ADDRNOTAVAIL);
+        if !is_ambiguous || has_way_to(server, source) {
+            return error;
+        }
+        let sentence = "this machine has no address from which it could be reached";
+        io::Error::new(io::ErrorKind::AddrNotAvailable, sentence)
+    }
+
+    /// What an error of bind(2) to `source` is.
+    pub(super) fn of_bind(error: io::Error, source: IpAddr) -> io::Error {
+        match Errno::from_io_error(&error) {
+            Some(Errno::ADDRNOTAVAIL) => {
+                io::Error::new(io::ErrorKind::AddrNotAvailable, ForeignSource(source))
+            }
+            _ => error,
+        }
+    }
+
+    /// Whether a connection to another server would meet the same: ports are counted by the server's address.
+    pub fn is_for_every_server(self) -> bool {
+        match self {
+            Shortage::Descriptors | Shortage::Memory => true,
+            Shortage::LocalPorts | Shortage::Source => false,
+        }
+    }
+
+    const fn label(self) -> &'static str {
+        match self {
+            Shortage::Descriptors => "file_descriptors",
+            Shortage::Memory => "memory",
+            Shortage::LocalPorts => "local_ports",
+            Shortage::Source => "source",
+        }
+    }
+
+    const fn advice(self) -> &'static str {
+        match self {
+            Shortage::Descriptors => {
+                "raise the hard limit of file descriptors (LimitNOFILE of systemd); a WebSocket needs two"
+            }
+            Shortage::Memory => "give the machine more memory, or fewer connections",
+            Shortage::LocalPorts => {
+                "no local port is free toward a server; give the upstream more addresses in `source`, or more server \
+                 addresses, or widen net.ipv4.ip_local_port_range"
+            }
+            Shortage::Source => {
+                "give the machine that address, or correct `source` of the upstream"
+            }
         }
     }
 
     /// Counts it, and says so in the log: once, however many connections it is about.
     pub fn report(self, metrics: &Metrics, error: &io::Error) {
-        static SAID: Mutex<Option<Instant>> = Mutex::new(None);
-        let (label, advice) = match self {
-            Shortage::Descriptors => (
-                "file_descriptors",
-                "raise the hard limit of file descriptors (LimitNOFILE of systemd); a WebSocket needs two",
-            ),
-            Shortage::Memory => (
-                "memory",
-                "give the machine more memory, or fewer connections",
-            ),
-        };
-        metrics.exhausted(label);
-        let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
+        metrics.exhausted(self.label());
+        self.say(error);
+    }
+
+    /// Says so in the log, once a minute for each kind.
+    pub(super) fn say(self, error: &io::Error) {
+        static SAID: [Mutex<Option<Instant>>; 4] = [const { Mutex::new(None) }; 4];
+        let mut said = SAID[self as usize]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if said.is_none_or(|said| said.elapsed() >= REMINDER) {
             *said = Some(Instant::now());
+            let advice = self.advice();
             tracing::error!(%error, "new connections wait, or are refused, until others end: {advice}");
         }
+    }
+}
+
+/// Whether this machine has an address from which it could reach a server. Connecting a datagram socket sends nothing and
+/// takes no port of TCP.
+fn has_way_to(server: SocketAddr, source: Option<IpAddr>) -> bool {
+    let any = match server {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = UdpSocket::bind((source.unwrap_or(any), 0));
+    let connected = socket.and_then(|socket| socket.connect(server));
+    let error = connected
+        .err()
+        .and_then(|error| Errno::from_io_error(&error));
+    error != Some(Errno::ADDRNOTAVAIL)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whose_fault_an_error_is() {
+        let of = |errno: Errno| Shortage::of(&errno.into());
+        for (errno, shortage) in [
+            (Errno::MFILE, Some(Shortage::Descriptors)),
+            (Errno::NFILE, Some(Shortage::Descriptors)),
+            (Errno::NOBUFS, Some(Shortage::Memory)),
+            (Errno::ADDRNOTAVAIL, Some(Shortage::LocalPorts)),
+            (Errno::ADDRINUSE, Some(Shortage::LocalPorts)),
+            (Errno::CONNREFUSED, None),
+            (Errno::TIMEDOUT, None),
+            (Errno::CONNABORTED, None),
+            (Errno::NETUNREACH, None),
+        ] {
+            assert_eq!(of(errno), shortage, "{errno}");
+        }
+    }
+
+    #[test]
+    fn an_address_of_another_machine_is_no_lack_of_ports() {
+        // RFC 5737: addresses for documentation, which no machine has.
+        let source = [192, 0, 2, 1].into();
+        let error = Shortage::of_bind(Errno::ADDRNOTAVAIL.into(), source);
+        assert_eq!(Shortage::of(&error), Some(Shortage::Source));
+        assert!(error.to_string().contains("192.0.2.1"), "{error}");
+        // From there this one cannot be reached, and so there is no port to run out of.
+        let server = ([127, 0, 0, 1], 9).into();
+        let error = Shortage::of_connect(Errno::ADDRNOTAVAIL.into(), Some(source), server);
+        assert_eq!(Shortage::of(&error), None, "{error}");
+        let error = Shortage::of_connect(Errno::ADDRNOTAVAIL.into(), None, server);
+        assert_eq!(Shortage::of(&error), Some(Shortage::LocalPorts), "{error}");
     }
 }

@@ -4,10 +4,16 @@
 //! has no use for, and a look at the clock for each read and write. This one is a socket and the address of its peer. It is
 //! a stream of Pingora's only for the time of the handshake.
 
+use super::proxy_protocol::Source;
 use super::settings::{Address, Tcp};
+use super::shortage::Shortage;
+use super::sources::Sources;
 use crate::tls;
 use async_trait::async_trait;
 use bytes::BytesMut;
+#[cfg(target_os = "linux")]
+use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
+use pingora::http::ResponseHeader;
 use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::{
     GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
@@ -15,7 +21,7 @@ use pingora::protocols::{
 };
 use rustix::net::{RecvFlags, recv, sockopt};
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -34,6 +40,18 @@ pub enum Socket {
     Tls(Box<tls::ClientStream<Socket>>),
     /// One of the others inside, of which this much was read; it is read again first.
     Rewound(BytesMut, Box<Socket>),
+    /// One of a client without an address: a PROXY protocol header said [`Unnamed`] of it. Boxed, as these are few.
+    Unnamed(Unnamed, Box<Socket>),
+}
+
+/// What a PROXY protocol header says instead of the client's address. No forwarded header on such a connection is believed:
+/// the peer's address is the proxy's, but the requests may be written by its client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unnamed {
+    /// The client has no address that the proxy knows.
+    Unknown,
+    /// The proxy itself is the client.
+    Proxy,
 }
 
 impl Socket {
@@ -47,8 +65,9 @@ impl Socket {
         name: Option<&str>,
         settings: Option<&tls::Connect>,
         tcp: Tcp,
+        sources: &Sources,
     ) -> io::Result<Socket> {
-        let socket = Socket::connect(address, tcp).await?;
+        let socket = Socket::connect(address, tcp, sources).await?;
         let Some(settings) = settings else {
             return Ok(socket);
         };
@@ -62,18 +81,18 @@ impl Socket {
         Ok(Socket::Tls(Box::new(stream)))
     }
 
-    /// Connects; a name is resolved now, and its addresses are tried in turn.
+    /// Connects, from one of these addresses; a name is resolved now, and its addresses are tried in turn.
     ///
     /// # Errors
     /// Those of the last address.
-    pub async fn connect(address: &Address, tcp: Tcp) -> io::Result<Socket> {
+    pub async fn connect(address: &Address, tcp: Tcp, sources: &Sources) -> io::Result<Socket> {
         match address {
             Address::Unix(path) => Ok(Socket::Unix(UnixStream::connect(path).await?, None)),
-            Address::Tcp(address) => Socket::connect_tcp(*address, tcp).await,
+            Address::Tcp(address) => Socket::connect_tcp(*address, tcp, sources).await,
             Address::Name(name, port) => {
                 let mut failed = io::Error::from(io::ErrorKind::NotFound);
                 for address in Box::pin(lookup_host((name.as_str(), *port))).await? {
-                    match Box::pin(Socket::connect_tcp(address, tcp)).await {
+                    match Box::pin(Socket::connect_tcp(address, tcp, sources)).await {
                         Ok(socket) => return Ok(socket),
                         Err(error) => failed = error,
                     }
@@ -83,18 +102,36 @@ impl Socket {
         }
     }
 
-    async fn connect_tcp(address: SocketAddr, tcp: Tcp) -> io::Result<Socket> {
-        let socket = match address {
-            SocketAddr::V4(_) => TcpSocket::new_v4()?,
-            SocketAddr::V6(_) => TcpSocket::new_v6()?,
-        };
-        // Whole frames are written at once; waiting for more to send would only delay them.
-        socket.set_nodelay(true)?;
-        // The request goes out at once and acknowledges the connection: that it is acknowledged before is a packet more.
-        #[cfg(target_os = "linux")]
-        sockopt::set_tcp_quickack(&socket, false)?;
-        tcp.apply(&socket, Tcp::OFF)?;
-        Ok(Socket::Tcp(socket.connect(address).await?, address))
+    /// Connects from the first of the addresses that has a port left.
+    async fn connect_tcp(address: SocketAddr, tcp: Tcp, sources: &Sources) -> io::Result<Socket> {
+        let mut failed = io::Error::from(io::ErrorKind::AddrNotAvailable);
+        for source in sources.of(address) {
+            let socket = match prepare(address, tcp, source) {
+                Ok(socket) => socket,
+                Err(error) => match Shortage::of(&error) {
+                    // The others serve meanwhile; an operator is to know.
+                    Some(Shortage::Source) => {
+                        Shortage::Source.say(&error);
+                        failed = error;
+                        continue;
+                    }
+                    Some(Shortage::LocalPorts) => {
+                        failed = error;
+                        continue;
+                    }
+                    Some(Shortage::Descriptors | Shortage::Memory) | None => return Err(error),
+                },
+            };
+            let error = match socket.connect(address).await {
+                Ok(stream) => return Ok(Socket::Tcp(stream, address)),
+                Err(error) => Shortage::of_connect(error, source, address),
+            };
+            if Shortage::of(&error) != Some(Shortage::LocalPorts) {
+                return Err(error);
+            }
+            failed = error;
+        }
+        Err(failed)
     }
 
     /// Has the system give up the connection when these say so, where `had` said so before. Unix sockets know no such
@@ -107,7 +144,7 @@ impl Socket {
             Socket::Tcp(stream, _) => tcp.apply(stream, had),
             Socket::Unix(..) => Ok(()),
             Socket::Tls(stream) => stream.io().obey(tcp, had),
-            Socket::Rewound(_, socket) => socket.obey(tcp, had),
+            Socket::Rewound(_, socket) | Socket::Unnamed(_, socket) => socket.obey(tcp, had),
         }
     }
 
@@ -117,17 +154,21 @@ impl Socket {
             Socket::Tcp(_, peer) => Some(*peer),
             Socket::Unix(_, peer) => *peer,
             Socket::Tls(stream) => stream.io().peer(),
-            Socket::Rewound(_, socket) => socket.peer(),
+            Socket::Rewound(_, socket) | Socket::Unnamed(_, socket) => socket.peer(),
         }
     }
 
-    /// A proxy speaks for this one.
-    pub(super) fn set_peer(&mut self, client: SocketAddr) {
-        match self {
-            Socket::Tcp(_, peer) => *peer = client,
-            Socket::Unix(_, peer) => *peer = Some(client),
+    /// The same connection once a PROXY protocol header has said for whom it is.
+    pub(super) fn introduced(self, source: Source) -> Socket {
+        match (source, self) {
+            (Source::Address(client), Socket::Tcp(stream, _)) => Socket::Tcp(stream, client),
+            (Source::Address(client), Socket::Unix(stream, _)) => {
+                Socket::Unix(stream, Some(client))
+            }
             // To servers.
-            Socket::Tls(_) | Socket::Rewound(..) => {}
+            (Source::Address(_), socket) => socket,
+            (Source::Unknown, socket) => Socket::Unnamed(Unnamed::Unknown, Box::new(socket)),
+            (Source::Local, socket) => Socket::Unnamed(Unnamed::Proxy, Box::new(socket)),
         }
     }
 
@@ -142,9 +183,33 @@ impl Socket {
                 let peek = || Ok(recv(stream, &mut *into, RecvFlags::PEEK)?.1);
                 stream.async_io(Interest::READABLE, peek).await
             }
-            Socket::Tls(_) | Socket::Rewound(..) => Err(io::ErrorKind::Unsupported.into()),
+            Socket::Tls(_) | Socket::Rewound(..) | Socket::Unnamed(..) => {
+                Err(io::ErrorKind::Unsupported.into())
+            }
         }
     }
+}
+
+/// A socket for a connection to this address.
+fn prepare(address: SocketAddr, tcp: Tcp, source: Option<IpAddr>) -> io::Result<TcpSocket> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // Whole frames are written at once; waiting for more to send would only delay them.
+    socket.set_nodelay(true)?;
+    // The request goes out at once and acknowledges the connection: that it is acknowledged before is a packet more.
+    #[cfg(target_os = "linux")]
+    sockopt::set_tcp_quickack(&socket, false)?;
+    tcp.apply(&socket, Tcp::OFF)?;
+    if let Some(source) = source {
+        // ip(7): the port is chosen by connect(2), which knows the server: one that is in use toward another server is free.
+        #[cfg(target_os = "linux")]
+        setsockopt(&socket, IpBindAddressNoPort, &true)?;
+        let bound = socket.bind((source, 0).into());
+        bound.map_err(|error| Shortage::of_bind(error, source))?;
+    }
+    Ok(socket)
 }
 
 impl Tcp {
@@ -179,7 +244,7 @@ macro_rules! with {
             Socket::Tcp($stream, _) => $do,
             Socket::Unix($stream, _) => $do,
             Socket::Tls($stream) => $do,
-            Socket::Rewound(_, $stream) => $do,
+            Socket::Rewound(_, $stream) | Socket::Unnamed(_, $stream) => $do,
         }
     };
 }
@@ -247,7 +312,7 @@ impl UniqueID for Socket {
             Socket::Tcp(stream, _) => stream.as_raw_fd(),
             Socket::Unix(stream, _) => stream.as_raw_fd(),
             Socket::Tls(stream) => stream.io().id(),
-            Socket::Rewound(_, socket) => socket.id(),
+            Socket::Rewound(_, socket) | Socket::Unnamed(_, socket) => socket.id(),
         }
     }
 }
@@ -263,8 +328,14 @@ impl GetTimingDigest for Socket {
 }
 
 impl GetProxyDigest for Socket {
+    /// Carries what a PROXY protocol header said, which Pingora has no other place for.
     fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        None
+        let Socket::Unnamed(unnamed, _) = self else {
+            return None;
+        };
+        let answer = ResponseHeader::build(200, None).ok()?;
+        let digest = ProxyDigest::new(Box::new(answer), Some(Box::new(*unnamed)));
+        Some(Arc::new(digest))
     }
 }
 

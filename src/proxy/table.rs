@@ -17,6 +17,7 @@ use http::{HeaderName, StatusCode, Version, header};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 /// The routes in force. A connection keeps the route that it was made by, whatever a reload makes of it.
 pub struct Table {
@@ -98,6 +99,7 @@ impl Table {
                     closing: route.closing.clone(),
                     liveness: route.liveness,
                     limits: route.limits,
+                    epoch: Some(Instant::now()),
                 }),
                 buffers: everybody.buffers.clone(),
                 metrics: metrics.clone(),
@@ -167,7 +169,7 @@ impl Table {
         let Some(route) = self.find(asked.host(), asked.uri().path()) else {
             return refuse(StatusCode::NOT_FOUND, "no route for this host and path");
         };
-        let identity = identify(caller.peer, asked, &self.client);
+        let identity = identify(caller, asked, &self.client);
         Ok((route.clone(), identity))
     }
 

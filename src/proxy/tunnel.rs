@@ -1,12 +1,15 @@
-//! Plain requests to a server over TLS: Pingora's connector with our TLS.
+//! Plain requests to a server: Pingora's connector with our sockets, and our TLS.
 //!
-//! The connector asks us for a connection and gets one end of a local pair of sockets; a task carries what goes through
-//! to the other end, the server. It is a copy more, which no WebSocket takes, and keeps one way of speaking TLS to
-//! servers with one set of settings, and Pingora's reuse of connections: that looks at a real socket.
+//! The connector asks us for a connection. Without TLS it gets our socket itself, made as those of WebSockets are. With TLS it
+//! gets one end of a local pair of sockets; a task carries what goes through to the other end, the server. It is a copy more,
+//! which no WebSocket takes, and keeps one way of speaking TLS to servers with one set of settings, and Pingora's reuse of
+//! connections: that looks at a real socket.
 
-use super::settings::{Address, Tcp};
+use super::settings::{Address, Tcp, Upstream};
 use super::shortage::Shortage;
 use super::socket::Socket;
+use super::sources::Sources;
+use super::upstream::Server;
 use crate::tls;
 use async_trait::async_trait;
 use pingora::connectors::L4Connect;
@@ -15,29 +18,32 @@ use pingora::protocols::l4::stream::Stream;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType, OrErr, Result};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::ErrorKind;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use tokio::net::UnixStream;
 
-/// Has connections to this peer, a server at this address and of this name, made by TLS.
-pub(super) fn through(
-    peer: &mut HttpPeer,
-    address: &Address,
-    name: Option<&str>,
-    settings: &tls::Connect,
-    tcp: Tcp,
-) {
+/// Has connections to this peer, a server of this upstream, made by us. Unix sockets without TLS are Pingora's.
+pub(super) fn through(peer: &mut HttpPeer, server: &Server, upstream: &Upstream) {
+    let (address, name, tls) = (&server.address, server.name.as_deref(), &upstream.tls);
+    if matches!(address, Address::Unix(_)) && tls.is_none() {
+        return;
+    }
+    let number = tls.as_ref().map(tls::Connect::number);
     let mut hasher = DefaultHasher::new();
-    (address, name, settings.number()).hash(&mut hasher);
+    (address, name, number, upstream.sources.addresses()).hash(&mut hasher);
     peer.group_key = hasher.finish();
-    // Pingora compares the address of a socket that it would use again with this one; any socket is 0.0.0.0. The group
-    // tells servers apart.
-    peer._address = SocketAddr::Inet((Ipv4Addr::UNSPECIFIED, 443).into());
+    if tls.is_some() {
+        // Pingora compares the address of a socket that it would use again with this one; any socket is 0.0.0.0. The group
+        // tells servers apart.
+        peer._address = SocketAddr::Inet((Ipv4Addr::UNSPECIFIED, 443).into());
+    }
     peer.options.custom_l4 = Some(Arc::new(Tunnel {
         address: address.clone(),
         name: name.map(str::to_owned),
-        settings: settings.clone(),
-        tcp,
+        tls: tls.clone(),
+        tcp: upstream.tcp,
+        sources: upstream.sources.clone(),
     }));
 }
 
@@ -45,23 +51,28 @@ pub(super) fn through(
 struct Tunnel {
     address: Address,
     name: Option<String>,
-    settings: tls::Connect,
+    tls: Option<tls::Connect>,
     tcp: Tcp,
+    sources: Arc<Sources>,
 }
 
 #[async_trait]
 impl L4Connect for Tunnel {
     async fn connect(&self, _: &SocketAddr) -> Result<Stream> {
-        let (name, tls) = (self.name.as_deref(), Some(&self.settings));
-        let opened = Socket::open(&self.address, name, tls, self.tcp).await;
+        let (name, tls) = (self.name.as_deref(), self.tls.as_ref());
+        let opened = Socket::open(&self.address, name, tls, self.tcp, &self.sources).await;
         let mut socket = match opened {
+            Ok(Socket::Tcp(stream, _)) => return Ok(stream.into()),
             Ok(socket) => socket,
             Err(error) => {
                 if Shortage::of(&error).is_none() {
                     tracing::warn!(server = %self.address, %error, "server cannot be reached");
                 }
-                let sentence = "TLS to the server";
-                return Err(Error::because(ErrorType::ConnectError, sentence, error).into_up());
+                let kind = match error.kind() {
+                    ErrorKind::TimedOut => ErrorType::ConnectTimedout,
+                    _ => ErrorType::ConnectError,
+                };
+                return Err(Error::because(kind, "a connection to the server", error).into_up());
             }
         };
         let (near, mut far) =

@@ -9,13 +9,13 @@ use super::access;
 use super::answer::{Answer, Refused};
 use super::asked::{Asked, Caller};
 use super::balance::hash_key;
-use super::connection::{Connection, place};
+use super::connection::{Connection, client_network, place};
 use super::exchange::{self, Answered, Switched};
 use super::head::Head;
 use super::headers;
 use super::identity::Identity;
 use super::table::{Full, RouteState, Ticket};
-use super::upstream::Unreachable;
+use super::upstream::{ClientNetwork, Reason, Unreachable};
 use crate::deploy::Enrolled;
 use crate::drain;
 use crate::handshake::{self, Refusal};
@@ -138,10 +138,10 @@ async fn attend(
     let started = Instant::now();
     let (route, identity) = tables.current().route(&mut asked, caller)?;
     let negotiated = negotiate(&asked, caller, &route, identity, started).await;
-    if let Err(refused) = &negotiated {
+    negotiated.map_err(|refused| {
         count(&route, refused.counted, started);
-    }
-    negotiated
+        refused.under(Some(&route.settings.headers[1]))
+    })
 }
 
 fn count(route: &RouteState, counted: Handshake, started: Instant) {
@@ -190,7 +190,7 @@ async fn negotiate(
     }
     let limits = &route.client.per_address;
     let limited = identity
-        .client
+        .account()
         .filter(|_| limits.max_connections != 0 || limits.rate != 0);
     let admitted = limited.map(|client| {
         let clients = &route.everybody.clients;
@@ -210,7 +210,7 @@ async fn negotiate(
 
     let connecting = Instant::now();
     let pool = &route.pool;
-    let key = hash_key(asked, identity.client, pool);
+    let key = hash_key(asked, identity.client.known(), pool);
     let connected = pool.connect(key.as_deref(), metrics).await;
     let (socket, server) = connected.map_err(|unreachable| not_connected(&unreachable))?;
     let upstream_request = exchange::request(asked, caller, &request, settings, identity, &vouched);
@@ -227,27 +227,30 @@ async fn negotiate(
         // The drain began while the connection was made.
         let cause = if server.is_drained() {
             drain::Cause::Operator
-        } else if server.has_left() {
-            drain::Cause::Reload
         } else {
-            drain::Cause::Health
+            server.left_by().unwrap_or(drain::Cause::Health)
         };
         enrolled.handle().drain(cause.label());
     }
     let exchange = exchange::exchange(socket, upstream_request, &request, settings);
     let (name, route_name) = (pool.name.as_str(), route.name());
+    let whose = client_network(route, identity.client.known());
+    let failed = |reason| {
+        pool.handle_failure(server.server(), reason, whose, connecting, metrics);
+    };
     let limit = pool.members().settings.handshake_timeout;
     let answered = match timeout(limit, exchange).await {
         Ok(Ok(answered)) => answered,
         Ok(Err(error)) => {
-            pool.handle_failure(&server);
+            failed(Reason::NoAnswer);
             tracing::warn!(route = route_name, upstream = name, server = %server.address, %error, "server did not answer the handshake");
             let sentence = "the server ended the connection instead of answering";
             let answer = Answer::new(StatusCode::BAD_GATEWAY, sentence);
             return Err(answer.refusing(Handshake::Unreachable));
         }
         Err(_) => {
-            pool.handle_failure(&server);
+            // The client may have asked for something slow.
+            server.handle_doubt();
             tracing::warn!(route = route_name, upstream = name, server = %server.address, "server did not answer the handshake in time");
             return Err(timed_out().refusing(Handshake::TimedOut));
         }
@@ -256,38 +259,39 @@ async fn negotiate(
     let mut switched = match answered {
         Answered::Switched(switched) => switched,
         Answered::Bad(bad) => {
-            pool.handle_failure(&server);
+            server.handle_doubt();
             tracing::warn!(route = route_name, upstream = name, server = %server.address, %bad, "server's handshake is wrong");
             let sentence = format!("the server's handshake is wrong: {bad}");
             let answer = Answer::new(StatusCode::BAD_GATEWAY, sentence);
             return Err(answer.refusing(Handshake::BadSwitch));
         }
         Answered::Otherwise(mut head, session) => {
-            if head.status.is_server_error() {
-                pool.handle_failure(&server);
-            } else {
-                server.handle_success();
+            match head.status {
+                StatusCode::BAD_GATEWAY
+                | StatusCode::SERVICE_UNAVAILABLE
+                | StatusCode::GATEWAY_TIMEOUT => failed(Reason::GatewayError),
+                // A client can have it at will, by asking for what crashes.
+                status if status.is_server_error() => {}
+                _ => server.handle_answer(whose),
             }
             headers::end_hop(&mut head);
             let limit = pool.members().settings.read_timeout;
             return Err(Refused::by_server(head, session, limit));
         }
     };
-    server.handle_success();
     let protocol = switched.agreed.protocol.take();
     Ok(Box::new(Tunnel {
         enrolled,
         connection: Connection {
             ticket,
             _admitted: admitted,
-            client: identity
-                .client
-                .filter(|client| Some(*client) != identity.peer),
+            client: identity.behind_peer(),
             server,
             protocol: protocol.map(String::into_boxed_str),
             started: Instant::now(),
         },
         switched,
+        whose,
         asked: started,
     }))
 }
@@ -297,6 +301,8 @@ struct Tunnel {
     switched: Box<Switched>,
     enrolled: Enrolled,
     connection: Connection,
+    /// By which failures of one client are told from those of several.
+    whose: ClientNetwork,
     asked: Instant,
 }
 
@@ -312,6 +318,7 @@ impl Tunnel {
         let route = self.connection.ticket.route.clone();
         if let Err(error) = written {
             tracing::debug!(route = route.name(), %error, "client left during the handshake");
+            self.connection.server.handle_answer(self.whose);
             count(&route, Handshake::Abandoned, self.asked);
             return;
         }
@@ -323,6 +330,9 @@ impl Tunnel {
             (switched.socket, switched.behind),
         );
         route.terms.metrics.connection_opened(route.name());
+        self.connection
+            .server
+            .handle_open(self.whose, self.connection.started);
         tokio::spawn(self.connection.run(relay, self.enrolled));
         count(&route, Handshake::Ok, self.asked);
     }
@@ -350,10 +360,10 @@ fn throttle(after: Duration) -> Refused {
 fn not_connected(unreachable: &Unreachable) -> Refused {
     if unreachable.none_taking {
         unavailable("no server takes connections now").refusing(Handshake::Held)
-    } else if unreachable.timed_out {
-        timed_out().refusing(Handshake::TimedOut)
     } else if unreachable.exhausted {
         Answer::exhausted().refusing(Handshake::Full)
+    } else if unreachable.timed_out {
+        timed_out().refusing(Handshake::TimedOut)
     } else {
         let answer = Answer::new(StatusCode::BAD_GATEWAY, "no server can be reached");
         answer.refusing(Handshake::Unreachable)

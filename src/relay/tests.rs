@@ -1042,7 +1042,13 @@ async fn a_drain_before_the_first_poll_and_after_the_end() {
 #[tokio::test(start_paused = true)]
 async fn a_crash_is_absorbed() {
     let started = Instant::now();
-    let terms = terms(Rules::default());
+    let terms = Arc::new(with_settings(Settings {
+        closing: Policy {
+            absorb: Duration::from_secs(2),
+            ..Policy::default()
+        },
+        ..Settings::default()
+    }));
     let mut told = Vec::new();
     for _ in 0..1000 {
         let mut world = World::with_buffers(terms.clone(), 256);

@@ -2,9 +2,10 @@
 //! [`inspect::closing`](crate::inspect::closing)'s; this carries it out.
 
 use super::inbound::Passing;
-use super::outbound::{CloseDue, Writing};
 use super::phase::Phase;
+use super::rare::EndBegan;
 use super::timers::Timer;
+use super::writing::{CloseDue, Writing};
 use super::{ControlFrame, Event, SIDES, Session};
 use crate::frame::close;
 use crate::inspect::Side;
@@ -19,24 +20,23 @@ impl Session {
     /// forwarded to the side before.
     pub fn poll_frame(&mut self, to: Side, now: Instant) -> Option<ControlFrame> {
         let inbound = &self.inbound[to.other() as usize];
-        let outbound = &mut self.outbound[to as usize];
-        let Writing::CloseDue(_) = &outbound.writing else {
+        let writing = &mut self.writing[to as usize];
+        let Writing::CloseDue(_) = writing else {
             return self.poll_ping(to, now);
         };
         let Some(boundary) = inbound.flow.frame_boundary() else {
             if inbound.ended || !inbound.flow.is_judging() {
-                outbound.writing = Writing::Cut;
+                *writing = Writing::Cut;
                 self.finish_if_over();
             }
             return None;
         };
-        let Writing::CloseDue(due) = std::mem::replace(&mut outbound.writing, Writing::Closed)
-        else {
+        let Writing::CloseDue(due) = std::mem::take(writing) else {
             return None;
         };
-        outbound.closed_with = Some(due.code);
+        *writing = Writing::Closed(due.code);
         // Until the caller says that the frame is written.
-        outbound.is_blocked = true;
+        self.blocked[to as usize] = true;
         self.report(Event::Close {
             from: None,
             to,
@@ -47,7 +47,10 @@ impl Session {
 
     /// The session ends: the first cause is kept, and each side is told what the table says.
     pub(super) fn end(&mut self, cause: Cause, now: Instant) {
-        let first = self.phase.cause().unwrap_or(cause);
+        let first = self.phase.cause().unwrap_or_else(|| {
+            self.begin_end(now);
+            cause
+        });
         let orders = self.orders(&cause);
         let absorb = self.settings.closing.absorb;
         match cause {
@@ -81,14 +84,22 @@ impl Session {
         }
     }
 
+    /// Notes when the end began, and for how long no message had passed by then.
+    fn begin_end(&mut self, now: Instant) {
+        let seconds = self.settings.seconds(now);
+        let silent = seconds.saturating_sub(self.last_message);
+        let silent = Duration::from_secs(silent.into());
+        self.rare().end = Some(EndBegan { at: now, silent });
+    }
+
     /// A side is as good as gone.
     pub(super) fn lose(&mut self, by: Side, cause: Cause, now: Instant) {
         self.inbound[by as usize].ended = true;
         if self.phase.cause().is_none() {
             // It left without a word, and gets none.
-            let outbound = &mut self.outbound[by as usize];
-            if !matches!(outbound.writing, Writing::Finished) {
-                outbound.writing = Writing::Cut;
+            let writing = &mut self.writing[by as usize];
+            if !matches!(writing, Writing::Finished(_)) {
+                *writing = Writing::Cut;
             }
             self.end(cause, now);
         }
@@ -105,11 +116,9 @@ impl Session {
         let to = by.other();
         match passing {
             Passing::AsItCame => {
-                let outbound = &mut self.outbound[to as usize];
-                outbound.writing = Writing::Closed;
-                outbound.closed_with = Some(code);
+                self.writing[to as usize] = Writing::Closed(code);
                 // Until the caller says that the frame is written.
-                outbound.is_blocked = true;
+                self.blocked[to as usize] = true;
                 self.report(Event::Close {
                     from: Some(by),
                     to,
@@ -277,14 +286,14 @@ impl Session {
 
     /// Has a side sent this Close at the end of the frame under way, unless it is sent one already.
     fn order_close(&mut self, to: Side, code: Option<u16>, reason: &str) {
-        if !matches!(self.outbound[to as usize].writing, Writing::Passing) {
+        if !matches!(self.writing[to as usize], Writing::Passing) {
             return;
         }
         // RFC 6455 §5.3: toward the server wsgate is the client, and masks.
         let mask = (to == Side::Upstream).then(|| self.generator.mask());
         let frame = close::Frame::new(code, reason, mask);
         let due = Box::new(CloseDue { frame, code });
-        self.outbound[to as usize].writing = Writing::CloseDue(due);
+        self.writing[to as usize] = Writing::CloseDue(due);
     }
 
     /// Gives the closing its time, from the first call on.
@@ -299,8 +308,8 @@ impl Session {
         match self.phase.cause() {
             // Writing to a side has failed a while ago, and nothing was to be read of it.
             None => {
-                let by = match self.outbound[Side::Client as usize].writing {
-                    Writing::Finished => Side::Client,
+                let by = match self.writing[Side::Client as usize] {
+                    Writing::Finished(_) => Side::Client,
                     _ => Side::Upstream,
                 };
                 self.lose(by, Cause::Vanished { by }, now);
@@ -321,9 +330,9 @@ impl Session {
 
     /// Whether nothing more is to be said to a side nor heard from it.
     fn is_done(&self, side: Side) -> bool {
-        let (inbound, outbound) = (&self.inbound[side as usize], &self.outbound[side as usize]);
-        inbound.ended
-            || (inbound.closed.is_some() && !outbound.is_blocked && !outbound.is_passing())
+        let inbound = &self.inbound[side as usize];
+        let is_told = !self.blocked[side as usize] && !self.writing[side as usize].is_passing();
+        inbound.ended || (inbound.closed.is_some() && is_told)
     }
 
     pub(super) fn finish_if_over(&mut self) {

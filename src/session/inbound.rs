@@ -1,9 +1,9 @@
 //! What one side sends: inspected by its flow, and held against the limits of its route.
 
 use super::limits::{Gauge, Verdict};
-use super::outbound::Writing;
 use super::phase::Phase;
 use super::timers::Timer;
+use super::writing::Writing;
 use super::{Event, Session, Turn};
 use crate::frame::deflate::Terms;
 use crate::inspect::{self, Block, Flow, Mode, Side, Tally, Until, Violation};
@@ -82,14 +82,16 @@ impl Inbound {
 impl Session {
     /// How far the inspection of what `from` sends may go at once.
     fn until(&self, from: Side) -> Until {
-        match self.outbound[from.other() as usize].writing {
+        match self.writing[from.other() as usize] {
             Writing::CloseDue(_) => Until::FrameEnd,
             Writing::Passing
                 if from == Side::Upstream && matches!(self.phase, Phase::DrainDue { .. }) =>
             {
                 Until::MessageEnd
             }
-            Writing::Passing | Writing::Closed | Writing::Cut | Writing::Finished => Until::End,
+            Writing::Passing | Writing::Closed(_) | Writing::Cut | Writing::Finished(_) => {
+                Until::End
+            }
         }
     }
 
@@ -101,7 +103,7 @@ impl Session {
         turn: &mut Turn,
         now: Instant,
     ) -> (Passage, Option<Found>) {
-        let passing = self.outbound[from.other() as usize].is_passing();
+        let passing = self.writing[from.other() as usize].is_passing();
         let cause = self.phase.cause();
         let until = self.until(from);
         let is_client_first = self.is_client_first();
@@ -232,6 +234,9 @@ impl Session {
             }
         };
         let slowed = gauge.map(|gauge| gauge.finish(&tally));
+        if passing && cause.is_none() && tally.has_data() {
+            self.last_message = settings.seconds(now);
+        }
         if passing {
             inbound.passed.messages += tally.messages[0] + tally.messages[1];
             inbound.passed.bytes += tally.bytes.iter().sum::<u64>();

@@ -3,8 +3,8 @@
 //! The timer fires when something may have to be done, not when something was heard: a busy connection is looked at once
 //! per interval.
 
-use super::outbound::Writing;
 use super::timers::Timer;
+use super::writing::Writing;
 use super::{ControlFrame, Event, SIDES, Session};
 use crate::frame::ping;
 use crate::inspect::Side;
@@ -143,8 +143,8 @@ impl Session {
 
     pub(super) fn look_for_life(&mut self, now: Instant) {
         let is_unread = SIDES.map(|side| {
-            let outbound = &self.outbound[side.other() as usize];
-            outbound.is_passing() && outbound.is_blocked
+            let to = side.other() as usize;
+            self.writing[to].is_passing() && self.blocked[to]
         });
         let Some(watch) = self.rare.as_mut().and_then(|rare| rare.watch.as_mut()) else {
             return;
@@ -164,15 +164,15 @@ impl Session {
         let rare = self.rare.as_mut()?;
         let watch = rare.watch.as_mut()?;
         let pulse = &mut watch.sides[to as usize];
-        let outbound = &mut self.outbound[to as usize];
-        let is_free = matches!(outbound.writing, Writing::Passing) && !outbound.is_blocked;
+        let is_free =
+            matches!(self.writing[to as usize], Writing::Passing) && !self.blocked[to as usize];
         if !pulse.due || !is_free || self.phase.cause().is_some() {
             return None;
         }
         let boundary = self.inbound[to.other() as usize].flow.frame_boundary()?;
         (pulse.due, pulse.pinged) = (false, Some(now));
         // Until the caller says that the frame is written.
-        outbound.is_blocked = true;
+        self.blocked[to as usize] = true;
         // RFC 6455 §5.3: toward the server wsgate is the client, and masks.
         let mask = (to == Side::Upstream).then(|| self.generator.mask());
         let frame = ping::Frame::new(watch.payload, mask);

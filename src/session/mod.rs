@@ -17,12 +17,12 @@ mod generator;
 mod inbound;
 mod limits;
 mod liveness;
-mod outbound;
 mod phase;
 mod rare;
 mod stall;
 mod timers;
 mod turn;
+mod writing;
 
 pub use frames::ControlFrame;
 pub use inbound::{Passage, Passed};
@@ -38,11 +38,11 @@ use generator::Generator;
 use inbound::{Found, Inbound};
 use limits::Meter;
 use liveness::Watch;
-use outbound::{Outbound, Writing};
 use rare::Rare;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use timers::Timer;
+use writing::Writing;
 
 /// What all sessions of a route are held to.
 #[derive(Clone, Debug, Default)]
@@ -55,6 +55,17 @@ pub struct Settings {
     pub liveness: Liveness,
     /// How much each side may send, and how long it may leave what is sent to it.
     pub limits: Limits,
+    /// Any moment before the first of these sessions, from which sessions count seconds; `None`: silence is not measured.
+    pub epoch: Option<Instant>,
+}
+
+impl Settings {
+    /// Seconds since the [epoch](Settings::epoch): four bytes in each session, where a moment would take sixteen.
+    fn seconds(&self, now: Instant) -> u32 {
+        self.epoch.map_or(0, |epoch| {
+            now.saturating_duration_since(epoch).as_secs() as u32
+        })
+    }
 }
 
 /// One proxied WebSocket after its handshake.
@@ -102,7 +113,11 @@ pub struct Session {
     /// By the side that sends.
     inbound: [Inbound; 2],
     /// By the side that is written to.
-    outbound: [Outbound; 2],
+    writing: [Writing; 2],
+    /// By the side that is written to: it has not taken all that was meant for it.
+    blocked: [bool; 2],
+    /// When a data message passed last, in [seconds](Settings::seconds).
+    last_message: u32,
     phase: Phase,
     generator: Generator,
     /// Most sessions have none of it.
@@ -180,6 +195,10 @@ pub struct Outcome {
     pub server_close: Option<Option<u16>>,
     /// The closing handshake was not complete when its time was over.
     pub timed_out: bool,
+    /// When the end began; the outcome is there when it is over.
+    pub end_began: Option<Instant>,
+    /// For how long no data message had passed when the end began, in either direction; to the second.
+    pub silent: Duration,
     /// What passed from the client to the server.
     pub from_client: Passed,
     /// What passed from the server to the client.
@@ -199,7 +218,9 @@ impl Session {
         Session {
             settings,
             inbound,
-            outbound: [Outbound::default(), Outbound::default()],
+            writing: [Writing::Passing, Writing::Passing],
+            blocked: [false; 2],
+            last_message: 0,
             phase: Phase::Open,
             generator: Generator::new(seed),
             rare: None,
@@ -209,6 +230,7 @@ impl Session {
     /// The session begins now: from here on limits per second and the silence of a side are measured. To be called once,
     /// before anything else; without limits and liveness settings it does nothing.
     pub fn start(&mut self, now: Instant) {
+        self.last_message = self.settings.seconds(now);
         let meter = Meter::new(&self.settings.limits, now);
         let watch = Watch::new(self.settings.liveness, self.generator.payload(), now);
         if meter.is_some() || watch.is_some() {
@@ -282,18 +304,16 @@ impl Session {
 
     /// Writing to a side failed: nothing reaches it any more. What it sent before is still read.
     pub fn handle_write_error(&mut self, to: Side, now: Instant) {
-        let outbound = &mut self.outbound[to as usize];
-        outbound.writing = Writing::Finished;
-        outbound.is_blocked = false;
+        self.writing[to as usize].finish();
+        self.blocked[to as usize] = false;
         self.arm_close(now);
         self.settle(now);
     }
 
     /// All that was meant for a side is written.
     pub fn handle_written(&mut self, to: Side) {
-        let outbound = &mut self.outbound[to as usize];
-        if outbound.is_blocked {
-            outbound.is_blocked = false;
+        if self.blocked[to as usize] {
+            self.blocked[to as usize] = false;
             self.stop_waiting(to);
             self.trim();
             self.finish_if_over();
@@ -302,13 +322,13 @@ impl Session {
 
     /// A side does not take all that is meant for it; `took` says whether it took something just now.
     pub fn handle_blocked(&mut self, to: Side, took: bool, now: Instant) {
-        self.outbound[to as usize].is_blocked = true;
+        self.blocked[to as usize] = true;
         self.wait_for(to, took, now);
     }
 
     /// The stream toward a side was ended because [`wants_shutdown`](Self::wants_shutdown) asked for it.
     pub fn handle_shutdown(&mut self, to: Side) {
-        self.outbound[to as usize].writing = Writing::Finished;
+        self.writing[to as usize].finish();
         self.finish_if_over();
     }
 
@@ -361,9 +381,9 @@ impl Session {
     /// How many bytes may be read of a side at once; `None` while it is not to be read.
     pub fn wants_bytes(&mut self, from: Side, now: Instant) -> Option<usize> {
         let inbound = &self.inbound[from as usize];
-        let outbound = &self.outbound[from.other() as usize];
+        let to = from.other() as usize;
         let is_paused = inbound.ended
-            || (outbound.is_passing() && outbound.is_blocked)
+            || (self.writing[to].is_passing() && self.blocked[to])
             || (from == Side::Client && matches!(self.phase, Phase::Absorbing { .. }))
             || self.is_slowed(from);
         (!is_paused).then(|| self.most(from, now))
@@ -371,29 +391,28 @@ impl Session {
 
     /// Whether the stream toward a side is to be ended, now that all that was meant for it is written.
     pub fn wants_shutdown(&self, to: Side) -> bool {
-        let outbound = &self.outbound[to as usize];
-        let ends = match outbound.writing {
+        let ends = match self.writing[to as usize] {
             Writing::Cut => true,
             // RFC 6455 §7.1.1: the server ends the TCP connection first. Toward the client wsgate is the server, and a client that
             // broke a rule may wait for that.
-            Writing::Closed => self.ends_after_write(to),
-            Writing::Passing | Writing::CloseDue(_) | Writing::Finished => false,
+            Writing::Closed(_) => self.ends_after_write(to),
+            Writing::Passing | Writing::CloseDue(_) | Writing::Finished(_) => false,
         };
-        ends && !outbound.is_blocked
+        ends && !self.blocked[to as usize]
     }
 
     /// Whether the stream toward a side ends as soon as all is written: what is written next and the end may travel together.
     pub fn ends_after_write(&self, to: Side) -> bool {
         let ends_at_once = |cause: Cause| cause.ends_client_at_once();
         to == Side::Client
-            && matches!(self.outbound[to as usize].writing, Writing::Closed)
+            && matches!(self.writing[to as usize], Writing::Closed(_))
             && (self.inbound[to as usize].closed.is_some()
                 || self.phase.cause().is_some_and(ends_at_once))
     }
 
     /// Whether something of wsgate's own, or of the other side, still has to be written to a side.
     pub fn is_blocked(&self, to: Side) -> bool {
-        self.outbound[to as usize].is_blocked
+        self.blocked[to as usize]
     }
 
     /// Whether the outside asked to wait for nothing any more.
@@ -403,7 +422,7 @@ impl Session {
 
     /// Whether the stream toward a side was ended, or is broken.
     pub fn is_finished(&self, to: Side) -> bool {
-        matches!(self.outbound[to as usize].writing, Writing::Finished)
+        matches!(self.writing[to as usize], Writing::Finished(_))
     }
 
     /// Where the session is in its life.
@@ -416,13 +435,16 @@ impl Session {
         let Phase::Done { cause, timed_out } = self.phase else {
             return None;
         };
-        let [client_close, server_close] = self.outbound.each_ref().map(|to| to.closed_with);
+        let [client_close, server_close] = self.writing.each_ref().map(Writing::close_code);
+        let end = self.rare.as_ref().and_then(|rare| rare.end);
         let [from_client, from_server] = self.inbound.each_ref().map(|from| from.passed);
         Some(Outcome {
             cause,
             client_close,
             server_close,
             timed_out,
+            end_began: end.map(|end| end.at),
+            silent: end.map_or(Duration::ZERO, |end| end.silent),
             from_client,
             from_server,
         })
@@ -430,10 +452,10 @@ impl Session {
 
     /// Whether there may be a frame for a side, or an event: a quick look for the path of every message.
     pub fn has_news(&self) -> bool {
-        let has_frame = |outbound: &Outbound| matches!(outbound.writing, Writing::CloseDue(_));
+        let has_frame = |writing: &Writing| matches!(writing, Writing::CloseDue(_));
         let has_event = |rare: &Rare| !rare.events.is_empty();
         self.rare.as_deref().is_some_and(has_event)
-            || self.outbound.iter().any(has_frame)
+            || self.writing.iter().any(has_frame)
             || SIDES.into_iter().any(|side| self.has_ping(side))
     }
 

@@ -1,4 +1,5 @@
-//! What most sessions never have: timers, limits per second, liveness, a side that does not read, something to report.
+//! What most sessions never have, or not before they end: timers, limits per second, liveness, a side that does not read,
+//! something to report.
 //! It is kept apart, in one allocation that is freed when it is empty, so that an idle session does not pay for it.
 
 use super::Event;
@@ -6,6 +7,7 @@ use super::limits::Meter;
 use super::liveness::Watch;
 use super::stall::Stall;
 use super::timers::Timers;
+use std::time::{Duration, Instant};
 
 #[derive(Debug, Default)]
 pub(super) struct Rare {
@@ -19,6 +21,15 @@ pub(super) struct Rare {
     /// The outside asked to wait for nothing any more.
     pub hurried: bool,
     pub events: Vec<Event>,
+    pub end: Option<EndBegan>,
+}
+
+/// What is known of the moment at which a session began to end.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct EndBegan {
+    pub at: Instant,
+    /// For how long no message had passed by then, in either direction.
+    pub silent: Duration,
 }
 
 impl Rare {
@@ -29,5 +40,6 @@ impl Rare {
             && self.stall.is_empty()
             && !self.hurried
             && self.events.is_empty()
+            && self.end.is_none()
     }
 }

@@ -90,10 +90,12 @@ pub(super) fn order(
         (Balance::LeastConnections | Balance::Hash(_), _) => {
             let first = turn % servers.len();
             servers.rotate_left(first);
-            // Stable: those that have as many take turns.
-            servers.sort_by(|a, b| {
-                let load = |server: &Server| (server.connections() + 1) as f64 / weight(server);
-                load(a).total_cmp(&load(b))
+            // A server at which connections fail has the fewest, and would get all that come. The sort is stable: servers that
+            // have as many take turns.
+            servers.sort_by_cached_key(|server| {
+                let load = (server.connections() + 1) as f64 / weight(server);
+                // Positive numbers are in the order of their bits.
+                (server.is_suspect(), load.to_bits())
             });
         }
         (Balance::RoundRobin, _) => {

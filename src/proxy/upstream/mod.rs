@@ -6,25 +6,27 @@
 
 mod balance;
 mod departing;
+mod ejection;
 mod pools;
 mod server;
 
 pub use departing::Departing;
+pub use ejection::{ClientNetwork, Ejected, Reason, SessionEnd};
 pub use pools::{Departure, Pools};
 pub use server::{Occupied, Server, Standing, State};
 
-use super::settings::{Address, Balance, Tcp, Upstream};
+use super::settings::{Address, Balance, Upstream};
 use super::shortage::Shortage;
 use super::socket::Socket;
 use super::tunnel;
 use crate::metrics::{HoldEnd, Metrics};
 use balance::{Ring, Turns};
 use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
-use pingora::{Error, ErrorType, OrErr, Result};
+use pingora::{Error, ErrorType, Result};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -40,6 +42,8 @@ pub struct Pool {
     turns: Turns,
     /// A server may take connections that took none before.
     changed: Notify,
+    /// Held while it is decided whether a server may be ejected.
+    ejecting: Mutex<()>,
 }
 
 /// A pool as the configuration has it now.
@@ -98,6 +102,16 @@ impl Members {
     }
 }
 
+/// Says that the pause of a server is over, unless a health check ended it before.
+async fn announce_return(upstream: String, server: Arc<Server>, ejected: Ejected) {
+    tokio::time::sleep_until(ejected.until.into()).await;
+    let is_the_last = server.ejector().last() == Some(ejected);
+    if is_the_last && !server.has_left() {
+        let reason = ejected.reason.label();
+        tracing::info!(upstream, server = %server.address, reason, "server was left alone for long enough and takes connections again");
+    }
+}
+
 /// Between two looks at the servers of an upgrade that waits for one.
 const GLANCE: Duration = Duration::from_millis(100);
 
@@ -108,7 +122,7 @@ pub(super) struct Unreachable {
     pub timed_out: bool,
     /// None was tried: none takes connections.
     pub none_taking: bool,
-    /// There was no descriptor or memory for another connection.
+    /// There was no descriptor, memory or local port for a connection to one of them.
     pub exhausted: bool,
 }
 
@@ -130,6 +144,7 @@ impl Pool {
             turn: AtomicUsize::new(0),
             turns: Turns::default(),
             changed: Notify::new(),
+            ejecting: Mutex::new(()),
         };
         pool.update(settings);
         pool
@@ -249,20 +264,28 @@ impl Pool {
             };
             let address = &server.address;
             unreachable.none_taking = false;
+            let began = std::time::Instant::now();
             let opening = Socket::open(
                 address,
                 server.name.as_deref(),
                 members.settings.tls.as_ref(),
                 members.settings.tcp,
+                &members.settings.sources,
             );
             match timeout(after, opening).await {
-                Ok(Ok(socket)) => return Ok((socket, occupied)),
+                Ok(Ok(socket)) => {
+                    server.handle_connect();
+                    return Ok((socket, occupied));
+                }
                 Ok(Err(error)) => {
                     if let Some(shortage) = Shortage::of(&error) {
-                        // No server's fault, and no other server could be reached either.
+                        // No server's fault.
                         shortage.report(metrics, &error);
                         unreachable.exhausted = true;
-                        return Err(unreachable);
+                        if shortage.is_for_every_server() {
+                            return Err(unreachable);
+                        }
+                        continue;
                     }
                     tracing::warn!(upstream, server = %address, %error, "server cannot be reached");
                     unreachable.timed_out = false;
@@ -272,16 +295,85 @@ impl Pool {
                     unreachable.timed_out = true;
                 }
             }
-            self.handle_failure(&server);
+            self.handle_failure(&server, Reason::Unreachable, None, began, metrics);
         }
         Err(unreachable)
     }
 
-    /// A server could not be reached, or did not answer a handshake as it must.
-    pub(super) fn handle_failure(&self, server: &Server) {
-        if let Some(pause) = server.handle_failure(self.members().settings.ejection) {
-            let upstream = self.name.as_str();
-            tracing::warn!(upstream, server = %server.address, ?pause, "server failed again and again, and is left alone");
+    /// An attempt of this client that began at `began` failed by the server's fault.
+    pub(super) fn handle_failure(
+        &self,
+        server: &Arc<Server>,
+        reason: Reason,
+        client: ClientNetwork,
+        began: std::time::Instant,
+        metrics: &Metrics,
+    ) {
+        let (settings, now) = (self.members().settings.ejection, std::time::Instant::now());
+        let mut ejector = server.ejector();
+        let is_enough = ejector.handle_failure(reason, client, began, now, settings);
+        drop(ejector);
+        if is_enough {
+            self.eject(server, reason, metrics);
+        }
+    }
+
+    /// A session of this client that began at `began` is over.
+    pub(super) fn handle_end(
+        &self,
+        server: &Arc<Server>,
+        end: SessionEnd,
+        client: ClientNetwork,
+        began: std::time::Instant,
+        metrics: &Metrics,
+    ) {
+        let (settings, now) = (self.members().settings.ejection, std::time::Instant::now());
+        let mut ejector = server.ejector();
+        let is_enough = ejector.handle_end(end, client, began, now, settings);
+        drop(ejector);
+        if is_enough {
+            self.eject(server, Reason::Dropped, metrics);
+        }
+    }
+
+    /// A health check of a server passed, and the next one is due by then; or it failed.
+    pub(super) fn handle_check(&self, server: &Server, vouched_until: Option<std::time::Instant>) {
+        let mut ejector = server.ejector();
+        let lifted = ejector.handle_check(vouched_until, std::time::Instant::now());
+        drop(ejector);
+        if let Some(ejected) = lifted {
+            let (upstream, reason) = (self.name.as_str(), ejected.reason.label());
+            tracing::info!(upstream, server = %server.address, reason, "server passes a check and takes connections again");
+            self.changed.notify_waiters();
+        }
+    }
+
+    /// Leaves a server alone, unless too few would be left.
+    fn eject(&self, server: &Arc<Server>, reason: Reason, metrics: &Metrics) {
+        // Two that fail at once are counted one after the other.
+        let deciding = self.ejecting.lock().unwrap_or_else(PoisonError::into_inner);
+        let members = self.members();
+        let serves =
+            |server: &&Arc<Server>| !server.is_drained() && server.standing() == Standing::Good;
+        let serving = members.servers.iter().filter(serves);
+        let (count, out) = serving.fold((0, 0), |(count, out), server| {
+            (count + 1, out + usize::from(server.is_ejected()))
+        });
+        let (upstream, label) = (self.name.as_str(), reason.label());
+        if (out + 1) * 2 > count || server.is_ejected() {
+            tracing::debug!(upstream, server = %server.address, reason = label, "server failed again and again, and is needed");
+            return;
+        }
+        let now = std::time::Instant::now();
+        let ejected = server
+            .ejector()
+            .eject(reason, now, members.settings.ejection);
+        drop(deciding);
+        metrics.ejected(upstream, label);
+        let pause = ejected.until - ejected.since;
+        tracing::warn!(upstream, server = %server.address, reason = label, ?pause, "server failed again and again, and is left alone");
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(announce_return(self.name.clone(), server.clone(), ejected));
         }
     }
 
@@ -303,15 +395,7 @@ impl Pool {
         peer.options.connection_timeout = Some(settings.connect_timeout);
         peer.options.total_connection_timeout = Some(settings.connect_timeout);
         peer.options.read_timeout = Some(settings.read_timeout);
-        let tcp = settings.tcp;
-        peer.options.upstream_tcp_sock_tweak_hook = Some(Arc::new(move |socket| {
-            let set = tcp.apply(socket, Tcp::OFF);
-            set.or_err(ErrorType::SocketError, "the options of a socket")
-        }));
-        if let Some(tls) = &settings.tls {
-            let name = server.name.as_deref();
-            tunnel::through(&mut peer, &server.address, name, tls, settings.tcp);
-        }
+        tunnel::through(&mut peer, server, settings);
         // Only WebSockets are upgraded here, and those do not take Pingora's path.
         peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::deny_upgrades();
         Ok(peer)

@@ -1,6 +1,7 @@
 //! The pools of all upstreams, and what a new configuration changes of them.
 
 use super::{Members, Pool, Server, Standing};
+use crate::drain::Cause;
 use crate::proxy::settings::{Address, ServerSettings, Upstream};
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -141,7 +142,7 @@ impl Pools {
 impl Pool {
     /// Obeys a new configuration of the same upstream.
     pub(super) fn update(&self, settings: Upstream) -> Update {
-        self.rebuild(|before| Members {
+        self.rebuild(Cause::Reload, |before| Members {
             generation: before.generation
                 + u32::from(settings.generation != before.settings.generation),
             settings,
@@ -160,7 +161,7 @@ impl Pool {
         if self.members().resolved.get(&key) == Some(&addresses) {
             return None;
         }
-        let update = self.rebuild(|before| {
+        let update = self.rebuild(Cause::Discovery, |before| {
             let mut after = before.clone();
             after.resolved.insert(key, addresses);
             after
@@ -168,8 +169,9 @@ impl Pool {
         Some(update.left)
     }
 
-    /// Makes the servers be those that settings and names ask for: who stays is the same as before.
-    fn rebuild(&self, change: impl FnOnce(&Members) -> Members) -> Update {
+    /// Makes the servers be those that settings and names ask for: a server that stays is the same as before, one that does
+    /// not has left by `cause`.
+    fn rebuild(&self, cause: Cause, change: impl FnOnce(&Members) -> Members) -> Update {
         let mut members = self.members.write().unwrap_or_else(PoisonError::into_inner);
         let before = members.clone();
         let mut after = change(&before);
@@ -195,7 +197,7 @@ impl Pool {
                 Arc::new(Server::new(&wanted, number, standing))
             });
             server.apply(&wanted);
-            server.set_left(false);
+            server.set_left(None);
             if !is_checked {
                 server.set_standing(Standing::Good);
             }
@@ -212,7 +214,7 @@ impl Pool {
         let gone: Vec<Arc<Server>> = gone.cloned().collect();
         let still_left = before.left.iter().filter(|server| !stays(server));
         let left = gone.iter().chain(still_left).cloned().collect();
-        gone.iter().for_each(|server| server.set_left(true));
+        gone.iter().for_each(|server| server.set_left(Some(cause)));
         after.left = left;
         after.ring = Members::ring(&after.settings, &after.servers);
         let generation = (after.generation != before.generation).then_some(after.generation);
@@ -306,7 +308,7 @@ mod tests {
         let departures = pools.apply(&[upstream("a", &[1, 3])]);
         assert_eq!(departures.len(), 1);
         assert_eq!(departures[0].left[0].number, second.number);
-        assert!(second.has_left() && !departures[0].dropped);
+        assert!(second.left_by() == Some(Cause::Reload) && !departures[0].dropped);
         assert_eq!(
             pool.members().servers[1].number,
             2,
@@ -332,7 +334,8 @@ mod tests {
             .resolve(key, vec![address(1), address(3)])
             .expect("a change");
         assert_eq!(gone[0].address, Address::Tcp(address(2)));
-        assert!(gone[0].has_left() && Arc::ptr_eq(&first, &pool.members().servers[0]));
+        assert_eq!(gone[0].left_by(), Some(Cause::Discovery));
+        assert!(Arc::ptr_eq(&first, &pool.members().servers[0]));
         assert!(pool.resolve(key, vec![address(1), address(3)]).is_none());
         // A reload that keeps the name keeps what it was resolved to.
         let settings = Upstream {

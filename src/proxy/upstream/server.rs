@@ -1,6 +1,8 @@
 //! One server of an upstream, and why it does or does not take new connections.
 
-use crate::proxy::settings::{Address, Ejection, ServerSettings};
+use super::ejection::{ClientNetwork, Ejected, Ejector};
+use crate::drain::Cause;
+use crate::proxy::settings::{Address, ServerSettings};
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,8 +19,8 @@ pub struct Server {
     pub number: u32,
     /// Somebody took it out.
     drained: AtomicBool,
-    /// The configuration does not have it any more.
-    left: AtomicBool,
+    /// Why the configuration, or its name, does not have it any more; see [`Server::left_by`].
+    left: AtomicU8,
     /// What its checks say.
     standing: AtomicU8,
     /// When it became able to serve again, if that was while wsgate ran.
@@ -28,22 +30,24 @@ pub struct Server {
     backup: AtomicBool,
     /// WebSocket connections, those included that are being made.
     connections: AtomicUsize,
-    failures: Mutex<Failures>,
+    ejector: Mutex<Ejector>,
 }
 
-/// What connections found of late.
-#[derive(Debug, Default)]
-struct Failures {
-    /// In a row.
-    count: u32,
-    /// Ejections since the last success.
-    ejections: u32,
-    until: Option<Instant>,
-}
+/// Values of `Server::left`: the configuration has it, or what has taken it away.
+const PRESENT: u8 = 0;
+const LEFT_BY_RELOAD: u8 = 1;
+const LEFT_BY_DISCOVERY: u8 = 2;
 
 /// A connection counts against its server as long as this lives.
 #[derive(Debug)]
 pub struct Occupied(Arc<Server>);
+
+impl Occupied {
+    /// The server, beyond the life of this connection.
+    pub(in crate::proxy) fn server(&self) -> &Arc<Server> {
+        &self.0
+    }
+}
 
 impl Deref for Occupied {
     type Target = Server;
@@ -103,14 +107,14 @@ impl Server {
             name: settings.name.clone(),
             number,
             drained: AtomicBool::new(false),
-            left: AtomicBool::new(false),
+            left: AtomicU8::new(PRESENT),
             standing: AtomicU8::new(standing as u8),
             back_since: Mutex::new(None),
             weight: AtomicU32::new(1),
             max_connections: AtomicUsize::new(0),
             backup: AtomicBool::new(false),
             connections: AtomicUsize::new(0),
-            failures: Mutex::default(),
+            ejector: Mutex::default(),
         };
         server.apply(settings);
         server
@@ -151,34 +155,39 @@ impl Server {
         (max == 0 || before < max).then_some(occupied)
     }
 
-    /// It has answered a handshake, whatever it said.
-    pub(in crate::proxy) fn handle_success(&self) {
-        let mut failures = self.failures();
-        if failures.count != 0 || failures.ejections != 0 {
-            *failures = Failures::default();
-        }
+    /// It took a connection.
+    pub(in crate::proxy) fn handle_connect(&self) {
+        self.ejector().handle_connect();
     }
 
-    /// It could not be reached, or did not answer a handshake as it must. How long it is left alone, if that follows.
-    pub(in crate::proxy) fn handle_failure(&self, ejection: Ejection) -> Option<Duration> {
-        let mut failures = self.failures();
-        failures.count = failures.count.saturating_add(1);
-        if ejection.after == 0 || failures.count < ejection.after {
-            return None;
-        }
-        let factor = 1 << failures.ejections.min(Ejection::LONGEST.ilog2());
-        let pause = ejection.pause * factor;
-        failures.until = Some(Instant::now() + pause);
-        failures.ejections = failures.ejections.saturating_add(1);
-        // One more failure after the pause is enough.
-        failures.count = ejection.after - 1;
-        Some(pause)
+    /// It has answered a handshake of this client as it must.
+    pub(in crate::proxy) fn handle_answer(&self, client: ClientNetwork) {
+        self.ejector().handle_answer(client, Instant::now());
+    }
+
+    /// A session of this client began.
+    pub(in crate::proxy) fn handle_open(&self, client: ClientNetwork, began: Instant) {
+        self.ejector().handle_open(client, began);
+    }
+
+    /// A handshake went wrong in a way that says little of the server: others are tried first for a moment.
+    pub(in crate::proxy) fn handle_doubt(&self) {
+        self.ejector().handle_doubt(Instant::now());
+    }
+
+    /// Why, and until when, it is left alone for what connections found; `None`: it is not.
+    pub fn ejection(&self) -> Option<Ejected> {
+        self.ejector().ejected(Instant::now())
     }
 
     /// Whether it is left alone for what connections found.
     pub fn is_ejected(&self) -> bool {
-        let until = self.failures().until;
-        until.is_some_and(|until| Instant::now() < until)
+        self.ejection().is_some()
+    }
+
+    /// Whether something went wrong there a moment ago.
+    pub(super) fn is_suspect(&self) -> bool {
+        self.ejector().is_suspect(Instant::now())
     }
 
     /// Whether somebody took it out.
@@ -188,7 +197,16 @@ impl Server {
 
     /// Whether the configuration does not have it any more.
     pub fn has_left(&self) -> bool {
-        self.left.load(Ordering::Relaxed)
+        self.left_by().is_some()
+    }
+
+    /// What has taken it from the configuration, or from its name.
+    pub fn left_by(&self) -> Option<Cause> {
+        match self.left.load(Ordering::Relaxed) {
+            PRESENT => None,
+            LEFT_BY_DISCOVERY => Some(Cause::Discovery),
+            _ => Some(Cause::Reload),
+        }
     }
 
     /// What its checks say.
@@ -217,8 +235,13 @@ impl Server {
         }
     }
 
-    pub(super) fn set_left(&self, left: bool) {
-        self.left.store(left, Ordering::Relaxed);
+    pub(super) fn set_left(&self, by: Option<Cause>) {
+        let by = match by {
+            None => PRESENT,
+            Some(Cause::Discovery) => LEFT_BY_DISCOVERY,
+            Some(_) => LEFT_BY_RELOAD,
+        };
+        self.left.store(by, Ordering::Relaxed);
     }
 
     pub(super) fn set_standing(&self, standing: Standing) {
@@ -248,8 +271,8 @@ impl Server {
         }
     }
 
-    fn failures(&self) -> std::sync::MutexGuard<'_, Failures> {
-        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn ejector(&self) -> std::sync::MutexGuard<'_, Ejector> {
+        self.ejector.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {

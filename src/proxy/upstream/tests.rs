@@ -1,5 +1,5 @@
 use super::*;
-use crate::proxy::settings::{Ejection, HashKey, Health, ServerSettings};
+use crate::proxy::settings::{HashKey, Health, ServerSettings};
 
 fn settings(servers: u16) -> Upstream {
     let servers = (1..=servers)
@@ -105,35 +105,76 @@ fn a_server_that_is_full_is_passed_over_and_backups_come_last() {
     assert_eq!(pool.members().servers[2].connections(), 3);
 }
 
+/// `count` connects to a server fail.
+fn fail(pool: &Pool, server: &Arc<Server>, count: usize) {
+    let (metrics, now) = (Metrics::new(), std::time::Instant::now());
+    for _ in 0..count {
+        pool.handle_failure(server, Reason::Unreachable, None, now, &metrics);
+    }
+}
+
+fn ejected(pool: &Pool) -> Vec<u32> {
+    let members = pool.members();
+    let ejected = members.servers.iter().filter(|server| server.is_ejected());
+    ejected.map(|server| server.number).collect()
+}
+
 #[test]
-fn who_fails_again_and_again_is_left_alone_ever_longer() {
-    let pool = pool(2, Balance::RoundRobin);
-    let first = pool.members().servers[0].clone();
-    let ejection = Ejection {
-        after: 3,
-        pause: Duration::from_secs(60),
-    };
-    let pauses: Vec<_> = (0..12).map(|_| first.handle_failure(ejection)).collect();
-    let minutes = |pause: &Option<Duration>| pause.map_or(0, |pause| pause.as_secs() / 60);
-    let minutes: Vec<u64> = pauses.iter().map(minutes).collect();
-    assert_eq!(minutes, [0, 0, 1, 2, 4, 8, 16, 32, 32, 32, 32, 32]);
-    assert_eq!((order(&pool), first.state()), (vec![1], State::Down));
-    // Where all are, one of them may have recovered.
-    let second = pool.members().servers[1].clone();
+fn no_more_than_half_of_the_servers_are_left_alone() {
+    for (servers, most) in [(1, 0), (2, 1), (3, 1), (4, 2), (5, 2)] {
+        let pool = pool(servers, Balance::RoundRobin);
+        for server in pool.members().servers.clone() {
+            fail(&pool, &server, 100);
+        }
+        assert_eq!(ejected(&pool).len(), most, "of {servers}");
+        assert_eq!(order(&pool).len(), usize::from(servers) - most);
+    }
+    // Half of those that take connections otherwise.
+    let pool = pool(4, Balance::RoundRobin);
+    let servers = pool.members().servers.clone();
+    pool.set_drained(&servers[0], true);
+    pool.set_standing(&servers[1], Standing::Bad);
+    fail(&pool, &servers[2], 5);
+    fail(&pool, &servers[3], 5);
+    assert_eq!(ejected(&pool), [2]);
     assert_eq!(
-        (0..3)
-            .filter_map(|_| second.handle_failure(ejection))
-            .count(),
-        1
+        servers[2].ejection().map(|ejected| ejected.reason),
+        Some(Reason::Unreachable)
     );
-    assert_eq!(order(&pool).len(), 2);
-    first.handle_success();
-    assert_eq!(order(&pool), [0]);
-    let never = Ejection {
-        after: 0,
-        ..ejection
-    };
-    assert!((0..100).all(|_| first.handle_failure(never).is_none()));
+    assert_eq!((order(&pool), servers[2].state()), (vec![3], State::Down));
+    // Where no other takes any, one that is left alone may have recovered.
+    pool.set_drained(&servers[3], true);
+    assert_eq!(order(&pool), [2]);
+}
+
+#[test]
+fn a_check_that_passes_keeps_a_server_and_brings_it_back() {
+    let pool = pool(2, Balance::RoundRobin);
+    let server = pool.members().servers[0].clone();
+    let later = std::time::Instant::now() + Duration::from_secs(60);
+    pool.handle_check(&server, Some(later));
+    fail(&pool, &server, 100);
+    assert_eq!(ejected(&pool), [0; 0]);
+    pool.handle_check(&server, None);
+    fail(&pool, &server, 1);
+    assert_eq!(ejected(&pool), [0]);
+    pool.handle_check(&server, Some(later));
+    assert_eq!(ejected(&pool), [0; 0]);
+}
+
+#[test]
+fn the_fewest_connections_do_not_draw_clients_to_a_server_that_fails() {
+    let pool = pool(2, Balance::LeastConnections);
+    let mut held = Vec::new();
+    assert_eq!(connect(&pool, 2, &mut held), [1, 1]);
+    let first = pool.members().servers[0].clone();
+    held.retain(|server| server.number == 1);
+    fail(&pool, &first, 1);
+    assert_eq!(connect(&pool, 4, &mut held), [0, 5], "for a moment");
+    first
+        .ejector()
+        .handle_doubt(std::time::Instant::now() - Duration::from_secs(1));
+    assert_eq!(connect(&pool, 4, &mut held), [4, 5]);
 }
 
 #[test]

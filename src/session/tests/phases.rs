@@ -324,3 +324,25 @@ fn a_limit_per_second() {
     world.advance(Duration::from_millis(600));
     assert_eq!(world.directions[0].forwarded, messages);
 }
+
+/// How long no message had passed when the end began: Pings are none, and what comes after it does not count.
+#[test]
+fn silence() {
+    let mut world = World::new(settings(), 10);
+    world.advance(Duration::from_secs(30));
+    world.send(Side::Upstream, &frame(Side::Upstream, 0x81, b"news"));
+    world.settle();
+    for _ in 0..2 {
+        world.advance(Duration::from_secs(10));
+        world.send(Side::Client, &frame(Side::Client, 0x89, b"ping"));
+        world.settle();
+    }
+    happens(&mut world, ServerRestarts);
+    world.send(Side::Client, &frame(Side::Client, 0x81, b"late"));
+    world.settle();
+    world.advance(Duration::from_secs(6));
+    let outcome = world.session.outcome().expect("it is over");
+    assert_eq!(outcome.silent, Duration::from_secs(20));
+    let began = outcome.end_began.expect("it began");
+    assert_eq!((world.now - began).as_secs(), 6);
+}

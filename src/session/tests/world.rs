@@ -60,8 +60,9 @@ pub struct World {
 }
 
 impl World {
-    pub fn new(settings: Settings, seed: u64) -> World {
+    pub fn new(mut settings: Settings, seed: u64) -> World {
         let now = Instant::now();
+        settings.epoch = Some(now);
         let mut session = Session::new(Arc::new(settings), None, seed);
         session.start(now);
         World {

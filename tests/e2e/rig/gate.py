@@ -28,8 +28,7 @@ def config(
     JSON's strings, numbers, booleans and arrays are TOML's too, which saves a TOML writer; a `dict` is an inline table.
     """
     upstreams = {"main": {"servers": list(servers)} | (upstream or {})}
-    # Clients of a server that vanishes are told at once, unless a test is about the spreading.
-    routes = routes or [{"name": "main", "upstream": "main", "absorb": "0s"} | (route or {})]
+    routes = routes or [{"name": "main", "upstream": "main"} | (route or {})]
     tables = [("[admin]", {"listen": "127.0.0.1:0"}), ("[client]", client or {})]
     tables += [("[[listener]]", {"listen": address} | (listener or {})) for address in listen]
     tables += [(f"[upstream.{name}]", keys) for name, keys in upstreams.items()]
