@@ -69,7 +69,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use table::RouteState;
 use tokio::sync::Notify;
-use upstream::Reason;
+use upstream::EjectionReason;
 
 /// Takes the connections of the listeners. Clones share everything.
 #[derive(Clone)]
@@ -413,7 +413,7 @@ impl ProxyHttp for Seat {
                 }
                 (None, Some(server), Some(began)) => {
                     let pool = &route.pool;
-                    pool.handle_failure(server, Reason::Unreachable, None, began, metrics);
+                    pool.handle_failure(server, EjectionReason::Unreachable, None, began, metrics);
                 }
                 (None, ..) => {}
             }

@@ -15,7 +15,7 @@ use super::head::Head;
 use super::headers;
 use super::identity::Identity;
 use super::table::{Full, RouteState, Ticket};
-use super::upstream::{ClientNetwork, Reason, Unreachable};
+use super::upstream::{ClientNetwork, EjectionReason, Unreachable};
 use crate::deploy::Enrolled;
 use crate::drain;
 use crate::handshake::{self, Refusal};
@@ -242,7 +242,7 @@ async fn negotiate(
     let answered = match timeout(limit, exchange).await {
         Ok(Ok(answered)) => answered,
         Ok(Err(error)) => {
-            failed(Reason::NoAnswer);
+            failed(EjectionReason::NoAnswer);
             tracing::warn!(route = route_name, upstream = name, server = %server.address, %error, "server did not answer the handshake");
             let sentence = "the server ended the connection instead of answering";
             let answer = Answer::new(StatusCode::BAD_GATEWAY, sentence);
@@ -269,7 +269,7 @@ async fn negotiate(
             match head.status {
                 StatusCode::BAD_GATEWAY
                 | StatusCode::SERVICE_UNAVAILABLE
-                | StatusCode::GATEWAY_TIMEOUT => failed(Reason::GatewayError),
+                | StatusCode::GATEWAY_TIMEOUT => failed(EjectionReason::GatewayError),
                 // A client can have it at will, by asking for what crashes.
                 status if status.is_server_error() => {}
                 _ => server.handle_answer(whose),

@@ -11,7 +11,7 @@ mod pools;
 mod server;
 
 pub use departing::Departing;
-pub use ejection::{ClientNetwork, Ejected, Reason, SessionEnd};
+pub use ejection::{ClientNetwork, Ejected, EjectionReason, SessionEnd};
 pub use pools::{Departure, Pools};
 pub use server::{Occupied, Server, Standing, State};
 
@@ -295,7 +295,7 @@ impl Pool {
                     unreachable.timed_out = true;
                 }
             }
-            self.handle_failure(&server, Reason::Unreachable, None, began, metrics);
+            self.handle_failure(&server, EjectionReason::Unreachable, None, began, metrics);
         }
         Err(unreachable)
     }
@@ -304,7 +304,7 @@ impl Pool {
     pub(super) fn handle_failure(
         &self,
         server: &Arc<Server>,
-        reason: Reason,
+        reason: EjectionReason,
         client: ClientNetwork,
         began: std::time::Instant,
         metrics: &Metrics,
@@ -332,7 +332,7 @@ impl Pool {
         let is_enough = ejector.handle_end(end, client, began, now, settings);
         drop(ejector);
         if is_enough {
-            self.eject(server, Reason::Dropped, metrics);
+            self.eject(server, EjectionReason::Dropped, metrics);
         }
     }
 
@@ -349,7 +349,7 @@ impl Pool {
     }
 
     /// Leaves a server alone, unless too few would be left.
-    fn eject(&self, server: &Arc<Server>, reason: Reason, metrics: &Metrics) {
+    fn eject(&self, server: &Arc<Server>, reason: EjectionReason, metrics: &Metrics) {
         // Two that fail at once are counted one after the other.
         let deciding = self.ejecting.lock().unwrap_or_else(PoisonError::into_inner);
         let members = self.members();
