@@ -15,7 +15,7 @@ mod connection;
 mod delivery;
 mod discovery;
 mod exchange;
-mod head;
+pub(crate) mod head;
 mod headers;
 mod identity;
 mod proxy_protocol;

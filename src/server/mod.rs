@@ -14,13 +14,13 @@ use crate::admin::{Admin, Drains};
 use crate::config::Config;
 use crate::deploy::Control;
 use crate::metrics::Metrics;
-use crate::proxy::settings::{Address, Tcp};
+use crate::proxy::settings::Address;
 use crate::proxy::{Checks, Discovery, Gate, Pools, Relief, Table};
 use crate::service::{self, OwnerError};
 use async_trait::async_trait;
 use certificates::Said;
 use ending::{Ending, Signals};
-use listening::{Bound, Listeners, Serving};
+use listening::{Bound, Listeners, Serving, SocketAccess};
 use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server, ShutdownWatch};
 use pingora::services::background::{BackgroundService, background_service};
@@ -96,7 +96,8 @@ impl Gateway {
             let drains = Drains::new(control.clone(), pools.clone());
             let endpoints = Admin::new(&config.admin, metrics.clone(), ready.clone(), drains, ask);
             let listeners = Listeners::new("admin", endpoints, metrics.clone());
-            listeners.add(vec![Bound::new(address, Tcp::OFF, &mut sockets)?]);
+            let access = SocketAccess::new(config.admin.socket_mode, config.owner.as_ref());
+            listeners.add(vec![Bound::private(address, access, &mut sockets)?]);
             server.add_service(Serving::new(listeners.clone(), Some(1)));
             admin = Some(listeners);
         }
