@@ -7,8 +7,11 @@ use super::identity::{Identity, forwarded, is_in};
 use super::settings::{Access, Auth, Tcp};
 use super::shortage::Unanswered;
 use super::socket::Socket;
+use super::words::words;
+use crate::duration::Shown;
 use crate::handshake::{self, Fields};
-use crate::metrics::{Handshake, Metrics};
+use crate::log;
+use crate::metrics::{Metrics, Reason};
 use bytes::BytesMut;
 use http::header::{self, HeaderName};
 use http::{Method, StatusCode, Version};
@@ -30,7 +33,7 @@ pub(super) async fn admit(
     if !is_allowed(access, identity) {
         let sentence = "this address is not served here";
         let answer = Answer::new(StatusCode::FORBIDDEN, sentence);
-        return Err(answer.refusing(Handshake::Forbidden));
+        return Err(answer.refusing(Reason::Address));
     }
     let Some(auth) = &access.auth else {
         return Ok(Vec::new());
@@ -42,19 +45,26 @@ pub(super) async fn admit(
         Ok(Ok(Verdict::Refuse(head, body))) => Err(Refused::by_access(head, body)),
         Ok(Err(Unanswered::Exhausted(shortage, error))) => {
             shortage.report(metrics, &error);
-            Err(Answer::exhausted().refusing(Handshake::Full))
+            Err(Answer::exhausted().refusing(Reason::Exhausted))
         }
         Ok(Err(Unanswered::Failed(error))) => {
-            tracing::warn!(service = %auth.address, error, "the access service failed; the request is refused");
+            const EVENT: &str = "the access service failed, and requests are refused";
+            if let Some(more) = log::admit(EVENT, &auth.address) {
+                tracing::warn!(service = %auth.address, error, "{EVENT}{more}");
+            }
             let sentence = "whether this is allowed could not be found out";
             let answer = Answer::new(StatusCode::BAD_GATEWAY, sentence);
-            Err(answer.refusing(Handshake::Unchecked))
+            Err(answer.refusing(Reason::AccessFailed))
         }
         Err(_) => {
-            tracing::warn!(service = %auth.address, "the access service did not answer in time; the request is refused");
+            const EVENT: &str =
+                "the access service did not answer in time, and requests are refused";
+            if let Some(more) = log::admit(EVENT, &auth.address) {
+                tracing::warn!(service = %auth.address, after = %Shown(auth.timeout), "{EVENT}{more}");
+            }
             let sentence = "whether this is allowed could not be found out in time";
             let answer = Answer::new(StatusCode::GATEWAY_TIMEOUT, sentence);
-            Err(answer.refusing(Handshake::Unchecked))
+            Err(answer.refusing(Reason::AccessTimedOut))
         }
     }
 }
@@ -82,7 +92,7 @@ async fn ask(
     caller: &Caller,
     identity: Identity,
 ) -> Result<Verdict, Unanswered> {
-    let wrong = |error: Box<pingora::Error>| error.to_string();
+    let wrong = |error: Box<pingora::Error>| words(&error);
     let socket = Socket::connect(&auth.address, Tcp::OFF).await?;
     let mut service = HttpSession::new(Box::new(socket));
     let request = question(auth, asked, caller, identity).map_err(wrong)?;

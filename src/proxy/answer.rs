@@ -1,6 +1,6 @@
 //! What wsgate itself answers.
 
-use crate::metrics::Handshake;
+use crate::metrics::Reason;
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 use http::header::{self, HeaderName};
@@ -44,12 +44,9 @@ impl Answer {
         }
     }
 
-    /// What a request that is not served is answered, and counted as.
-    pub fn refusing(self, counted: Handshake) -> Refused {
-        Refused {
-            counted,
-            told: Box::new(Told::Ours(self)),
-        }
+    /// What a request that is not served is answered, and why it is not.
+    pub fn refusing(self, reason: Reason) -> Refused {
+        Refused::new(reason, Told::Ours(self))
     }
 
     /// Writes it. The connection is not used again afterwards.
@@ -76,8 +73,9 @@ impl Answer {
 
 /// Why a request is not served, and what its client is told. Small, as all requests carry the room for it.
 pub(super) struct Refused {
-    pub counted: Handshake,
-    told: Box<Told>,
+    pub reason: Reason,
+    /// What the log has to say besides, and what the client is told.
+    parts: Box<(String, Told)>,
 }
 
 enum Told {
@@ -89,12 +87,16 @@ enum Told {
 }
 
 impl Refused {
+    fn new(reason: Reason, told: Told) -> Self {
+        Refused {
+            reason,
+            parts: Box::new((String::new(), told)),
+        }
+    }
+
     /// The access service has said no, with this body.
     pub fn by_access(head: Box<ResponseHeader>, body: BytesMut) -> Self {
-        Refused {
-            counted: Handshake::Forbidden,
-            told: Box::new(Told::Access(head, body)),
-        }
+        Refused::new(Reason::AccessService, Told::Access(head, body))
     }
 
     /// The server has answered something else than was asked for.
@@ -103,9 +105,38 @@ impl Refused {
         session: Box<HttpSession>,
         limit: Duration,
     ) -> Self {
-        Refused {
-            counted: Handshake::Declined,
-            told: Box::new(Told::Server(head, session, limit)),
+        let reason = match head.status.is_server_error() {
+            true => Reason::ServerError,
+            false => Reason::Declined,
+        };
+        Refused::new(reason, Told::Server(head, session, limit))
+    }
+
+    /// The same, with what the log says of it and the client is not told: names of servers, errors of sockets.
+    pub fn because(mut self, detail: impl Into<String>) -> Self {
+        self.parts.0 = detail.into();
+        self
+    }
+
+    /// The status that the client gets.
+    pub fn status(&self) -> StatusCode {
+        match &self.parts.1 {
+            Told::Ours(answer) => answer.status,
+            Told::Access(head, _) | Told::Server(head, ..) => head.status,
+        }
+    }
+
+    /// Why, for the log.
+    pub fn why(&self) -> String {
+        let (detail, told) = &*self.parts;
+        let sentence = match told {
+            Told::Ours(answer) => &*answer.sentence,
+            Told::Access(..) => "the access service has said no",
+            Told::Server(..) => "the server has answered with something else than 101",
+        };
+        match detail.as_str() {
+            "" => sentence.to_owned(),
+            detail => format!("{sentence} ({detail})"),
         }
     }
 
@@ -115,7 +146,7 @@ impl Refused {
     /// Those of the client's connection; where the server's answer breaks, the connection is all that can tell it.
     pub async fn write(self, session: &mut ServerSession) -> Result<()> {
         session.set_keepalive(None);
-        match *self.told {
+        match self.parts.1 {
             Told::Ours(answer) => answer.write(session).await,
             Told::Access(head, body) => {
                 session.write_response_header(head).await?;

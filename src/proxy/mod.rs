@@ -19,6 +19,7 @@ pub(crate) mod head;
 mod headers;
 mod identity;
 mod proxy_protocol;
+mod refusal;
 mod relief;
 mod router;
 mod secured;
@@ -29,6 +30,7 @@ mod table;
 mod tunnel;
 mod upgrade;
 mod upstream;
+mod words;
 
 pub use checks::Checks;
 pub use discovery::Discovery;
@@ -40,6 +42,7 @@ pub use table::Table;
 pub use upstream::{Departing, Departure, Pool, Pools, Server, State};
 
 use crate::handshake::{self, Refusal};
+use crate::log;
 use answer::{Answer, Refused};
 use asked::{Asked, Caller};
 use async_trait::async_trait;
@@ -57,6 +60,7 @@ use pingora::server::ShutdownWatch;
 use pingora::server::configuration::ServerConf;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
+use refusal::About;
 use secured::Secured;
 use settings::Tcp;
 use std::io;
@@ -154,7 +158,11 @@ impl Gate {
         let peer = peer.map_or_else(|| "unix".to_owned(), |peer| peer.to_string());
         match why.label() {
             Some(reason) => {
-                tracing::warn!(%listener, peer, error = %why, "connection ended for want of a PROXY protocol header");
+                const EVENT: &str = "connection ended for want of a PROXY protocol header";
+                let subject = format_args!("{listener}, {reason}");
+                if let Some(more) = log::admit(EVENT, subject) {
+                    tracing::warn!(%listener, peer, reason, error = %why, "{EVENT}{more}");
+                }
                 let listener = listener.to_string();
                 table.metrics.proxy_protocol_failed(&listener, reason);
             }
@@ -177,9 +185,15 @@ impl Gate {
             Err(error) => {
                 let peer = peer.as_ref().and_then(|digest| digest.peer_addr());
                 let peer = peer.map_or_else(|| "unix".to_owned(), ToString::to_string);
-                // Scanners do this all day long: it is counted, and told to those who ask.
-                tracing::debug!(%listener, peer, %error, "TLS handshake failed");
-                table.metrics.tls_failed(&listener.to_string());
+                let (reason, error) = secured::failure(&error, table.client.header_timeout);
+                const EVENT: &str = "TLS handshake failed";
+                if reason == secured::ENDED {
+                    // Balancers that look whether anybody listens do this all day long.
+                    tracing::debug!(%listener, peer, error, "{EVENT}");
+                } else if let Some(more) = log::admit(EVENT, format_args!("{listener}, {reason}")) {
+                    tracing::info!(%listener, peer, reason, error, "{EVENT}{more}");
+                }
+                table.metrics.tls_failed(&listener.to_string(), reason);
                 None
             }
         }
@@ -256,6 +270,7 @@ impl ServerApp for Gate {
             let head = match head {
                 Ok(head) => head,
                 Err(why) => {
+                    refusal::report_unread(&table.metrics, &why, &Caller::of(&stream));
                     head::refuse(stream, &why, &table.client).await;
                     return None;
                 }
@@ -311,11 +326,14 @@ impl Plain {
     async fn admit(&mut self, session: &ServerSession, table: &Table) -> Result<(), Refused> {
         let mut asked = Asked::of(session.req_header());
         let caller = Caller::of_session(session);
-        let (route, identity) = table.route(&mut asked, &caller)?;
         if handshake::is_attempt(&asked) {
             // Those of HTTP/1.1 do not come here.
-            return Err(upgrade::refuse(&Refusal::HttpVersion));
+            let refused = upgrade::refuse(&Refusal::HttpVersion);
+            let about = About::new(&asked, None, table.client(&asked, &caller));
+            refusal::report(&table.metrics, &refused, &about);
+            return Err(refused);
         }
+        let (route, identity) = table.route(&mut asked, &caller)?;
         let (access, metrics) = (&route.settings.access, &route.terms.metrics);
         self.vouched = access::admit(&asked, &caller, access, identity, metrics).await?;
         let key = hash_key(&asked, identity.client, &route.pool);

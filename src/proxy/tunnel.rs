@@ -7,6 +7,7 @@
 use super::settings::{Address, Tcp};
 use super::shortage::Shortage;
 use super::socket::Socket;
+use super::upstream::warn_unreachable;
 use crate::tls;
 use async_trait::async_trait;
 use pingora::connectors::L4Connect;
@@ -58,7 +59,7 @@ impl L4Connect for Tunnel {
             Ok(socket) => socket,
             Err(error) => {
                 if Shortage::of(&error).is_none() {
-                    tracing::warn!(server = %self.address, %error, "server cannot be reached");
+                    warn_unreachable(None, &self.address, &error);
                 }
                 let sentence = "TLS to the server";
                 return Err(Error::because(ErrorType::ConnectError, sentence, error).into_up());

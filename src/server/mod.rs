@@ -29,6 +29,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// wsgate with its listeners bound, not yet serving.
@@ -169,7 +170,8 @@ impl Gateway {
                 checks.run(),
                 discovery.run(),
                 relief.run(),
-                live.run(hangup, asked)
+                live.run(hangup, asked),
+                write_suppressed()
             );
         };
         let mut background = background_service("drains", Background::new(work));
@@ -214,6 +216,14 @@ impl BackgroundService for Background {
         if let Some(work) = work {
             work.await;
         }
+    }
+}
+
+/// Says every now and then what the log has left out.
+async fn write_suppressed() {
+    loop {
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        crate::log::write_suppressed();
     }
 }
 

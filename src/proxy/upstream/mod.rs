@@ -17,11 +17,14 @@ use super::settings::{Address, Balance, Tcp, Upstream};
 use super::shortage::Shortage;
 use super::socket::Socket;
 use super::tunnel;
+use crate::duration::Shown;
+use crate::log;
 use crate::metrics::{HoldEnd, Metrics};
 use balance::{Ring, Turns};
 use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
 use pingora::{Error, ErrorType, OrErr, Result};
 use std::collections::HashMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -264,11 +267,12 @@ impl Pool {
                         unreachable.exhausted = true;
                         return Err(unreachable);
                     }
-                    tracing::warn!(upstream, server = %address, %error, "server cannot be reached");
+                    warn_unreachable(Some(upstream), address, &error);
                     unreachable.timed_out = false;
                 }
                 Err(_) => {
-                    tracing::warn!(upstream, server = %address, ?after, "server cannot be reached in time");
+                    let late = format_args!("no connection within {}", Shown(after)).to_string();
+                    warn_unreachable(Some(upstream), address, &late);
                     unreachable.timed_out = true;
                 }
             }
@@ -281,7 +285,8 @@ impl Pool {
     pub(super) fn handle_failure(&self, server: &Server) {
         if let Some(pause) = server.handle_failure(self.members().settings.ejection) {
             let upstream = self.name.as_str();
-            tracing::warn!(upstream, server = %server.address, ?pause, "server failed again and again, and is left alone");
+            let pause = Shown(pause);
+            tracing::warn!(upstream, server = %server.address, %pause, "server failed again and again, and is left alone");
         }
     }
 
@@ -315,6 +320,15 @@ impl Pool {
         // Only WebSockets are upgraded here, and those do not take Pingora's path.
         peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::deny_upgrades();
         Ok(peer)
+    }
+}
+
+/// Says in the log that a server cannot be reached: once a minute, and how often meanwhile.
+pub(super) fn warn_unreachable(upstream: Option<&str>, server: &Address, error: &dyn fmt::Display) {
+    const EVENT: &str = "server cannot be reached";
+    match log::admit(EVENT, server) {
+        Some(more) => tracing::warn!(upstream, %server, %error, "{EVENT}{more}"),
+        None => tracing::debug!(upstream, %server, %error, "{EVENT}"),
     }
 }
 
