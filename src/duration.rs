@@ -48,7 +48,8 @@ impl fmt::Display for Shown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let milliseconds = self.0.as_millis();
         let units = [(60 * 60 * 1000, "h"), (60 * 1000, "m"), (1000, "s")];
-        let whole = |(length, _): &(u128, &str)| milliseconds != 0 && milliseconds % length == 0;
+        let whole =
+            |(length, _): &(u128, &str)| milliseconds != 0 && milliseconds.is_multiple_of(*length);
         match units.into_iter().find(whole) {
             Some((length, unit)) => write!(f, "{}{unit}", milliseconds / length),
             // Milliseconds of a long time interest nobody.

@@ -132,6 +132,16 @@ mod tests {
         assert_eq!(labels.iter().filter(is_word).count(), labels.len());
     }
 
+    /// Whoever sees one in the log looks there for what to do.
+    #[test]
+    fn the_readme_has_every_reason() {
+        let readme = include_str!("../../README.md");
+        for reason in Reason::ALL {
+            let label = format!("`{}`", reason.label());
+            assert!(readme.contains(&label), "{label} is missing in README.md");
+        }
+    }
+
     #[test]
     fn a_refusal_is_never_counted_as_a_success() {
         for reason in Reason::ALL {

@@ -92,6 +92,17 @@ def test_what_a_client_writes_forges_no_line(start_rig):
     assert "\x1b" not in line and 'reason="key"' not in line.replace('\\"', "'"), line
 
 
+def test_a_head_that_is_no_http(start_rig):
+    """wsgate answers itself: Pingora's answer is empty."""
+    rig = start_rig()
+    client = rig.connect()
+    client.send(b"GET /a HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nno header\r\n\r\n")
+    answer = client.read_head()
+    assert answer.status == 400 and answer.get("server") is None and b"malformed" in client.read_body(answer)
+    client.expect_eof()
+    expect(rig.gate, "malformed", route="")
+
+
 def test_heads_that_are_not_read(start_rig):
     rig = start_rig(client={"header_timeout": "300ms", "max_header_size": "2KiB"})
     client = rig.connect()
