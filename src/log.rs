@@ -91,12 +91,20 @@ fn filter_of(level: tracing::Level) -> Targets {
 static SAID: LazyLock<Mutex<Throttle>> =
     LazyLock::new(|| Mutex::new(Throttle::new(Duration::from_secs(60), 1000)));
 
-/// Whether an event that may happen thousands of times a second is to be written now, and how many of the same cause were
-/// not written before. `subject` is about whom it is: a route, a server, a listener.
-pub fn admit(event: &'static str, subject: impl Display) -> Option<Suppressed> {
-    let subject = subject.to_string();
+/// Whether an event that may happen thousands of times a second is to be written now, at this level, and how many of the
+/// same cause were not written before. `subject` is about whom it is: a route, a server, a listener.
+pub fn admit(
+    level: tracing::Level,
+    event: &'static str,
+    subject: impl Display,
+) -> Option<Suppressed> {
+    let cause = Cause {
+        level,
+        event,
+        subject: subject.to_string(),
+    };
     let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
-    said.admit(Cause { event, subject }, Instant::now())
+    said.admit(cause, Instant::now())
 }
 
 /// Writes how many events were not written whose cause has stopped. To be called now and then.
@@ -104,8 +112,16 @@ pub fn write_suppressed() {
     let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
     let overdue = said.overdue(Instant::now());
     drop(said);
-    for (Cause { event, subject }, suppressed) in overdue {
-        tracing::warn!(about = subject, "{event}{suppressed}");
+    for (cause, suppressed) in overdue {
+        let Cause {
+            level,
+            event,
+            subject,
+        } = cause;
+        match level {
+            tracing::Level::WARN => tracing::warn!(about = subject, "{event}{suppressed}"),
+            _ => tracing::info!(about = subject, "{event}{suppressed}"),
+        }
     }
 }
 

@@ -10,8 +10,8 @@
 //! | `POST /v1/reload` | reads the configuration again |
 //! | `GET /v1/status` | upstreams, servers, connections, drains |
 //!
-//! A body is JSON, every field optional: `{"server": "10.0.0.5:9000", "over": "30s", "rate": 200, "deadline": "60s",
-//! "dry_run": true}`.
+//! A body is JSON and says so, a change without one bears `X-Wsgate: 1`. Every field of a body is optional:
+//! `{"server": "10.0.0.5:9000", "over": "30s", "rate": 200, "deadline": "60s", "dry_run": true}`.
 
 use crate::deploy::Control;
 use crate::drain::{Cause, DrainId, Pace, Progress, Selection, State, Terms};

@@ -1,8 +1,9 @@
 //! How often the log says the same: the first event of a cause is written, those after it are counted for a while.
 //!
 //! A server that is down, or an attacker, makes one cause happen thousands of times a second. It is always true that a
-//! cause is written at most once per period, that no event is forgotten (the next line, or [`Throttle::overdue`], has the
-//! number of those that were not written), and that the memory for causes has a bound. No clock is read here.
+//! cause is written at most once per period, that no event is forgotten (the next line has the number of those that were
+//! not written, or [`Throttle::overdue`] where none follows), and that the memory for causes has a bound. No clock is read
+//! here.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -11,6 +12,8 @@ use std::time::{Duration, Instant};
 /// What happens again and again: what it is, and about whom or what.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Cause {
+    /// How important its lines are.
+    pub level: tracing::Level,
     /// The sentence that the log has for it.
     pub event: &'static str,
     /// A route, a server, a listener. Empty for all that there was no memory for.
@@ -102,20 +105,20 @@ impl Throttle {
         None
     }
 
-    /// The causes whose period is over and of which something was not written; what has not happened since is forgotten.
+    /// The causes that have stopped, and of which something was not written. A cause that goes on is not among them: in its
+    /// second period an event of it is written.
     pub fn overdue(&mut self, now: Instant) -> Vec<(Cause, Suppressed)> {
-        let period = self.period;
         let mut overdue = Vec::new();
+        let two = 2 * self.period;
         self.causes.retain(|cause, account| {
-            if !account.is_over(period, now) {
+            if !account.is_over(two, now) {
                 return true;
             }
             let suppressed = account.take(now);
             if suppressed.count > 0 {
                 overdue.push((cause.clone(), suppressed));
             }
-            // It may go on: its next event is counted again.
-            suppressed.count > 0
+            false
         });
         overdue
     }
@@ -129,6 +132,7 @@ mod tests {
 
     fn cause(subject: &str) -> Cause {
         Cause {
+            level: tracing::Level::WARN,
             event: "server cannot be reached",
             subject: subject.to_owned(),
         }
@@ -148,7 +152,7 @@ mod tests {
             throttle.admit(cause("b"), at(20)).is_some(),
             "another cause"
         );
-        assert_eq!(throttle.overdue(at(59)), []);
+        assert_eq!(throttle.overdue(at(60)), []);
         let next = throttle.admit(cause("a"), at(60)).unwrap();
         assert_eq!(next.to_string(), " (17 more in the last 60 s)");
         assert_eq!(throttle.admit(cause("a"), at(61)), None);
@@ -161,18 +165,16 @@ mod tests {
         assert!(throttle.admit(cause("a"), start).is_some());
         assert!(throttle.admit(cause("b"), start).is_some());
         assert_eq!(throttle.admit(cause("a"), start), None);
-        let told = throttle.overdue(start + PERIOD);
+        assert_eq!(throttle.overdue(start + PERIOD), [], "it may go on");
+        let told = throttle.overdue(start + 2 * PERIOD);
         let more = Suppressed {
             count: 1,
-            within: PERIOD,
+            within: 2 * PERIOD,
         };
         assert_eq!(told, [(cause("a"), more)]);
-        assert_eq!(throttle.causes.len(), 1, "what is over is forgotten");
-        // It goes on: counted until the next time.
-        assert_eq!(throttle.admit(cause("a"), start + PERIOD), None);
-        assert_eq!(throttle.overdue(start + 2 * PERIOD).len(), 1);
-        assert_eq!(throttle.overdue(start + 3 * PERIOD), []);
-        assert_eq!(throttle.causes.len(), 0);
+        assert_eq!(throttle.causes.len(), 0, "what has stopped is forgotten");
+        let again = throttle.admit(cause("a"), start + 2 * PERIOD);
+        assert_eq!(again, Some(Suppressed::default()), "and written anew");
     }
 
     #[test]
@@ -186,12 +188,12 @@ mod tests {
         assert_eq!(admit(&mut throttle, start), 11, "ten and all the others");
         assert_eq!(throttle.causes.len(), 11);
         let told: u64 = throttle
-            .overdue(start + PERIOD)
+            .overdue(start + 2 * PERIOD)
             .iter()
             .map(|(_, more)| more.count)
             .sum();
         assert_eq!(told, 1000 - 11);
-        // A period later there is room again.
-        assert!(admit(&mut throttle, start + 2 * PERIOD) >= 10);
+        // There is room again then.
+        assert_eq!(admit(&mut throttle, start + 2 * PERIOD), 11);
     }
 }

@@ -18,6 +18,7 @@ use http::{Method, StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::v1::client::HttpSession;
 use tokio::time::timeout;
+use tracing::Level;
 
 /// Lets a request pass, with what the access service says of it.
 ///
@@ -49,7 +50,7 @@ pub(super) async fn admit(
         }
         Ok(Err(Unanswered::Failed(error))) => {
             const EVENT: &str = "the access service failed, and requests are refused";
-            if let Some(more) = log::admit(EVENT, &auth.address) {
+            if let Some(more) = log::admit(Level::WARN, EVENT, &auth.address) {
                 tracing::warn!(service = %auth.address, error, "{EVENT}{more}");
             }
             let sentence = "whether this is allowed could not be found out";
@@ -59,7 +60,7 @@ pub(super) async fn admit(
         Err(_) => {
             const EVENT: &str =
                 "the access service did not answer in time, and requests are refused";
-            if let Some(more) = log::admit(EVENT, &auth.address) {
+            if let Some(more) = log::admit(Level::WARN, EVENT, &auth.address) {
                 tracing::warn!(service = %auth.address, after = %Shown(auth.timeout), "{EVENT}{more}");
             }
             let sentence = "whether this is allowed could not be found out in time";

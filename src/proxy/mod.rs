@@ -69,6 +69,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use table::RouteState;
 use tokio::sync::Notify;
+use tracing::Level;
 
 /// Takes the connections of the listeners. Clones share everything.
 #[derive(Clone)]
@@ -160,7 +161,7 @@ impl Gate {
             Some(reason) => {
                 const EVENT: &str = "connection ended for want of a PROXY protocol header";
                 let subject = format_args!("{listener}, {reason}");
-                if let Some(more) = log::admit(EVENT, subject) {
+                if let Some(more) = log::admit(Level::WARN, EVENT, subject) {
                     tracing::warn!(%listener, peer, reason, error = %why, "{EVENT}{more}");
                 }
                 let listener = listener.to_string();
@@ -190,7 +191,9 @@ impl Gate {
                 if reason == secured::ENDED {
                     // Balancers that look whether anybody listens do this all day long.
                     tracing::debug!(%listener, peer, error, "{EVENT}");
-                } else if let Some(more) = log::admit(EVENT, format_args!("{listener}, {reason}")) {
+                } else if let Some(more) =
+                    log::admit(Level::INFO, EVENT, format_args!("{listener}, {reason}"))
+                {
                     tracing::info!(%listener, peer, reason, error, "{EVENT}{more}");
                 }
                 table.metrics.tls_failed(&listener.to_string(), reason);
@@ -270,7 +273,7 @@ impl ServerApp for Gate {
             let head = match head {
                 Ok(head) => head,
                 Err(why) => {
-                    refusal::report_unread(&table.metrics, &why, &Caller::of(&stream));
+                    refusal::report_unread(&table.metrics, &why, &stream);
                     head::refuse(stream, &why, &table.client).await;
                     return None;
                 }

@@ -9,7 +9,9 @@ use super::head::NoHead;
 use crate::handshake::Refusal;
 use crate::log::{self, Excerpt};
 use crate::metrics::{Fault, Metrics, Reason};
+use pingora::protocols::Stream;
 use std::net::IpAddr;
+use tracing::Level;
 
 /// Most bytes of a host, and of a path, that the log shows.
 const MOST: usize = 200;
@@ -53,7 +55,7 @@ pub(super) fn report(metrics: &Metrics, refused: &Refused, about: &About<'_>) {
 }
 
 /// The same for a request whose head was not read: whether it would have been for a WebSocket nobody knows.
-pub(super) fn report_unread(metrics: &Metrics, why: &NoHead, caller: &Caller) {
+pub(super) fn report_unread(metrics: &Metrics, why: &NoHead, stream: &Stream) {
     let (reason, status, sentence) = match why {
         NoHead::Idle | NoHead::Broken => return,
         NoHead::TimedOut => (
@@ -67,7 +69,7 @@ pub(super) fn report_unread(metrics: &Metrics, why: &NoHead, caller: &Caller) {
             "its head is larger than `max_header_size`",
         ),
     };
-    let about = About::unread(caller.peer);
+    let about = About::unread(Caller::of(stream).peer);
     report_as(metrics, reason, status, sentence, &about);
 }
 
@@ -103,7 +105,8 @@ fn report_as(metrics: &Metrics, reason: Reason, status: u16, why: &str, about: &
     }
     match reason.fault() {
         Fault::Client | Fault::Policy => write!(info, ""),
-        Fault::Gate => match log::admit(EVENT, format_args!("{label}, route {route}")) {
+        Fault::Gate => match log::admit(Level::WARN, EVENT, format_args!("{label}, route {route}"))
+        {
             Some(more) => write!(warn, more),
             None => write!(debug, ""),
         },

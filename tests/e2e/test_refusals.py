@@ -259,6 +259,18 @@ def start(tmp_path):
         wsgate.stop()
 
 
+def test_a_websocket_by_http_2(start, authority):
+    """It is not served, and no plain request either."""
+    pair = authority.sign("a", ["a.test"])
+    wsgate = start(f"certificates = {certificates.toml([pair])}")
+    command = ["curl", "-sS", "--http2", "--cacert", str(authority.file), "--resolve", f"a.test:{wsgate.address[1]}:127.0.0.1"]
+    command += ["-H", f"Sec-WebSocket-Key: {http.KEY}", "-w", "%{http_code} %{http_version}"]
+    command += [f"https://a.test:{wsgate.address[1]}/chat"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=True)
+    assert done.stdout.splitlines() == ["a WebSocket is opened with HTTP/1.1", "400 2"]
+    assert 'path="/chat"' in expect(wsgate, "http_version", route="")
+
+
 def test_tls_failures_of_clients(start, authority):
     """A line for each kind a minute, with what is wrong and what to do."""
     pair = authority.sign("a", ["a.test"])

@@ -31,6 +31,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout, timeout_at};
+use tracing::Level;
 
 /// A named pool of servers.
 pub struct Pool {
@@ -326,7 +327,7 @@ impl Pool {
 /// Says in the log that a server cannot be reached: once a minute, and how often meanwhile.
 pub(super) fn warn_unreachable(upstream: Option<&str>, server: &Address, error: &dyn fmt::Display) {
     const EVENT: &str = "server cannot be reached";
-    match log::admit(EVENT, server) {
+    match log::admit(Level::WARN, EVENT, server) {
         Some(more) => tracing::warn!(upstream, %server, %error, "{EVENT}{more}"),
         None => tracing::debug!(upstream, %server, %error, "{EVENT}"),
     }
