@@ -247,6 +247,28 @@ mod tests {
         }
     }
 
+    /// Whatever a head is, it is an answer and no panic, and what is read of it is what was written.
+    #[test]
+    fn heads_that_are_cut_or_changed() {
+        let head = b"POST http://a:1/v1/x?y HTTP/1.1\r\nHost: [::1]:1\r\nContent-Length: 2\r\nConnection: a, close\r\n\r\n";
+        let look = |head: &[u8]| {
+            if let Ok(request) = Request::parse(head) {
+                let _ = (request.host(), request.content_length());
+                let _ = (request.keeps_alive(), request.waits_for_continue());
+                assert!(!request.is_api() || request.path.starts_with("/v1"));
+            }
+        };
+        look(head);
+        for at in 0..head.len() {
+            assert!(Request::parse(&head[..at]).is_err());
+            for other in [0, b'\n', b'\r', b' ', b':', b'[', b'/', b'?', 0x7f, 0xff] {
+                let mut changed = head.to_vec();
+                changed[at] = other;
+                look(&changed);
+            }
+        }
+    }
+
     #[test]
     fn targets() {
         let parse = |target: &str| {

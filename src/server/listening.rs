@@ -97,8 +97,11 @@ impl Bound {
         if let Some(at) = inherited.iter().position(|(known, _)| *known == name) {
             let (_, socket) = inherited.swap_remove(at);
             match (address, access) {
-                (Address::Unix(path), Some(access)) => access.apply(path).map_err(error)?,
-                (Address::Unix(_), None) => {}
+                // Without its file nobody connects anew.
+                (Address::Unix(path), Some(access)) if path.exists() => {
+                    access.apply(path).map_err(error)?;
+                }
+                (Address::Unix(_), _) => {}
                 _ => prepare(&socket, tcp, Tcp::UNKNOWN).map_err(error)?,
             }
             return Ok(Bound {

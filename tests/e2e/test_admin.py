@@ -236,6 +236,17 @@ def test_the_socket_is_its_owners(start, tmp_path, line, mode):
     assert status == 0 and "main" in shown, shown
 
 
+def test_the_mode_and_the_names_are_read_again(start, tmp_path):
+    path = tmp_path / "admin.sock"
+    wsgate = start(listen=f"unix:{path}")
+    wsgate.reload(wsgate.file.read_text().replace("[admin]\n", '[admin]\nsocket_mode = "0660"\n'))
+    assert stat.S_IMODE(path.stat().st_mode) == 0o660
+    other = start()
+    assert ask(other, "GET", "/metrics", host="wsgate.internal")[0].status == 421
+    other.reload(other.file.read_text().replace("[admin]\n", '[admin]\nhosts = ["wsgate.internal"]\n'))
+    assert ask(other, "GET", "/metrics", host="wsgate.internal")[0].status == 200
+
+
 # Slow and broken clients
 
 
