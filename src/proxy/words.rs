@@ -8,7 +8,7 @@ pub(super) fn words(error: &Error) -> String {
     let mut next = Some(error);
     while let Some(error) = next {
         let kind = kind(&error.etype).map(str::to_owned);
-        let context = error.context.as_ref().map(|text| text.as_str().to_owned());
+        let context = error.context.as_ref().map(|text| excerpt(text.as_str()));
         for part in kind.into_iter().chain(context) {
             if !part.is_empty() && parts.last() != Some(&part) {
                 parts.push(part);
@@ -24,6 +24,22 @@ pub(super) fn words(error: &Error) -> String {
         return "it failed inside".to_owned();
     }
     parts.join(": ")
+}
+
+/// Pingora puts the whole of a head that it cannot read, up to 1 MiB, behind this.
+const HEAD: &str = "buf: ";
+
+/// Most characters of such a head, and of anything else that is said.
+const MOST: (usize, usize) = (60, 300);
+
+fn excerpt(context: &str) -> String {
+    let (start, text, most) = match context.strip_prefix(HEAD) {
+        Some(head) => ("it begins with ", head, MOST.0),
+        None => ("", context, MOST.1),
+    };
+    let shown: String = text.chars().take(most).collect();
+    let end = if shown.len() < text.len() { "..." } else { "" };
+    format!("{start}{shown}{end}")
 }
 
 /// `None`: what is said beside it says more.

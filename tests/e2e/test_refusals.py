@@ -164,7 +164,7 @@ def answered(rig, wire):
     ("wire", "status", "reason", "words"),
     [
         (b"", 502, "no_answer", ["WARN", "the connection ended: after 0 bytes"]),
-        (b"SSH-2.0-x\r\n\r\n", 502, "no_answer", ["WARN"]),
+        (b"SSH-2.0-" + b"x" * 10_000 + b"\r\n\r\n", 502, "no_answer", ["WARN", "it begins with SSH-2.0-xxx"]),
         (b"HTTP/1.1 101 Switching Protocols\r\n\r\n", 502, "bad_switch", ["WARN", "Upgrade: websocket"]),
         (http.response("401 Unauthorized", b"no"), 401, "declined", ["INFO"]),
         (http.response("500 Oops", b"no"), 500, "server_error", ["WARN"]),
@@ -178,6 +178,7 @@ def test_a_server_that_does_not_accept(start_rig, wire, status, reason, words):
     assert f"server {rig.server.address} of upstream main" in line, line
     for word in words:
         assert word in line, line
+    assert len(line) < 500, "of what a server sends only the beginning is shown"
     assert len([line for line in rig.gate.log if " WARN " in line]) <= 1, "one line and no other"
 
 
