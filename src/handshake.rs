@@ -316,10 +316,36 @@ pub fn hop_by_hop(headers: &impl Fields) -> impl Iterator<Item = &str> {
 fn is_kept(name: &str) -> bool {
     const HANDSHAKE: &str = "sec-websocket-";
     let framing = ["host", "content-length", "transfer-encoding"];
-    framing.iter().any(|kept| kept.eq_ignore_ascii_case(name))
+    framing.iter().any(|kept| is_same_variable(kept, name))
         || name
             .get(..HANDSHAKE.len())
-            .is_some_and(|start| start.eq_ignore_ascii_case(HANDSHAKE))
+            .is_some_and(|start| is_same_variable(start, HANDSHAKE))
+}
+
+/// Whether servers may take two names of headers for the same.
+///
+/// CGI (RFC 3875 §4.1.18), and WSGI, Rack and PHP after it, make the variable `HTTP_X_USER` of `X-User` and `X_User`
+/// alike: what is said of the one has to hold for the other.
+pub fn is_same_variable(one: &str, other: &str) -> bool {
+    let fold = |byte: u8| match byte {
+        b'_' => b'-',
+        byte => byte.to_ascii_lowercase(),
+    };
+    let mut bytes = one.bytes().zip(other.bytes());
+    one.len() == other.len() && bytes.all(|(a, b)| fold(a) == fold(b))
+}
+
+/// Whether a name is another spelling, with `_`, of a header that frames a message, or belongs to one hop or to the
+/// handshake. No honest client sends one: a server that takes the name for the header itself sees another request than
+/// the proxies before it.
+pub fn is_disguised(name: &str) -> bool {
+    let hop = [
+        "keep-alive",
+        "proxy-connection",
+        "proxy-authorization",
+        "http2-settings",
+    ];
+    name.contains('_') && (is_kept(name) || hop.iter().any(|of| is_same_variable(of, name)))
 }
 
 /// Whether a request may come from here: cross-site hijacking is prevented by nothing but the server (RFC 6455 §10.2).

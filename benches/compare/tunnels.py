@@ -129,6 +129,16 @@ upstream = "main"
         return os.environ["WSGATE_BIN"]
 
 
+class WsgateBefore(Wsgate):
+    """Another build of wsgate (`--before`), to compare two builds in one interleaved run."""
+
+    title = "wsgate, before"
+
+    @classmethod
+    def path(cls, binaries):
+        return os.environ["WSGATE_BEFORE_BIN"]
+
+
 class WsgateBlind(Wsgate):
     title = "wsgate, `inspect = false`"
     text = Wsgate.text + "inspect = false\n"
@@ -399,6 +409,7 @@ class Direct:
 
 ALL = {
     "wsgate": Wsgate,
+    "wsgate-before": WsgateBefore,
     "wsgate-blind": WsgateBlind,
     "nginx": Nginx,
     "nginx-64k": NginxLarge,

@@ -4,9 +4,9 @@ use super::address;
 use super::error::Error;
 use super::meaning::Reader;
 use super::written;
-use crate::proxy::settings::{Access, Address, Auth, Client, HeaderRules};
+use crate::proxy::settings::{Access, Address, Auth, Client, HeaderRules, Listener};
 use http::{HeaderName, HeaderValue, Uri};
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -23,7 +23,28 @@ impl Reader<'_> {
             return Ok(address.to_canonical().into());
         }
         let help = "write an address or a network: \"10.0.0.1\", \"10.0.0.0/8\", \"2001:db8::/32\"";
-        match text.parse::<IpNet>() {
+        let parsed = text.parse::<IpNet>();
+        if let Ok(IpNet::V6(network)) = &parsed
+            && let Some(address) = network.addr().to_ipv4_mapped()
+        {
+            // Clients' addresses are compared as IPv4, however they came.
+            let bits = network.prefix_len().checked_sub(96);
+            let mapped = bits.and_then(|bits| Ipv4Net::new(address, bits).ok());
+            return match mapped {
+                Some(network) if network.trunc() == network => Ok(network.into()),
+                Some(network) => {
+                    let message = format!("`{text}` has bits beyond its prefix");
+                    let help = format!("the network is \"{}\"", network.trunc());
+                    Err(self.source.error(written.span(), message, help))
+                }
+                None => {
+                    let message = format!("`{text}` is an IPv4 network whose prefix is too short");
+                    let help = "write IPv4: \"10.0.0.0/8\"; in IPv6 its prefix has 96 bits more: \"::ffff:10.0.0.0/104\"";
+                    Err(self.source.error(written.span(), message, help))
+                }
+            };
+        }
+        match parsed {
             Ok(network) if network.trunc() == network => Ok(network),
             Ok(network) => {
                 let message = format!("`{text}` has bits beyond its prefix");
@@ -68,7 +89,11 @@ impl Reader<'_> {
         Err(self.source.error(place.span(), message, help))
     }
 
-    pub(super) fn access(&self, written: &written::Route) -> Result<Access, Error> {
+    pub(super) fn access(
+        &self,
+        written: &written::Route,
+        listeners: &[Listener],
+    ) -> Result<Access, Error> {
         let copy = written.auth_copy.iter();
         let copy = copy
             .map(|name| self.header_name(name.get_ref(), name))
@@ -89,8 +114,33 @@ impl Reader<'_> {
         Ok(Access {
             allow: self.networks(&written.allow)?,
             deny: self.networks(&written.deny)?,
+            client_certificate: self.route_certificate(written, listeners)?,
             auth,
         })
+    }
+
+    /// Whether a route demands a client certificate, for which a listener has to ask.
+    fn route_certificate(
+        &self,
+        written: &written::Route,
+        listeners: &[Listener],
+    ) -> Result<bool, Error> {
+        let required = written::ClientCertificate::Required;
+        let Some(place) = written.client_certificate.as_ref() else {
+            return Ok(false);
+        };
+        if *place.get_ref() != required {
+            return Ok(false);
+        }
+        let mut tls = listeners
+            .iter()
+            .filter_map(|listener| listener.tls.as_ref());
+        if tls.any(|tls| tls.client_ca.is_some()) {
+            return Ok(true);
+        }
+        let message = "no listener asks for a client certificate, so this route could serve nobody";
+        let help = "add to a [[listener]] with `certificates`: client_ca = \"/etc/wsgate/clients.pem\" and client_certificate = \"optional\"";
+        Err(self.source.error(place.span(), message, help))
     }
 
     fn auth_url(&self, written: &Spanned<String>) -> Result<(Address, String, String), Error> {

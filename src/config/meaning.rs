@@ -63,7 +63,7 @@ pub(super) fn of(file: File, source: Source<'_>, before: Option<&Config>) -> Res
     if upstreams.is_empty() {
         return Err(reader.absent("no upstream", "[upstream.NAME]"));
     }
-    let routes = reader.routes(file.route, &upstreams)?;
+    let routes = reader.routes(file.route, &upstreams, &listeners)?;
     for (index, upstream) in upstreams.iter().enumerate() {
         if upstream
             .tls

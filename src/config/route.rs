@@ -13,7 +13,7 @@ use super::written::{self, Table};
 use crate::handshake::Compression;
 use crate::inspect::closing::{Policy, UpstreamClose};
 use crate::inspect::{Mode, Rules};
-use crate::proxy::settings::{Route, Upstream};
+use crate::proxy::settings::{Listener, Route, Upstream};
 use crate::relay::Liveness;
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -26,6 +26,7 @@ impl Reader<'_> {
         &self,
         written: Vec<Spanned<Table<written::Route>>>,
         upstreams: &[Upstream],
+        listeners: &[Listener],
     ) -> Result<Vec<Route>, Error> {
         let mut routes: Vec<Route> = Vec::new();
         let mut lines = Vec::new();
@@ -40,7 +41,7 @@ impl Reader<'_> {
             let host_spans: Vec<_> = written.hosts.iter().map(Spanned::span).collect();
             let index = routes.len();
             lines.push(self.source.line(span.start));
-            let route = self.route(written, span.clone(), upstreams)?;
+            let route = self.route(written, span.clone(), upstreams, listeners)?;
             if let Some(first) = routes.iter().position(|other| other.name == route.name) {
                 let message = format!("two routes are named `{}`", route.name);
                 let help = format!("the first is in line {}", lines[first]);
@@ -86,8 +87,9 @@ impl Reader<'_> {
         written: written::Route,
         span: Range<usize>,
         upstreams: &[Upstream],
+        listeners: &[Listener],
     ) -> Result<Route, Error> {
-        let access = self.access(&written)?;
+        let access = self.access(&written, listeners)?;
         let headers = self.header_rules(&written)?;
         let limits = self.limits(&written)?;
         let Some(name) = written.name else {

@@ -148,6 +148,7 @@ fn each_key_is_obeyed() {
         "404",
         "\"1.3\"",
         "\"optional\"",
+        "\"required\"",
         "false",
         "true",
         "[\"unix\"]",
@@ -264,6 +265,29 @@ fn what_is_written_is_what_is_meant() {
         (other.name.as_str(), other.read_timeout.as_millis()),
         ("a", 1500)
     );
+}
+
+/// Clients' addresses are compared as IPv4 where they are IPv4 in IPv6's clothes, so lists have to be too.
+#[test]
+fn networks_are_those_of_the_addresses_that_they_are_compared_with() {
+    for (written, meant) in [
+        ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
+        ("::ffff:10.1.2.3", "10.1.2.3/32"),
+        ("::ffff:10.1.2.3/128", "10.1.2.3/32"),
+        ("::ffff:0:0/96", "0.0.0.0/0"),
+        ("2001:db8::/32", "2001:db8::/32"),
+        ("::/0", "::/0"),
+    ] {
+        let keys = format!("allow = [\"{written}\"]\ndeny = [\"{written}\"]\nname = ");
+        let text = GOOD.replacen("name = ", &keys, 1);
+        let client = format!("[client]\ntrusted_proxies = [\"{written}\"]\n[[listener]]");
+        let config = parse(&text.replacen("[[listener]]", &client, 1)).unwrap();
+        let access = &config.proxy.routes[0].access;
+        let trusted = &config.proxy.client.trusted_proxies;
+        for list in [&access.allow, &access.deny, trusted] {
+            assert_eq!(*list, [meant.parse().unwrap()], "{written}");
+        }
+    }
 }
 
 /// Each entry of mistakes.txt: one change to a good file, and the whole of what the user sees.

@@ -253,6 +253,7 @@ pub(super) struct Route {
     pub allow: Vec<Spanned<String>>,
     #[serde(default)]
     pub deny: Vec<Spanned<String>>,
+    pub client_certificate: Option<Spanned<ClientCertificate>>,
     pub auth_url: Option<Spanned<String>>,
     pub auth_timeout: Option<Time>,
     #[serde(default)]

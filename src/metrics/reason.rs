@@ -85,6 +85,8 @@ reasons! {
     Origin = "origin", Forbidden, Policy;
     /// The client is not in `allow`, or is in `deny`: 403.
     Address = "address", Forbidden, Policy;
+    /// The route wants a certificate of the client, and there is none: 403.
+    ClientCertificate = "client_certificate", Forbidden, Policy;
     /// The access service says no: 401 or 403.
     AccessService = "access_service", Forbidden, Policy;
     /// The client's address has `address_max_connections`, or opens more than `address_rate`: 429.

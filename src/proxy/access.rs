@@ -3,13 +3,14 @@
 use super::answer::{Answer, Refused};
 use super::asked::{Asked, Caller};
 use super::headers::{self, Changes, Vouched};
-use super::identity::{Identity, forwarded, is_in};
+use super::identity::{ClientAddress, Identity, forwarded, is_in};
+use super::secured;
 use super::settings::{Access, Auth, Tcp};
 use super::shortage::Unanswered;
 use super::socket::Socket;
 use super::words::words;
 use crate::duration::Shown;
-use crate::handshake::{self, Fields};
+use crate::handshake;
 use crate::log;
 use crate::metrics::{Metrics, Reason};
 use bytes::BytesMut;
@@ -35,6 +36,14 @@ pub(super) async fn admit(
         let sentence = "this address is not served here";
         let answer = Answer::new(StatusCode::FORBIDDEN, sentence);
         return Err(answer.refusing(Reason::Address));
+    }
+    if access.client_certificate && !caller.tls.as_deref().is_some_and(secured::has_certificate) {
+        let sentence = match caller.tls {
+            Some(_) => "a client certificate is required here, and none was shown",
+            None => "a client certificate is required here, and this connection is not over TLS",
+        };
+        let answer = Answer::new(StatusCode::FORBIDDEN, sentence);
+        return Err(answer.refusing(Reason::ClientCertificate));
     }
     let Some(auth) = &access.auth else {
         return Ok(Vec::new());
@@ -71,12 +80,16 @@ pub(super) async fn admit(
 }
 
 fn is_allowed(access: &Access, identity: Identity) -> bool {
-    let Some(client) = identity.client else {
+    match identity.client {
+        ClientAddress::Known(client) => {
+            let allowed = access.allow.is_empty() || is_in(&access.allow, client);
+            allowed && !is_in(&access.deny, client)
+        }
+        // No list contains it.
+        ClientAddress::Unknown => access.allow.is_empty(),
         // Who comes over a Unix socket was let in by its permissions.
-        return true;
-    };
-    let allowed = access.allow.is_empty() || is_in(&access.allow, client);
-    allowed && !is_in(&access.deny, client)
+        ClientAddress::Unix => true,
+    }
 }
 
 enum Verdict {
@@ -142,28 +155,34 @@ fn question(
 ) -> pingora::Result<RequestHeader> {
     let mut request = RequestHeader::build(Method::GET, auth.path.as_bytes(), None)?;
     request.set_version(Version::HTTP_11);
-    let mut changes = Changes::of(handshake::hop_by_hop(asked));
-    for (name, value) in asked.fields() {
-        let lower = name.to_ascii_lowercase();
-        let is_ours = lower.starts_with("sec-websocket-")
-            || matches!(
-                &*lower,
-                "host" | "content-length" | "content-type" | "expect"
-            );
-        if !is_ours {
-            request.append_header(name.to_owned(), value)?;
-        }
+    let mut changes = Changes::of_request(handshake::hop_by_hop(asked));
+    for (name, value) in asked.fields().filter(|(name, _)| is_asked(name)) {
+        request.append_header(name.to_owned(), value)?;
     }
     changes.set("Host", auth.host.as_bytes());
     changes.set("Connection", &b"close"[..]);
+    forwarded(&mut changes, asked, identity, asked.host(), caller)?;
     changes.set("X-Original-Method", asked.line().method.as_str().as_bytes());
     let uri = asked.uri().path_and_query();
     let uri = uri.map_or("/", |uri| uri.as_str());
     changes.set("X-Original-URI", uri.as_bytes());
-    if let Some(host) = asked.lines(header::HOST).next() {
-        changes.set("X-Forwarded-Host", host);
-    }
-    forwarded(&mut changes, asked, identity, None, caller.tls.as_deref())?;
     changes.apply(&mut request)?;
     Ok(request)
+}
+
+/// Whether a field of the request is one of the question too, which has no body and does not upgrade. The service is to
+/// say yes or no, so that it gets no conditions either: 304 or 416 would be neither.
+fn is_asked(name: &str) -> bool {
+    let name = name.to_ascii_lowercase().replace('_', "-");
+    let beginnings = ["content-", "if-", "sec-websocket-", "upgrade"];
+    let names = [
+        "host",
+        "transfer-encoding",
+        "expect",
+        "trailer",
+        "te",
+        "range",
+        "http2-settings",
+    ];
+    !names.contains(&&*name) && !beginnings.iter().any(|with| name.starts_with(with))
 }

@@ -1,5 +1,7 @@
 //! What wsgate itself answers.
 
+use super::headers;
+use super::settings::HeaderRules;
 use crate::metrics::Reason;
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
@@ -49,17 +51,24 @@ impl Answer {
         Refused::new(reason, Told::Ours(self))
     }
 
-    /// Writes it. The connection is not used again afterwards.
+    /// Writes it, with what the route, if there is one, changes of answers. The connection is not used again afterwards.
     ///
     /// # Errors
     /// Those of the client's connection.
-    pub async fn write(self, session: &mut ServerSession) -> Result<()> {
+    pub async fn write(
+        self,
+        session: &mut ServerSession,
+        rules: Option<&HeaderRules>,
+    ) -> Result<()> {
         let body = format!("{}\n", self.sentence);
         let mut head = ResponseHeader::build(self.status, Some(4))?;
         head.insert_header("Content-Type", "text/plain; charset=utf-8")?;
         head.insert_header("Content-Length", body.len())?;
         if let Some((name, value)) = self.header {
             head.insert_header(title_case(&name), &*value)?;
+        }
+        if let Some(rules) = rules {
+            headers::obey(&mut head, rules)?;
         }
         session.set_keepalive(None);
         let without_body = session.req_header().method == http::Method::HEAD;
@@ -74,8 +83,16 @@ impl Answer {
 /// Why a request is not served, and what its client is told. Small, as all requests carry the room for it.
 pub(super) struct Refused {
     pub reason: Reason,
-    /// What the log has to say besides, and what the client is told.
-    parts: Box<(String, Told)>,
+    parts: Box<Parts>,
+}
+
+struct Parts {
+    /// What the log has to say besides.
+    detail: String,
+    /// What the client is told.
+    told: Told,
+    /// What the route of the request changes of answers.
+    rules: Option<HeaderRules>,
 }
 
 enum Told {
@@ -90,7 +107,11 @@ impl Refused {
     fn new(reason: Reason, told: Told) -> Self {
         Refused {
             reason,
-            parts: Box::new((String::new(), told)),
+            parts: Box::new(Parts {
+                detail: String::new(),
+                told,
+                rules: None,
+            }),
         }
     }
 
@@ -114,13 +135,20 @@ impl Refused {
 
     /// The same, with what the log says of it and the client is not told: names of servers, errors of sockets.
     pub fn because(mut self, detail: impl Into<String>) -> Self {
-        self.parts.0 = detail.into();
+        self.parts.detail = detail.into();
+        self
+    }
+
+    /// The same with what a route changes of answers, whoever gives them.
+    pub fn under(mut self, rules: Option<&HeaderRules>) -> Self {
+        let rules = rules.filter(|rules| **rules != HeaderRules::default());
+        self.parts.rules = rules.cloned();
         self
     }
 
     /// The status that the client gets.
     pub fn status(&self) -> StatusCode {
-        match &self.parts.1 {
+        match &self.parts.told {
             Told::Ours(answer) => answer.status,
             Told::Access(head, _) | Told::Server(head, ..) => head.status,
         }
@@ -128,13 +156,12 @@ impl Refused {
 
     /// Why, for the log.
     pub fn why(&self) -> String {
-        let (detail, told) = &*self.parts;
-        let sentence = match told {
+        let sentence = match &self.parts.told {
             Told::Ours(answer) => &*answer.sentence,
             Told::Access(..) => "the access service has said no",
             Told::Server(..) => "the server has answered with something else than 101",
         };
-        match detail.as_str() {
+        match self.parts.detail.as_str() {
             "" => sentence.to_owned(),
             detail => format!("{sentence} ({detail})"),
         }
@@ -146,13 +173,18 @@ impl Refused {
     /// Those of the client's connection; where the server's answer breaks, the connection is all that can tell it.
     pub async fn write(self, session: &mut ServerSession) -> Result<()> {
         session.set_keepalive(None);
-        match self.parts.1 {
-            Told::Ours(answer) => answer.write(session).await,
-            Told::Access(head, body) => {
+        let parts = *self.parts;
+        let rules = parts.rules.as_ref();
+        let obey = |head: &mut ResponseHeader| rules.map_or(Ok(()), |of| headers::obey(head, of));
+        match parts.told {
+            Told::Ours(answer) => answer.write(session, rules).await,
+            Told::Access(mut head, body) => {
+                obey(&mut head)?;
                 session.write_response_header(head).await?;
                 session.write_response_body(body.freeze(), true).await
             }
-            Told::Server(head, mut server, limit) => {
+            Told::Server(mut head, mut server, limit) => {
+                obey(&mut head)?;
                 session.write_response_header(head).await?;
                 loop {
                     let chunk = timeout(limit, server.read_body_bytes()).await;

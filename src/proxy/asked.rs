@@ -1,12 +1,14 @@
 //! A request as it lies in memory: what routes, balance and handshake look at, whoever parsed it.
 
-use crate::handshake::Fields;
+use super::socket::Unnamed;
+use crate::handshake::{self, Fields};
 use http::header::{self, HeaderName};
 use http::{Uri, Version};
 use httparse::{Request, Status};
 use pingora::http::RequestHeader;
 use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
+use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::tls::SslDigest;
 use std::borrow::Cow;
 use std::mem::MaybeUninit;
@@ -87,10 +89,12 @@ impl<'a> Asked<'a> {
 
     /// The host that it asks for, port included; empty where there is none.
     pub fn host(&self) -> &str {
-        match self.line.uri.authority() {
-            Some(authority) => authority.as_str(),
-            None => self.text(header::HOST),
-        }
+        let authority = self.line.uri.authority();
+        let authority = authority.map(|authority| authority.as_str());
+        // Pingora keeps the authority of an absolute target in its bytes alone.
+        authority
+            .or_else(|| authority_of(self.target()))
+            .unwrap_or_else(|| self.text(header::HOST))
     }
 
     /// The value of a header as text; empty where there is none or it is not ASCII.
@@ -105,17 +109,26 @@ impl<'a> Asked<'a> {
         self.fields.iter().copied()
     }
 
-    /// Behaves as if headers of these names had not come.
+    /// Behaves as if headers of these names had not come, in any spelling that servers take for the same.
     pub fn forget(&mut self, names: &[HeaderName]) {
         if !names.is_empty() {
             let is = |name: &str| {
                 names
                     .iter()
-                    .any(|of| of.as_str().eq_ignore_ascii_case(name))
+                    .any(|of| handshake::is_same_variable(of.as_str(), name))
             };
             self.fields.retain(|(name, _)| !is(name));
         }
     }
+}
+
+/// The authority of an absolute target, RFC 9112 §3.2.2.
+fn authority_of(target: &[u8]) -> Option<&str> {
+    let (scheme, rest) = str::from_utf8(target).ok()?.split_once("://")?;
+    let is_http = ["http", "https"]
+        .iter()
+        .any(|of| of.eq_ignore_ascii_case(scheme));
+    is_http.then(|| rest.split(['/', '?', '#']).next().unwrap_or_default())
 }
 
 impl Fields for Asked<'_> {
@@ -133,6 +146,12 @@ pub(super) struct Caller {
     pub peer: Option<IpAddr>,
     /// `None` where nothing is encrypted.
     pub tls: Option<Arc<SslDigest>>,
+    /// The peer is a proxy that has said by the PROXY protocol that it names no client.
+    pub unnamed: Option<Unnamed>,
+}
+
+fn unnamed(digest: Option<&Arc<ProxyDigest>>) -> Option<Unnamed> {
+    digest?.user_data.as_ref()?.downcast_ref().copied()
 }
 
 impl Caller {
@@ -144,6 +163,7 @@ impl Caller {
         Caller {
             peer: peer.map(|address| address.ip().to_canonical()),
             tls: stream.get_ssl_digest(),
+            unnamed: unnamed(stream.get_proxy_digest().as_ref()),
         }
     }
 
@@ -154,6 +174,7 @@ impl Caller {
         Caller {
             peer: peer.map(|address| address.ip().to_canonical()),
             tls: digest.and_then(|digest| digest.ssl_digest.clone()),
+            unnamed: unnamed(digest.and_then(|digest| digest.proxy_digest.as_ref())),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! A proxied connection after its 101: what is done about its end, in the drains, the metrics and the log.
 
 use super::clients::Admitted;
+use super::identity::ClientAddress;
 use super::socket::Socket;
 use super::table::{RouteState, Ticket};
 use super::upstream::{Occupied, Server};
@@ -11,7 +12,6 @@ use crate::inspect::closing::Cause;
 use crate::relay::{Outcome, Relay};
 use pingora::protocols::Stream;
 use pingora::protocols::l4::socket::SocketAddr;
-use std::net::IpAddr;
 use std::time::Instant;
 
 /// Where a connection of a route to this server stands in the roster.
@@ -28,7 +28,7 @@ pub(super) struct Connection {
     pub ticket: Ticket,
     pub _admitted: Option<Box<Admitted>>,
     /// The client's address, where it is not that of the peer.
-    pub client: Option<IpAddr>,
+    pub client: Option<ClientAddress>,
     pub server: Occupied,
     pub protocol: Option<Box<str>>,
     pub started: Instant,

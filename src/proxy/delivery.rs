@@ -29,7 +29,7 @@ impl Delivery for Socket {
             // What a Unix socket has taken is in the reader's own queue.
             Socket::Unix(..) => None,
             Socket::Tls(stream) => stream.io().delivered(),
-            Socket::Rewound(_, socket) => socket.delivered(),
+            Socket::Rewound(_, socket) | Socket::Unnamed(_, socket) => socket.delivered(),
         }
     }
 
@@ -39,7 +39,7 @@ impl Delivery for Socket {
             Socket::Tcp(stream, _) => drop(sockopt::set_tcp_cork(stream, true)),
             Socket::Unix(..) => {}
             Socket::Tls(stream) => stream.io().finish_with_next(),
-            Socket::Rewound(_, socket) => socket.finish_with_next(),
+            Socket::Rewound(_, socket) | Socket::Unnamed(_, socket) => socket.finish_with_next(),
         }
     }
 }

@@ -6,13 +6,13 @@
 use super::asked::{Asked, Caller};
 use super::head;
 use super::headers::{Changes, Vouched};
-use super::identity::{Identity, forwarded};
+use super::identity::{Identity, forwarded, set_host};
 use super::settings::Route;
 use super::socket::Socket;
 use crate::handshake::{self, Agreed, BadSwitch, Fields, Request};
 use bytes::{BufMut, BytesMut};
 use http::StatusCode;
-use http::header::{self, HeaderName};
+use http::header::HeaderName;
 use httparse::{Header, ParserConfig, Response, Status};
 use pingora::http::ResponseHeader;
 use pingora::protocols::http::v1::client::HttpSession;
@@ -53,7 +53,7 @@ pub(super) fn request(
     vouched: &Vouched,
 ) -> Result<BytesMut> {
     let extensions = asked.extensions();
-    let mut changes = Changes::of(handshake::hop_by_hop(came));
+    let mut changes = Changes::of_request(handshake::hop_by_hop(came));
     // Only what can be inspected is offered.
     changes.remove("Sec-WebSocket-Extensions");
     if let Some(extensions) = &extensions {
@@ -61,8 +61,8 @@ pub(super) fn request(
     }
     changes.add("Connection", &b"Upgrade"[..]);
     changes.add("Upgrade", &b"websocket"[..]);
-    let host = came.lines(header::HOST).next();
-    forwarded(&mut changes, came, identity, host, caller.tls.as_deref())?;
+    forwarded(&mut changes, came, identity, came.host(), caller)?;
+    set_host(&mut changes, came, came.host());
     changes.vouch(route.access.auth.as_ref(), vouched);
     changes.obey(&route.headers[0]);
 
@@ -196,7 +196,7 @@ async fn read_otherwise(socket: Socket, came: BytesMut) -> Result<Answered> {
 
 /// The server's 101 as the client gets it.
 fn switch(headers: &Lines<'_>, asked: &Request, agreed: &Agreed, route: &Route) -> BytesMut {
-    let mut changes = Changes::of(handshake::hop_by_hop(headers));
+    let mut changes = Changes::of_response(handshake::hop_by_hop(headers));
     // RFC 9110 §8.6, RFC 9112 §6.1: not in a 101, where a client might take them for the framing of what follows.
     changes.remove("Content-Length");
     changes.remove("Transfer-Encoding");

@@ -1,7 +1,7 @@
 //! What is changed of the headers of a message on its way.
 
 use super::settings::{Auth, HeaderRules};
-use crate::handshake::{self, Fields};
+use crate::handshake;
 use bytes::{BufMut, BytesMut};
 use http::{HeaderName, HeaderValue};
 use pingora::Result;
@@ -15,27 +15,59 @@ pub(super) type Vouched = Vec<(HeaderName, HeaderValue)>;
 /// one.
 ///
 /// Messages pass by this way, whether Pingora writes them or we do: what came is not copied to be changed.
-#[derive(Debug, Default)]
+///
+/// Names in a request are compared as servers may take them (`X_User` is `X-User`), those in a response as HTTP has them.
+#[derive(Debug)]
 pub(super) struct Changes<'a> {
     removed: Vec<Cow<'a, str>>,
     added: Vec<(Cow<'a, str>, Cow<'a, [u8]>)>,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Request {
+        /// Headers by which proxies speak of a client are removed: the client itself may have written them.
+        drops_claims: bool,
+    },
+    Response,
 }
 
 impl<'a> Changes<'a> {
-    /// Takes these away.
-    pub fn of(names: impl Iterator<Item = &'a str>) -> Self {
+    /// Takes these away from a request.
+    pub fn of_request(names: impl Iterator<Item = &'a str>) -> Self {
+        let drops_claims = false;
+        Changes::of(names, Kind::Request { drops_claims })
+    }
+
+    /// Takes these away from a response.
+    pub fn of_response(names: impl Iterator<Item = &'a str>) -> Self {
+        Changes::of(names, Kind::Response)
+    }
+
+    fn of(names: impl Iterator<Item = &'a str>, kind: Kind) -> Self {
         // As many as an upgrade has, whose changes are most.
         let mut removed = Vec::with_capacity(16);
         removed.extend(names.map(Cow::Borrowed));
-        let added = Vec::with_capacity(8);
-        Changes { removed, added }
+        Changes {
+            removed,
+            added: Vec::with_capacity(8),
+            kind,
+        }
+    }
+
+    /// Removes the headers of the request that only a proxy in front could honestly have set.
+    pub fn drop_claims(&mut self) {
+        if let Kind::Request { drops_claims } = &mut self.kind {
+            *drops_claims = true;
+        }
     }
 
     /// None of this name goes on, in whatever case it is written.
     pub fn remove(&mut self, name: impl Into<Cow<'a, str>>) {
         let name = name.into();
-        self.added
-            .retain(|(added, _)| !added.eq_ignore_ascii_case(&name));
+        let kind = self.kind;
+        self.added.retain(|(added, _)| !kind.is_same(added, &name));
         self.removed.push(name);
     }
 
@@ -49,16 +81,6 @@ impl<'a> Changes<'a> {
     /// This one comes beside those of its name. The value has to be one that may stand in a header.
     pub fn add(&mut self, name: impl Into<Cow<'a, str>>, value: impl Into<Cow<'a, [u8]>>) {
         self.added.push((name.into(), value.into()));
-    }
-
-    /// The values of the lines of this name that came and go on.
-    pub fn kept<'b, F: Fields>(
-        &self,
-        headers: &'b F,
-        name: HeaderName,
-    ) -> impl Iterator<Item = &'b [u8]> + use<'b, F> {
-        let keeps = self.keeps(name.as_str());
-        headers.lines(name).filter(move |_| keeps)
     }
 
     /// The rules of a route.
@@ -89,7 +111,9 @@ impl<'a> Changes<'a> {
     /// # Errors
     /// None: names and values have been looked at.
     pub fn apply(self, head: &mut impl Head) -> Result<()> {
-        for name in self.removed {
+        let names = head.names().filter(|name| !self.keeps(name.as_str()));
+        let gone: Vec<HeaderName> = names.cloned().collect();
+        for name in gone {
             head.remove(&name);
         }
         for (name, value) in self.added {
@@ -120,9 +144,68 @@ impl<'a> Changes<'a> {
     }
 
     fn keeps(&self, name: &str) -> bool {
-        let is = |removed: &Cow<'_, str>| removed.eq_ignore_ascii_case(name);
-        !self.removed.iter().any(is)
+        let is_dropped = match self.kind {
+            Kind::Request { drops_claims } => {
+                handshake::is_disguised(name) || drops_claims && is_claim(name)
+            }
+            Kind::Response => false,
+        };
+        let is = |removed: &Cow<'_, str>| self.kind.is_same(removed, name);
+        !is_dropped && !self.removed.iter().any(is)
     }
+}
+
+impl Kind {
+    fn is_same(self, one: &str, other: &str) -> bool {
+        match self {
+            Kind::Request { .. } => handshake::is_same_variable(one, other),
+            Kind::Response => one.eq_ignore_ascii_case(other),
+        }
+    }
+}
+
+// Envoy removes all of its own from requests of strangers too.
+const CLAIM_BEGINNINGS: [&str; 2] = ["x-forwarded-", "x-envoy-"];
+const CLAIMS: [&str; 26] = [
+    "x-original-for",
+    "x-original-forwarded-for",
+    "x-original-host",
+    "x-original-method",
+    "x-original-proto",
+    "x-original-uri",
+    "x-original-url",
+    "forwarded",
+    "forwarded-for",
+    "x-forwarded",
+    "x-real-ip",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "x-remote-addr",
+    "x-remote-ip",
+    "client-ip",
+    "true-client-ip",
+    "cf-connecting-ip",
+    "cf-connecting-ipv6",
+    "fastly-client-ip",
+    "proxy-client-ip",
+    "wl-proxy-client-ip",
+    "front-end-https",
+    "x-scheme",
+    "x-url-scheme",
+    "x-rewrite-url",
+];
+
+/// Whether proxies use this header to tell servers the client's address or scheme, or the host, target or method that it
+/// asked for. No client has a reason to send one, and some framework believes each of them.
+fn is_claim(name: &str) -> bool {
+    let begins = |with: &&str| {
+        name.get(..with.len())
+            .is_some_and(|start| handshake::is_same_variable(start, with))
+    };
+    CLAIM_BEGINNINGS.iter().any(begins)
+        || CLAIMS
+            .iter()
+            .any(|claim| handshake::is_same_variable(claim, name))
 }
 
 /// Takes away what goes no further than the hop that an answer came by.
@@ -136,16 +219,31 @@ pub(super) fn end_hop(head: &mut ResponseHeader) {
     }
 }
 
+/// Has a route's rules hold for an answer.
+///
+/// # Errors
+/// None: names and values have been looked at.
+pub(super) fn obey(head: &mut ResponseHeader, rules: &HeaderRules) -> Result<()> {
+    let mut changes = Changes::of_response(std::iter::empty());
+    changes.obey(rules);
+    changes.apply(head)
+}
+
 /// Both kinds of heads that Pingora has, which have the same methods and no trait for them.
 pub(super) trait Head {
-    fn remove(&mut self, name: &str);
+    fn names(&self) -> impl Iterator<Item = &HeaderName>;
+    fn remove(&mut self, name: &HeaderName);
     fn append(&mut self, name: String, value: &[u8]) -> Result<()>;
 }
 
 macro_rules! is_head {
     ($head:ty) => {
         impl Head for $head {
-            fn remove(&mut self, name: &str) {
+            fn names(&self) -> impl Iterator<Item = &HeaderName> {
+                self.headers.keys()
+            }
+
+            fn remove(&mut self, name: &HeaderName) {
                 self.remove_header(name);
             }
 
@@ -158,3 +256,80 @@ macro_rules! is_head {
 
 is_head!(RequestHeader);
 is_head!(ResponseHeader);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The names that are left of these, in lower case.
+    fn left(changes: &Changes<'_>, came: &[&'static str]) -> Vec<&'static str> {
+        let mut written = BytesMut::new();
+        changes.write(came.iter().map(|name| (*name, &b"1"[..])), &mut written);
+        let text = str::from_utf8(&written).unwrap();
+        let is_left = |name: &&&'static str| text.contains(&format!("{name}: 1\r\n"));
+        came.iter().filter(is_left).copied().collect()
+    }
+
+    #[test]
+    fn what_servers_take_for_the_same_is_the_same_in_a_request() {
+        let came = ["X-User", "x_user", "X_uSER", "X-Users", "X", "User_Agent"];
+        let mut request = Changes::of_request(["x-user"].into_iter());
+        assert_eq!(left(&request, &came), ["X-Users", "X", "User_Agent"]);
+        request.add("X_User", &b"2"[..]);
+        request.set("X-USER", &b"3"[..]);
+        let mut written = BytesMut::new();
+        request.write(std::iter::empty(), &mut written);
+        assert_eq!(written, "X-USER: 3\r\n\r\n");
+        let response = Changes::of_response(["x-user"].into_iter());
+        assert_eq!(left(&response, &came), &came[1..]);
+    }
+
+    #[test]
+    fn framing_in_disguise_goes_no_further() {
+        let came = [
+            "Content-Length",
+            "Content_Length",
+            "content_length",
+            "Transfer_Encoding",
+            "Sec_WebSocket_Key",
+            "Sec-WebSocket_Key",
+            "Sec-WebSocket-Key",
+            "Keep_Alive",
+            "Content_Type",
+        ];
+        let request = Changes::of_request(std::iter::empty());
+        let kept = ["Content-Length", "Sec-WebSocket-Key", "Content_Type"];
+        assert_eq!(left(&request, &came), kept);
+    }
+
+    #[test]
+    fn the_reference_names_every_claim() {
+        let reference = include_str!("../../conf/reference.toml").to_ascii_lowercase();
+        for name in CLAIMS.iter().chain(&CLAIM_BEGINNINGS) {
+            // The reference writes the second half of these alone.
+            let written = name.strip_prefix("x-original").unwrap_or(name);
+            assert!(reference.contains(written), "{name}");
+        }
+    }
+
+    #[test]
+    fn claims_are_dropped_where_nobody_is_believed() {
+        let came = [
+            "X-Real-IP",
+            "X_Real_Ip",
+            "X-Forwarded-Port",
+            "X_FORWARDED_ANYTHING",
+            "Forwarded",
+            "X-Original-URL",
+            "True-Client-IP",
+            "X-Forwardedness",
+            "X-Original-Filename",
+            "X-Real",
+            "Host",
+        ];
+        let mut request = Changes::of_request(std::iter::empty());
+        assert_eq!(left(&request, &came), came);
+        request.drop_claims();
+        assert_eq!(left(&request, &came), &came[7..]);
+    }
+}

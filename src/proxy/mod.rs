@@ -15,6 +15,7 @@ mod connection;
 mod delivery;
 mod discovery;
 mod exchange;
+pub mod forwarded;
 pub(crate) mod head;
 mod headers;
 mod identity;
@@ -37,7 +38,7 @@ pub use discovery::Discovery;
 pub use relief::Relief;
 pub use router::Router;
 pub use shortage::Shortage;
-pub use socket::Socket;
+pub use socket::{Socket, Unnamed};
 pub use table::Table;
 pub use upstream::{Departing, Departure, Pool, Pools, Server, State};
 
@@ -49,7 +50,7 @@ use async_trait::async_trait;
 use balance::hash_key;
 use head::NoHead;
 use headers::{Changes, Vouched};
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderName, StatusCode};
 use identity::Identity;
 use pingora::apps::{HttpServerApp, HttpServerOptions, ServerApp};
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -62,7 +63,7 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 use refusal::About;
 use secured::Secured;
-use settings::Tcp;
+use settings::{HeaderRules, Tcp};
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -152,8 +153,9 @@ impl Gate {
         let Some(listener) = listener.filter(|at| table.is_proxied(at)) else {
             return Some(socket);
         };
-        let Err(why) = proxy_protocol::receive(&mut socket, &table.client).await else {
-            return Some(socket);
+        let why = match proxy_protocol::receive(&mut socket, &table.client).await {
+            Ok(source) => return Some(Box::new(socket.introduced(source))),
+            Err(why) => why,
         };
         let peer = socket.peer();
         let peer = peer.map_or_else(|| "unix".to_owned(), |peer| peer.to_string());
@@ -329,21 +331,35 @@ impl Plain {
     async fn admit(&mut self, session: &ServerSession, table: &Table) -> Result<(), Refused> {
         let mut asked = Asked::of(session.req_header());
         let caller = Caller::of_session(session);
-        if handshake::is_attempt(&asked) {
+        let is_attempt = handshake::is_attempt(&asked);
+        let routed = table.route(&mut asked, &caller);
+        let (route, identity) = routed.inspect_err(|refused| {
+            if is_attempt {
+                let client = table.client(&asked, &caller);
+                refusal::report(&table.metrics, refused, &About::new(&asked, None, client));
+            }
+        })?;
+        // Also where it is refused: the rules of the route hold for the answer.
+        self.route = Some(route.clone());
+        self.identity = Some(identity);
+        if is_attempt {
             // Those of HTTP/1.1 do not come here.
             let refused = upgrade::refuse(&Refusal::HttpVersion);
-            let about = About::new(&asked, None, table.client(&asked, &caller));
+            let about = About::new(&asked, Some(route.name()), identity.client);
             refusal::report(&table.metrics, &refused, &about);
             return Err(refused);
         }
-        let (route, identity) = table.route(&mut asked, &caller)?;
         let (access, metrics) = (&route.settings.access, &route.terms.metrics);
         self.vouched = access::admit(&asked, &caller, access, identity, metrics).await?;
-        let key = hash_key(&asked, identity.client, &route.pool);
+        let key = hash_key(&asked, identity.client.known(), &route.pool);
         self.candidates = route.pool.candidates(key.as_deref());
-        self.identity = Some(identity);
-        self.route = Some(route);
         Ok(())
+    }
+
+    /// What the route changes of answers.
+    fn answer_rules(&self) -> Option<&HeaderRules> {
+        let route = self.route.as_ref()?;
+        Some(&route.settings.headers[1])
     }
 }
 
@@ -359,12 +375,14 @@ impl ProxyHttp for Seat {
         let session = session.as_downstream_mut();
         let table = self.0.current();
         // Pingora passes on what it has read: what nobody may send has to go from there.
-        for name in table.subject_headers() {
-            session.req_header_mut().remove_header(name);
+        if !table.subject_headers().is_empty() {
+            let names = table.subject_headers().iter().map(HeaderName::as_str);
+            Changes::of_request(names).apply(session.req_header_mut())?;
         }
         match plain.admit(session, &table).await {
             Ok(()) => Ok(false),
             Err(refused) => {
+                let refused = refused.under(plain.answer_rules());
                 Box::pin(refused.write(session)).await?;
                 Ok(true)
             }
@@ -421,12 +439,12 @@ impl ProxyHttp for Seat {
             return Ok(());
         };
         let settings = &route.settings;
-        let tls = Caller::of_session(session).tls;
-        let host = request.headers.get(header::HOST).cloned();
-        let host = host.as_ref().map(HeaderValue::as_bytes);
-        let mut changes = Changes::default();
-        let came = &request.headers;
-        identity::forwarded(&mut changes, came, identity, host, tls.as_deref())?;
+        let caller = Caller::of_session(session);
+        let asked = Asked::of(session.req_header());
+        let host = asked.host();
+        let mut changes = Changes::of_request(std::iter::empty());
+        identity::forwarded(&mut changes, &asked, identity, host, &caller)?;
+        identity::set_host(&mut changes, &request.headers, host);
         changes.vouch(settings.access.auth.as_ref(), &plain.vouched);
         changes.obey(&settings.headers[0]);
         changes.apply(request)
@@ -445,12 +463,10 @@ impl ProxyHttp for Seat {
             return Err(error.into_up());
         }
         headers::end_hop(response);
-        let Some(route) = &plain.route else {
-            return Ok(());
-        };
-        let mut changes = Changes::default();
-        changes.obey(&route.settings.headers[1]);
-        changes.apply(response)
+        match plain.answer_rules() {
+            Some(rules) => headers::obey(response, rules),
+            None => Ok(()),
+        }
     }
 
     async fn fail_to_proxy(
@@ -497,7 +513,7 @@ impl ProxyHttp for Seat {
             false => (status, Answer::new(status, sentence)),
         };
         if session.response_written().is_none()
-            && let Err(error) = answer.write(session).await
+            && let Err(error) = answer.write(session, plain.answer_rules()).await
         {
             tracing::debug!(%error, "client left before it was answered");
         }

@@ -6,6 +6,7 @@
 use super::answer::Refused;
 use super::asked::{Asked, Caller};
 use super::head::NoHead;
+use super::identity::ClientAddress;
 use crate::handshake::Refusal;
 use crate::log::{self, Excerpt};
 use crate::metrics::{Fault, Metrics, Reason};
@@ -20,15 +21,15 @@ const MOST: usize = 200;
 pub(super) struct About<'a> {
     /// `None`: there is none, or it was not looked for.
     pub route: Option<&'a str>,
-    /// The client as far as it is known: the one that a trusted proxy names, or who is connected. `None`: a Unix socket.
-    pub client: Option<IpAddr>,
+    /// The one that a trusted proxy names, or who is connected.
+    pub client: ClientAddress,
     pub host: &'a str,
     /// Without the query, which may hold secrets.
     pub path: &'a str,
 }
 
 impl<'a> About<'a> {
-    pub fn new(asked: &'a Asked<'_>, route: Option<&'a str>, client: Option<IpAddr>) -> Self {
+    pub fn new(asked: &'a Asked<'_>, route: Option<&'a str>, client: ClientAddress) -> Self {
         About {
             route,
             client,
@@ -38,10 +39,10 @@ impl<'a> About<'a> {
     }
 
     /// One whose head was not read.
-    fn unread(client: Option<IpAddr>) -> Self {
+    fn unread(peer: Option<IpAddr>) -> Self {
         About {
             route: None,
-            client,
+            client: ClientAddress::of_peer(peer),
             host: "",
             path: "",
         }
@@ -83,17 +84,13 @@ fn report_as(metrics: &Metrics, reason: Reason, status: u16, why: &str, about: &
     let route = about.route.unwrap_or_default();
     metrics.refused(route, reason);
     let label = reason.label();
-    let client = || match about.client {
-        Some(client) => client.to_string(),
-        None => "unix".to_owned(),
-    };
     let shown = |text: &str| (!text.is_empty()).then(|| Excerpt(text.as_bytes(), MOST).to_string());
     // The level of a line is a constant; its values are made only where it is written.
     macro_rules! write {
         ($level:ident, $more:expr) => {
             tracing::$level!(
                 route = about.route,
-                client = client(),
+                client = about.client.to_string(),
                 host = shown(about.host),
                 path = shown(about.path),
                 status,

@@ -94,6 +94,11 @@ pub(super) fn identity(digest: &SslDigest) -> Option<(&str, &str)> {
         .zip(digest.organization.as_deref())
 }
 
+/// Whether the client has shown a certificate, which was verified: at this connection or at the one that it resumes.
+pub(super) fn has_certificate(digest: &SslDigest) -> bool {
+    !digest.cert_digest.is_empty()
+}
+
 impl AsyncRead for Secured {
     fn poll_read(
         self: Pin<&mut Self>,
@@ -139,11 +144,14 @@ impl UniqueID for Secured {
 impl Ssl for Secured {
     fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
         let presented = self.stream.end().peer_certificates();
+        // Whether there is one is all that is asked of it.
+        let certificate = presented.is_some_and(|chain| !chain.is_empty());
+        let certificate = if certificate { vec![1] } else { Vec::new() };
         let header = self.header.as_ref().map(ToString::to_string);
         let subject = header
             .as_ref()
             .and_then(|_| tls::subject(presented?.first()?));
-        let digest = SslDigest::new("", "", subject, header, Vec::new());
+        let digest = SslDigest::new("", "", subject, header, certificate);
         Some(Arc::new(digest))
     }
 

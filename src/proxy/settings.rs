@@ -374,6 +374,8 @@ pub struct Access {
     pub allow: Vec<IpNet>,
     /// Client addresses that are refused, those allowed included.
     pub deny: Vec<IpNet>,
+    /// Clients without a certificate that their listener has verified are refused with 403.
+    pub client_certificate: bool,
     /// Who else is asked.
     pub auth: Option<Auth>,
 }

@@ -4,10 +4,12 @@
 //! has no use for, and a look at the clock for each read and write. This one is a socket and the address of its peer. It is
 //! a stream of Pingora's only for the time of the handshake.
 
+use super::proxy_protocol::Source;
 use super::settings::{Address, Tcp};
 use crate::tls;
 use async_trait::async_trait;
 use bytes::BytesMut;
+use pingora::http::ResponseHeader;
 use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::{
     GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
@@ -34,6 +36,18 @@ pub enum Socket {
     Tls(Box<tls::ClientStream<Socket>>),
     /// One of the others inside, of which this much was read; it is read again first.
     Rewound(BytesMut, Box<Socket>),
+    /// One of a client without an address: a PROXY protocol header said [`Unnamed`] of it. Boxed, as these are few.
+    Unnamed(Unnamed, Box<Socket>),
+}
+
+/// What a PROXY protocol header says instead of the client's address. No forwarded header on such a connection is believed:
+/// the peer's address is the proxy's, but the requests may be written by its client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unnamed {
+    /// The client has no address that the proxy knows.
+    Unknown,
+    /// The proxy itself is the client.
+    Proxy,
 }
 
 impl Socket {
@@ -107,7 +121,7 @@ impl Socket {
             Socket::Tcp(stream, _) => tcp.apply(stream, had),
             Socket::Unix(..) => Ok(()),
             Socket::Tls(stream) => stream.io().obey(tcp, had),
-            Socket::Rewound(_, socket) => socket.obey(tcp, had),
+            Socket::Rewound(_, socket) | Socket::Unnamed(_, socket) => socket.obey(tcp, had),
         }
     }
 
@@ -117,17 +131,21 @@ impl Socket {
             Socket::Tcp(_, peer) => Some(*peer),
             Socket::Unix(_, peer) => *peer,
             Socket::Tls(stream) => stream.io().peer(),
-            Socket::Rewound(_, socket) => socket.peer(),
+            Socket::Rewound(_, socket) | Socket::Unnamed(_, socket) => socket.peer(),
         }
     }
 
-    /// A proxy speaks for this one.
-    pub(super) fn set_peer(&mut self, client: SocketAddr) {
-        match self {
-            Socket::Tcp(_, peer) => *peer = client,
-            Socket::Unix(_, peer) => *peer = Some(client),
+    /// The same connection once a PROXY protocol header has said for whom it is.
+    pub(super) fn introduced(self, source: Source) -> Socket {
+        match (source, self) {
+            (Source::Address(client), Socket::Tcp(stream, _)) => Socket::Tcp(stream, client),
+            (Source::Address(client), Socket::Unix(stream, _)) => {
+                Socket::Unix(stream, Some(client))
+            }
             // To servers.
-            Socket::Tls(_) | Socket::Rewound(..) => {}
+            (Source::Address(_), socket) => socket,
+            (Source::Unknown, socket) => Socket::Unnamed(Unnamed::Unknown, Box::new(socket)),
+            (Source::Local, socket) => Socket::Unnamed(Unnamed::Proxy, Box::new(socket)),
         }
     }
 
@@ -142,7 +160,9 @@ impl Socket {
                 let peek = || Ok(recv(stream, &mut *into, RecvFlags::PEEK)?.1);
                 stream.async_io(Interest::READABLE, peek).await
             }
-            Socket::Tls(_) | Socket::Rewound(..) => Err(io::ErrorKind::Unsupported.into()),
+            Socket::Tls(_) | Socket::Rewound(..) | Socket::Unnamed(..) => {
+                Err(io::ErrorKind::Unsupported.into())
+            }
         }
     }
 }
@@ -179,7 +199,7 @@ macro_rules! with {
             Socket::Tcp($stream, _) => $do,
             Socket::Unix($stream, _) => $do,
             Socket::Tls($stream) => $do,
-            Socket::Rewound(_, $stream) => $do,
+            Socket::Rewound(_, $stream) | Socket::Unnamed(_, $stream) => $do,
         }
     };
 }
@@ -247,7 +267,7 @@ impl UniqueID for Socket {
             Socket::Tcp(stream, _) => stream.as_raw_fd(),
             Socket::Unix(stream, _) => stream.as_raw_fd(),
             Socket::Tls(stream) => stream.io().id(),
-            Socket::Rewound(_, socket) => socket.id(),
+            Socket::Rewound(_, socket) | Socket::Unnamed(_, socket) => socket.id(),
         }
     }
 }
@@ -263,8 +283,14 @@ impl GetTimingDigest for Socket {
 }
 
 impl GetProxyDigest for Socket {
+    /// Carries what a PROXY protocol header said, which Pingora has no other place for.
     fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        None
+        let Socket::Unnamed(unnamed, _) = self else {
+            return None;
+        };
+        let answer = ResponseHeader::build(200, None).ok()?;
+        let digest = ProxyDigest::new(Box::new(answer), Some(Box::new(*unnamed)));
+        Some(Arc::new(digest))
     }
 }
 

@@ -4,7 +4,7 @@ use super::Router;
 use super::answer::{Answer, Refused};
 use super::asked::{Asked, Caller};
 use super::clients::Clients;
-use super::identity::{Identity, identify};
+use super::identity::{ClientAddress, Identity, identify};
 use super::settings::{Address, Client, Route, Settings};
 use super::upstream::{Pool, Pools};
 use crate::deploy::Control;
@@ -14,7 +14,6 @@ use crate::relay::{Buffers, Terms};
 use crate::tls::Accept;
 use http::{HeaderName, StatusCode, Version, header};
 use std::collections::{HashMap, HashSet};
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -166,13 +165,13 @@ impl Table {
             let sentence = "no route for this host and path";
             return refuse(StatusCode::NOT_FOUND, sentence, Reason::NoRoute);
         };
-        let identity = identify(caller.peer, asked, &self.client);
+        let identity = identify(caller, asked, &self.client);
         Ok((route.clone(), identity))
     }
 
     /// Who sends a request for which there is no route.
-    pub(super) fn client(&self, asked: &Asked<'_>, caller: &Caller) -> Option<IpAddr> {
-        identify(caller.peer, asked, &self.client).client
+    pub(super) fn client(&self, asked: &Asked<'_>, caller: &Caller) -> ClientAddress {
+        identify(caller, asked, &self.client).client
     }
 
     /// TLS on this listener.

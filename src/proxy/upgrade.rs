@@ -151,12 +151,12 @@ async fn attend(
     })?;
     drop(table);
     let negotiated = negotiate(&asked, caller, &route, identity, started).await;
-    if let Err(refused) = &negotiated {
+    negotiated.map_err(|refused| {
         let about = About::new(&asked, Some(route.name()), identity.client);
-        refusal::report(&route.terms.metrics, refused, &about);
+        refusal::report(&route.terms.metrics, &refused, &about);
         note(&route, refused.reason.result(), started);
-    }
-    negotiated
+        refused.under(Some(&route.settings.headers[1]))
+    })
 }
 
 fn count(route: &RouteState, counted: Handshake, started: Instant) {
@@ -212,7 +212,7 @@ async fn negotiate(
     }
     let limits = &route.client.per_address;
     let limited = identity
-        .client
+        .account()
         .filter(|_| limits.max_connections != 0 || limits.rate != 0);
     let admitted = limited.map(|client| {
         let clients = &route.everybody.clients;
@@ -232,7 +232,7 @@ async fn negotiate(
 
     let connecting = Instant::now();
     let pool = &route.pool;
-    let key = hash_key(asked, identity.client, pool);
+    let key = hash_key(asked, identity.client.known(), pool);
     let connected = pool.connect(key.as_deref(), metrics).await;
     let (socket, server) = connected.map_err(|unreachable| not_connected(&unreachable))?;
     let upstream_request = exchange::request(asked, caller, &request, settings, identity, &vouched);
@@ -301,9 +301,7 @@ async fn negotiate(
         connection: Connection {
             ticket,
             _admitted: admitted,
-            client: identity
-                .client
-                .filter(|client| Some(*client) != identity.peer),
+            client: identity.behind_peer(),
             server,
             protocol: protocol.map(String::into_boxed_str),
             started: Instant::now(),

@@ -128,19 +128,53 @@ def test_balancing_is_by_the_client(start):
         server.close()
 
 
-@pytest.mark.parametrize(
-    "header",
-    [b"PROXY UNKNOWN\r\n", b"PROXY UNKNOWN 1 2 3\r\n", v2(command=0x20), v2(family=0), v2(family=0x31, tlvs=bytes(204))],
-    ids=["UNKNOWN", "UNKNOWN and more", "LOCAL", "unspecified", "Unix"],
-)
-def test_headers_without_an_address(start, header):
-    """The peer speaks for itself, as a proxy that is trusted."""
+UNKNOWN = {
+    "UNKNOWN": b"PROXY UNKNOWN\r\n",
+    "UNKNOWN and more": b"PROXY UNKNOWN 1 2 3\r\n",
+    "unspecified": v2(family=0),
+    "Unix": v2(family=0x31, tlvs=bytes(204)),
+    "datagrams": v2(family=0x12),
+}
+LOCAL = {"LOCAL": v2(command=0x20), "LOCAL of nothing": v2(command=0x20, family=0)}
+
+
+@pytest.mark.parametrize("header", UNKNOWN.values(), ids=UNKNOWN.keys())
+def test_headers_of_an_unknown_client(start, header):
+    """What such a client says of itself is not believed, and no list contains it."""
     rig = start()
-    client, upstream, head = opened(rig, header, headers={"X-Forwarded-For": CLIENT})
-    assert head.get("X-Forwarded-For") == f"{CLIENT}, 127.0.0.1"
+    client, upstream, head = opened(rig, header, headers={"X-Forwarded-For": CLIENT, "X-Forwarded-Proto": "https"})
+    assert (head.get("X-Forwarded-For"), head.get("X-Forwarded-Proto")) == (f"{CLIENT}, unknown", "http")
     client.close()
     upstream.close()
-    rig.gate.wait_for_log(lambda line: "connection ended" in line and f"client={CLIENT}" in line, "of the client")
+    rig.gate.wait_for_log(lambda line: "connection ended" in line and "client=unknown" in line, "of the client")
+    for allow in [CLIENT, "127.0.0.1"]:
+        rig = start(route={"allow": [allow]})
+        client = rig.connect()
+        client.send(header + http.upgrade_request(headers={"X-Forwarded-For": CLIENT}))
+        assert client.read_head().status == 403
+        client = rig.connect()
+        client.send(header + f"GET / HTTP/1.1\r\nHost: gate.test\r\nX-Forwarded-For: {CLIENT}\r\n\r\n".encode())
+        assert client.read_head().status == 403
+
+
+@pytest.mark.parametrize("header", LOCAL.values(), ids=LOCAL.keys())
+def test_headers_of_the_proxy_itself(start, header):
+    """As it sends for its health checks: what they say is not the proxy's word on a client."""
+    rig = start(route={"allow": ["127.0.0.1"]})
+    client, upstream, head = opened(rig, header, headers={"X-Forwarded-For": CLIENT, "X-Forwarded-Proto": "https"})
+    assert (head.get("X-Forwarded-For"), head.get("X-Forwarded-Proto")) == (f"{CLIENT}, 127.0.0.1", "http")
+    client.close()
+    upstream.close()
+    line = rig.gate.wait_for_log(lambda line: "connection ended" in line, "of the end")
+    assert " client=" not in line, line
+
+
+def test_unknown_clients_of_a_proxy_share_what_an_address_may_have(start):
+    rig = start(client={"address_max_connections": 1})
+    client, upstream, _ = opened(rig, b"PROXY UNKNOWN\r\n")
+    assert answered(rig, b"PROXY UNKNOWN\r\n").status == 429
+    client.close()
+    upstream.close()
 
 
 def test_plain_requests(start):

@@ -21,9 +21,19 @@ const LONGEST_LINE: usize = 107;
 pub(super) struct Header {
     /// Its length in bytes; what follows belongs to the client.
     pub len: usize,
-    /// Where the client is. `None` where the header says nothing of it (`UNKNOWN`, `LOCAL`) or no IP address (Unix sockets):
-    /// then the peer of the connection is the client.
-    pub source: Option<SocketAddr>,
+    /// For whom the connection is.
+    pub source: Source,
+}
+
+/// For whom a proxy has made a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::proxy) enum Source {
+    /// For the client at this address.
+    Address(SocketAddr),
+    /// For a client of whose address the header says nothing (`UNKNOWN`), or nothing that is an IP address.
+    Unknown,
+    /// For the proxy itself, as for a health check (`LOCAL`).
+    Local,
 }
 
 /// Why bytes are no header, and will not become one whatever follows.
@@ -88,18 +98,18 @@ fn line(bytes: &[u8]) -> Result<Option<Header>, Malformed> {
     let words: Vec<&[u8]> = line[..end].split(|byte| *byte == b' ').collect();
     let source = match words[1..] {
         // "the receiver must ignore anything presented before the CRLF"
-        [b"UNKNOWN", ..] => None,
+        [b"UNKNOWN", ..] => Some(Source::Unknown),
         [b"TCP4", from, to, port, to_port] => {
-            Some(endpoints::<Ipv4Addr>([from, to], [port, to_port]).ok_or(Malformed::Line)?)
+            endpoints::<Ipv4Addr>([from, to], [port, to_port]).map(Source::Address)
         }
         [b"TCP6", from, to, port, to_port] => {
-            Some(endpoints::<Ipv6Addr>([from, to], [port, to_port]).ok_or(Malformed::Line)?)
+            endpoints::<Ipv6Addr>([from, to], [port, to_port]).map(Source::Address)
         }
-        _ => return Err(Malformed::Line),
+        _ => None,
     };
     Ok(Some(Header {
         len: end + 2,
-        source,
+        source: source.ok_or(Malformed::Line)?,
     }))
 }
 
@@ -158,7 +168,7 @@ fn binary(bytes: &[u8]) -> Result<Option<Header>, Malformed> {
     {
         return Err(Malformed::Tlv);
     }
-    let source = match (addresses, family, block) {
+    let address = match (addresses, family, block) {
         (Some(_), 0x11, [a, b, c, d, _, _, _, _, high, low, ..]) => {
             let port = u16::from_be_bytes([*high, *low]);
             Some((Ipv4Addr::new(*a, *b, *c, *d), port).into())
@@ -173,7 +183,11 @@ fn binary(bytes: &[u8]) -> Result<Option<Header>, Malformed> {
     };
     Ok(Some(Header {
         len: head.len() + block.len(),
-        source,
+        source: match (command, address) {
+            (0, _) => Source::Local,
+            (_, Some(address)) => Source::Address(address),
+            (_, None) => Source::Unknown,
+        },
     }))
 }
 
@@ -214,7 +228,8 @@ mod tests {
         [&from.octets()[..], &Ipv6Addr::LOCALHOST.octets(), ports].concat()
     }
 
-    fn good() -> Vec<(Vec<u8>, Option<&'static str>)> {
+    /// With the address, or what is said instead of one.
+    fn good() -> Vec<(Vec<u8>, &'static str)> {
         let line = |text: &str| format!("{text}\r\n").into_bytes();
         let ssl: &[u8] = b"\x20\x00\x0f\x01\x00\x00\x00\x00\x21\x00\x07TLSv1.3";
         let longest = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff";
@@ -222,53 +237,57 @@ mod tests {
         vec![
             (
                 line("PROXY TCP4 203.0.113.7 127.0.0.1 4711 443"),
-                Some("203.0.113.7:4711"),
+                "203.0.113.7:4711",
             ),
-            (line("PROXY TCP4 0.0.0.0 0.0.0.0 0 0"), Some("0.0.0.0:0")),
+            (line("PROXY TCP4 0.0.0.0 0.0.0.0 0 0"), "0.0.0.0:0"),
             (
                 line("PROXY TCP6 2001:db8::7 ::1 4711 443"),
-                Some("[2001:db8::7]:4711"),
+                "[2001:db8::7]:4711",
             ),
             (
                 line(&longest),
-                Some("[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535"),
+                "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535",
             ),
-            (line("PROXY UNKNOWN"), None),
-            (line("PROXY UNKNOWN x \r y  \u{fc} 1 2 3 4 5 6 7"), None),
+            (line("PROXY UNKNOWN"), "unknown"),
+            (
+                line("PROXY UNKNOWN x \r y  \u{fc} 1 2 3 4 5 6 7"),
+                "unknown",
+            ),
             (
                 line(
                     &longest
                         .replacen("TCP6", "UNKNOWN", 1)
                         .replace("65535 ", "6553 "),
                 ),
-                None,
+                "unknown",
             ),
-            (proxy(0x11, &[V4]), Some("203.0.113.7:4711")),
-            (
-                proxy(0x11, &[V4, ssl, b"\x04\0\0"]),
-                Some("203.0.113.7:4711"),
-            ),
-            (proxy(0x21, &[&v6(), ssl]), Some("[2001:db8::7]:4711")),
-            (proxy(0x31, &[&[b'/'; 216], ssl]), None),
+            (proxy(0x11, &[V4]), "203.0.113.7:4711"),
+            (proxy(0x11, &[V4, ssl, b"\x04\0\0"]), "203.0.113.7:4711"),
+            (proxy(0x21, &[&v6(), ssl]), "[2001:db8::7]:4711"),
+            (proxy(0x31, &[&[b'/'; 216], ssl]), "unknown"),
             // Datagrams, and what is not specified.
-            (proxy(0x12, &[V4]), None),
-            (proxy(0x00, &[]), None),
-            (proxy(0x00, &[b"anything"]), None),
+            (proxy(0x12, &[V4]), "unknown"),
+            (proxy(0x00, &[]), "unknown"),
+            (proxy(0x00, &[b"anything"]), "unknown"),
             (
                 proxy(0x11, &[V4, b"\xea\xff\xed", &[7; 0xffed]]),
-                Some("203.0.113.7:4711"),
+                "203.0.113.7:4711",
             ),
             // LOCAL: the rest does not matter.
-            (v2(0x20, 0x00, 0, b""), None),
-            (v2(0x20, 0xff, 5, b"12345"), None),
-            (v2(0x20, 0x11, 12, V4), None),
+            (v2(0x20, 0x00, 0, b""), "local"),
+            (v2(0x20, 0xff, 5, b"12345"), "local"),
+            (v2(0x20, 0x11, 12, V4), "local"),
         ]
     }
 
     #[test]
     fn good_ones_at_every_cut() {
         for (header, source) in good() {
-            let source = source.map(|source| source.parse().unwrap());
+            let source = match source {
+                "unknown" => Source::Unknown,
+                "local" => Source::Local,
+                address => Source::Address(address.parse().unwrap()),
+            };
             let whole = Ok(Some(Header {
                 len: header.len(),
                 source,

@@ -8,10 +8,10 @@ mod header;
 use super::identity;
 use super::settings::Client;
 use super::socket::Socket;
+pub(super) use header::Source;
 use header::{Malformed, parse};
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 
@@ -58,8 +58,8 @@ impl fmt::Display for Refused {
     }
 }
 
-/// Reads the header; from then on the client that it names is the peer of the connection.
-pub(super) async fn receive(socket: &mut Socket, settings: &Client) -> Result<(), Refused> {
+/// Reads the header: for whom the connection is.
+pub(super) async fn receive(socket: &mut Socket, settings: &Client) -> Result<Source, Refused> {
     let is_trusted = match socket.peer() {
         Some(peer) => identity::is_in(&settings.trusted_proxies, peer.ip()),
         None => settings.trust_unix,
@@ -68,14 +68,10 @@ pub(super) async fn receive(socket: &mut Socket, settings: &Client) -> Result<()
         return Err(Refused::Untrusted);
     }
     let source = timeout(settings.header_timeout, read(socket)).await;
-    if let Some(source) = source.map_err(|_| Refused::TimedOut)?? {
-        socket.set_peer(source);
-    }
-    Ok(())
+    source.map_err(|_| Refused::TimedOut)?
 }
 
-/// Where the header says that the client is.
-async fn read(socket: &mut Socket) -> Result<Option<SocketAddr>, Refused> {
+async fn read(socket: &mut Socket) -> Result<Source, Refused> {
     // Both are gone before the first request: more than an address is kept of nobody.
     let mut header = Vec::new();
     let mut ahead = vec![0; AHEAD];
