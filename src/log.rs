@@ -1,6 +1,12 @@
 //! The log: one line per event on the standard error stream, as text or JSON. Never payload.
 
-use std::sync::OnceLock;
+mod throttle;
+
+pub use throttle::{Cause, Suppressed, Throttle};
+
+use std::fmt::{self as text, Display};
+use std::sync::{LazyLock, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -79,4 +85,74 @@ fn filter_of(level: tracing::Level) -> Targets {
         .with_target("pingora_core::protocols", LevelFilter::OFF)
         .with_target("pingora_proxy", LevelFilter::OFF)
         .with_target("pingora_core", pingora)
+}
+
+/// What the log has said of late.
+static SAID: LazyLock<Mutex<Throttle>> =
+    LazyLock::new(|| Mutex::new(Throttle::new(Duration::from_secs(60), 1000)));
+
+/// Whether an event that may happen thousands of times a second is to be written now, at this level, and how many of the
+/// same cause were not written before. `subject` is about whom it is: a route, a server, a listener.
+pub fn admit(
+    level: tracing::Level,
+    event: &'static str,
+    subject: impl Display,
+) -> Option<Suppressed> {
+    let cause = Cause {
+        level,
+        event,
+        subject: subject.to_string(),
+    };
+    let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
+    said.admit(cause, Instant::now())
+}
+
+/// Writes how many events were not written whose cause has stopped. To be called now and then.
+pub fn write_suppressed() {
+    let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
+    let overdue = said.overdue(Instant::now());
+    drop(said);
+    for (cause, suppressed) in overdue {
+        let Cause {
+            level,
+            event,
+            subject,
+        } = cause;
+        match level {
+            tracing::Level::WARN => tracing::warn!(about = subject, "{event}{suppressed}"),
+            _ => tracing::info!(about = subject, "{event}{suppressed}"),
+        }
+    }
+}
+
+/// Bytes of a peer as the log has them: escaped, and no more than so many.
+#[derive(Clone, Copy, Debug)]
+pub struct Excerpt<'a>(pub &'a [u8], pub usize);
+
+impl Display for Excerpt<'_> {
+    fn fmt(&self, f: &mut text::Formatter<'_>) -> text::Result {
+        let Excerpt(bytes, most) = *self;
+        match bytes.get(..most) {
+            Some(part) if bytes.len() > most => write!(f, "{}...", part.escape_ascii()),
+            _ => write!(f, "{}", bytes.escape_ascii()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_of_peers_are_escaped_and_cut() {
+        for (bytes, shown) in [
+            (&b"/a?b"[..], "/a?b"),
+            (b"/\n\x1b[1m\xff", "/\\n\\x1b[1m\\xff"),
+            (b"12345678", "12345678"),
+            (b"123456789", "12345678..."),
+            (b"", ""),
+        ] {
+            assert_eq!(Excerpt(bytes, 8).to_string(), shown);
+        }
+    }
 }

@@ -2,6 +2,10 @@
 //!
 //! No label takes its value from the network: close codes of the application's own are counted by range.
 
+mod reason;
+
+pub use reason::{Fault, Reason};
+
 use crate::inspect::{Compressed, Kind, Side, Tally};
 use prometheus::{
     Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec,
@@ -147,6 +151,7 @@ pub struct Metrics {
     connections_total: IntCounterVec,
     connection_duration: HistogramVec,
     handshakes: IntCounterVec,
+    refusals: IntCounterVec,
     upstream_handshake: Histogram,
     upgrades_held: IntGauge,
     drains_open: IntGauge,
@@ -206,6 +211,11 @@ impl Metrics {
             "Upgrade requests by how they ended.",
             &["route", "result"],
         );
+        let refusals = counter(
+            "wsgate_handshakes_refused_total",
+            "Upgrade requests that were refused, by route (empty where none was found) and reason.",
+            &["route", "reason"],
+        );
         let drained = counter(
             "wsgate_drained_total",
             "Connections whose client was told to reconnect, by cause.",
@@ -233,8 +243,8 @@ impl Metrics {
         );
         let tls_failures = counter(
             "wsgate_tls_handshake_failures_total",
-            "Connections of clients that ended in their TLS handshake, by listener.",
-            &["listener"],
+            "Connections of clients that ended in their TLS handshake, by listener and reason.",
+            &["listener", "reason"],
         );
         let proxy_protocol_failures = counter(
             "wsgate_proxy_protocol_failures_total",
@@ -397,6 +407,7 @@ impl Metrics {
             connections_total,
             connection_duration,
             handshakes,
+            refusals,
             upstream_handshake,
             upgrades_held,
             drains_open,
@@ -442,6 +453,14 @@ impl Metrics {
     pub fn handshake(&self, route: &str, result: Handshake) {
         self.handshakes
             .with_label_values(&[route, result.label()])
+            .inc();
+    }
+
+    /// An upgrade request was refused; the route is empty where none was found.
+    pub fn refused(&self, route: &str, reason: Reason) {
+        self.handshake(route, reason.result());
+        self.refusals
+            .with_label_values(&[route, reason.label()])
             .inc();
     }
 
@@ -497,9 +516,11 @@ impl Metrics {
         self.reloads.with_label_values(&[result]).inc();
     }
 
-    /// A client's connection ended in its TLS handshake.
-    pub fn tls_failed(&self, listener: &str) {
-        self.tls_failures.with_label_values(&[listener]).inc();
+    /// A client's connection ended in its TLS handshake, for this reason.
+    pub fn tls_failed(&self, listener: &str, reason: &'static str) {
+        self.tls_failures
+            .with_label_values(&[listener, reason])
+            .inc();
     }
 
     /// A connection ended for want of a PROXY protocol header, for this reason.
@@ -818,6 +839,7 @@ mod tests {
         let metrics = Metrics::new();
         metrics.add_route("chat");
         metrics.handshake("chat", Handshake::Ok);
+        metrics.refused("", Reason::NoRoute);
         metrics.upstream_answered(Duration::from_millis(2));
         metrics.connection_opened("chat");
         metrics.connection_ended("chat", Duration::from_secs(2));
@@ -835,6 +857,8 @@ mod tests {
             "wsgate_connections_open{route=\"chat\"} 0",
             "wsgate_connections_total{route=\"chat\"} 1",
             "wsgate_handshakes_total{result=\"ok\",route=\"chat\"} 1",
+            "wsgate_handshakes_total{result=\"bad_request\",route=\"\"} 1",
+            "wsgate_handshakes_refused_total{reason=\"no_route\",route=\"\"} 1",
             "wsgate_violations_total{kind=\"text_not_utf8\",side=\"client\"} 1",
             "wsgate_closes_total{code=\"1007\",initiator=\"gate\",told=\"client\"} 1",
             "wsgate_closes_total{code=\"4xxx\",initiator=\"upstream\",told=\"client\"} 1",

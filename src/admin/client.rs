@@ -38,8 +38,15 @@ impl Client {
             Some(token) => format!("Authorization: Bearer {}\r\n", token.trim()),
             None => String::new(),
         };
+        // Over a Unix socket nobody looks at it.
+        let host = match &self.address {
+            Address::Unix(_) => "localhost".to_owned(),
+            address => address.to_string(),
+        };
+        let ours = super::guard::HEADER;
         let request = format!(
-            "{method} {path} HTTP/1.1\r\nHost: wsgate\r\n{authorization}Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            "{method} {path} HTTP/1.1\r\nHost: {host}\r\n{authorization}{ours}: 1\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
             body.len()
         );
         stream.write_all(request.as_bytes())?;

@@ -12,8 +12,8 @@
 //!
 //! NAME is percent-encoded where it holds other characters than letters, digits, `-`, `.`, `_` and `~`.
 //!
-//! A body is JSON, every field optional: `{"server": "10.0.0.5:9000", "over": "30s", "rate": 200, "deadline": "60s",
-//! "dry_run": true}`.
+//! A body is JSON and says so, a change without one bears `X-Wsgate: 1`. Every field of a body is optional:
+//! `{"server": "10.0.0.5:9000", "over": "30s", "rate": 200, "deadline": "60s", "dry_run": true}`.
 
 use super::names;
 use crate::deploy::Control;

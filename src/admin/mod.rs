@@ -2,11 +2,15 @@
 //! `/readyz`, and the drains under `/v1`. It never touches a connection of a client itself.
 //!
 //! What changes something takes a token where one is configured; where none is, it is served only on an address that no
-//! other machine reaches.
+//! other machine reaches. Pages that a browser shows change nothing and read nothing (`guard`). Every answer is wsgate's
+//! own, under `/v1` in JSON, and everything that a client can make wait or grow has a bound (`connection`).
 
 mod client;
+mod connection;
 mod drains;
+mod guard;
 mod names;
+mod request;
 
 pub use client::Client;
 pub use drains::Drains;
@@ -14,10 +18,10 @@ pub use names::encode as encode_name;
 
 use crate::metrics::Metrics;
 use crate::proxy::settings::Address;
-use async_trait::async_trait;
+use connection::Connections;
+use guard::Guard;
 use http::{Method, Response, StatusCode, header};
-use pingora::apps::http_app::ServeHttp;
-use pingora::protocols::http::ServerSession;
+use request::{Refusal, Request};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -28,8 +32,14 @@ use tokio::sync::{mpsc, oneshot};
 pub struct Settings {
     /// `None`: there is none.
     pub listen: Option<Address>,
-    /// What a request that changes something has to bear.
+    /// What a request under `/v1` has to bear.
     pub token: Option<Token>,
+    /// `/metrics` wants the token too.
+    pub metrics_token: bool,
+    /// Names by which the listener is asked, beside addresses, `localhost` and the machine's own name.
+    pub hosts: Vec<String>,
+    /// The mode of the Unix socket.
+    pub socket_mode: u32,
 }
 
 /// A secret that is never shown.
@@ -66,6 +76,9 @@ impl Default for Settings {
         Settings {
             listen: Some(Address::Tcp(([127, 0, 0, 1], 9900).into())),
             token: None,
+            metrics_token: false,
+            hosts: Vec::new(),
+            socket_mode: 0o600,
         }
     }
 }
@@ -79,32 +92,12 @@ pub struct Admin {
     metrics: Arc<Metrics>,
     ready: Arc<AtomicBool>,
     drains: Drains,
-    access: Arc<RwLock<Access>>,
+    guard: Arc<RwLock<Guard>>,
     reload: mpsc::Sender<Reload>,
+    connections: Connections,
+    /// The connections come over a Unix socket.
+    is_unix: bool,
 }
-
-/// Who may change something.
-enum Access {
-    /// Who reaches the listener: nobody from another machine does.
-    Local,
-    /// Who bears this.
-    Bearer(Token),
-    Nobody,
-}
-
-impl Access {
-    fn of(settings: &Settings) -> Self {
-        match (&settings.token, &settings.listen) {
-            (Some(token), _) => Access::Bearer(token.clone()),
-            (None, Some(Address::Unix(_))) => Access::Local,
-            (None, Some(Address::Tcp(address))) if address.ip().is_loopback() => Access::Local,
-            (None, _) => Access::Nobody,
-        }
-    }
-}
-
-/// Largest body of a request, in bytes.
-const MAX_BODY: usize = 64 << 10;
 
 impl Admin {
     /// Serves `metrics` and `drains`; `/readyz` answers as `ready` says; `reload` is asked for reloads.
@@ -119,14 +112,30 @@ impl Admin {
             metrics,
             ready,
             drains,
-            access: Arc::new(RwLock::new(Access::of(settings))),
+            guard: Arc::new(RwLock::new(Guard::new(settings))),
             reload,
+            connections: Connections::default(),
+            is_unix: false,
+        }
+    }
+
+    /// The same for the connections of a listener at this address.
+    pub fn at(&self, listener: &Address) -> Self {
+        Admin {
+            is_unix: matches!(listener, Address::Unix(_)),
+            ..self.clone()
         }
     }
 
     /// Obeys these settings from now on.
     pub fn apply(&self, settings: &Settings) {
-        *self.access.write().unwrap_or_else(PoisonError::into_inner) = Access::of(settings);
+        *self.guard.write().unwrap_or_else(PoisonError::into_inner) = Guard::new(settings);
+    }
+
+    /// Whether this request may be answered.
+    fn check(&self, request: &Request) -> Result<(), Refusal> {
+        let guard = self.guard.read().unwrap_or_else(PoisonError::into_inner);
+        guard.check(request, self.is_unix)
     }
 
     /// Has the configuration read again, and waits for what comes of it.
@@ -150,51 +159,35 @@ impl Admin {
                 serde_json::json!({ "reloaded": false, "error": "wsgate is ending" }),
             ),
         };
-        respond(
-            status,
-            "application/json",
-            format!("{answer}\n").into_bytes(),
-        )
+        json(status, &answer)
     }
 
-    /// Why a request that changes something may not.
-    fn refuse(&self, authorization: &[u8]) -> Option<Response<Vec<u8>>> {
-        let refusal = |status, message: &str| {
-            let body = serde_json::json!({ "error": message }).to_string();
-            respond(status, "application/json", body.into_bytes())
+    /// Answers a request that may be answered.
+    async fn serve(&self, request: &Request, body: &[u8]) -> Response<Vec<u8>> {
+        let (method, path) = (&request.method, request.path.as_str());
+        if !request.is_api() {
+            return self.answer(method, path);
+        }
+        if (method.as_str(), path) == ("POST", "/v1/reload") {
+            return self.reload().await;
+        }
+        let as_read = match *method {
+            Method::HEAD => &Method::GET,
+            _ => method,
         };
-        match &*self.access.read().unwrap_or_else(PoisonError::into_inner) {
-            Access::Local => None,
-            Access::Bearer(token) => {
-                let offered = authorization.strip_prefix(b"Bearer ").unwrap_or_default();
-                (!token.is(offered.trim_ascii())).then(|| {
-                    let mut response = refusal(
-                        StatusCode::UNAUTHORIZED,
-                        "this takes the token: Authorization: Bearer ...",
-                    );
-                    let bearer = header::HeaderValue::from_static("Bearer");
-                    response
-                        .headers_mut()
-                        .insert(header::WWW_AUTHENTICATE, bearer);
-                    response
-                })
-            }
-            Access::Nobody => {
-                let message =
-                    "without `token_file` this is served on a loopback or Unix address only";
-                Some(refusal(StatusCode::FORBIDDEN, message))
+        match self.drains.answer(as_read, path, body) {
+            Some((status, answer)) => json(status, &answer),
+            None => {
+                let error = format!("nothing is served here; {ENDPOINTS}");
+                json(
+                    StatusCode::NOT_FOUND,
+                    &serde_json::json!({ "error": error }),
+                )
             }
         }
     }
 
     fn answer(&self, method: &Method, path: &str) -> Response<Vec<u8>> {
-        let text = |status, body: &str| {
-            respond(
-                status,
-                "text/plain; charset=utf-8",
-                format!("{body}\n").into_bytes(),
-            )
-        };
         if !matches!(*method, Method::GET | Method::HEAD) {
             let mut response = text(
                 StatusCode::METHOD_NOT_ALLOWED,
@@ -217,69 +210,43 @@ impl Admin {
             "/healthz" => text(StatusCode::OK, "ok"),
             "/readyz" if self.ready.load(Ordering::Relaxed) => text(StatusCode::OK, "ready"),
             "/readyz" => text(StatusCode::SERVICE_UNAVAILABLE, "not ready"),
-            _ => text(
-                StatusCode::NOT_FOUND,
-                "there are /metrics, /healthz, /readyz, /v1/status, /v1/reload and /v1/upstreams/NAME/drain, deploy and resume",
-            ),
+            _ => text(StatusCode::NOT_FOUND, ENDPOINTS),
         }
     }
 }
 
-#[async_trait]
-impl ServeHttp for Admin {
-    async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
-        let request = session.req_header();
-        let (method, path) = (request.method.clone(), request.uri.path().to_owned());
-        if path.starts_with("/v1/") {
-            let authorization = request
-                .headers
-                .get(header::AUTHORIZATION)
-                .map(|value| value.as_bytes().to_vec());
-            let changes = method != Method::GET && method != Method::HEAD;
-            if let Some(refusal) = changes
-                .then(|| self.refuse(&authorization.unwrap_or_default()))
-                .flatten()
-            {
-                return refusal;
-            }
-            let Some(body) = read_body(session).await else {
-                let message = format!(
-                    "{{\"error\":\"the body cannot be read, or has more than {MAX_BODY} bytes\"}}"
-                );
-                return respond(
-                    StatusCode::BAD_REQUEST,
-                    "application/json",
-                    message.into_bytes(),
-                );
-            };
-            if (method.as_str(), path.as_str()) == ("POST", "/v1/reload") {
-                return self.reload().await;
-            }
-            if let Some((status, answer)) = self.drains.answer(&method, &path, &body) {
-                return respond(
-                    status,
-                    "application/json",
-                    format!("{answer}\n").into_bytes(),
-                );
-            }
-        }
-        let mut response = self.answer(&method, &path);
-        if method == Method::HEAD {
-            response.body_mut().clear();
-        }
+const ENDPOINTS: &str = "there are /metrics, /healthz, /readyz, /v1/status, /v1/reload and /v1/upstreams/NAME/drain, deploy and resume";
+
+/// The answer that a request is refused.
+fn refuse(refusal: &Refusal, is_api: bool) -> Response<Vec<u8>> {
+    let Refusal { status, sentence } = refusal;
+    let mut response = match is_api {
+        true => json(*status, &serde_json::json!({ "error": sentence })),
+        false => text(*status, sentence),
+    };
+    if *status == StatusCode::UNAUTHORIZED {
+        let bearer = header::HeaderValue::from_static("Bearer");
         response
+            .headers_mut()
+            .insert(header::WWW_AUTHENTICATE, bearer);
     }
+    response
 }
 
-async fn read_body(session: &mut ServerSession) -> Option<Vec<u8>> {
-    let mut body = Vec::new();
-    while let Some(chunk) = session.read_request_body().await.ok()? {
-        body.extend_from_slice(&chunk);
-        if body.len() > MAX_BODY {
-            return None;
-        }
-    }
-    Some(body)
+fn text(status: StatusCode, sentence: &str) -> Response<Vec<u8>> {
+    respond(
+        status,
+        "text/plain; charset=utf-8",
+        format!("{sentence}\n").into_bytes(),
+    )
+}
+
+fn json(status: StatusCode, answer: &serde_json::Value) -> Response<Vec<u8>> {
+    respond(
+        status,
+        "application/json",
+        format!("{answer}\n").into_bytes(),
+    )
 }
 
 fn respond(status: StatusCode, content_type: &'static str, body: Vec<u8>) -> Response<Vec<u8>> {
@@ -307,52 +274,6 @@ mod tests {
         );
         let (reload, _) = mpsc::channel(1);
         Admin::new(settings, Arc::new(Metrics::new()), ready, drains, reload)
-    }
-
-    #[test]
-    fn who_may_change_something() {
-        let status = |settings: &Settings, authorization: &[u8]| {
-            let admin = admin(settings, Arc::default());
-            admin
-                .refuse(authorization)
-                .map(|response| response.status().as_u16())
-        };
-        let local = Settings::default();
-        assert_eq!(status(&local, b""), None);
-        let open = Settings {
-            listen: Some(Address::Tcp(([0, 0, 0, 0], 9900).into())),
-            token: None,
-        };
-        assert_eq!(status(&open, b""), Some(403));
-        let token = Token::new(" s3cret\n");
-        for listen in [
-            local.listen,
-            open.listen,
-            Some(Address::Unix("/run/x".into())),
-        ] {
-            let settings = Settings {
-                listen,
-                token: token.clone(),
-            };
-            assert_eq!(status(&settings, b"Bearer s3cret"), None);
-            for wrong in [
-                &b""[..],
-                b"s3cret",
-                b"Bearer",
-                b"Bearer s3cre",
-                b"Bearer s3cretx",
-                b"Basic s3cret",
-            ] {
-                assert_eq!(
-                    status(&settings, wrong),
-                    Some(401),
-                    "{}",
-                    wrong.escape_ascii()
-                );
-            }
-        }
-        assert_eq!(Token::new(" \n"), None);
-        assert_eq!(format!("{token:?}"), "Some(Token(..))");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::deploy::RestartThreshold;
 use crate::drain::{Order, Pace, Terms};
 use crate::proxy::settings::{Address, AddressLimits, Client, ForwardedHeader, Listener, Settings};
 use crate::service::Owner;
-use crate::{admin, deploy, log};
+use crate::{deploy, log};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -173,56 +173,6 @@ impl Reader<'_> {
                 let message = format!("`{}` {what}", path.get_ref().escape_debug());
                 Err(self.source.error(path.span(), message, help))
             }
-        }
-    }
-
-    fn admin(
-        &self,
-        written: written::Admin,
-        warnings: &mut Vec<String>,
-    ) -> Result<admin::Settings, Error> {
-        let token = self.token(written.token_file)?;
-        let Some(listen) = written.listen else {
-            return Ok(admin::Settings {
-                token,
-                ..admin::Settings::default()
-            });
-        };
-        if listen.get_ref() == "off" {
-            return Ok(admin::Settings {
-                listen: None,
-                token,
-            });
-        }
-        let address = self.address(&listen, address::listener)?;
-        if let Some(warning) = admin_warning(&address) {
-            let line = self.source.line(listen.span().start);
-            warnings.push(format!("{}:{line}: {warning}", self.source.name));
-        }
-        Ok(admin::Settings {
-            listen: Some(address),
-            token,
-        })
-    }
-
-    fn token(&self, file: Option<Spanned<String>>) -> Result<Option<admin::Token>, Error> {
-        let Some(file) = file.filter(|file| !file.get_ref().is_empty()) else {
-            return Ok(None);
-        };
-        let help =
-            "it names a file with the token that requests have to bear, and nothing else in it";
-        let text = std::fs::read_to_string(file.get_ref()).map_err(|error| {
-            self.source.error(
-                file.span(),
-                format!("`token_file` cannot be read: {error}"),
-                help,
-            )
-        })?;
-        match admin::Token::new(&text) {
-            Some(token) => Ok(Some(token)),
-            None => Err(self
-                .source
-                .error(file.span(), "`token_file` is empty", help)),
         }
     }
 

@@ -5,6 +5,7 @@
 
 mod access;
 mod address;
+mod admin;
 mod error;
 mod health;
 mod limits;
@@ -19,12 +20,13 @@ mod written;
 
 pub use error::Error;
 
+use crate::admin::Settings as Admin;
 use crate::handshake::Compression;
 use crate::inspect::Rules;
 use crate::inspect::closing::Policy;
 use crate::proxy::settings::{Address, Client, Listener, Route, Settings, Upstream};
 use crate::service::Owner;
-use crate::{admin, deploy, log};
+use crate::{deploy, log};
 use error::Source;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -36,7 +38,7 @@ pub struct Config {
     /// Listeners, upstreams and routes.
     pub proxy: Settings,
     /// The admin listener.
-    pub admin: admin::Settings,
+    pub admin: Admin,
     /// How drains go.
     pub drain: deploy::Settings,
     /// The log.
@@ -164,14 +166,14 @@ impl Config {
             servers.push(address);
         }
         let admin = match admin {
-            None => admin::Settings::default(),
-            Some("off") => admin::Settings {
+            None => Admin::default(),
+            Some("off") => Admin {
                 listen: None,
-                token: None,
+                ..Admin::default()
             },
-            Some(text) => admin::Settings {
+            Some(text) => Admin {
                 listen: Some(address::listener(text).map_err(option("--admin"))?),
-                token: None,
+                ..Admin::default()
             },
         };
         if let Some(address) = &admin.listen {

@@ -159,12 +159,15 @@ fn each_key_is_obeyed() {
         "\"tests/tls/a.pem\"",
         "[{ cert = \"tests/tls/b.pem\", key = \"tests/tls/b.key\" }]",
         "9",
+        "\"0660\"",
         // Any file that is there.
         "\"Cargo.toml\"",
+        "\"README.md\"",
     ];
     // Where nothing is checked, it does not matter how.
     let reference = [
         ("user = \"\"", "user = \"root\""),
+        ("token_file = \"\"", "token_file = \"Cargo.toml\""),
         (
             "trusted_proxies = []",
             "trusted_proxies = [\"10.1.0.0/16\"]",

@@ -64,6 +64,10 @@ pub(super) enum Level {
 pub(super) struct Admin {
     pub listen: Option<Spanned<String>>,
     pub token_file: Option<Spanned<String>>,
+    pub metrics_token: Option<Spanned<bool>>,
+    #[serde(default)]
+    pub hosts: Vec<Spanned<String>>,
+    pub socket_mode: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

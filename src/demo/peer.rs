@@ -36,7 +36,10 @@ impl Received {
                 _ => "Close without a code".to_owned(),
             },
             Opcode::Text => format!("text \"{}\"", String::from_utf8_lossy(&self.payload)),
-            opcode => format!("{opcode:?} of {} bytes", self.payload.len()),
+            Opcode::Continuation => format!("a fragment of {} bytes", self.payload.len()),
+            Opcode::Binary => format!("binary of {} bytes", self.payload.len()),
+            Opcode::Ping => format!("Ping of {} bytes", self.payload.len()),
+            Opcode::Pong => format!("Pong of {} bytes", self.payload.len()),
         }
     }
 

@@ -13,6 +13,7 @@ use crate::drain::{
     Cause, Conductor, DrainId, Forecast, MemberId, Order, Pace, Place, Progress, Selection, State,
     Terms,
 };
+use crate::duration::Shown;
 use crate::metrics::Metrics;
 use crate::relay::Handle;
 use rand::Rng;
@@ -238,7 +239,7 @@ impl Control {
         if let Some(progress) = progress {
             let joined = self.names().insert(id, name.to_owned()).is_some();
             let (connections, raised) = (progress.total, progress.raised);
-            let (drain, deadline) = (id.number(), terms.deadline_in_force());
+            let (drain, deadline) = (id.number(), Shown(terms.deadline_in_force()));
             let cause = cause.label();
             if joined {
                 tracing::info!(drain, selection = name, connections, "drain joined");
@@ -249,7 +250,7 @@ impl Control {
                     selection = name,
                     cause,
                     connections,
-                    ?deadline,
+                    %deadline,
                     "drain begins"
                 );
             }

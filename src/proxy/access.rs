@@ -9,14 +9,18 @@ use super::settings::{Access, Auth, Tcp};
 use super::shortage::Unanswered;
 use super::socket::Socket;
 use super::sources::Sources;
+use super::words::words;
+use crate::duration::Shown;
 use crate::handshake;
-use crate::metrics::{Handshake, Metrics};
+use crate::log;
+use crate::metrics::{Metrics, Reason};
 use bytes::BytesMut;
 use http::header::{self, HeaderName};
 use http::{Method, StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::v1::client::HttpSession;
 use tokio::time::timeout;
+use tracing::Level;
 
 /// Lets a request pass, with what the access service says of it.
 ///
@@ -32,7 +36,7 @@ pub(super) async fn admit(
     if !is_allowed(access, identity) {
         let sentence = "this address is not served here";
         let answer = Answer::new(StatusCode::FORBIDDEN, sentence);
-        return Err(answer.refusing(Handshake::Forbidden));
+        return Err(answer.refusing(Reason::Address));
     }
     if access.client_certificate && !caller.tls.as_deref().is_some_and(secured::has_certificate) {
         let sentence = match caller.tls {
@@ -40,7 +44,7 @@ pub(super) async fn admit(
             None => "a client certificate is required here, and this connection is not over TLS",
         };
         let answer = Answer::new(StatusCode::FORBIDDEN, sentence);
-        return Err(answer.refusing(Handshake::Forbidden));
+        return Err(answer.refusing(Reason::ClientCertificate));
     }
     let Some(auth) = &access.auth else {
         return Ok(Vec::new());
@@ -52,19 +56,26 @@ pub(super) async fn admit(
         Ok(Ok(Verdict::Refuse(head, body))) => Err(Refused::by_access(head, body)),
         Ok(Err(Unanswered::Exhausted(shortage, error))) => {
             shortage.report(metrics, &error);
-            Err(Answer::exhausted().refusing(Handshake::Full))
+            Err(Answer::exhausted().refusing(Reason::Exhausted))
         }
         Ok(Err(Unanswered::Failed(error))) => {
-            tracing::warn!(service = %auth.address, error, "the access service failed; the request is refused");
+            const EVENT: &str = "the access service failed, and requests are refused";
+            if let Some(more) = log::admit(Level::WARN, EVENT, &auth.address) {
+                tracing::warn!(service = %auth.address, error, "{EVENT}{more}");
+            }
             let sentence = "whether this is allowed could not be found out";
             let answer = Answer::new(StatusCode::BAD_GATEWAY, sentence);
-            Err(answer.refusing(Handshake::Unchecked))
+            Err(answer.refusing(Reason::AccessFailed))
         }
         Err(_) => {
-            tracing::warn!(service = %auth.address, "the access service did not answer in time; the request is refused");
+            const EVENT: &str =
+                "the access service did not answer in time, and requests are refused";
+            if let Some(more) = log::admit(Level::WARN, EVENT, &auth.address) {
+                tracing::warn!(service = %auth.address, after = %Shown(auth.timeout), "{EVENT}{more}");
+            }
             let sentence = "whether this is allowed could not be found out in time";
             let answer = Answer::new(StatusCode::GATEWAY_TIMEOUT, sentence);
-            Err(answer.refusing(Handshake::Unchecked))
+            Err(answer.refusing(Reason::AccessTimedOut))
         }
     }
 }
@@ -96,7 +107,7 @@ async fn ask(
     caller: &Caller,
     identity: Identity,
 ) -> Result<Verdict, Unanswered> {
-    let wrong = |error: Box<pingora::Error>| error.to_string();
+    let wrong = |error: Box<pingora::Error>| words(&error);
     let socket = Socket::connect(&auth.address, Tcp::OFF, &Sources::default()).await?;
     let mut service = HttpSession::new(Box::new(socket));
     let request = question(auth, asked, caller, identity).map_err(wrong)?;

@@ -2,7 +2,7 @@
 
 use super::headers;
 use super::settings::HeaderRules;
-use crate::metrics::Handshake;
+use crate::metrics::Reason;
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 use http::header::{self, HeaderName};
@@ -46,13 +46,9 @@ impl Answer {
         }
     }
 
-    /// What a request that is not served is answered, and counted as.
-    pub fn refusing(self, counted: Handshake) -> Refused {
-        Refused {
-            counted,
-            told: Box::new(Told::Ours(self)),
-            rules: None,
-        }
+    /// What a request that is not served is answered, and why it is not.
+    pub fn refusing(self, reason: Reason) -> Refused {
+        Refused::new(reason, Told::Ours(self))
     }
 
     /// Writes it, with what the route, if there is one, changes of answers. The connection is not used again afterwards.
@@ -86,10 +82,17 @@ impl Answer {
 
 /// Why a request is not served, and what its client is told. Small, as all requests carry the room for it.
 pub(super) struct Refused {
-    pub counted: Handshake,
-    told: Box<Told>,
+    pub reason: Reason,
+    parts: Box<Parts>,
+}
+
+struct Parts {
+    /// What the log has to say besides.
+    detail: String,
+    /// What the client is told.
+    told: Told,
     /// What the route of the request changes of answers.
-    rules: Option<Box<HeaderRules>>,
+    rules: Option<HeaderRules>,
 }
 
 enum Told {
@@ -101,13 +104,20 @@ enum Told {
 }
 
 impl Refused {
+    fn new(reason: Reason, told: Told) -> Self {
+        Refused {
+            reason,
+            parts: Box::new(Parts {
+                detail: String::new(),
+                told,
+                rules: None,
+            }),
+        }
+    }
+
     /// The access service has said no, with this body.
     pub fn by_access(head: Box<ResponseHeader>, body: BytesMut) -> Self {
-        Refused {
-            counted: Handshake::Forbidden,
-            told: Box::new(Told::Access(head, body)),
-            rules: None,
-        }
+        Refused::new(Reason::AccessService, Told::Access(head, body))
     }
 
     /// The server has answered something else than was asked for.
@@ -116,19 +126,44 @@ impl Refused {
         session: Box<HttpSession>,
         limit: Duration,
     ) -> Self {
-        Refused {
-            counted: Handshake::Declined,
-            told: Box::new(Told::Server(head, session, limit)),
-            rules: None,
-        }
+        let reason = match head.status.is_server_error() {
+            true => Reason::ServerError,
+            false => Reason::Declined,
+        };
+        Refused::new(reason, Told::Server(head, session, limit))
+    }
+
+    /// The same, with what the log says of it and the client is not told: names of servers, errors of sockets.
+    pub fn because(mut self, detail: impl Into<String>) -> Self {
+        self.parts.detail = detail.into();
+        self
     }
 
     /// The same with what a route changes of answers, whoever gives them.
-    pub fn under(self, rules: Option<&HeaderRules>) -> Self {
+    pub fn under(mut self, rules: Option<&HeaderRules>) -> Self {
         let rules = rules.filter(|rules| **rules != HeaderRules::default());
-        Refused {
-            rules: rules.cloned().map(Box::new),
-            ..self
+        self.parts.rules = rules.cloned();
+        self
+    }
+
+    /// The status that the client gets.
+    pub fn status(&self) -> StatusCode {
+        match &self.parts.told {
+            Told::Ours(answer) => answer.status,
+            Told::Access(head, _) | Told::Server(head, ..) => head.status,
+        }
+    }
+
+    /// Why, for the log.
+    pub fn why(&self) -> String {
+        let sentence = match &self.parts.told {
+            Told::Ours(answer) => &*answer.sentence,
+            Told::Access(..) => "the access service has said no",
+            Told::Server(..) => "the server has answered with something else than 101",
+        };
+        match self.parts.detail.as_str() {
+            "" => sentence.to_owned(),
+            detail => format!("{sentence} ({detail})"),
         }
     }
 
@@ -138,9 +173,10 @@ impl Refused {
     /// Those of the client's connection; where the server's answer breaks, the connection is all that can tell it.
     pub async fn write(self, session: &mut ServerSession) -> Result<()> {
         session.set_keepalive(None);
-        let rules = self.rules.as_deref();
+        let parts = *self.parts;
+        let rules = parts.rules.as_ref();
         let obey = |head: &mut ResponseHeader| rules.map_or(Ok(()), |of| headers::obey(head, of));
-        match *self.told {
+        match parts.told {
             Told::Ours(answer) => answer.write(session, rules).await,
             Told::Access(mut head, body) => {
                 obey(&mut head)?;

@@ -9,8 +9,10 @@ use super::settings::{self, Check};
 use super::shortage::Unanswered;
 use super::socket::Socket;
 use super::upstream::{Pool, Pools, Server, Standing};
+use super::words::words;
 use crate::deploy::{Control, Health, Turn};
 use crate::drain::{Cause, Selection, State};
+use crate::duration::Shown;
 use crate::frame::close;
 use crate::handshake;
 use crate::metrics::Metrics;
@@ -122,7 +124,7 @@ impl Patient {
                     }
                     Ok(Err(Unanswered::Failed(error))) => Err(error),
                     Ok(Ok(version)) => Ok(version),
-                    Err(_) => Err(format!("no answer within {:?}", settings.timeout)),
+                    Err(_) => Err(format!("no answer within {}", Shown(settings.timeout))),
                 };
             if let Err(error) = &answer {
                 tracing::debug!(upstream, %server, error, "check failed");
@@ -215,7 +217,7 @@ pub(super) async fn ask(
         Check::Http { path, host, .. } | Check::WebSocket { path, host } => (path, host),
     };
     let host = host.clone().unwrap_or_else(|| server.address.to_string());
-    let wrong = |error: Box<pingora::Error>| error.to_string();
+    let wrong = |error: Box<pingora::Error>| words(&error);
     let mut request = RequestHeader::build(Method::GET, path.as_bytes(), None).map_err(wrong)?;
     request.set_version(Version::HTTP_11);
     let mut header = |name: &'static str, value: &str| {

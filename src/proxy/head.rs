@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout_at};
 
 /// Why there is no head.
 #[derive(Debug)]
-pub(super) enum NoHead {
+pub(crate) enum NoHead {
     /// The client closed the connection, or let it idle, without having begun a request.
     Idle,
     /// Its stream broke within the head.
@@ -27,7 +27,7 @@ pub(super) enum NoHead {
 
 /// A complete head of a request, and what came behind it.
 #[derive(Debug)]
-pub(super) struct Head {
+pub(crate) struct Head {
     pub bytes: BytesMut,
     /// How much of it is the head.
     pub len: usize,
@@ -36,7 +36,7 @@ pub(super) struct Head {
 /// Reads until the end of a head is there, and whatever came with it.
 ///
 /// The first byte may take `idle`; from then on the head has to be complete within the client's header time-out.
-pub(super) async fn read(
+pub(crate) async fn read(
     stream: &mut Stream,
     client: &Client,
     idle: Duration,
@@ -106,7 +106,7 @@ pub(super) fn may_upgrade(head: &[u8]) -> bool {
 }
 
 /// Tells the client why its request was not read, where anybody may still be listening.
-pub(super) async fn refuse(mut stream: Stream, why: &NoHead, client: &Client) {
+pub(crate) async fn refuse(stream: Stream, why: &NoHead, client: &Client) {
     let (status, sentence) = match why {
         NoHead::Idle | NoHead::Broken => return,
         NoHead::TimedOut => {
@@ -122,13 +122,23 @@ pub(super) async fn refuse(mut stream: Stream, why: &NoHead, client: &Client) {
             (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, sentence)
         }
     };
+    part(stream, &plain_text(status, &sentence)).await;
+}
+
+/// An answer of ours in plain text, after which the connection ends.
+pub(crate) fn plain_text(status: StatusCode, sentence: &str) -> Vec<u8> {
     let body = format!("{sentence}\n");
     let response = format!(
         "HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
         body.len(),
     );
+    response.into_bytes()
+}
+
+/// Writes the last answer of a connection, and ends it so that the client can read the answer.
+pub(crate) async fn part(mut stream: Stream, response: &[u8]) {
     let farewell = async {
-        stream.write_all(response.as_bytes()).await?;
+        stream.write_all(response).await?;
         stream.flush().await?;
         AsyncWriteExt::shutdown(&mut stream).await?;
         // Closing a socket with unread bytes resets it, and the reset would overtake the answer.

@@ -34,7 +34,7 @@ pub(super) enum ClientAddress {
 
 impl ClientAddress {
     /// A peer that speaks for itself.
-    fn of_peer(peer: Option<IpAddr>) -> Self {
+    pub fn of_peer(peer: Option<IpAddr>) -> Self {
         peer.map_or(ClientAddress::Unix, ClientAddress::Known)
     }
 

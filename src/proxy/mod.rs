@@ -16,10 +16,11 @@ mod delivery;
 mod discovery;
 mod exchange;
 pub mod forwarded;
-mod head;
+pub(crate) mod head;
 mod headers;
 mod identity;
 mod proxy_protocol;
+mod refusal;
 mod relief;
 mod restart;
 mod router;
@@ -32,6 +33,7 @@ mod table;
 mod tunnel;
 mod upgrade;
 mod upstream;
+mod words;
 
 pub use checks::Checks;
 pub use discovery::Discovery;
@@ -43,6 +45,7 @@ pub use table::Table;
 pub use upstream::{Departing, Departure, Pool, Pools, Server, State};
 
 use crate::handshake::{self, Refusal};
+use crate::log;
 use answer::{Answer, Refused};
 use asked::{Asked, Caller};
 use async_trait::async_trait;
@@ -60,6 +63,7 @@ use pingora::server::ShutdownWatch;
 use pingora::server::configuration::ServerConf;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
+use refusal::About;
 use secured::Secured;
 use settings::{HeaderRules, Tcp};
 use std::io;
@@ -69,7 +73,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use table::RouteState;
 use tokio::sync::Notify;
-use upstream::Reason;
+use tracing::Level;
+use upstream::EjectionReason;
 
 /// Takes the connections of the listeners. Clones share everything.
 #[derive(Clone)]
@@ -160,7 +165,11 @@ impl Gate {
         let peer = peer.map_or_else(|| "unix".to_owned(), |peer| peer.to_string());
         match why.label() {
             Some(reason) => {
-                tracing::warn!(%listener, peer, error = %why, "connection ended for want of a PROXY protocol header");
+                const EVENT: &str = "connection ended for want of a PROXY protocol header";
+                let subject = format_args!("{listener}, {reason}");
+                if let Some(more) = log::admit(Level::WARN, EVENT, subject) {
+                    tracing::warn!(%listener, peer, reason, error = %why, "{EVENT}{more}");
+                }
                 let listener = listener.to_string();
                 table.metrics.proxy_protocol_failed(&listener, reason);
             }
@@ -183,9 +192,17 @@ impl Gate {
             Err(error) => {
                 let peer = peer.as_ref().and_then(|digest| digest.peer_addr());
                 let peer = peer.map_or_else(|| "unix".to_owned(), ToString::to_string);
-                // Scanners do this all day long: it is counted, and told to those who ask.
-                tracing::debug!(%listener, peer, %error, "TLS handshake failed");
-                table.metrics.tls_failed(&listener.to_string());
+                let (reason, error) = secured::failure(&error, table.client.header_timeout);
+                const EVENT: &str = "TLS handshake failed";
+                if reason == secured::ENDED {
+                    // Balancers that look whether anybody listens do this all day long.
+                    tracing::debug!(%listener, peer, error, "{EVENT}");
+                } else if let Some(more) =
+                    log::admit(Level::INFO, EVENT, format_args!("{listener}, {reason}"))
+                {
+                    tracing::info!(%listener, peer, reason, error, "{EVENT}{more}");
+                }
+                table.metrics.tls_failed(&listener.to_string(), reason);
                 None
             }
         }
@@ -262,6 +279,7 @@ impl ServerApp for Gate {
             let head = match head {
                 Ok(head) => head,
                 Err(why) => {
+                    refusal::report_unread(&table.metrics, &why, &stream);
                     head::refuse(stream, &why, &table.client).await;
                     return None;
                 }
@@ -319,13 +337,23 @@ impl Plain {
     async fn admit(&mut self, session: &ServerSession, table: &Table) -> Result<(), Refused> {
         let mut asked = Asked::of(session.req_header());
         let caller = Caller::of_session(session);
-        let (route, identity) = table.route(&mut asked, &caller)?;
+        let is_attempt = handshake::is_attempt(&asked);
+        let routed = table.route(&mut asked, &caller);
+        let (route, identity) = routed.inspect_err(|refused| {
+            if is_attempt {
+                let client = table.client(&asked, &caller);
+                refusal::report(&table.metrics, refused, &About::new(&asked, None, client));
+            }
+        })?;
         // Also where it is refused: the rules of the route hold for the answer.
         self.route = Some(route.clone());
         self.identity = Some(identity);
-        if handshake::is_attempt(&asked) {
+        if is_attempt {
             // Those of HTTP/1.1 do not come here.
-            return Err(upgrade::refuse(&Refusal::HttpVersion));
+            let refused = upgrade::refuse(&Refusal::HttpVersion);
+            let about = About::new(&asked, Some(route.name()), identity.client);
+            refusal::report(&table.metrics, &refused, &about);
+            return Err(refused);
         }
         let (access, metrics) = (&route.settings.access, &route.terms.metrics);
         self.vouched = access::admit(&asked, &caller, access, identity, metrics).await?;
@@ -413,7 +441,7 @@ impl ProxyHttp for Seat {
                 }
                 (None, Some(server), Some(began)) => {
                     let pool = &route.pool;
-                    pool.handle_failure(server, Reason::Unreachable, None, began, metrics);
+                    pool.handle_failure(server, EjectionReason::Unreachable, None, began, metrics);
                 }
                 (None, ..) => {}
             }

@@ -2,6 +2,7 @@
 //!
 //! What Pingora wants to know of it is made when it asks: an idle WebSocket is nobody asked about.
 
+use crate::duration::Shown;
 use crate::tls;
 use async_trait::async_trait;
 use http::HeaderName;
@@ -62,6 +63,30 @@ impl Secured {
     /// What was agreed is HTTP/2.
     pub fn is_http2(&self) -> bool {
         self.stream.end().alpn_protocol() == Some(b"h2")
+    }
+}
+
+/// The connection was gone before the end of its handshake.
+pub(super) const ENDED: &str = "ended";
+
+/// Why a handshake has failed: its name in metrics, and a sentence.
+pub(super) fn failure(error: &io::Error, limit: Duration) -> (&'static str, String) {
+    let tls = error
+        .get_ref()
+        .and_then(|error| error.downcast_ref::<tls::Error>());
+    match (tls, error.kind()) {
+        (Some(tls), _) => (tls.label(), tls.to_string()),
+        (None, io::ErrorKind::TimedOut) => {
+            let limit = Shown(limit);
+            (
+                "timed_out",
+                format!("it was not complete after {limit} (`header_timeout`)"),
+            )
+        }
+        (None, io::ErrorKind::UnexpectedEof) => {
+            (ENDED, "the client ended the connection".to_owned())
+        }
+        (None, _) => (ENDED, format!("the connection broke: {error}")),
     }
 }
 

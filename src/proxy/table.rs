@@ -4,12 +4,12 @@ use super::Router;
 use super::answer::{Answer, Refused};
 use super::asked::{Asked, Caller};
 use super::clients::Clients;
-use super::identity::{Identity, identify};
+use super::identity::{ClientAddress, Identity, identify};
 use super::settings::{Address, Client, Route, Settings};
 use super::upstream::{Pool, Pools};
 use crate::deploy::Control;
 use crate::handshake::Fields;
-use crate::metrics::{Handshake, Metrics};
+use crate::metrics::{Metrics, Reason};
 use crate::relay::{Buffers, Terms};
 use crate::session;
 use crate::tls::Accept;
@@ -154,23 +154,29 @@ impl Table {
         asked: &mut Asked<'_>,
         caller: &Caller,
     ) -> Result<(Arc<RouteState>, Identity), Refused> {
-        // Handshakes are counted by route: without one, nobody counts it.
-        let refuse = |status, sentence| {
+        let refuse = |status, sentence, reason| {
             let answer = Answer::new(status, sentence);
-            Err(answer.refusing(Handshake::BadRequest))
+            Err(answer.refusing(reason))
         };
         let has_host = asked.lines(header::HOST).next().is_some();
         if asked.line().version == Version::HTTP_11 && !has_host {
             // RFC 9112 §3.2: "A server MUST respond with a 400 (Bad Request) status code".
-            return refuse(StatusCode::BAD_REQUEST, "the Host header is missing");
+            let sentence = "the Host header is missing";
+            return refuse(StatusCode::BAD_REQUEST, sentence, Reason::Host);
         }
         // Who says it by himself is nobody whom we know by it.
         asked.forget(&self.subject_headers);
         let Some(route) = self.find(asked.host(), asked.uri().path()) else {
-            return refuse(StatusCode::NOT_FOUND, "no route for this host and path");
+            let sentence = "no route for this host and path";
+            return refuse(StatusCode::NOT_FOUND, sentence, Reason::NoRoute);
         };
         let identity = identify(caller, asked, &self.client);
         Ok((route.clone(), identity))
+    }
+
+    /// Who sends a request for which there is no route.
+    pub(super) fn client(&self, asked: &Asked<'_>, caller: &Caller) -> ClientAddress {
+        identify(caller, asked, &self.client).client
     }
 
     /// TLS on this listener.

@@ -9,7 +9,7 @@ use super::settings::{Address, Tcp, Upstream};
 use super::shortage::Shortage;
 use super::socket::Socket;
 use super::sources::Sources;
-use super::upstream::Server;
+use super::upstream::{Server, warn_unreachable};
 use crate::tls;
 use async_trait::async_trait;
 use pingora::connectors::L4Connect;
@@ -66,7 +66,7 @@ impl L4Connect for Tunnel {
             Ok(socket) => socket,
             Err(error) => {
                 if Shortage::of(&error).is_none() {
-                    tracing::warn!(server = %self.address, %error, "server cannot be reached");
+                    warn_unreachable(None, &self.address, &error);
                 }
                 let kind = match error.kind() {
                     ErrorKind::TimedOut => ErrorType::ConnectTimedout,

@@ -11,15 +11,19 @@ use super::asked::{Asked, Caller};
 use super::balance::hash_key;
 use super::connection::{Connection, client_network, place};
 use super::exchange::{self, Answered, Switched};
-use super::head::Head;
+use super::head::{self, Head};
 use super::headers;
 use super::identity::Identity;
+use super::refusal::{self, About};
 use super::table::{Full, RouteState, Ticket};
-use super::upstream::{ClientNetwork, Reason, Unreachable};
+use super::upstream::{ClientNetwork, EjectionReason, Unreachable};
+use super::words::words;
 use crate::deploy::Enrolled;
 use crate::drain;
-use crate::handshake::{self, Refusal};
-use crate::metrics::Handshake;
+use crate::duration::Shown;
+use crate::handshake::{self, Fields, Refusal};
+use crate::log::Excerpt;
+use crate::metrics::{Handshake, Reason};
 use crate::relay::Relay;
 use bytes::BytesMut;
 use http::StatusCode;
@@ -57,7 +61,7 @@ pub(super) async fn serve(
         Err(refused) => {
             // What few requests come to is in a box of its own.
             let refusing = Box::pin(async {
-                let session = session(stream, head).await?;
+                let session = session(tables, stream, head).await?;
                 tell(refused, session).await;
                 Some(())
             });
@@ -74,7 +78,7 @@ async fn serve_unusual(
     head: BytesMut,
     behind: BytesMut,
 ) -> Option<(Stream, BytesMut)> {
-    let session = session(stream, head).await?;
+    let session = session(tables, stream, head).await?;
     let caller = Caller::of_session(&session);
     let asked = Asked::of(session.req_header());
     if !handshake::is_attempt(&asked) {
@@ -97,7 +101,8 @@ async fn serve_unusual(
 }
 
 /// Pingora's session of a request whose head was read. `None`: it has been refused.
-async fn session(stream: Stream, head: BytesMut) -> Option<ServerSession> {
+async fn session(tables: &Tables, stream: Stream, head: BytesMut) -> Option<ServerSession> {
+    let caller = Caller::of(&stream);
     let mut session = ServerSession::new_http1(stream);
     session.set_pipelined_prefix(head);
     match session.read_request().await {
@@ -105,11 +110,14 @@ async fn session(stream: Stream, head: BytesMut) -> Option<ServerSession> {
         Ok(false) => {}
         Err(error) => {
             tracing::debug!(%error, "a request cannot be read");
-            if matches!(error.etype(), ErrorType::InvalidHTTPHeader) {
-                // The client is at fault and may be gone: whether it heard us changes nothing.
-                let _ = session.respond_error(400).await;
+            if let (ErrorType::InvalidHTTPHeader, ServerSession::H1(session)) =
+                (error.etype(), session)
+            {
+                let sentence = "the request is malformed";
+                refusal::report_malformed(&tables.current().metrics, sentence, &caller);
+                let answer = head::plain_text(StatusCode::BAD_REQUEST, sentence);
+                head::part(session.into_inner(), &answer).await;
             }
-            session.shutdown().await;
         }
     }
     None
@@ -136,16 +144,28 @@ async fn attend(
     caller: &Caller,
 ) -> Result<Box<Tunnel>, Refused> {
     let started = Instant::now();
-    let (route, identity) = tables.current().route(&mut asked, caller)?;
+    let table = tables.current();
+    let (route, identity) = table.route(&mut asked, caller).inspect_err(|refused| {
+        let client = table.client(&asked, caller);
+        refusal::report(&table.metrics, refused, &About::new(&asked, None, client));
+    })?;
+    drop(table);
     let negotiated = negotiate(&asked, caller, &route, identity, started).await;
     negotiated.map_err(|refused| {
-        count(&route, refused.counted, started);
+        let about = About::new(&asked, Some(route.name()), identity.client);
+        refusal::report(&route.terms.metrics, &refused, &about);
+        note(&route, refused.reason.result(), started);
         refused.under(Some(&route.settings.headers[1]))
     })
 }
 
 fn count(route: &RouteState, counted: Handshake, started: Instant) {
     route.terms.metrics.handshake(route.name(), counted);
+    note(route, counted, started);
+}
+
+/// Tells the drains how long servers take for their handshakes.
+fn note(route: &RouteState, counted: Handshake, started: Instant) {
     let answered = match counted {
         Handshake::Ok => true,
         Handshake::BadSwitch | Handshake::Unreachable | Handshake::TimedOut => false,
@@ -186,7 +206,9 @@ async fn negotiate(
     if !handshake::origin_is_allowed(&route.settings.allowed_origins, asked) {
         let sentence = "this origin may not open a WebSocket here";
         let answer = Answer::new(StatusCode::FORBIDDEN, sentence);
-        return Err(answer.refusing(Handshake::Forbidden));
+        let origin = asked.lines(header::ORIGIN).next().unwrap_or_default();
+        let detail = format!("it is {}", Excerpt(origin, 100));
+        return Err(answer.refusing(Reason::Origin).because(detail));
     }
     let limits = &route.client.per_address;
     let limited = identity
@@ -198,12 +220,12 @@ async fn negotiate(
     });
     let admitted = admitted.transpose().map_err(throttle)?.map(Box::new);
     let ticket = Ticket::take(route).map_err(|full| {
-        let sentence = match full {
-            Full::Route => "all connections of this route are taken",
-            Full::Everybody => "all connections are taken",
-            Full::Memory => "all memory for slow connections is taken",
+        let (sentence, reason) = match full {
+            Full::Route => ("all connections of this route are taken", Reason::RouteFull),
+            Full::Everybody => ("all connections are taken", Reason::GateFull),
+            Full::Memory => ("all memory for slow connections is taken", Reason::Memory),
         };
-        unavailable(sentence).refusing(Handshake::Full)
+        unavailable(sentence).refusing(reason)
     })?;
     let (settings, metrics) = (&route.settings, &route.terms.metrics);
     let vouched = access::admit(asked, caller, &settings.access, identity, metrics).await?;
@@ -217,7 +239,7 @@ async fn negotiate(
     let upstream_request = upstream_request.map_err(|error| {
         tracing::debug!(%error, "a request cannot be passed on");
         let sentence = "what the request says, or the certificate, has no place in a header";
-        Answer::new(StatusCode::BAD_REQUEST, sentence).refusing(Handshake::BadRequest)
+        Answer::new(StatusCode::BAD_REQUEST, sentence).refusing(Reason::Unsendable)
     })?;
     // From here on it is one of those that a drain finds: one that begins while the server answers is not missed.
     let enrolled = route
@@ -233,7 +255,7 @@ async fn negotiate(
         enrolled.handle().drain(cause.label());
     }
     let exchange = exchange::exchange(socket, upstream_request, &request, settings);
-    let (name, route_name) = (pool.name.as_str(), route.name());
+    let at = || format!("server {} of upstream {}", server.address, pool.name);
     let whose = client_network(route, identity.client.known());
     let failed = |reason| {
         pool.handle_failure(server.server(), reason, whose, connecting, metrics);
@@ -242,17 +264,17 @@ async fn negotiate(
     let answered = match timeout(limit, exchange).await {
         Ok(Ok(answered)) => answered,
         Ok(Err(error)) => {
-            failed(Reason::NoAnswer);
-            tracing::warn!(route = route_name, upstream = name, server = %server.address, %error, "server did not answer the handshake");
+            failed(EjectionReason::NoAnswer);
             let sentence = "the server ended the connection instead of answering";
             let answer = Answer::new(StatusCode::BAD_GATEWAY, sentence);
-            return Err(answer.refusing(Handshake::Unreachable));
+            let detail = format!("{}: {}", at(), words(&error));
+            return Err(answer.refusing(Reason::NoAnswer).because(detail));
         }
         Err(_) => {
             // The client may have asked for something slow.
             server.handle_doubt();
-            tracing::warn!(route = route_name, upstream = name, server = %server.address, "server did not answer the handshake in time");
-            return Err(timed_out().refusing(Handshake::TimedOut));
+            let detail = format!("{}, after {}", at(), Shown(limit));
+            return Err(timed_out().refusing(Reason::AnswerTimedOut).because(detail));
         }
     };
     metrics.upstream_answered(connecting.elapsed());
@@ -260,23 +282,22 @@ async fn negotiate(
         Answered::Switched(switched) => switched,
         Answered::Bad(bad) => {
             server.handle_doubt();
-            tracing::warn!(route = route_name, upstream = name, server = %server.address, %bad, "server's handshake is wrong");
             let sentence = format!("the server's handshake is wrong: {bad}");
             let answer = Answer::new(StatusCode::BAD_GATEWAY, sentence);
-            return Err(answer.refusing(Handshake::BadSwitch));
+            return Err(answer.refusing(Reason::BadSwitch).because(at()));
         }
         Answered::Otherwise(mut head, session) => {
             match head.status {
                 StatusCode::BAD_GATEWAY
                 | StatusCode::SERVICE_UNAVAILABLE
-                | StatusCode::GATEWAY_TIMEOUT => failed(Reason::GatewayError),
+                | StatusCode::GATEWAY_TIMEOUT => failed(EjectionReason::GatewayError),
                 // A client can have it at will, by asking for what crashes.
                 status if status.is_server_error() => {}
                 _ => server.handle_answer(whose),
             }
             headers::end_hop(&mut head);
             let limit = pool.members().settings.read_timeout;
-            return Err(Refused::by_server(head, session, limit));
+            return Err(Refused::by_server(head, session, limit).because(at()));
         }
     };
     let protocol = switched.agreed.protocol.take();
@@ -345,7 +366,7 @@ pub(super) fn refuse(refusal: &Refusal) -> Refused {
         // RFC 6455 §4.4.
         answer = answer.with(header::SEC_WEBSOCKET_VERSION, handshake::VERSION);
     }
-    answer.refusing(Handshake::BadRequest)
+    answer.refusing(refusal::reason(refusal))
 }
 
 fn throttle(after: Duration) -> Refused {
@@ -354,19 +375,19 @@ fn throttle(after: Duration) -> Refused {
     let sentence = "this address has, or opens, too many connections";
     let answer = Answer::new(StatusCode::TOO_MANY_REQUESTS, sentence);
     let answer = answer.with(header::RETRY_AFTER, seconds);
-    answer.refusing(Handshake::Throttled)
+    answer.refusing(Reason::AddressLimit)
 }
 
 fn not_connected(unreachable: &Unreachable) -> Refused {
     if unreachable.none_taking {
-        unavailable("no server takes connections now").refusing(Handshake::Held)
+        unavailable("no server takes connections now").refusing(Reason::NoServer)
     } else if unreachable.exhausted {
-        Answer::exhausted().refusing(Handshake::Full)
+        Answer::exhausted().refusing(Reason::Exhausted)
     } else if unreachable.timed_out {
-        timed_out().refusing(Handshake::TimedOut)
+        timed_out().refusing(Reason::ConnectTimedOut)
     } else {
         let answer = Answer::new(StatusCode::BAD_GATEWAY, "no server can be reached");
-        answer.refusing(Handshake::Unreachable)
+        answer.refusing(Reason::Unreachable)
     }
 }
 

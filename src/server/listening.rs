@@ -5,15 +5,18 @@ use crate::admin::Admin;
 use crate::metrics::Metrics;
 use crate::proxy::Gate;
 use crate::proxy::settings::{Address, Tcp};
+use crate::service::Owner;
 use async_trait::async_trait;
 use pingora::apps::ServerApp;
 use pingora::server::{ListenFds, ShutdownWatch};
-use rustix::net::{self, AddressFamily, SocketFlags, SocketType, sockopt};
+use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use std::fmt;
+use std::fs::Permissions;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::runtime::Handle;
@@ -68,6 +71,24 @@ impl Bound {
         tcp: Tcp,
         inherited: &mut Vec<(String, OwnedFd)>,
     ) -> Result<Bound, BindError> {
+        Bound::with(address, tcp, None, inherited)
+    }
+
+    /// [`Bound::new`] for a listener whose Unix socket is nobody else's.
+    pub fn private(
+        address: &Address,
+        access: SocketAccess,
+        inherited: &mut Vec<(String, OwnedFd)>,
+    ) -> Result<Bound, BindError> {
+        Bound::with(address, Tcp::OFF, Some(access), inherited)
+    }
+
+    fn with(
+        address: &Address,
+        tcp: Tcp,
+        access: Option<SocketAccess>,
+        inherited: &mut Vec<(String, OwnedFd)>,
+    ) -> Result<Bound, BindError> {
         let error = |source| BindError {
             address: address.clone(),
             source,
@@ -75,8 +96,13 @@ impl Bound {
         let name = address.to_string();
         if let Some(at) = inherited.iter().position(|(known, _)| *known == name) {
             let (_, socket) = inherited.swap_remove(at);
-            if !matches!(address, Address::Unix(_)) {
-                prepare(&socket, tcp, Tcp::UNKNOWN).map_err(error)?;
+            match (address, access) {
+                // Without its file nobody connects anew.
+                (Address::Unix(path), Some(access)) if path.exists() => {
+                    access.apply(path).map_err(error)?;
+                }
+                (Address::Unix(_), _) => {}
+                _ => prepare(&socket, tcp, Tcp::UNKNOWN).map_err(error)?,
             }
             return Ok(Bound {
                 configured: address.clone(),
@@ -93,10 +119,7 @@ impl Bound {
             }
             Address::Unix(path) => {
                 remove_stale(path).map_err(error)?;
-                let listener = UnixListener::bind(path).map_err(error)?;
-                net::listen(&listener, i32::MAX).map_err(|errno| error(errno.into()))?;
-                listener.set_nonblocking(true).map_err(error)?;
-                (address.clone(), listener.into())
+                (address.clone(), bind_unix(path, access).map_err(error)?)
             }
             Address::Name(..) => {
                 return Err(error(io::Error::new(
@@ -112,6 +135,48 @@ impl Bound {
             socket,
         })
     }
+}
+
+/// Whose a Unix socket is, and who may connect to it.
+#[derive(Clone, Copy)]
+pub(super) struct SocketAccess {
+    mode: u32,
+    /// User and group; `None`: those of the process.
+    owner: Option<(u32, u32)>,
+}
+
+impl SocketAccess {
+    /// This mode, and the owner that the process has or will have.
+    pub fn new(mode: u32, owner: Option<&Owner>) -> Self {
+        SocketAccess {
+            mode,
+            owner: owner.map(|owner| (owner.uid, owner.gid)),
+        }
+    }
+
+    /// Gives a socket its owner, then its mode.
+    pub fn apply(self, path: &Path) -> io::Result<()> {
+        if let Some((user, group)) = self.owner {
+            let found = std::fs::symlink_metadata(path)?;
+            // The process that is not root's any more may not change what already is so.
+            if (found.uid(), found.gid()) != (user, group) {
+                std::os::unix::fs::lchown(path, Some(user), Some(group))?;
+            }
+        }
+        std::fs::set_permissions(path, Permissions::from_mode(self.mode))
+    }
+}
+
+/// A listening Unix socket. Nobody can connect before it has its owner and its mode.
+fn bind_unix(path: &Path, access: Option<SocketAccess>) -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    if let Some(access) = access {
+        access.apply(path)?;
+    }
+    net::listen(&socket, i32::MAX)?;
+    Ok(socket)
 }
 
 /// A socket that has all its connections are to have from it before the first of them.
@@ -170,8 +235,8 @@ impl At for Gate {
 }
 
 impl At for Admin {
-    fn at(&self, _listener: &Address, _inherited: Tcp) -> Self {
-        self.clone()
+    fn at(&self, listener: &Address, _inherited: Tcp) -> Self {
+        Admin::at(self, listener)
     }
 }
 

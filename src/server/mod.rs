@@ -14,13 +14,13 @@ use crate::admin::{Admin, Drains};
 use crate::config::Config;
 use crate::deploy::Control;
 use crate::metrics::Metrics;
-use crate::proxy::settings::{Address, Tcp};
+use crate::proxy::settings::Address;
 use crate::proxy::{Checks, Discovery, Gate, Pools, Relief, Table};
 use crate::service::{self, OwnerError};
 use async_trait::async_trait;
 use certificates::Said;
 use ending::{Ending, Signals};
-use listening::{Bound, Listeners, Serving};
+use listening::{Bound, Listeners, Serving, SocketAccess};
 use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server, ShutdownWatch};
 use pingora::services::background::{BackgroundService, background_service};
@@ -29,6 +29,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// wsgate with its listeners bound, not yet serving.
@@ -96,7 +97,8 @@ impl Gateway {
             let drains = Drains::new(control.clone(), pools.clone());
             let endpoints = Admin::new(&config.admin, metrics.clone(), ready.clone(), drains, ask);
             let listeners = Listeners::new("admin", endpoints, metrics.clone());
-            listeners.add(vec![Bound::new(address, Tcp::OFF, &mut sockets)?]);
+            let access = SocketAccess::new(config.admin.socket_mode, config.owner.as_ref());
+            listeners.add(vec![Bound::private(address, access, &mut sockets)?]);
             server.add_service(Serving::new(listeners.clone(), Some(1)));
             admin = Some(listeners);
         }
@@ -168,7 +170,8 @@ impl Gateway {
                 checks.run(),
                 discovery.run(),
                 relief.run(),
-                live.run(hangup, asked)
+                live.run(hangup, asked),
+                write_suppressed()
             );
         };
         let mut background = background_service("drains", Background::new(work));
@@ -213,6 +216,14 @@ impl BackgroundService for Background {
         if let Some(work) = work {
             work.await;
         }
+    }
+}
+
+/// Says every now and then what the log has left out.
+async fn write_suppressed() {
+    loop {
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        crate::log::write_suppressed();
     }
 }
 

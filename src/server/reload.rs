@@ -5,14 +5,14 @@
 //! as soon as somebody else can take them.
 
 use super::certificates::{self, Said};
-use super::listening::{Bound, Listeners};
+use super::listening::{BindError, Bound, Listeners, SocketAccess};
 use crate::admin::{Admin, Reload};
 use crate::config::Config;
 use crate::deploy::Control;
 use crate::drain::Cause;
 use crate::log;
 use crate::metrics::Metrics;
-use crate::proxy::settings::Tcp;
+use crate::proxy::settings::Address;
 use crate::proxy::{Departing, Departure, Gate, Pool, Pools, Table};
 use crate::service;
 use std::path::PathBuf;
@@ -103,19 +103,29 @@ impl Live {
             .map(|listener| listener.address.clone())
             .collect();
         let wanted_admin: Vec<_> = config.admin.listen.iter().cloned().collect();
-        let bind = |addresses: Vec<_>, tcp| {
-            let bound = addresses
-                .iter()
-                .map(|address| Bound::new(address, tcp, &mut Vec::new()));
-            bound
-                .collect::<Result<Vec<_>, _>>()
-                .map_err(|error| error.to_string())
-        };
-        let bound = bind(self.gate.missing(&wanted), config.proxy.client.tcp)?;
-        let bound_admin = match &self.admin {
-            Some(admin) => bind(admin.missing(&wanted_admin), Tcp::OFF)?,
+        let words = |error: BindError| error.to_string();
+        let tcp = config.proxy.client.tcp;
+        let missing = self.gate.missing(&wanted);
+        let bound = missing
+            .iter()
+            .map(|address| Bound::new(address, tcp, &mut Vec::new()));
+        let bound = bound.collect::<Result<Vec<_>, _>>().map_err(words)?;
+        let access = SocketAccess::new(config.admin.socket_mode, self.config.owner.as_ref());
+        let missing = match &self.admin {
+            Some(admin) => admin.missing(&wanted_admin),
             None => Vec::new(),
         };
+        let bound_admin = missing
+            .iter()
+            .map(|address| Bound::private(address, access, &mut Vec::new()));
+        let bound_admin = bound_admin.collect::<Result<Vec<_>, _>>().map_err(words)?;
+        if let Some(Address::Unix(path)) = &config.admin.listen
+            && config.admin.socket_mode != self.config.admin.socket_mode
+            && missing.is_empty()
+        {
+            let applied = access.apply(path);
+            applied.map_err(|error| format!("`socket_mode` cannot be set: {error}"))?;
+        }
 
         log::set_level(config.log.level);
         self.control.apply(config.drain.clone());

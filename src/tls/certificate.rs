@@ -2,8 +2,9 @@
 //!
 //! It is always true that a [`Certificate`] that exists belongs to its key, and had not run out when it was read.
 
+use super::error::unusable;
 use rustls::RootCertStore;
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use std::fmt::{self, Write};
@@ -111,14 +112,22 @@ impl Certificate {
         let key_bytes =
             std::fs::read(key).map_err(|error| Fault::unreadable(Part::Key, key, &error))?;
         let private = PrivateKeyDer::from_pem_slice(&key_bytes).map_err(|error| {
-            let message = format!("`{}` holds no private key: {error}", key.display());
+            let message = format!(
+                "`{}` holds no private key: {}",
+                key.display(),
+                pem_words(&error)
+            );
             let help = "it holds one in PEM, without a passphrase: -----BEGIN PRIVATE KEY-----";
             Fault::new(Part::Key, message, help)
         })?;
         let provider = super::provider();
         let private = provider.key_provider.load_private_key(private);
         let private = private.map_err(|error| {
-            let message = format!("the key in `{}` cannot be used: {error}", key.display());
+            let message = format!(
+                "the key in `{}` cannot be used: {}",
+                key.display(),
+                unusable(&error)
+            );
             let help = "use ECDSA (P-256, P-384), Ed25519, or RSA of 2048 to 8192 bits";
             Fault::new(Part::Key, message, help)
         })?;
@@ -189,12 +198,16 @@ pub struct Authorities {
     /// Where they come from; `None`: the system.
     pub file: Option<PathBuf>,
     pub(super) roots: Arc<RootCertStore>,
+    /// Those of the file as they are in it.
+    pub(super) certificates: Arc<[CertificateDer<'static>]>,
     stamps: Stamps,
 }
 
 impl PartialEq for Authorities {
     fn eq(&self, other: &Self) -> bool {
-        self.file == other.file && self.roots.roots == other.roots.roots
+        self.file == other.file
+            && self.roots.roots == other.roots.roots
+            && self.certificates == other.certificates
     }
 }
 
@@ -209,11 +222,13 @@ impl Authorities {
         let stamps = Stamps::of(&[file]);
         let mut roots = RootCertStore::empty();
         const HELP: &str = "it holds the certificates of those who are believed, in PEM";
-        for root in certificates(file)? {
-            roots.add(root).map_err(|error| {
+        let certificates = certificates(file)?;
+        for root in &certificates {
+            roots.add(root.clone()).map_err(|error| {
                 let message = format!(
-                    "`{}` holds a certificate that cannot be used: {error}",
-                    file.display()
+                    "`{}` holds a certificate that cannot be used: {}",
+                    file.display(),
+                    unusable(&error)
                 );
                 Fault::new(Part::Cert, message, HELP)
             })?;
@@ -225,6 +240,7 @@ impl Authorities {
         Ok(Authorities {
             file: Some(file.to_owned()),
             roots: Arc::new(roots),
+            certificates: certificates.into(),
             stamps,
         })
     }
@@ -244,6 +260,7 @@ impl Authorities {
         Ok(Authorities {
             file: None,
             roots: Arc::new(roots),
+            certificates: Arc::default(),
             stamps: Stamps::default(),
         })
     }
@@ -274,9 +291,26 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, Fault> {
     let bytes = std::fs::read(file).map_err(|error| Fault::unreadable(Part::Cert, file, &error))?;
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
     all.map_err(|error| {
-        let message = format!("`{}` is no PEM: {error}", file.display());
+        let message = format!("`{}` is no PEM: {}", file.display(), pem_words(&error));
         Fault::new(Part::Cert, message, CHAIN)
     })
+}
+
+/// What is wrong with PEM. Lines of it are shown as text: the library shows their bytes as numbers.
+fn pem_words(error: &pem::Error) -> String {
+    match error {
+        pem::Error::MissingSectionEnd { end_marker } => {
+            let marker = end_marker.escape_ascii();
+            format!("the line `-----END {marker}-----` is missing")
+        }
+        pem::Error::IllegalSectionStart { line } => {
+            let line = line.trim_ascii_end().escape_ascii().to_string();
+            let line: String = line.chars().take(60).collect();
+            format!("the line `{line}` begins no section")
+        }
+        pem::Error::NoItemsFound => "there is no section of the kind that is needed".to_owned(),
+        other => other.to_string(),
+    }
 }
 
 /// The subject of a certificate as RFC 4514 writes it, `CN=device-7,O=Example`; `None` where there is none to read.

@@ -1,14 +1,16 @@
 //! How servers are spoken to, and what is asked of them.
 
 use super::certificate::{Authorities, Certificate};
+use super::error::{CA_AS_LEAF, Error, Peer};
 use super::{ClientStream, Stream, provider};
 use rustls::ClientConfig;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{UnbufferedClientConnection, WebPkiServerVerifier};
+use rustls::client::{UnbufferedClientConnection, WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
 use rustls::sign::SingleCertAndKey;
-use rustls::{DigitallySignedStruct, SignatureScheme};
+use rustls::{CertificateError, DigitallySignedStruct, SignatureScheme};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -67,7 +69,13 @@ impl Connect {
             Some(authorities) => {
                 let roots = authorities.roots.clone();
                 let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider());
-                builder.with_webpki_verifier(verifier.build().map_err(|error| words(&error))?)
+                let verifier = Arc::new(Verified {
+                    webpki: verifier.build().map_err(|error| words(&error))?,
+                    pinned: authorities.certificates.clone(),
+                });
+                builder
+                    .dangerous()
+                    .with_custom_certificate_verifier(verifier)
             }
             None => {
                 let algorithms = provider().signature_verification_algorithms;
@@ -130,7 +138,10 @@ impl Connect {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, sentence));
         };
         let end = UnbufferedClientConnection::new(self.config.clone(), name);
-        let end = end.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        let end = end.map_err(|source| {
+            let peer = Peer::Server;
+            io::Error::new(io::ErrorKind::InvalidInput, Error { peer, source })
+        })?;
         let mut stream = Stream::new(io, end);
         stream.handshake().await?;
         Ok(stream)
@@ -143,6 +154,73 @@ impl Connect {
 }
 
 static NEXT: AtomicU64 = AtomicU64::new(1);
+
+/// Believes what webpki does, and a certificate that is itself in `ca`.
+///
+/// Many services make a certificate for themselves that is its own authority (`openssl req -x509` does), and webpki does
+/// not take that of an authority for a server's. The operator has named this very
+/// certificate, so what has to be right besides are its dates and the name; whose it is, its key has to prove as always.
+#[derive(Debug)]
+struct Verified {
+    webpki: Arc<WebPkiServerVerifier>,
+    /// Those of the file.
+    pinned: Arc<[CertificateDer<'static>]>,
+}
+
+impl Verified {
+    fn is_pinned(&self, certificate: &CertificateDer<'_>) -> bool {
+        let mut pinned = self.pinned.iter();
+        pinned.any(|pinned| pinned.as_ref() == certificate.as_ref())
+    }
+}
+
+impl ServerCertVerifier for Verified {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let webpki = &self.webpki;
+        let verified = webpki.verify_server_cert(certificate, intermediates, name, ocsp, now);
+        match verified {
+            Err(rustls::Error::InvalidCertificate(CertificateError::Other(other)))
+                if other.to_string() == CA_AS_LEAF && self.is_pinned(certificate) =>
+            {
+                // webpki looks at the dates before this.
+                verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
+                Ok(ServerCertVerified::assertion())
+            }
+            verified => verified,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.webpki
+            .verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.webpki
+            .verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.webpki.supported_verify_schemes()
+    }
+}
 
 /// Believes whoever answers, and still wants it to have the key of what it presents.
 #[derive(Debug)]

@@ -12,11 +12,13 @@
 mod accept;
 mod certificate;
 mod connect;
+mod error;
 mod stream;
 
 pub use accept::{Accept, Version};
 pub use certificate::{Authorities, Certificate, Fault, Part, subject};
 pub use connect::{Connect, InvalidName};
+pub use error::{Error, Peer};
 pub use stream::{ClientStream, Closing, ServerStream, Stream};
 
 use rustls::crypto::CryptoProvider;

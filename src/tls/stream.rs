@@ -10,6 +10,7 @@
 //! writer -> records -> [thread's memory] -> socket, the rest in `outgoing`
 //! ```
 
+use super::error::{Error, Peer};
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{
@@ -268,7 +269,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, E: End> Stream<S, E> {
                 let sent = self.poll_send(cx)?;
                 if let Some(failure) = &self.failure {
                     ready!(sent);
-                    return Poll::Ready(Err(invalid(failure)));
+                    return Poll::Ready(Err(invalid::<E>(failure)));
                 }
                 // What a server has left to say goes out with its first read: a client that writes before it reads need
                 // not have taken it. And nobody may have plaintext pile up here.
@@ -341,8 +342,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin, E: End> Stream<S, E> {
     }
 }
 
-fn invalid(failure: &rustls::Error) -> io::Error {
-    io::Error::new(ErrorKind::InvalidData, failure.clone())
+fn invalid<E: End>(failure: &rustls::Error) -> io::Error {
+    let peer = match E::IS_SERVER {
+        true => Peer::Client,
+        false => Peer::Server,
+    };
+    let source = failure.clone();
+    io::Error::new(ErrorKind::InvalidData, Error { peer, source })
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin, E: End> AsyncRead for Stream<S, E> {
@@ -372,7 +378,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, E: End> AsyncRead for Stream<S, E> {
             // What TLS itself has to say, such as new keys; whoever cannot send it will find out when he writes.
             let sent = stream.poll_send(cx);
             if let Some(failure) = &stream.failure {
-                return Poll::Ready(Err(invalid(failure)));
+                return Poll::Ready(Err(invalid::<E>(failure)));
             }
             if stream.closing.by_peer {
                 return Poll::Ready(Ok(()));
@@ -410,7 +416,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, E: End> AsyncWrite for Stream<S, E> {
                 Ok(())
             });
             if let Some(failure) = &stream.failure {
-                return Poll::Ready(Err(invalid(failure)));
+                return Poll::Ready(Err(invalid::<E>(failure)));
             }
             if records == 0 {
                 return Poll::Ready(Err(ErrorKind::NotConnected.into()));

@@ -1,6 +1,9 @@
 //! Both ends against each other, over streams that give and take little at a time, and over streams that end early.
 
 use super::*;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::UnbufferedServerConnection;
 use std::io::ErrorKind;
 use std::path::PathBuf;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
@@ -144,6 +147,66 @@ async fn a_stream_that_ends_without_saying_so_is_an_error() {
     assert_eq!(error.kind(), ErrorKind::UnexpectedEof);
 }
 
+/// A server's certificate that is its own authority is believed where it is itself in `ca`, by its dates and its names.
+#[tokio::test]
+async fn a_certificate_that_is_its_own_authority_is_believed_where_it_is_named() {
+    let shake_with = async |cert: &str, ca: &str, name: &str| {
+        // What a listener would not present, a server may.
+        let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(file(cert)).unwrap().collect();
+        let key = PrivateKeyDer::from_pem_file(file("self.key")).unwrap();
+        let config = rustls::ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(chain.unwrap(), key);
+        let end = UnbufferedServerConnection::new(Arc::new(config.unwrap())).unwrap();
+        let (near, far) = duplex(1 << 16);
+        let mut server = Stream::new(near, end);
+        let authorities = Authorities::load(&file(ca)).unwrap();
+        let connect = Connect::new(None, Some(authorities), None).unwrap();
+        let name = Some(Connect::name(name).unwrap());
+        let (server, client) = tokio::join!(server.handshake(), connect.open(far, name));
+        assert_eq!(server.is_ok(), client.is_ok(), "each is told");
+        client.map(drop).map_err(|error| error.to_string())
+    };
+    assert_eq!(
+        shake_with("self.pem", "self.pem", "self.example").await,
+        Ok(())
+    );
+    for (cert, ca, name, words) in [
+        (
+            "self.pem",
+            "self.pem",
+            "other.example",
+            ["`self.example`", "not for `other.example`"],
+        ),
+        (
+            "self.pem",
+            "ca.pem",
+            "self.example",
+            ["authority", "put the very certificate"],
+        ),
+        // Of the same key, and yet another one.
+        (
+            "self.pem",
+            "self-expired.pem",
+            "self.example",
+            ["authority", "put the very certificate"],
+        ),
+        (
+            "self-expired.pem",
+            "self-expired.pem",
+            "self.example",
+            ["ran out on 2020-02-01", "renewed"],
+        ),
+    ] {
+        let error = shake_with(cert, ca, name).await.unwrap_err();
+        for word in words {
+            assert!(error.contains(word), "{cert} {ca} {name}: {error}");
+        }
+    }
+}
+
 /// Whatever comes in the place of a handshake, and wherever one is cut or changed, it is an error and no panic.
 #[tokio::test]
 async fn what_is_no_handshake_is_refused() {
@@ -210,6 +273,12 @@ fn files_that_are_not_good() {
         ("none.pem", "a.key", Part::Cert, "cannot be read"),
         ("broken.pem", "a.key", Part::Cert, "holds no certificate"),
         ("a.key", "a.key", Part::Cert, "holds no certificate"),
+        (
+            "cut.pem",
+            "a.key",
+            Part::Cert,
+            "the line `-----END CERTIFICATE-----` is missing",
+        ),
         ("a.pem", "none.key", Part::Key, "cannot be read"),
         ("a.pem", "b.pem", Part::Key, "holds no private key"),
         (

@@ -16,7 +16,8 @@ def started(start, servers, upstream=None, entries=None):
     if entries:
         line = next(line for line in text.splitlines() if line.startswith("servers = "))
         text = text.replace(line, f"servers = [{', '.join(entries)}]")
-    return start(text=text)
+    # Each attempt at a server is a line of its own there.
+    return start(text=text + '\n[log]\nlevel = "debug"\n')
 
 
 def connections(wsgate, servers):

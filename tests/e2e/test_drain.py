@@ -311,4 +311,4 @@ def test_requests_that_are_refused(start, tmp_path):
     assert code == 400 and "line 1 column" in body["error"], body
     code, body = request(wsgate, "POST", path, {"dry_run": True}, token="s3cret")
     assert (code, body["forecast"]["connections"]) == (200, 0)
-    assert {server["state"] for server in status(wsgate).values()} == {"up"}, "nothing has changed"
+    assert {server["state"] for server in status(wsgate, "s3cret").values()} == {"up"}, "nothing has changed"

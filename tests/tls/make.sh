@@ -27,10 +27,19 @@ printf '[ca]\ndefault_ca=d\n[d]\ndatabase=new/index\nnew_certs_dir=new\nrand_ser
 printf '%s\n' "$names" > extensions.cnf
 openssl ca -batch -config ca.cnf -cert ca.pem -keyfile ca.key -in request.csr -extfile extensions.cnf -notext \
     -startdate 20200101000000Z -enddate 20200201000000Z -out a-expired.pem 2>/dev/null
+# Each its own authority, as a service makes one for itself; the second has run out.
+key self.key
+openssl req -x509 -new -key self.key -subj "/CN=self.example" -days 36500 -out self.pem \
+    -addext basicConstraints=critical,CA:TRUE -addext subjectAltName=DNS:self.example
+openssl req -new -key self.key -subj "/CN=self.example" -out request.csr
+printf 'basicConstraints=critical,CA:TRUE\nsubjectAltName=DNS:self.example\n' > extensions.cnf
+openssl ca -batch -config ca.cnf -selfsign -keyfile self.key -in request.csr -extfile extensions.cnf -notext \
+    -startdate 20200101000000Z -enddate 20200201000000Z -out self-expired.pem 2>/dev/null
 rm -rf new ca.cnf
 key b.key
 sign b.pem "/CN=b.example" b.key "subjectAltName=DNS:b.example" -days 36500
 key client.key
 sign client.pem "/O=Example, Inc./CN=device-7" client.key "extendedKeyUsage=clientAuth" -days 36500
+head -3 a.pem > cut.pem
 printf 'not a certificate\n' > broken.pem
 rm -f ca.srl request.csr extensions.cnf ca.key

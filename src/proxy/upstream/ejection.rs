@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 /// Why a server is left alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
+pub enum EjectionReason {
     /// It could not be connected to.
     Unreachable,
     /// It ended the connection instead of answering the handshake.
@@ -36,22 +36,24 @@ pub enum Reason {
     Dropped,
 }
 
-impl Reason {
+impl EjectionReason {
     /// Its name in logs and metrics.
     pub const fn label(self) -> &'static str {
         match self {
-            Reason::Unreachable => "unreachable",
-            Reason::NoAnswer => "no_answer",
-            Reason::GatewayError => "gateway_error",
-            Reason::Dropped => "dropped",
+            EjectionReason::Unreachable => "unreachable",
+            EjectionReason::NoAnswer => "no_answer",
+            EjectionReason::GatewayError => "gateway_error",
+            EjectionReason::Dropped => "dropped",
         }
     }
 
     /// Whether no client can bring it about, whatever it asks for.
     const fn is_beyond_clients(self) -> bool {
         match self {
-            Reason::Unreachable => true,
-            Reason::NoAnswer | Reason::GatewayError | Reason::Dropped => false,
+            EjectionReason::Unreachable => true,
+            EjectionReason::NoAnswer | EjectionReason::GatewayError | EjectionReason::Dropped => {
+                false
+            }
         }
     }
 }
@@ -60,7 +62,7 @@ impl Reason {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ejected {
     /// What it failed in.
-    pub reason: Reason,
+    pub reason: EjectionReason,
     /// When it was left alone.
     pub since: Instant,
     /// When it takes connections again.
@@ -234,7 +236,7 @@ impl Ejector {
     /// An attempt that began at `began` failed. Whether the server is to be ejected.
     pub fn handle_failure(
         &mut self,
-        reason: Reason,
+        reason: EjectionReason,
         client: ClientNetwork,
         began: Instant,
         now: Instant,
@@ -280,7 +282,7 @@ impl Ejector {
     }
 
     /// Leaves the server alone from now on.
-    pub fn eject(&mut self, reason: Reason, now: Instant, settings: Ejection) -> Ejected {
+    pub fn eject(&mut self, reason: EjectionReason, now: Instant, settings: Ejection) -> Ejected {
         self.times = if self.is_on_probation(now) {
             self.times.saturating_add(1)
         } else {
@@ -373,7 +375,7 @@ mod tests {
     use super::*;
 
     /// When a server was ejected, in milliseconds, why, and for how many seconds.
-    type Found = (u64, Reason, u64);
+    type Found = (u64, EjectionReason, u64);
 
     const SETTINGS: Ejection = Ejection {
         after: 3,
@@ -403,12 +405,12 @@ mod tests {
             };
             let end = |ejector: &mut Ejector, end| {
                 let fails = ejector.handle_end(end, client, began, now, SETTINGS);
-                fails.then_some(Reason::Dropped)
+                fails.then_some(EjectionReason::Dropped)
             };
             let play_one = |ejector: &mut Ejector| match &event[..1] {
-                "u" => failure(ejector, Reason::Unreachable),
-                "n" => failure(ejector, Reason::NoAnswer),
-                "g" => failure(ejector, Reason::GatewayError),
+                "u" => failure(ejector, EjectionReason::Unreachable),
+                "n" => failure(ejector, EjectionReason::NoAnswer),
+                "g" => failure(ejector, EjectionReason::GatewayError),
                 "d" => end(ejector, SessionEnd::Dropped),
                 "x" => end(ejector, SessionEnd::Unclear),
                 "e" => end(ejector, SessionEnd::Usual),
@@ -447,7 +449,7 @@ mod tests {
 
     #[test]
     fn when_a_server_is_left_alone() {
-        use Reason::{Dropped, GatewayError, NoAnswer, Unreachable};
+        use EjectionReason::{Dropped, GatewayError, NoAnswer, Unreachable};
         let cases: &[(&str, &str, &[Found])] = &[
             ("three in a row", "0:u1 1:u1 2:u1", &[(2, Unreachable, 5)]),
             ("an answer between them", "0:u1 1:u1 2:a1 3:u1 4:u1", &[]),
@@ -597,7 +599,7 @@ mod tests {
     #[test]
     fn a_check_that_passes_ends_the_pause() {
         let (mut ejector, now) = (Ejector::default(), Instant::now());
-        let ejected = ejector.eject(Reason::NoAnswer, now, SETTINGS);
+        let ejected = ejector.eject(EjectionReason::NoAnswer, now, SETTINGS);
         let later = now + Duration::from_secs(1);
         assert_eq!(ejector.handle_check(None, later), None);
         assert_eq!(ejector.ejected(later), Some(ejected));
@@ -615,7 +617,7 @@ mod tests {
             ..SETTINGS
         };
         assert!((0..100).all(|_| !ejector.handle_failure(
-            Reason::Unreachable,
+            EjectionReason::Unreachable,
             None,
             now,
             now,

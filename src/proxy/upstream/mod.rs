@@ -11,7 +11,7 @@ mod pools;
 mod server;
 
 pub use departing::Departing;
-pub use ejection::{ClientNetwork, Ejected, Reason, SessionEnd};
+pub use ejection::{ClientNetwork, Ejected, EjectionReason, SessionEnd};
 pub use pools::{Departure, Pools};
 pub use server::{Occupied, Server, Standing, State};
 
@@ -19,17 +19,21 @@ use super::settings::{Address, Balance, Upstream};
 use super::shortage::Shortage;
 use super::socket::Socket;
 use super::tunnel;
+use crate::duration::Shown;
+use crate::log;
 use crate::metrics::{HoldEnd, Metrics};
 use balance::{Ring, Turns};
 use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
 use pingora::{Error, ErrorType, Result};
 use std::collections::HashMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout, timeout_at};
+use tracing::Level;
 
 /// A named pool of servers.
 pub struct Pool {
@@ -287,15 +291,16 @@ impl Pool {
                         }
                         continue;
                     }
-                    tracing::warn!(upstream, server = %address, %error, "server cannot be reached");
+                    warn_unreachable(Some(upstream), address, &error);
                     unreachable.timed_out = false;
                 }
                 Err(_) => {
-                    tracing::warn!(upstream, server = %address, ?after, "server cannot be reached in time");
+                    let late = format_args!("no connection within {}", Shown(after)).to_string();
+                    warn_unreachable(Some(upstream), address, &late);
                     unreachable.timed_out = true;
                 }
             }
-            self.handle_failure(&server, Reason::Unreachable, None, began, metrics);
+            self.handle_failure(&server, EjectionReason::Unreachable, None, began, metrics);
         }
         Err(unreachable)
     }
@@ -304,7 +309,7 @@ impl Pool {
     pub(super) fn handle_failure(
         &self,
         server: &Arc<Server>,
-        reason: Reason,
+        reason: EjectionReason,
         client: ClientNetwork,
         began: std::time::Instant,
         metrics: &Metrics,
@@ -332,7 +337,7 @@ impl Pool {
         let is_enough = ejector.handle_end(end, client, began, now, settings);
         drop(ejector);
         if is_enough {
-            self.eject(server, Reason::Dropped, metrics);
+            self.eject(server, EjectionReason::Dropped, metrics);
         }
     }
 
@@ -349,7 +354,7 @@ impl Pool {
     }
 
     /// Leaves a server alone, unless too few would be left.
-    fn eject(&self, server: &Arc<Server>, reason: Reason, metrics: &Metrics) {
+    fn eject(&self, server: &Arc<Server>, reason: EjectionReason, metrics: &Metrics) {
         // Two that fail at once are counted one after the other.
         let deciding = self.ejecting.lock().unwrap_or_else(PoisonError::into_inner);
         let members = self.members();
@@ -370,8 +375,8 @@ impl Pool {
             .eject(reason, now, members.settings.ejection);
         drop(deciding);
         metrics.ejected(upstream, label);
-        let pause = ejected.until - ejected.since;
-        tracing::warn!(upstream, server = %server.address, reason = label, ?pause, "server failed again and again, and is left alone");
+        let pause = Shown(ejected.until - ejected.since);
+        tracing::warn!(upstream, server = %server.address, reason = label, %pause, "server failed again and again, and is left alone");
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(announce_return(self.name.clone(), server.clone(), ejected));
         }
@@ -399,6 +404,15 @@ impl Pool {
         // Only WebSockets are upgraded here, and those do not take Pingora's path.
         peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::deny_upgrades();
         Ok(peer)
+    }
+}
+
+/// Says in the log that a server cannot be reached: once a minute, and how often meanwhile.
+pub(super) fn warn_unreachable(upstream: Option<&str>, server: &Address, error: &dyn fmt::Display) {
+    const EVENT: &str = "server cannot be reached";
+    match log::admit(Level::WARN, EVENT, server) {
+        Some(more) => tracing::warn!(upstream, %server, %error, "{EVENT}{more}"),
+        None => tracing::debug!(upstream, %server, %error, "{EVENT}"),
     }
 }
 

@@ -109,7 +109,7 @@ fn a_server_that_is_full_is_passed_over_and_backups_come_last() {
 fn fail(pool: &Pool, server: &Arc<Server>, count: usize) {
     let (metrics, now) = (Metrics::new(), std::time::Instant::now());
     for _ in 0..count {
-        pool.handle_failure(server, Reason::Unreachable, None, now, &metrics);
+        pool.handle_failure(server, EjectionReason::Unreachable, None, now, &metrics);
     }
 }
 
@@ -139,7 +139,7 @@ fn no_more_than_half_of_the_servers_are_left_alone() {
     assert_eq!(ejected(&pool), [2]);
     assert_eq!(
         servers[2].ejection().map(|ejected| ejected.reason),
-        Some(Reason::Unreachable)
+        Some(EjectionReason::Unreachable)
     );
     assert_eq!((order(&pool), servers[2].state()), (vec![3], State::Down));
     // Where no other takes any, one that is left alone may have recovered.

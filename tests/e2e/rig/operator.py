@@ -12,6 +12,7 @@ def request(wsgate, method, path, body=None, token=None):
     """Status and JSON of a request to the admin listener."""
     asked = urllib.request.Request("http://{}:{}{}".format(*wsgate.admin, path), method=method)
     asked.data = body if isinstance(body, bytes) else json.dumps(body or {}).encode()
+    asked.add_header("Content-Type", "application/json")
     if token:
         asked.add_header("Authorization", f"Bearer {token}")
     try:
@@ -21,9 +22,9 @@ def request(wsgate, method, path, body=None, token=None):
         return error.code, json.load(error)
 
 
-def status(wsgate):
+def status(wsgate, token=None):
     """The servers of the one upstream, by address."""
-    _, body = request(wsgate, "GET", "/v1/status")
+    _, body = request(wsgate, "GET", "/v1/status", token=token)
     return {server["address"]: server for server in body["upstreams"][0]["servers"]}
 
 

@@ -1,0 +1,129 @@
+//! Upgrade requests that are refused: each is counted by its reason, and is one line of the log that says why.
+//!
+//! The line of a fault of a client or of a decision has the level `info`; what operators have to look after, limits and
+//! servers, is a warning, written once a minute per route and reason with the number of those in between (each of them at the level `debug`).
+
+use super::answer::Refused;
+use super::asked::{Asked, Caller};
+use super::head::NoHead;
+use super::identity::ClientAddress;
+use crate::handshake::Refusal;
+use crate::log::{self, Excerpt};
+use crate::metrics::{Fault, Metrics, Reason};
+use pingora::protocols::Stream;
+use std::net::IpAddr;
+use tracing::Level;
+
+/// Most bytes of a host, and of a path, that the log shows.
+const MOST: usize = 200;
+
+/// What is known of a request when it is refused. Nothing of it is copied unless it is.
+pub(super) struct About<'a> {
+    /// `None`: there is none, or it was not looked for.
+    pub route: Option<&'a str>,
+    /// The one that a trusted proxy names, or who is connected.
+    pub client: ClientAddress,
+    pub host: &'a str,
+    /// Without the query, which may hold secrets.
+    pub path: &'a str,
+}
+
+impl<'a> About<'a> {
+    pub fn new(asked: &'a Asked<'_>, route: Option<&'a str>, client: ClientAddress) -> Self {
+        About {
+            route,
+            client,
+            host: asked.host(),
+            path: asked.uri().path(),
+        }
+    }
+
+    /// One whose head was not read.
+    fn unread(peer: Option<IpAddr>) -> Self {
+        About {
+            route: None,
+            client: ClientAddress::of_peer(peer),
+            host: "",
+            path: "",
+        }
+    }
+}
+
+/// Counts an upgrade request that is refused, and says so in the log.
+pub(super) fn report(metrics: &Metrics, refused: &Refused, about: &About<'_>) {
+    let status = refused.status().as_u16();
+    report_as(metrics, refused.reason, status, &refused.why(), about);
+}
+
+/// The same for a request whose head was not read: whether it would have been for a WebSocket nobody knows.
+pub(super) fn report_unread(metrics: &Metrics, why: &NoHead, stream: &Stream) {
+    let (reason, status, sentence) = match why {
+        NoHead::Idle | NoHead::Broken => return,
+        NoHead::TimedOut => (
+            Reason::HeadTimedOut,
+            408,
+            "its head was not complete within `header_timeout`",
+        ),
+        NoHead::TooLarge => (
+            Reason::HeadTooLarge,
+            431,
+            "its head is larger than `max_header_size`",
+        ),
+    };
+    let about = About::unread(Caller::of(stream).peer);
+    report_as(metrics, reason, status, sentence, &about);
+}
+
+/// The same for one whose head is no HTTP.
+pub(super) fn report_malformed(metrics: &Metrics, sentence: &str, caller: &Caller) {
+    let about = About::unread(caller.peer);
+    report_as(metrics, Reason::Malformed, 400, sentence, &about);
+}
+
+fn report_as(metrics: &Metrics, reason: Reason, status: u16, why: &str, about: &About<'_>) {
+    let route = about.route.unwrap_or_default();
+    metrics.refused(route, reason);
+    let label = reason.label();
+    let shown = |text: &str| (!text.is_empty()).then(|| Excerpt(text.as_bytes(), MOST).to_string());
+    // The level of a line is a constant; its values are made only where it is written.
+    macro_rules! write {
+        ($level:ident, $more:expr) => {
+            tracing::$level!(
+                route = about.route,
+                client = about.client.to_string(),
+                host = shown(about.host),
+                path = shown(about.path),
+                status,
+                reason = label,
+                "{EVENT}: {why}{}",
+                $more
+            )
+        };
+    }
+    match reason.fault() {
+        Fault::Client | Fault::Policy => write!(info, ""),
+        Fault::Gate => match log::admit(Level::WARN, EVENT, format_args!("{label}, route {route}"))
+        {
+            Some(more) => write!(warn, more),
+            None => write!(debug, ""),
+        },
+    }
+}
+
+const EVENT: &str = "upgrade refused";
+
+/// What a request that is no correct handshake is refused for.
+pub(super) const fn reason(refusal: &Refusal) -> Reason {
+    match refusal {
+        Refusal::Method => Reason::Method,
+        Refusal::HttpVersion => Reason::HttpVersion,
+        Refusal::Host => Reason::Host,
+        Refusal::Upgrade => Reason::Upgrade,
+        Refusal::Connection => Reason::Connection,
+        Refusal::Key => Reason::Key,
+        Refusal::MissingVersion | Refusal::OtherVersion => Reason::Version,
+        Refusal::Protocols => Reason::Subprotocols,
+        Refusal::Extensions => Reason::Extensions,
+        Refusal::Body => Reason::Body,
+    }
+}
