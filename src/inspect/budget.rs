@@ -12,12 +12,14 @@ pub struct Budget {
 }
 
 impl Budget {
+    /// Whole messages that are not compressed cost nothing in a window of so many bytes.
+    pub(super) const UNCOUNTED: usize = 1024;
     /// For a whole frame: its header, and what is done once per frame.
-    const FRAME: usize = 32;
+    const FRAME: usize = 128;
     /// For each call of the inflater with a piece of a message: taking an inflater and keeping its window.
-    const PIECE: usize = 512;
+    const PIECE: usize = 1024;
     /// For each byte that is to be inflated. The tables of a block take long to build, and the block may hold nothing.
-    const DEFLATED: usize = 16;
+    const DEFLATED: usize = 32;
 
     /// So much work: at least 1, or nothing is ever done.
     pub const fn new(work: usize) -> Self {
@@ -51,10 +53,10 @@ impl Budget {
         self.work == 0 || self.inflate == 0
     }
 
-    /// Bytes of a window that can be looked at before it has to be known how many frames they were: the smallest frame
-    /// has two.
+    /// Bytes of a window that can be looked at before it has to be known how many frames they were: the smallest frame of a
+    /// client has six, that of a server two, which may come to a little more than there is to be done.
     pub(super) fn reach(&self) -> usize {
-        (self.work / (Self::FRAME / 2)).max(1)
+        (self.work / (Self::FRAME / 4)).max(1)
     }
 
     /// Most bytes that may be given to the inflater, and most that may come out.

@@ -311,6 +311,26 @@ mod tests {
     }
 
     #[test]
+    fn only_a_client_that_broke_a_rule_sees_the_end_before_its_answer() {
+        let violation = Violation {
+            kind: Kind::TextNotUtf8,
+            at: 0,
+        };
+        let by = |by| Cause::Violation { by, violation };
+        assert!(by(Side::Client).ends_client_at_once());
+        for cause in [
+            by(Side::Upstream),
+            Cause::UpstreamRestarts { code: 1012 },
+            Cause::Drained { source: "operator" },
+            Cause::Vanished { by: Side::Upstream },
+            Cause::Idle,
+            Cause::Overload,
+        ] {
+            assert!(!cause.ends_client_at_once(), "{cause:?}");
+        }
+    }
+
+    #[test]
     fn a_route_can_name_other_codes() {
         let policy = Policy {
             restart_code: 4012,

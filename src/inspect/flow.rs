@@ -10,7 +10,7 @@
 use super::inflation::{Content, Inflation, Manner, Progress};
 use super::passage::{Block, Event, Passage, Tally, Until};
 use super::violation::{Kind, Violation};
-use super::{Counted, Mode, Rules, Side};
+use super::{Budget, Counted, Mode, Rules, Side};
 use crate::frame::close;
 use crate::frame::deflate::Terms;
 use crate::frame::header::{self, First, Header, MAX_CONTROL_PAYLOAD, Opcode, Second};
@@ -142,8 +142,8 @@ struct Walk<'a> {
 /// What is wrong with a chunk of payload.
 struct Wrong {
     violation: Violation,
-    /// How much of the chunk comes before it, and is proven.
-    proven: usize,
+    /// How much of the chunk comes before it, and is proven, if that is known.
+    proven: Option<usize>,
 }
 
 /// The first byte of a frame that is a whole message and not compressed.
@@ -293,8 +293,8 @@ impl Flow {
     /// an unfinished header and of a message of at most 8 KiB that breaks a rule. Nothing is allocated but for compressed
     /// messages: an inflater, and a window of what was sent.
     ///
-    /// Where the [budget](Block::budget) ends the call early, the next one goes on from there: what is found, and where, does
-    /// not depend on it.
+    /// Where the [budget](Block::budget) ends the call early, the next one goes on from there: what is found, where, and how
+    /// much of the window passes in the end, does not depend on it.
     pub fn inspect(
         &mut self,
         rules: &Rules,
@@ -305,15 +305,22 @@ impl Flow {
     ) -> Passage {
         let was_stopped = self.stopped.is_some();
         let (mut release, mut spent) = (0_usize, false);
+        // What is in a small window costs less than to read it: it is not counted.
+        let counts = window.len() > Budget::UNCOUNTED;
+        let mut walk = Walk {
+            window,
+            until,
+            reach: window.len(),
+        };
         let event = loop {
+            if counts {
+                walk.reach = window.len().min(release + block.budget.reach());
+            }
             let before = tally.messages[0] + tally.messages[1];
-            let reach = release.saturating_add(block.budget.reach());
-            let walk = Walk {
-                window,
-                until,
-                reach: reach.min(window.len()),
-            };
             let event = self.walk(rules, walk, block, tally, &mut release, &mut spent);
+            if !counts {
+                break event;
+            }
             let passed = tally.messages[0] + tally.messages[1] - before;
             block.budget.take_frames(passed);
             if !spent || block.budget.is_spent() {
@@ -355,6 +362,7 @@ impl Flow {
     }
 
     /// All of `window` before `release` may pass; outside of a frame it is also where the next header begins.
+    #[inline(always)]
     fn walk(
         &mut self,
         rules: &Rules,
@@ -406,12 +414,15 @@ impl Flow {
             let (looked_at, verdict) = self.judge(rules, &mut payload, chunk, block);
             self.scanned += looked_at;
             payload.remaining -= looked_at as u64;
-            if !payload.held {
+            let unproven = match &verdict {
+                // What comes of the chunk must not depend on the budget: it waits for the rest.
+                _ if looked_at < take => None,
+                Err(wrong) => wrong.proven.map(|proven| looked_at - proven),
+                Ok(()) => Some(0),
+            };
+            if let (false, Some(unproven)) = (payload.held, unproven) {
                 // In chunks: all that is proven, up to the last whole code point.
-                let unproven = match &verdict {
-                    Err(wrong) => looked_at - wrong.proven,
-                    Ok(()) => 0,
-                } + self.pending(&payload);
+                let unproven = unproven + self.pending(&payload);
                 self.pass(&mut payload, unproven, release, tally);
             }
             self.frame = FrameState::Payload(payload);
@@ -774,7 +785,7 @@ impl Flow {
             }
         };
         let verdict = found.map_or(Ok(()), |violation| {
-            let proven = 0;
+            let proven = None;
             Err(Wrong { violation, proven })
         });
         (looked_at, verdict)
@@ -941,7 +952,7 @@ fn judge_text(
             kind: Kind::TextNotUtf8,
             at: len + proven as u64,
         },
-        proven,
+        proven: Some(proven),
     };
     match &mut payload.mask {
         None => content

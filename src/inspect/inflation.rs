@@ -117,7 +117,7 @@ impl Inflation {
     }
 
     /// Inflates a piece of payload, to the end of the message if `fin`, and judges what comes out, as far as the budget of
-    /// the block goes: what is used of the piece is as if there had been no more of it.
+    /// the block goes: the rest of the piece is to be given again.
     pub fn feed(
         &mut self,
         chunk: &[u8],
@@ -262,8 +262,8 @@ impl Work<'_> {
     fn inflate(&mut self, input: &[u8]) -> Result<usize, Violation> {
         let mut used: usize = 0;
         loop {
-            // All that the used part of the input brings out is looked at, or it would not be proven: without a budget
-            // nothing more is used, and what is left to come out are a few codes.
+            // Each byte of the input is used with all that it brings out, or a message would end before it is all judged:
+            // without a budget nothing more is used, and what is left to come out are a few codes.
             let is_spent = self.budget.is_spent();
             let (most, most_out) = match self.budget.of_piece() {
                 _ if is_spent => (0, usize::MAX),

@@ -21,9 +21,9 @@ impl Default for Turn {
 impl Turn {
     /// In bytes inflated: about a fifth of a millisecond. Less would be felt by who sends much (each turn costs a round of
     /// the scheduler, about a microsecond), more by everybody else.
-    const WORK: usize = 256 << 10;
+    const WORK: usize = 512 << 10;
     /// So many bytes that are read, inspected and written take as long as one that is inflated.
-    const PLAIN: usize = 4;
+    const PLAIN: usize = 2;
 
     /// Whether the side has to wait for its next turn.
     pub fn is_over(&self) -> bool {
@@ -56,4 +56,4 @@ impl Turn {
 }
 
 /// As long as so many bytes take to be inflated.
-const COUNTED: usize = 64;
+const COUNTED: usize = 128;

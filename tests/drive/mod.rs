@@ -68,8 +68,6 @@ pub struct Played {
     pub close_after: Option<usize>,
     /// After each piece: bytes passed, at a frame boundary, at a message boundary.
     pub steps: Vec<(usize, bool, bool)>,
-    /// Bytes taken wherever a call ended because its budget was spent.
-    pub stops: Vec<usize>,
 }
 
 /// Who sends, and how its messages may be compressed.
@@ -133,7 +131,6 @@ pub fn play_with(
             if passage.spent {
                 assert_eq!(passage.event, None);
                 assert!(!window.is_empty(), "there is more to look at");
-                played.stops.push(taken);
                 continue;
             }
             let Some(event) = passage.event else {
@@ -243,8 +240,7 @@ fn enforced(stream: &[u8], cuts: &[usize], judgement: &Judgement, played: &Playe
         End::Open | End::Close { .. } => None,
     };
     let before = in_pieces.and_then(|(payload, proof)| {
-        let all = cuts.iter().chain(&played.stops).copied();
-        let before = all.filter(|cut| *cut <= proof).max();
+        let before = cuts.iter().copied().take_while(|cut| *cut <= proof).last();
         before
             .filter(|cut| *cut > payload)
             .map(|cut| (cut, cut - payload))
