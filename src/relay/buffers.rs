@@ -1,9 +1,11 @@
-//! The memory in which relays keep what they may not, or cannot, write yet: of all of them together.
+//! The memory that relays own beyond what an idle one needs, of all of them together: what they may not, or cannot, write
+//! yet, as it came or encrypted; records begun; and what it takes to inflate the next compressed message.
 //!
 //! A relay tells of it when a poll leaves it with more or less than the one before; one that keeps nothing, which is
 //! the rule, tells of nothing. Who has to let go is decided elsewhere: this knows no connection.
 
 use super::State;
+use super::pipe::Pipe;
 use crate::inspect::Side;
 use crate::inspect::closing::Cause;
 use crate::metrics::Metrics;
@@ -82,9 +84,10 @@ impl Buffers {
 }
 
 impl State {
-    /// Tells of what is kept at the end of a poll.
-    pub(super) fn account(&mut self) {
-        let bytes: usize = self.pipes.iter().map(|pipe| pipe.memory()).sum();
+    /// Tells of what is kept at the end of a poll, `streams` bytes of it by the streams.
+    pub(super) fn account(&mut self, streams: usize) {
+        let pipes: usize = self.pipes.iter_mut().map(|pipe| pipe.memory()).sum();
+        let bytes = pipes + streams;
         let took = self.pipes.iter().any(|pipe| pipe.took);
         self.pipes.iter_mut().for_each(|pipe| pipe.took = false);
         let before = self.handle.holding();
@@ -117,7 +120,7 @@ impl State {
         if self.cause.is_some() || !self.handle.is_shed() {
             return false;
         }
-        let [from_client, from_upstream] = self.pipes.each_ref().map(|pipe| pipe.memory());
+        let [from_client, from_upstream] = self.pipes.each_mut().map(Pipe::memory);
         let reader = if from_upstream >= from_client {
             Side::Client
         } else {

@@ -1,6 +1,7 @@
 //! The end of a connection: who is told what, and when it is over. The table is
 //! [`inspect::closing`](crate::inspect::closing)'s; this carries it out.
 
+use super::judge::Passing;
 use super::pipe::{CloseOrder, Sink};
 use super::{Outcome, State};
 use crate::frame::close;
@@ -35,21 +36,29 @@ impl State {
         self.end(Cause::Violation { by, violation });
     }
 
-    pub(super) fn handle_close(&mut self, by: Side, code: Option<u16>, passed: bool) {
+    pub(super) fn handle_close(&mut self, by: Side, code: Option<u16>, how: Passing) {
         let pipe = &mut self.pipes[by as usize];
         pipe.source.closed = Some(code);
         pipe.drop_window();
-        if passed {
-            pipe.sink = Sink::Told;
-            self.told[by.other() as usize] = Some(code);
-            self.terms
-                .metrics
-                .close(Initiator::Side(by), by.other(), code);
-            self.end(Cause::Closed { by, code });
-        } else if self.cause.is_none() {
-            self.end(Cause::UpstreamRestarts {
-                code: code.unwrap_or(close::GOING_AWAY),
-            });
+        match how {
+            Passing::AsItCame => {
+                pipe.sink = Sink::Told;
+                self.told[by.other() as usize] = Some(code);
+                self.terms
+                    .metrics
+                    .close(Initiator::Side(by), by.other(), code);
+                self.end(Cause::Closed { by, code });
+            }
+            Passing::CodeAlone => {
+                self.end(Cause::Closed { by, code });
+                self.order_close(by.other(), code, "");
+            }
+            Passing::Not if self.cause.is_none() => {
+                self.end(Cause::UpstreamRestarts {
+                    code: code.unwrap_or(close::GOING_AWAY),
+                });
+            }
+            Passing::Not => {}
         }
         self.release_upstream();
         self.settle();
@@ -242,11 +251,18 @@ impl State {
             },
             (order, _) => order,
         };
+        if let Order::Close { code, reason } = order {
+            self.order_close(to, code, &reason);
+        }
+    }
+
+    /// Has a side be told this at the end of the frame under way, unless it is told something already.
+    fn order_close(&mut self, to: Side, code: Option<u16>, reason: &str) {
         let pipe = &mut self.pipes[to.other() as usize];
-        if let (Order::Close { code, reason }, Sink::Flowing) = (order, &pipe.sink) {
+        if matches!(pipe.sink, Sink::Flowing) {
             // §5.3: the key "MUST be derived from a strong source of entropy". Toward the upstream we are the client.
             let mask = (to == Side::Upstream).then(|| rand::thread_rng().r#gen());
-            let frame = close::Frame::new(code, &reason, mask);
+            let frame = close::Frame::new(code, reason, mask);
             pipe.sink = Sink::Ordered(Box::new(CloseOrder { frame, code }));
             self.execute_order(to.other());
         }

@@ -3,12 +3,24 @@
 use super::State;
 use super::limits::{Gauge, Verdict};
 use super::pipe::Sink;
-use crate::inspect::{Block, Event, Mode, Passage, Side, Tally, Until, Violation};
+use super::turn::Turn;
+use crate::inspect::{Block, Event, Kind, Mode, Passage, Side, Tally, Until, Violation};
 
 /// What has to be done about what was found in a window, once the bytes before it are out of the way.
 pub(super) enum Found {
     Violation(Violation),
-    Close { code: Option<u16>, passed: bool },
+    Close { code: Option<u16>, how: Passing },
+}
+
+/// What becomes of a Close that a side sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Passing {
+    /// It passes as it came.
+    AsItCame,
+    /// Its code is told in a Close of ours, because its reason may not pass.
+    CodeAlone,
+    /// The other side does not get it.
+    Not,
 }
 
 /// What was judged of a window.
@@ -23,7 +35,13 @@ pub(super) struct Judged {
 
 impl State {
     /// Has the flow judge the window, as far as it goes.
-    pub(super) fn judge(&mut self, from: Side, window: &[u8], block: &mut Block) -> Judged {
+    pub(super) fn judge(
+        &mut self,
+        from: Side,
+        window: &[u8],
+        block: &mut Block,
+        turn: &mut Turn,
+    ) -> Judged {
         let terms = &*self.terms;
         let client_first = self.is_client_first();
         let pipe = &mut self.pipes[from as usize];
@@ -50,8 +68,21 @@ impl State {
             let passage = match verdict {
                 Verdict::Pass => {
                     let rest = &window[release..];
-                    pipe.flow
-                        .inspect(&terms.rules, rest, step, block, &mut tally)
+                    block.budget = match &mut gauge {
+                        None => turn.budget(),
+                        Some(gauge) => turn.budget().inflating(gauge.may_inflate()),
+                    };
+                    let passage = pipe
+                        .flow
+                        .inspect(&terms.rules, rest, step, block, &mut tally);
+                    turn.handle_judged(&block.budget);
+                    if let Some(gauge) = &mut gauge {
+                        gauge.handle_inflated(block.budget.inflated());
+                    }
+                    if counts {
+                        turn.handle_counted();
+                    }
+                    passage
                 }
                 Verdict::Wait => {
                     pipe.fresh = release < window.len();
@@ -60,6 +91,7 @@ impl State {
                 Verdict::Violation(violation) => Passage {
                     release: 0,
                     event: Some(Event::Violation(violation)),
+                    spent: false,
                 },
             };
             release += passage.release;
@@ -70,12 +102,13 @@ impl State {
                         Until::FrameEnd => true,
                         Until::MessageEnd => pipe.flow.message_boundary().is_some(),
                     };
-                    if counts && !is_over && passage.release > 0 && release < window.len() {
+                    // Without progress it is the end that is not there yet: only more of it would tell more.
+                    let steps = counts || until != Until::End;
+                    let goes_on = passage.spent || (steps && passage.release > 0);
+                    if goes_on && !is_over && release < window.len() && !turn.is_over() {
                         continue;
                     }
-                    // Without progress it is the end that is not there yet: only more of it would tell more.
-                    let is_at_end = until != Until::End && passage.release > 0;
-                    pipe.fresh = is_at_end && release < window.len();
+                    pipe.fresh = goes_on && release < window.len();
                     break None;
                 }
                 Some(Event::Violation(violation)) => {
@@ -91,18 +124,33 @@ impl State {
                         (terms.route.as_str(), from.label(), violation.kind.label());
                     tracing::warn!(route, side, kind, %violation, "violation observed");
                 }
-                Some(Event::Close { frame_len, code }) => {
+                Some(Event::Close {
+                    frame_len,
+                    code,
+                    garbled,
+                }) => {
                     let translated = from == Side::Upstream
                         && self.cause.is_none()
                         && terms.closing.translates(code);
                     // The answer to a 1012 of ours is not the upstream's business; it gets a 1001.
                     let answered = from == Side::Client && client_first;
-                    let passed = passing && !translated && !answered;
-                    if passed {
+                    if garbled && passing {
+                        let kind = Kind::CloseReasonNotUtf8;
+                        terms.metrics.violation(from, kind);
+                        let (route, side, kind) =
+                            (terms.route.as_str(), from.label(), kind.label());
+                        tracing::warn!(route, side, kind, code, "Close passed without its reason");
+                    }
+                    let how = match passing && !translated && !answered {
+                        false => Passing::Not,
+                        true if garbled => Passing::CodeAlone,
+                        true => Passing::AsItCame,
+                    };
+                    if how == Passing::AsItCame {
                         pipe.flow.release_close(frame_len, &mut tally);
                         release += frame_len;
                     }
-                    break Some(Found::Close { code, passed });
+                    break Some(Found::Close { code, how });
                 }
                 Some(Event::Pong { frame_len, payload }) => {
                     let watch = self.watch.as_mut();
@@ -115,7 +163,7 @@ impl State {
                         pipe.flow.release_pong(frame_len, &mut tally);
                     }
                     release += frame_len;
-                    if until != Until::End {
+                    if until != Until::End || turn.is_over() {
                         pipe.fresh = release < window.len();
                         break None;
                     }

@@ -35,6 +35,8 @@ pub struct Rates {
     pub bytes: u64,
     /// Pings and Pongs; not the Pongs that answer our own Pings.
     pub control: u64,
+    /// Bytes that compressed messages inflate to.
+    pub inflated: u64,
 }
 
 /// What follows where a side sends more than it may.
@@ -69,6 +71,7 @@ impl Limits {
             Measure::Messages => rates.messages,
             Measure::Bytes => rates.bytes,
             Measure::Control => rates.control,
+            Measure::Inflated => rates.inflated,
         }
     }
 }
@@ -78,10 +81,16 @@ enum Measure {
     Messages,
     Bytes,
     Control,
+    Inflated,
 }
 
 impl Measure {
-    const ALL: [Measure; 3] = [Measure::Messages, Measure::Bytes, Measure::Control];
+    const ALL: [Measure; 4] = [
+        Measure::Messages,
+        Measure::Bytes,
+        Measure::Control,
+        Measure::Inflated,
+    ];
 
     /// What going beyond its limit is.
     const fn kind(self) -> Kind {
@@ -89,6 +98,7 @@ impl Measure {
             Measure::Messages => Kind::MessageRate,
             Measure::Bytes => Kind::ByteRate,
             Measure::Control => Kind::ControlRate,
+            Measure::Inflated => Kind::InflatedRate,
         }
     }
 }
@@ -97,7 +107,7 @@ impl Measure {
 #[derive(Debug)]
 pub(super) struct Meter {
     /// By side and measure; `None` where there is no limit.
-    buckets: [[Option<Bucket>; 3]; 2],
+    buckets: [[Option<Bucket>; Measure::ALL.len()]; 2],
     /// Until when a side is not read.
     slowed: [Option<Instant>; 2],
     timer: Option<Pin<Box<Sleep>>>,
@@ -179,16 +189,32 @@ impl<'a> Gauge<'a> {
 
     /// Whether single frames have to be looked at.
     pub fn counts_frames(&self) -> bool {
-        let [messages, _, control] = &self.meter.buckets[self.from as usize];
+        let [messages, _, control, _] = &self.meter.buckets[self.from as usize];
         messages.is_some() || control.is_some()
+    }
+
+    /// How many bytes may be inflated before this is looked at again: what is left, or one, which tells that there is more.
+    pub fn may_inflate(&mut self) -> usize {
+        match self.terms.rules.mode {
+            // Truncates, and takes what is owed for nothing. Without a limit it is all that a number can say.
+            Mode::Enforce => (self.tokens(Measure::Inflated) as usize).max(1),
+            Mode::Observe => usize::MAX,
+        }
+    }
+
+    /// So many bytes were inflated.
+    pub fn handle_inflated(&mut self, count: u64) {
+        self.meter.take(self.from, Measure::Inflated, count);
     }
 
     /// Before the next frame of `window`, or the next part of one, is judged; `tally` is what passed since this was made.
     pub fn look(&mut self, flow: &mut Flow, window: &[u8], tally: &Tally) -> Verdict {
         self.handle(tally);
-        // What was read beyond the limit is owed.
-        if self.tokens(Measure::Bytes) < 0.0 {
-            return self.beyond(flow, Measure::Bytes);
+        // What was read, or inflated, beyond the limit is owed.
+        for measure in [Measure::Bytes, Measure::Inflated] {
+            if self.tokens(measure) < 0.0 {
+                return self.beyond(flow, measure);
+            }
         }
         let measure = match flow.begins(window) {
             Some(Counted::Message) => Measure::Messages,
@@ -217,11 +243,11 @@ impl<'a> Gauge<'a> {
 
     /// As many as there could ever be, where there is no limit.
     fn tokens(&mut self, measure: Measure) -> f64 {
+        let Some(bucket) = &mut self.meter.buckets[self.from as usize][measure as usize] else {
+            return f64::INFINITY;
+        };
         let rate = self.terms.limits.rate(self.from, measure);
-        let bucket = self.meter.buckets[self.from as usize][measure as usize].as_mut();
-        bucket.zip(rate).map_or(f64::INFINITY, |(bucket, rate)| {
-            bucket.tokens(rate, self.now)
-        })
+        rate.map_or(f64::INFINITY, |rate| bucket.tokens(rate, self.now))
     }
 
     fn beyond(&mut self, flow: &mut Flow, measure: Measure) -> Verdict {

@@ -17,6 +17,7 @@ mod liveness;
 mod outcome;
 mod pipe;
 mod stall;
+mod turn;
 
 pub use buffers::{Buffers, Holding};
 pub use handle::Handle;
@@ -32,7 +33,7 @@ use crate::inspect::{Block, Rules, Side};
 use crate::metrics::Metrics;
 use bytes::BytesMut;
 use ending::Restart;
-use judge::Found;
+use judge::{Found, Passing};
 use limits::Meter;
 use liveness::Watch;
 use pipe::{CHUNK, Pipe, Sink};
@@ -44,6 +45,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep};
+use turn::{Turn, yield_to_others};
 
 /// What every connection of a route is held to.
 #[derive(Debug)]
@@ -128,12 +130,15 @@ impl<C, U> Relay<C, U> {
 struct Workspace {
     scratch: Box<[u8]>,
     block: Block,
+    /// By side, of the relay that is polled.
+    turns: [Turn; 2],
 }
 
 thread_local! {
     static WORKSPACE: RefCell<Workspace> = RefCell::new(Workspace {
         scratch: vec![0; CHUNK].into_boxed_slice(),
         block: Block::default(),
+        turns: [Turn::new(); 2],
     });
 }
 
@@ -151,6 +156,7 @@ where
             state,
         } = self.get_mut();
         WORKSPACE.with_borrow_mut(|work| {
+            work.turns = [Turn::new(); 2];
             loop {
                 let mut moved = state.poll_restart(cx);
                 moved |= state.poll_overload();
@@ -175,7 +181,10 @@ where
                     return Poll::Ready(outcome);
                 }
                 if !moved {
-                    state.account();
+                    state.account(client.memory() + upstream.memory());
+                    if work.turns.iter().any(|turn| turn.cut) {
+                        yield_to_others(cx);
+                    }
                     return Poll::Pending;
                 }
             }
@@ -230,7 +239,9 @@ impl State {
         work: &mut Workspace,
     ) -> bool {
         let mut stirred = false;
+        let turn = &mut work.turns[from as usize];
         loop {
+            turn.cut = false;
             stirred |= self.flush(from, sink, cx);
             let pipe = &mut self.pipes[from as usize];
             if pipe.source.ended
@@ -240,13 +251,21 @@ impl State {
             {
                 return stirred;
             }
+            if turn.is_over() {
+                turn.cut = true;
+                return stirred;
+            }
             let mut chunk: &[u8] = &[];
             if !self.pipes[from as usize].fresh {
-                let most = self.most(from);
+                let most = match self.meter {
+                    None => CHUNK,
+                    Some(_) => self.most(from),
+                };
                 let pipe = &mut self.pipes[from as usize];
                 match pipe.poll_fill(Pin::new(source), cx, &mut work.scratch, most) {
                     Poll::Pending => return stirred,
                     Poll::Ready(Ok(filled)) if filled.read > 0 => {
+                        turn.handle_read(filled.read);
                         if let Some(meter) = &mut self.meter {
                             meter.handle_read(from, filled.read);
                         }
@@ -271,19 +290,25 @@ impl State {
             let passing = pipe.is_passing();
             let found = if chunk.is_empty() {
                 let window = pipe.take_window();
-                let judged = self.judge(from, &window, &mut work.block);
+                let judged = self.judge(from, &window, &mut work.block, turn);
                 let pipe = &mut self.pipes[from as usize];
                 pipe.put_window(window, judged.release, judged.dropped, passing);
                 judged.found
             } else {
-                let judged = self.judge(from, chunk, &mut work.block);
+                let judged = self.judge(from, chunk, &mut work.block, turn);
                 let (released, window) = chunk.split_at(judged.release);
                 let window = &window[judged.dropped..];
                 let released = if passing { released } else { &[] };
                 let answered = self.pipes[from.other() as usize].source.closed.is_some();
                 if answered
                     && from == Side::Upstream
-                    && matches!(judged.found, Some(Found::Close { passed: true, .. }))
+                    && matches!(
+                        judged.found,
+                        Some(Found::Close {
+                            how: Passing::AsItCame,
+                            ..
+                        })
+                    )
                 {
                     sink.finish_with_next();
                 }
@@ -299,7 +324,7 @@ impl State {
             match found {
                 None => {}
                 Some(Found::Violation(violation)) => self.handle_violation(from, violation),
-                Some(Found::Close { code, passed }) => self.handle_close(from, code, passed),
+                Some(Found::Close { code, how }) => self.handle_close(from, code, how),
             }
         }
     }
@@ -326,7 +351,11 @@ impl State {
             && match pipe.sink {
                 Sink::Cut => true,
                 // §7.1.1: the server ends the TCP connection first, and toward the client that is us.
-                Sink::Told => to == Side::Client && self.pipes[to as usize].source.closed.is_some(),
+                Sink::Told => {
+                    to == Side::Client
+                        && (self.pipes[to as usize].source.closed.is_some()
+                            || self.cause.is_some_and(|cause| cause.ends_client_at_once()))
+                }
                 Sink::Flowing | Sink::Ordered(_) | Sink::Finished => false,
             };
         if ends && Pin::new(sink).poll_shutdown(cx).is_ready() {

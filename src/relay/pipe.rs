@@ -85,6 +85,8 @@ pub(super) struct Pipe {
     crowded: bool,
     /// The sink has taken something during this poll.
     pub took: bool,
+    /// Most that the buffer could hold since it was made.
+    allocated: u32,
 }
 
 /// How much has passed in one direction.
@@ -110,6 +112,7 @@ impl Pipe {
             unflushed: false,
             crowded: false,
             took: false,
+            allocated: 0,
         }
     }
 
@@ -128,9 +131,12 @@ impl Pipe {
         self.ready == 0 && !self.unflushed
     }
 
-    /// What it keeps, in bytes.
-    pub fn memory(&self) -> usize {
-        self.buf.capacity()
+    /// The memory that it owns, in bytes: its buffer, used or not, and what its flow keeps to inflate.
+    pub fn memory(&mut self) -> usize {
+        // A buffer does not tell what it has left behind at its front, but had once.
+        let now = u32::try_from(self.buf.capacity()).unwrap_or(u32::MAX);
+        self.allocated = if now == 0 { 0 } else { self.allocated.max(now) };
+        self.allocated as usize + self.flow.memory()
     }
 
     pub fn count(&mut self, tally: &Tally) {

@@ -1,8 +1,10 @@
 //! A world of two ends and a false clock: what each end gets is all that counts.
 
 mod buffers;
+mod compressed;
 mod limits;
 mod stall;
+mod turns;
 
 use super::*;
 use crate::frame::header::{self, MAX_LEN};
@@ -119,6 +121,10 @@ impl World {
     }
 
     fn with_buffers(terms: Arc<Terms>, size: usize) -> World {
+        World::with_compression(terms, size, None)
+    }
+
+    fn with_compression(terms: Arc<Terms>, size: usize, agreed: Option<Deflate>) -> World {
         let (client, near_client) = duplex(size);
         let (upstream, near_upstream) = duplex(size);
         let handle = Arc::<Handle>::default();
@@ -129,7 +135,8 @@ impl World {
             BytesMut::new(),
             near_upstream,
             BytesMut::new(),
-        );
+        )
+        .with_compression(agreed);
         World {
             handle,
             client: Some(client),
@@ -501,6 +508,104 @@ async fn who_never_answers_is_cut_in_time() {
     );
 }
 
+/// Who broke a rule sees the end of the stream right behind its Close, whatever it waits for, and what it sends meanwhile is
+/// discarded. Nobody else does before its answer.
+#[tokio::test(start_paused = true)]
+async fn the_end_follows_the_close_of_who_broke_a_rule() {
+    let mut world = World::new(terms(Rules::default()));
+    let started = Instant::now();
+    world
+        .send(Side::Client, &frame(Side::Client, 0x81, BAD))
+        .await;
+    let mut got = Vec::new();
+    let client = world.end(Side::Client);
+    client.read_to_end(&mut got).await.expect("no reset");
+    assert_eq!(Got::of(&got, Side::Client).code(), Some(1007));
+    assert_eq!(started.elapsed(), Duration::ZERO);
+    // Discarded, for as long as it does not say that it is done.
+    for _ in 0..3 {
+        let late = frame(Side::Client, 0x82, &[0; 300_000]);
+        world.send(Side::Client, &late).await;
+    }
+    assert!(!world.relay.is_finished());
+    let answer = close_frame(Side::Client, 1007, "");
+    world.send(Side::Client, &answer).await;
+    let (_, upstream, outcome) = world.wind_up().await;
+    assert_eq!((upstream.frames.len(), upstream.code()), (1, Some(1001)));
+    assert!(!outcome.timed_out);
+
+    let bad = frame(Side::Upstream, 0x81, BAD);
+    let restarts = close_frame(Side::Upstream, 1012, "");
+    let closes = close_frame(Side::Upstream, 4000, "");
+    for sent in [Some(bad), Some(restarts), Some(closes), None] {
+        let mut world = World::new(terms(Rules::default()));
+        match sent {
+            Some(sent) => world.send(Side::Upstream, &sent).await,
+            None => world.handle.drain("operator"),
+        }
+        let head = world.receive(Side::Client, 2).await;
+        world.receive(Side::Client, usize::from(head[1])).await;
+        let client = world.end(Side::Client);
+        let end = tokio::time::timeout(Duration::from_secs(1), client.read_u8());
+        assert!(end.await.is_err(), "the end came before the answer");
+        let answer = close_frame(Side::Client, 1000, "");
+        world.send(Side::Client, &answer).await;
+        let (_, _, outcome) = world.wind_up().await;
+        assert!(!outcome.timed_out);
+    }
+}
+
+/// A server's reason that is no text, as a library leaves it that cuts at 123 bytes: the client is told the code, which is
+/// the application's, and the handshake goes its way. A client's is a violation.
+#[tokio::test(start_paused = true)]
+async fn a_garbled_reason_does_not_take_the_code_with_it() {
+    let garbled = |from, code: u16| {
+        let reason = ["ö".repeat(60).as_bytes(), b"!!\xC3"].concat();
+        frame(from, 0x88, &[&code.to_be_bytes()[..], &reason].concat())
+    };
+    for (code, told) in [(4001, 4001), (1000, 1000), (1001, 1012)] {
+        let terms = terms(Rules::default());
+        let mut world = World::new(terms.clone());
+        let sent = [
+            frame(Side::Upstream, 0x81, b"last words"),
+            garbled(Side::Upstream, code),
+        ];
+        world.send(Side::Upstream, &sent.concat()).await;
+        let (client, upstream, outcome) = world.wind_up().await;
+        assert_eq!(client.frames[0].1, b"last words");
+        let (got, reason) = client.close().expect("it is told");
+        assert_eq!(got, told);
+        assert_eq!(reason.is_empty(), told == code, "{reason}");
+        assert_eq!(upstream.code(), Some(code), "its answer");
+        assert_eq!(outcome.client_told, Some(Some(told)));
+        assert!(!outcome.timed_out);
+        if told == code {
+            let by = Side::Upstream;
+            let code = Some(code);
+            assert_eq!(outcome.cause, Cause::Closed { by, code });
+        }
+        let metrics = String::from_utf8(terms.metrics.render()).expect("text");
+        let line = "wsgate_violations_total{kind=\"close_reason_not_utf8\",side=\"upstream\"} 1\n";
+        assert!(metrics.contains(line), "{metrics}");
+    }
+    // As the answer to the client's own Close.
+    let mut world = World::new(terms(Rules::default()));
+    let closes = close_frame(Side::Client, 1000, "");
+    world.send(Side::Client, &closes).await;
+    world.receive(Side::Upstream, closes.len()).await;
+    let answer = garbled(Side::Upstream, 4001);
+    world.send(Side::Upstream, &answer).await;
+    let (client, _, outcome) = world.wind_up().await;
+    assert_eq!(client.close(), Some((4001, String::new())));
+    assert!(!outcome.timed_out);
+
+    let mut world = World::new(terms(Rules::default()));
+    let closes = garbled(Side::Client, 4001);
+    world.send(Side::Client, &closes).await;
+    let (client, upstream, _) = world.wind_up().await;
+    assert_eq!((client.code(), upstream.code()), (Some(1007), Some(1001)));
+}
+
 #[tokio::test(start_paused = true)]
 async fn nothing_passes_after_a_close() {
     let mut world = World::new(terms(Rules::default()));
@@ -646,7 +751,7 @@ async fn observing_passes_everything_and_counts_it() {
     let (client, upstream, _) = world.wind_up().await;
     assert_eq!((client.code(), upstream.code()), (Some(1000), Some(1000)));
     let metrics = String::from_utf8(terms.metrics.render()).expect("text");
-    for kind in [Kind::TextNotUtf8, Kind::ReservedBits] {
+    for kind in [Kind::TextNotUtf8, Kind::CompressionNotAgreed] {
         let line = format!(
             "wsgate_violations_total{{kind=\"{}\",side=\"client\"}} 1",
             kind.label()
@@ -989,12 +1094,20 @@ impl Delivery for DuplexStream {
         None
     }
 
+    fn memory(&self) -> usize {
+        0
+    }
+
     fn finish_with_next(&self) {}
 }
 
 impl Delivery for Choppy {
     fn delivered(&self) -> Option<u64> {
         None
+    }
+
+    fn memory(&self) -> usize {
+        0
     }
 
     fn finish_with_next(&self) {}

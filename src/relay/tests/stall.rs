@@ -100,6 +100,10 @@ impl Delivery for Slow {
         Some(self.delivered.load(Ordering::Relaxed))
     }
 
+    fn memory(&self) -> usize {
+        0
+    }
+
     fn finish_with_next(&self) {
         self.finished.fetch_add(1, Ordering::Relaxed);
     }
