@@ -147,6 +147,7 @@ pub struct Metrics {
     connections_total: IntCounterVec,
     connection_duration: HistogramVec,
     handshakes: IntCounterVec,
+    handshake_violations: IntCounterVec,
     upstream_handshake: Histogram,
     upgrades_held: IntGauge,
     drains_open: IntGauge,
@@ -204,6 +205,11 @@ impl Metrics {
             "wsgate_handshakes_total",
             "Upgrade requests by how they ended.",
             &["route", "result"],
+        );
+        let handshake_violations = counter(
+            "wsgate_handshake_violations_total",
+            "Rules of the opening handshake that were broken and passed on by a route with mode = \"observe\".",
+            &["side", "kind"],
         );
         let drained = counter(
             "wsgate_drained_total",
@@ -391,6 +397,7 @@ impl Metrics {
             connections_total,
             connection_duration,
             handshakes,
+            handshake_violations,
             upstream_handshake,
             upgrades_held,
             drains_open,
@@ -435,6 +442,13 @@ impl Metrics {
     pub fn handshake(&self, route: &str, result: Handshake) {
         self.handshakes
             .with_label_values(&[route, result.label()])
+            .inc();
+    }
+
+    /// A rule of the opening handshake was broken and passed on.
+    pub fn handshake_violation(&self, side: &str, kind: &str) {
+        self.handshake_violations
+            .with_label_values(&[side, kind])
             .inc();
     }
 

@@ -123,7 +123,7 @@ async fn ask(
 }
 
 /// The request that is asked about, without what belongs to this hop, its handshake and its body.
-fn question(
+pub(super) fn question(
     auth: &Auth,
     asked: &Asked<'_>,
     caller: &Caller,
@@ -146,9 +146,7 @@ fn question(
     changes.set("Host", auth.host.as_bytes());
     changes.set("Connection", &b"close"[..]);
     changes.set("X-Original-Method", asked.line().method.as_str().as_bytes());
-    let uri = asked.uri().path_and_query();
-    let uri = uri.map_or("/", |uri| uri.as_str());
-    changes.set("X-Original-URI", uri.as_bytes());
+    changes.set("X-Original-URI", asked.target());
     if let Some(host) = asked.lines(header::HOST).next() {
         changes.set("X-Forwarded-Host", host);
     }

@@ -18,6 +18,8 @@ mod exchange;
 mod head;
 mod headers;
 mod identity;
+#[doc(hidden)]
+pub mod probe;
 mod proxy_protocol;
 mod relief;
 mod router;
@@ -33,13 +35,15 @@ mod upstream;
 pub use checks::Checks;
 pub use discovery::Discovery;
 pub use relief::Relief;
-pub use router::Router;
+pub use router::{PathError, Router};
 pub use shortage::Shortage;
 pub use socket::Socket;
 pub use table::Table;
 pub use upstream::{Departing, Departure, Pool, Pools, Server, State};
 
+use crate::edge::{Target, TargetError};
 use crate::handshake::{self, Refusal};
+use crate::metrics::Handshake;
 use answer::{Answer, Refused};
 use asked::{Asked, Caller};
 use async_trait::async_trait;
@@ -309,7 +313,14 @@ pub struct Plain {
 impl Plain {
     /// Finds the request its route and its servers.
     async fn admit(&mut self, session: &ServerSession, table: &Table) -> Result<(), Refused> {
-        let mut asked = Asked::of(session.req_header());
+        let malformed = |error: TargetError| {
+            let answer = Answer::new(StatusCode::BAD_REQUEST, error.to_string());
+            answer.refusing(Handshake::BadRequest)
+        };
+        if has_fragment(session) {
+            return Err(malformed(TargetError::Fragment));
+        }
+        let mut asked = Asked::of(session.req_header()).map_err(malformed)?;
         let caller = Caller::of_session(session);
         let (route, identity) = table.route(&mut asked, &caller)?;
         if handshake::is_attempt(&asked) {
@@ -324,6 +335,30 @@ impl Plain {
         self.route = Some(route);
         Ok(())
     }
+}
+
+/// Whether the target of a request has a fragment. Pingora cuts it off: the servers would get another target than came.
+fn has_fragment(session: &ServerSession) -> bool {
+    let ServerSession::H1(session) = session else {
+        return false;
+    };
+    let head = session.get_headers_raw_bytes();
+    let line = head.split(|byte| *byte == b'\n').next();
+    line.is_some_and(|line| line.contains(&b'#'))
+}
+
+/// RFC 9112 §3.2.2: an absolute target goes on in origin-form, and its authority as `Host`.
+fn make_origin_form(head: &mut RequestHeader) -> Result<()> {
+    let target = Target::parse(head.raw_path());
+    let absolute = target.ok().and_then(|target| {
+        let authority = target.authority()?.to_vec();
+        Some((authority, target.origin_form().to_vec()))
+    });
+    let Some((authority, origin_form)) = absolute else {
+        return Ok(());
+    };
+    head.set_raw_path(&origin_form)?;
+    head.insert_header("Host", authority)
 }
 
 #[async_trait]
@@ -342,7 +377,10 @@ impl ProxyHttp for Seat {
             session.req_header_mut().remove_header(name);
         }
         match plain.admit(session, &table).await {
-            Ok(()) => Ok(false),
+            Ok(()) => {
+                make_origin_form(session.req_header_mut())?;
+                Ok(false)
+            }
             Err(refused) => {
                 Box::pin(refused.write(session)).await?;
                 Ok(true)
