@@ -152,6 +152,7 @@ pub struct Metrics {
     connection_duration: HistogramVec,
     handshakes: IntCounterVec,
     refusals: IntCounterVec,
+    handshake_violations: IntCounterVec,
     upstream_handshake: Histogram,
     upgrades_held: IntGauge,
     drains_open: IntGauge,
@@ -215,6 +216,11 @@ impl Metrics {
             "wsgate_handshakes_refused_total",
             "Upgrade requests that were refused, by route (empty where none was found) and reason.",
             &["route", "reason"],
+        );
+        let handshake_violations = counter(
+            "wsgate_handshake_violations_total",
+            "Rules of the opening handshake that were broken and passed on by a route with mode = \"observe\".",
+            &["side", "kind"],
         );
         let drained = counter(
             "wsgate_drained_total",
@@ -408,6 +414,7 @@ impl Metrics {
             connection_duration,
             handshakes,
             refusals,
+            handshake_violations,
             upstream_handshake,
             upgrades_held,
             drains_open,
@@ -461,6 +468,13 @@ impl Metrics {
         self.handshake(route, reason.result());
         self.refusals
             .with_label_values(&[route, reason.label()])
+            .inc();
+    }
+
+    /// A rule of the opening handshake was broken and passed on.
+    pub fn handshake_violation(&self, side: &str, kind: &str) {
+        self.handshake_violations
+            .with_label_values(&[side, kind])
             .inc();
     }
 

@@ -4,6 +4,7 @@
 //! connection for weeks. What is read here is given to Pingora's session as the beginning of its stream.
 
 use super::settings::Client;
+use crate::edge::HeadError;
 use bytes::BytesMut;
 use http::StatusCode;
 use pingora::protocols::Stream;
@@ -23,6 +24,8 @@ pub(crate) enum NoHead {
     TimedOut,
     /// The head is too large: 431.
     TooLarge,
+    /// What came is no head: 400.
+    Malformed(HeadError),
 }
 
 /// A complete head of a request, and what came behind it.
@@ -121,6 +124,7 @@ pub(crate) async fn refuse(stream: Stream, why: &NoHead, client: &Client) {
             let sentence = format!("the head of the request is larger than {limit} bytes");
             (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, sentence)
         }
+        NoHead::Malformed(error) => (StatusCode::BAD_REQUEST, error.to_string()),
     };
     part(stream, &plain_text(status, &sentence)).await;
 }

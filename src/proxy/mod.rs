@@ -19,6 +19,8 @@ pub mod forwarded;
 pub(crate) mod head;
 mod headers;
 mod identity;
+#[doc(hidden)]
+pub mod probe;
 mod proxy_protocol;
 mod refusal;
 mod relief;
@@ -38,14 +40,16 @@ mod words;
 pub use checks::Checks;
 pub use discovery::Discovery;
 pub use relief::Relief;
-pub use router::Router;
+pub use router::{PathError, Router};
 pub use shortage::Shortage;
 pub use socket::{Socket, Unnamed};
 pub use table::Table;
 pub use upstream::{Departing, Departure, Pool, Pools, Server, State};
 
+use crate::edge::{Target, TargetError};
 use crate::handshake::{self, Refusal};
 use crate::log;
+use crate::metrics::Reason;
 use answer::{Answer, Refused};
 use asked::{Asked, Caller};
 use async_trait::async_trait;
@@ -335,7 +339,14 @@ pub struct Plain {
 impl Plain {
     /// Finds the request its route and its servers.
     async fn admit(&mut self, session: &ServerSession, table: &Table) -> Result<(), Refused> {
-        let mut asked = Asked::of(session.req_header());
+        let malformed = |error: TargetError| {
+            let answer = Answer::new(StatusCode::BAD_REQUEST, error.to_string());
+            answer.refusing(Reason::Malformed)
+        };
+        if has_fragment(session) {
+            return Err(malformed(TargetError::Fragment));
+        }
+        let mut asked = Asked::of(session.req_header()).map_err(malformed)?;
         let caller = Caller::of_session(session);
         let is_attempt = handshake::is_attempt(&asked);
         let routed = table.route(&mut asked, &caller);
@@ -369,6 +380,30 @@ impl Plain {
     }
 }
 
+/// Whether the target of a request has a fragment. Pingora cuts it off: the servers would get another target than came.
+fn has_fragment(session: &ServerSession) -> bool {
+    let ServerSession::H1(session) = session else {
+        return false;
+    };
+    let head = session.get_headers_raw_bytes();
+    let line = head.split(|byte| *byte == b'\n').next();
+    line.is_some_and(|line| line.contains(&b'#'))
+}
+
+/// RFC 9112 §3.2.2: an absolute target goes on in origin-form, and its authority as `Host`.
+fn make_origin_form(head: &mut RequestHeader) -> Result<()> {
+    let target = Target::parse(head.raw_path());
+    let absolute = target.ok().and_then(|target| {
+        let authority = target.authority()?.to_vec();
+        Some((authority, target.origin_form().to_vec()))
+    });
+    let Some((authority, origin_form)) = absolute else {
+        return Ok(());
+    };
+    head.set_raw_path(&origin_form)?;
+    head.insert_header("Host", authority)
+}
+
 #[async_trait]
 impl ProxyHttp for Seat {
     type CTX = Plain;
@@ -386,7 +421,10 @@ impl ProxyHttp for Seat {
             Changes::of_request(names).apply(session.req_header_mut())?;
         }
         match plain.admit(session, &table).await {
-            Ok(()) => Ok(false),
+            Ok(()) => {
+                make_origin_form(session.req_header_mut())?;
+                Ok(false)
+            }
             Err(refused) => {
                 let refused = refused.under(plain.answer_rules());
                 Box::pin(refused.write(session)).await?;
@@ -479,7 +517,10 @@ impl ProxyHttp for Seat {
         let settings = &route.settings;
         let caller = Caller::of_session(session);
         let asked = Asked::of(session.req_header());
-        let host = asked.host();
+        let asked = asked
+            .map_err(|error| Error::explain(ErrorType::InvalidHTTPHeader, error.to_string()))?;
+        // Routing has looked at it.
+        let host = asked.host().unwrap_or_default();
         let mut changes = Changes::of_request(std::iter::empty());
         identity::forwarded(&mut changes, &asked, identity, host, &caller)?;
         identity::set_host(&mut changes, &request.headers, host);

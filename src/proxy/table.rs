@@ -8,11 +8,10 @@ use super::identity::{ClientAddress, Identity, identify};
 use super::settings::{Address, Client, Route, Settings};
 use super::upstream::{Pool, Pools};
 use crate::deploy::Control;
-use crate::handshake::Fields;
 use crate::metrics::{Metrics, Reason};
 use crate::relay::{Buffers, Terms};
 use crate::tls::Accept;
-use http::{HeaderName, StatusCode, Version, header};
+use http::{HeaderName, StatusCode};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -135,36 +134,33 @@ impl Table {
         &self.everybody.buffers
     }
 
-    /// The route of a request, by its host, port included, and its path.
-    fn find(&self, host: &str, path: &str) -> Option<&Arc<RouteState>> {
-        self.routes.get(self.router.find(host, path)?)
-    }
-
     /// The route of a request, and who sends it; headers that nobody may send are gone from it then.
     ///
     /// # Errors
-    /// The answer that there is none.
+    /// The answer that there is none, or that the request does not say which.
     pub(super) fn route(
         &self,
         asked: &mut Asked<'_>,
         caller: &Caller,
     ) -> Result<(Arc<RouteState>, Identity), Refused> {
-        let refuse = |status, sentence, reason| {
+        let refuse = |status, sentence: String, reason| {
             let answer = Answer::new(status, sentence);
             Err(answer.refusing(reason))
         };
-        let has_host = asked.lines(header::HOST).next().is_some();
-        if asked.line().version == Version::HTTP_11 && !has_host {
-            // RFC 9112 §3.2: "A server MUST respond with a 400 (Bad Request) status code".
-            let sentence = "the Host header is missing";
-            return refuse(StatusCode::BAD_REQUEST, sentence, Reason::Host);
-        }
-        // Who says it by himself is nobody whom we know by it.
-        asked.forget(&self.subject_headers);
-        let Some(route) = self.find(asked.host(), asked.uri().path()) else {
-            let sentence = "no route for this host and path";
+        let found = match asked.host() {
+            Ok(host) => self.router.find(host, asked.path()),
+            Err(error) => return refuse(StatusCode::BAD_REQUEST, error.to_string(), Reason::Host),
+        };
+        let route = match found {
+            Ok(found) => found.and_then(|found| self.routes.get(found)),
+            Err(error) => return refuse(StatusCode::BAD_REQUEST, error.to_string(), Reason::Path),
+        };
+        let Some(route) = route else {
+            let sentence = "no route for this host and path".to_owned();
             return refuse(StatusCode::NOT_FOUND, sentence, Reason::NoRoute);
         };
+        // Only wsgate may tell a server the subject of a client's certificate: what the client itself says there is removed.
+        asked.forget(&self.subject_headers);
         let identity = identify(caller, asked, &self.client);
         Ok((route.clone(), identity))
     }

@@ -11,7 +11,7 @@ use super::asked::{Asked, Caller};
 use super::balance::hash_key;
 use super::connection::{Connection, client_network, place};
 use super::exchange::{self, Answered, Switched};
-use super::head::{self, Head};
+use super::head::{self, Head, NoHead};
 use super::headers;
 use super::identity::Identity;
 use super::refusal::{self, About};
@@ -21,16 +21,16 @@ use super::words::words;
 use crate::deploy::Enrolled;
 use crate::drain;
 use crate::duration::Shown;
-use crate::handshake::{self, Fields, Refusal};
+use crate::handshake::{self, Fields, Refusal, Violation};
 use crate::log::Excerpt;
 use crate::metrics::{Handshake, Reason};
 use crate::relay::Relay;
 use bytes::BytesMut;
 use http::StatusCode;
 use http::header;
-use pingora::ErrorType;
 use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
+use pingora::protocols::http::v1::server::HttpSession;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt;
@@ -49,8 +49,16 @@ pub(super) async fn serve(
         len => head.bytes.split_off(len),
     };
     let mut head = head.bytes;
-    let Some(asked) = Asked::parse(&head) else {
-        return Box::pin(serve_unusual(tables, stream, head, behind)).await;
+    let asked = match Asked::parse(&head) {
+        Ok(asked) => asked,
+        Err(error) => {
+            let why = NoHead::Malformed(error);
+            let table = tables.current();
+            let caller = Caller::of(&stream);
+            refusal::report_malformed(&table.metrics, &error.to_string(), &caller);
+            Box::pin(head::refuse(stream, &why, &table.client)).await;
+            return None;
+        }
     };
     if !handshake::is_attempt(&asked) {
         head.unsplit(behind);
@@ -58,69 +66,41 @@ pub(super) async fn serve(
     }
     match attend(tables, asked, &Caller::of(&stream)).await {
         Ok(tunnel) => tunnel.open(stream, behind).await,
-        Err(refused) => {
-            // What few requests come to is in a box of its own.
-            let refusing = Box::pin(async {
-                let session = session(tables, stream, head).await?;
-                tell(refused, session).await;
-                Some(())
-            });
-            refusing.await;
-        }
+        // What few requests come to is in a box of its own.
+        Err(refused) => Box::pin(refuse_on(stream, head, refused)).await,
     }
     None
 }
 
-/// [`serve`] for a head that Pingora has to read, or to refuse.
-async fn serve_unusual(
-    tables: &Tables,
-    stream: Stream,
-    head: BytesMut,
-    behind: BytesMut,
-) -> Option<(Stream, BytesMut)> {
-    let session = session(tables, stream, head).await?;
-    let caller = Caller::of_session(&session);
-    let asked = Asked::of(session.req_header());
-    if !handshake::is_attempt(&asked) {
-        let ServerSession::H1(session) = session else {
-            return None;
-        };
-        let mut head = BytesMut::from(session.get_headers_raw_bytes());
-        head.unsplit(behind);
-        return Some((session.into_inner(), head));
-    }
-    match (attend(tables, asked, &caller).await, session) {
-        (Ok(tunnel), ServerSession::H1(session)) => {
-            tunnel.open(session.into_inner(), behind).await;
+/// Tells a client why its request is refused.
+async fn refuse_on(stream: Stream, head: BytesMut, refused: Refused) {
+    // Pingora reads the head anew, for a session that can answer it. It does not take every target that is served here.
+    let session = match session(stream, head).await {
+        Ok(session) => Some(session),
+        Err(stream) => {
+            let plain = BytesMut::from(&b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n"[..]);
+            session(stream, plain).await.ok()
         }
-        // Made of a connection of HTTP/1.
-        (Ok(_), _) => {}
-        (Err(refused), session) => tell(refused, session).await,
+    };
+    if let Some(session) = session {
+        tell(refused, session).await;
     }
-    None
 }
 
-/// Pingora's session of a request whose head was read. `None`: it has been refused.
-async fn session(tables: &Tables, stream: Stream, head: BytesMut) -> Option<ServerSession> {
-    let caller = Caller::of(&stream);
-    let mut session = ServerSession::new_http1(stream);
+/// Pingora's session of a request whose head was read.
+///
+/// # Errors
+/// Pingora refuses the head; the connection is given back.
+async fn session(stream: Stream, head: BytesMut) -> Result<ServerSession, Stream> {
+    let mut session = HttpSession::new(stream);
     session.set_pipelined_prefix(head);
     match session.read_request().await {
-        Ok(true) => return Some(session),
-        Ok(false) => {}
+        Ok(_) => Ok(ServerSession::H1(session)),
         Err(error) => {
-            tracing::debug!(%error, "a request cannot be read");
-            if let (ErrorType::InvalidHTTPHeader, ServerSession::H1(session)) =
-                (error.etype(), session)
-            {
-                let sentence = "the request is malformed";
-                refusal::report_malformed(&tables.current().metrics, sentence, &caller);
-                let answer = head::plain_text(StatusCode::BAD_REQUEST, sentence);
-                head::part(session.into_inner(), &answer).await;
-            }
+            tracing::debug!(%error, "Pingora does not take the head of a request");
+            Err(session.into_inner())
         }
     }
-    None
 }
 
 /// Tells a client why it is refused.
@@ -198,11 +178,9 @@ async fn negotiate(
     started: Instant,
 ) -> Result<Box<Tunnel>, Refused> {
     let line = asked.line();
-    let checked = handshake::check_request(&line.method, line.version, asked);
+    let strictness = exchange::strictness(&route.settings);
+    let checked = handshake::check_request(&line.method, line.version, asked, strictness);
     let mut request = checked.map_err(|refusal| refuse(&refusal))?;
-    request
-        .offer(asked, route.settings.compression)
-        .map_err(|refusal| refuse(&refusal))?;
     if !handshake::origin_is_allowed(&route.settings.allowed_origins, asked) {
         let sentence = "this origin may not open a WebSocket here";
         let answer = Answer::new(StatusCode::FORBIDDEN, sentence);
@@ -210,6 +188,9 @@ async fn negotiate(
         let detail = format!("it is {}", Excerpt(origin, 100));
         return Err(answer.refusing(Reason::Origin).because(detail));
     }
+    request
+        .offer(asked, route.settings.compression)
+        .map_err(|refusal| refuse(&refusal))?;
     let limits = &route.client.per_address;
     let limited = identity
         .account()
@@ -241,6 +222,7 @@ async fn negotiate(
         let sentence = "what the request says, or the certificate, has no place in a header";
         Answer::new(StatusCode::BAD_REQUEST, sentence).refusing(Reason::Unsendable)
     })?;
+    observe(route, request.violations());
     // From here on it is one of those that a drain finds: one that begins while the server answers is not missed.
     let enrolled = route
         .control
@@ -300,6 +282,7 @@ async fn negotiate(
             return Err(Refused::by_server(head, session, limit).because(at()));
         }
     };
+    observe(route, switched.agreed.violation.as_slice());
     let protocol = switched.agreed.protocol.take();
     Ok(Box::new(Tunnel {
         enrolled,
@@ -315,6 +298,15 @@ async fn negotiate(
         whose,
         asked: started,
     }))
+}
+
+/// Counts and logs rules of the handshake that are broken and passed on.
+fn observe(route: &RouteState, violations: &[Violation]) {
+    for violation in violations {
+        let (side, kind) = (violation.side().label(), violation.label());
+        route.terms.metrics.handshake_violation(side, kind);
+        tracing::warn!(route = route.name(), side, kind, %violation, "handshake violation observed");
+    }
 }
 
 /// Both halves of the handshake are done but for what the client is told.
