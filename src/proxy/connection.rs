@@ -1,8 +1,8 @@
 //! A proxied connection after its 101: what is done about its end, in the drains, the metrics and the log.
 
-use super::clients::Admitted;
+use super::permit::TunnelPermit;
 use super::socket::Socket;
-use super::table::{RouteState, Ticket};
+use super::table::RouteState;
 use super::upstream::{Occupied, Server};
 use crate::deploy::Enrolled;
 use crate::drain::{self, Place};
@@ -25,8 +25,7 @@ pub(super) fn place(route: &RouteState, server: &Server) -> Place {
 
 /// What has to be known of a connection until its end, for the log and the metrics.
 pub(super) struct Connection {
-    pub ticket: Ticket,
-    pub _admitted: Option<Box<Admitted>>,
+    pub permit: TunnelPermit,
     /// The client's address, where it is not that of the peer.
     pub client: Option<IpAddr>,
     pub server: Occupied,
@@ -53,7 +52,7 @@ impl Connection {
     }
 
     fn handle_end(&self, outcome: &Outcome, mut enrolled: Enrolled, peer: Option<&SocketAddr>) {
-        let route = &self.ticket.route;
+        let route = self.permit.route();
         match outcome.cause {
             Cause::Drained { source } => route.terms.metrics.drained(source),
             Cause::UpstreamRestarts { .. } => {
@@ -101,8 +100,8 @@ impl Connection {
             _ => (None, None),
         };
         tracing::info!(
-            route = self.ticket.route.name(),
-            upstream = self.ticket.route.pool.name,
+            route = self.permit.route().name(),
+            upstream = self.permit.route().pool.name,
             server = %self.server.address,
             peer = peer.map_or_else(|| "unix".to_owned(), ToString::to_string),
             client = self.client.map(tracing::field::display),

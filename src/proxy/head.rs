@@ -3,13 +3,14 @@
 //! Pingora's own limits are 1 MiB and 60 seconds *per read*: a client that drips a byte a second would keep its
 //! connection for weeks. What is read here is given to Pingora's session as the beginning of its stream.
 
+use super::answer::Answer;
+use super::opening::{Foreign, RequestLine};
 use super::settings::Client;
 use bytes::BytesMut;
 use http::StatusCode;
 use pingora::protocols::Stream;
-use std::io;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, timeout_at};
 
 /// Why there is no head.
@@ -23,6 +24,8 @@ pub(super) enum NoHead {
     TimedOut,
     /// The head is too large: 431.
     TooLarge,
+    /// What comes is no request of HTTP/1: 400.
+    Foreign(Foreign),
 }
 
 /// A complete head of a request, and what came behind it.
@@ -33,25 +36,41 @@ pub(super) struct Head {
     pub len: usize,
 }
 
-/// Reads until the end of a head is there, and whatever came with it.
+impl Head {
+    /// Takes away what came behind the head.
+    pub fn split_behind(&mut self) -> BytesMut {
+        match self.len {
+            // As nearly always. Splitting off nothing would have both share the memory.
+            len if len == self.bytes.len() => BytesMut::new(),
+            len => self.bytes.split_off(len),
+        }
+    }
+}
+
+/// Reads until the end of a head is there, and whatever came with it. `begun` is what came already.
 ///
 /// The first byte may take `idle`; from then on the head has to be complete within the client's header time-out.
 pub(super) async fn read(
     stream: &mut Stream,
+    begun: BytesMut,
     client: &Client,
     idle: Duration,
 ) -> Result<Head, NoHead> {
-    // Most heads of browsers need no second allocation.
-    let mut head = BytesMut::with_capacity(2048);
+    let mut head = begun;
+    let mut had = 0;
+    let mut line = RequestLine::default();
     let mut deadline = Instant::now() + idle;
     loop {
-        let had = head.len();
-        match timeout_at(deadline, stream.read_buf(&mut head)).await {
-            Ok(Ok(n)) if n > 0 => {}
-            Ok(_) if had == 0 => return Err(NoHead::Idle),
-            Ok(_) => return Err(NoHead::Broken),
-            Err(_) if had == 0 => return Err(NoHead::Idle),
-            Err(_) => return Err(NoHead::TimedOut),
+        if head.len() == had {
+            // Most heads of browsers need no second allocation.
+            head.reserve(if had == 0 { 2048 } else { 1 });
+            match timeout_at(deadline, stream.read_buf(&mut head)).await {
+                Ok(Ok(n)) if n > 0 => {}
+                Ok(_) if had == 0 => return Err(NoHead::Idle),
+                Ok(_) => return Err(NoHead::Broken),
+                Err(_) if had == 0 => return Err(NoHead::Idle),
+                Err(_) => return Err(NoHead::TimedOut),
+            }
         }
         if had == 0 {
             // RFC 9112 §2.2: "a server [...] SHOULD ignore at least one empty line (CRLF) received prior to the
@@ -66,6 +85,7 @@ pub(super) async fn read(
             }
             deadline = Instant::now() + client.header_timeout;
         }
+        line.check(&head).map_err(NoHead::Foreign)?;
         // The end may lie across the border to what was there before.
         let from = had.saturating_sub(3).min(head.len());
         match end(&head[from..]).map(|len| from + len) {
@@ -73,6 +93,7 @@ pub(super) async fn read(
             None if head.len() <= client.max_header_size => {}
             Some(_) | None => return Err(NoHead::TooLarge),
         }
+        had = head.len();
     }
 }
 
@@ -105,57 +126,31 @@ pub(super) fn may_upgrade(head: &[u8]) -> bool {
     })
 }
 
-/// Tells the client why its request was not read, where anybody may still be listening.
-pub(super) async fn refuse(mut stream: Stream, why: &NoHead, client: &Client) {
-    let (status, sentence) = match why {
-        NoHead::Idle | NoHead::Broken => return,
-        NoHead::TimedOut => {
-            let seconds = client.header_timeout.as_secs_f32();
-            (
-                StatusCode::REQUEST_TIMEOUT,
-                format!("the head of the request was not complete after {seconds} s"),
-            )
-        }
-        NoHead::TooLarge => {
-            let limit = client.max_header_size;
-            let sentence = format!("the head of the request is larger than {limit} bytes");
-            (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, sentence)
-        }
-    };
-    let body = format!("{sentence}\n");
-    let response = format!(
-        "HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
-        body.len(),
-    );
-    let farewell = async {
-        stream.write_all(response.as_bytes()).await?;
-        stream.flush().await?;
-        AsyncWriteExt::shutdown(&mut stream).await?;
-        // Closing a socket with unread bytes resets it, and the reset would overtake the answer.
-        let mut rest = [0; 4096];
-        let mut unread = MAX_UNREAD;
-        while unread > 0 {
-            match stream.read(&mut rest).await? {
-                0 => break,
-                n => unread = unread.saturating_sub(n),
+impl NoHead {
+    /// What the client is told, where anybody may still be listening.
+    pub fn answer(&self, client: &Client) -> Option<Answer> {
+        Some(match self {
+            NoHead::Idle | NoHead::Broken => return None,
+            NoHead::TimedOut => {
+                let seconds = client.header_timeout.as_secs_f32();
+                let sentence =
+                    format!("the head of the request was not complete after {seconds} s");
+                Answer::new(StatusCode::REQUEST_TIMEOUT, sentence)
             }
-        }
-        io::Result::Ok(())
-    };
-    // The client is at fault and may be gone: whether it heard us changes nothing.
-    let _ = timeout_at(Instant::now() + FAREWELL, farewell).await;
+            NoHead::TooLarge => {
+                let limit = client.max_header_size;
+                let sentence = format!("the head of the request is larger than {limit} bytes");
+                Answer::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, sentence)
+            }
+            NoHead::Foreign(foreign) => Answer::new(StatusCode::BAD_REQUEST, foreign.to_string()),
+        })
+    }
 }
-
-/// How long a client that is refused may take to read why.
-const FAREWELL: Duration = Duration::from_secs(2);
-
-/// How many bytes it may still send meanwhile.
-const MAX_UNREAD: usize = 4 << 20;
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::io::{DuplexStream, duplex};
+    use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
 
     async fn read_in_pieces(
         pieces: &[&[u8]],
@@ -166,7 +161,13 @@ mod tests {
         for piece in pieces {
             far.write_all(piece).await.unwrap();
         }
-        let head = read(&mut stream, client, Duration::from_secs(60)).await;
+        let head = read(
+            &mut stream,
+            BytesMut::new(),
+            client,
+            Duration::from_secs(60),
+        )
+        .await;
         (head, far)
     }
 
@@ -181,11 +182,18 @@ mod tests {
                 let mut stream: Stream = Box::new(near);
                 far.write_all(&request[..cut]).await.unwrap();
                 let client = Client::default();
-                let (head, ()) =
-                    tokio::join!(read(&mut stream, &client, Duration::from_secs(60)), async {
+                let (head, ()) = tokio::join!(
+                    read(
+                        &mut stream,
+                        BytesMut::new(),
+                        &client,
+                        Duration::from_secs(60)
+                    ),
+                    async {
                         tokio::task::yield_now().await;
                         far.write_all(&request[cut..]).await.unwrap();
-                    });
+                    }
+                );
                 let head = head.unwrap();
                 assert_eq!((head.len, &head.bytes[..]), (request.len(), request));
             }
@@ -255,7 +263,7 @@ mod tests {
             }
         };
         tokio::select! {
-            head = read(&mut stream, &client, Duration::from_secs(60)) => head,
+            head = read(&mut stream, BytesMut::new(), &client, Duration::from_secs(60)) => head,
             () = drip => panic!("dripping was not interrupted"),
         }
     }
@@ -277,7 +285,13 @@ mod tests {
     async fn a_silent_client_is_idle() {
         let (_far, near) = duplex(64);
         let mut stream: Stream = Box::new(near);
-        let head = read(&mut stream, &Client::default(), Duration::from_secs(10)).await;
+        let head = read(
+            &mut stream,
+            BytesMut::new(),
+            &Client::default(),
+            Duration::from_secs(10),
+        )
+        .await;
         assert!(matches!(head, Err(NoHead::Idle)), "{head:?}");
     }
 }

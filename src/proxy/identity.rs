@@ -33,12 +33,17 @@ pub(super) fn is_in(networks: &[IpNet], address: IpAddr) -> bool {
     networks.iter().any(|network| network.contains(&address))
 }
 
-/// Who a request comes from that this peer sent.
-pub(super) fn identify(peer: Option<IpAddr>, headers: &impl Fields, settings: &Client) -> Identity {
-    let is_trusted = match peer {
+/// Whether a peer is one of those whose word on the client is taken; `None` is one on a Unix socket.
+pub(super) fn is_trusted(peer: Option<IpAddr>, settings: &Client) -> bool {
+    match peer {
         Some(peer) => is_in(&settings.trusted_proxies, peer),
         None => settings.trust_unix,
-    };
+    }
+}
+
+/// Who a request comes from that this peer sent.
+pub(super) fn identify(peer: Option<IpAddr>, headers: &impl Fields, settings: &Client) -> Identity {
+    let is_trusted = is_trusted(peer, settings);
     let mut client = peer;
     if is_trusted {
         // From the nearest to the farthest: each vouches for the one before it, up to the first that is not trusted.

@@ -15,10 +15,16 @@ mod connection;
 mod delivery;
 mod discovery;
 mod exchange;
+mod farewell;
+mod framed;
 mod head;
 mod headers;
 mod identity;
+mod opening;
+mod permit;
+mod plain_head;
 mod proxy_protocol;
+mod refusals;
 mod relief;
 mod router;
 mod secured;
@@ -40,18 +46,24 @@ pub use table::Table;
 pub use upstream::{Departing, Departure, Pool, Pools, Server, State};
 
 use crate::handshake::{self, Refusal};
+use crate::metrics::Handshake;
 use answer::{Answer, Refused};
 use asked::{Asked, Caller};
 use async_trait::async_trait;
 use balance::hash_key;
+use bytes::BytesMut;
+use clients::{Admitted, Throttled};
+use framed::Framed;
 use head::NoHead;
 use headers::{Changes, Vouched};
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderValue, Method, StatusCode, Version, header};
 use identity::Identity;
+use opening::Foreign;
+use permit::Denied;
 use pingora::apps::{HttpServerApp, HttpServerOptions, ServerApp};
 use pingora::http::{RequestHeader, ResponseHeader};
-use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
+use pingora::protocols::{GetSocketDigest, Stream};
 use pingora::proxy::{FailToProxy, HttpProxy, ProxyHttp, Session};
 use pingora::server::ShutdownWatch;
 use pingora::server::configuration::ServerConf;
@@ -63,8 +75,10 @@ use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
-use table::RouteState;
+use table::{RouteState, Ticket};
 use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
+use upgrade::Served;
 
 /// Takes the connections of the listeners. Clones share everything.
 #[derive(Clone)]
@@ -115,6 +129,8 @@ impl Gate {
         let mut proxy = HttpProxy::new(Seat(tables.clone()), conf.clone());
         let mut options = HttpServerOptions::default();
         options.h2_idle_timeout = Some(HTTP2_IDLE);
+        // So that CONNECT comes to `Seat`, which refuses it: Pingora's own refusal has no sentence.
+        options.allow_connect_method_proxying = true;
         proxy.server_options = Some(options);
         proxy.handle_init_modules();
         Gate {
@@ -138,7 +154,7 @@ impl Gate {
 
     /// The connection, as if it were the client's itself where a proxy in front says whose it is. `None`: it does not come to
     /// anything.
-    async fn introduce(&self, stream: Stream, table: &Table) -> Option<Stream> {
+    async fn introduce(&self, stream: Stream, table: &Table) -> Option<Box<Socket>> {
         let mut socket = stream.into_any().downcast::<Socket>().ok()?;
         if let Err(error) = socket.obey(table.client.tcp, self.inherited) {
             tracing::debug!(%error, "the options of a client's socket cannot be set");
@@ -165,13 +181,22 @@ impl Gate {
     }
 
     /// The connection as its listener wants it: with TLS, where it does. `None`: it does not come to anything.
-    async fn secure(&self, stream: Stream, table: &Table) -> Option<Secure> {
+    async fn secure(&self, socket: Box<Socket>, table: &Table) -> Option<Secure> {
         let listener = self.listener.as_ref();
         let Some((listener, tls)) = listener.and_then(|at| Some((at, table.tls(at)?))) else {
-            return Some(Secure::Http1(stream));
+            return Some(Secure::Http1(socket));
         };
-        let peer = stream.get_socket_digest();
-        match Secured::accept(stream, tls, table.client.header_timeout).await {
+        let deadline = Instant::now() + table.client.header_timeout;
+        let mut first = [0];
+        if let Ok(Ok(1)) = timeout_at(deadline, socket.peek(&mut first)).await
+            && opening::is_text(first[0])
+        {
+            self.refuse_foreign(socket, Foreign::HttpOnTls, table).await;
+            return None;
+        }
+        let peer = socket.get_socket_digest();
+        let left = deadline.saturating_duration_since(Instant::now());
+        match Secured::accept(socket, tls, left).await {
             Ok(secured) if secured.is_http2() => Some(Secure::Http2(Box::new(secured))),
             Ok(secured) => Some(Secure::Http1(Box::new(secured))),
             Err(error) => {
@@ -183,6 +208,51 @@ impl Gate {
                 None
             }
         }
+    }
+
+    /// Ends a connection beyond a limit, before anything of it is read.
+    async fn deny(&self, socket: Stream, denied: Denied, table: &Table) {
+        let (listener, peer) = self.names(&socket);
+        let everybody = &table.everybody;
+        let refusals = &everybody.refusals;
+        refusals.limited(&table.metrics, denied.label(), &listener, &peer);
+        let listener = self.listener.as_ref();
+        // Over TLS nothing can be said before the handshake, which is what costs.
+        if listener.is_none_or(|listener| table.tls(listener).is_none()) {
+            let answer = denied.answer();
+            Box::pin(everybody.lingering.end(socket, &answer, false)).await;
+        }
+    }
+
+    /// Ends a connection on which something else is spoken than its listener expects.
+    async fn refuse_foreign(&self, socket: Stream, foreign: Foreign, table: &Table) {
+        let (listener, peer) = self.names(&socket);
+        let everybody = &table.everybody;
+        let refusals = &everybody.refusals;
+        refusals.foreign(&table.metrics, foreign, &listener, &peer);
+        let answer = Answer::new(StatusCode::BAD_REQUEST, foreign.to_string());
+        // A client that speaks TLS is answered too: Go's says that the server speaks HTTP, OpenSSL's names a wrong version.
+        Box::pin(everybody.lingering.end(socket, &answer, false)).await;
+    }
+
+    /// The listener and the peer of a connection, for the log.
+    fn names(&self, socket: &Stream) -> (String, String) {
+        let peer = socket.get_socket_digest();
+        let peer = peer.as_ref().and_then(|digest| digest.peer_addr());
+        let peer = peer.map_or_else(|| "unix".to_owned(), ToString::to_string);
+        let listener = self.listener.as_ref().map(ToString::to_string);
+        (listener.unwrap_or_default(), peer)
+    }
+
+    /// Answers a request of which nothing but its head was read, and ends its connection.
+    async fn refuse(&self, stream: Stream, answer: Answer, table: &Table, without_body: bool) {
+        let client = Caller::of(&stream).peer;
+        let (everybody, metrics) = (&table.everybody, &table.metrics);
+        let (status, sentence) = (answer.status(), answer.sentence());
+        everybody
+            .refusals
+            .request(metrics, status, sentence, None, client);
+        Box::pin(everybody.lingering.end(stream, &answer, without_body)).await;
     }
 
     /// Waits until no connection is in the hands of HTTP: once no listener accepts, each leaves them in its time.
@@ -231,8 +301,16 @@ impl ServerApp for Gate {
         let _request = Request(self.requests.clone());
         let mut table = self.table();
         let mut idle = table.client.header_timeout;
-        let stream = self.introduce(stream, &table).await?;
-        let mut stream = match self.secure(stream, &table).await? {
+        let socket = self.introduce(stream, &table).await?;
+        let peer = socket.peer().map(|peer| peer.ip().to_canonical());
+        let mut permit = match table.permit(peer) {
+            Ok(permit) => Some(permit),
+            Err(denied) => {
+                self.deny(socket, denied, &table).await;
+                return None;
+            }
+        };
+        let mut stream = match self.secure(socket, &table).await? {
             Secure::Http1(stream) => stream,
             // Plain requests only: RFC 8441 is not announced, so browsers open WebSockets on connections of their own.
             Secure::Http2(stream) => {
@@ -240,42 +318,75 @@ impl ServerApp for Gate {
             }
         };
         let mut persistent = None;
+        let mut begun = BytesMut::new();
+        let mut is_first = true;
         // Who has just connected has a request on its way.
         let mut patience = FIRST_REQUEST;
         loop {
             let mut stopping = shutdown.clone();
             let head = tokio::select! {
                 biased;
-                head = head::read(&mut stream, &table.client, idle) => head,
+                head = head::read(&mut stream, std::mem::take(&mut begun), &table.client, idle) => head,
                 // A connection without a request under way is not waited for when the listener has ended.
                 () = async {
                     let _ = stopping.wait_for(|stopping| *stopping).await;
                     tokio::time::sleep(patience).await;
                 } => Err(NoHead::Idle),
             };
-            let head = match head {
+            let mut head = match head {
                 Ok(head) => head,
+                Err(NoHead::Foreign(foreign)) => {
+                    self.refuse_foreign(stream, foreign, &table).await;
+                    return None;
+                }
                 Err(why) => {
-                    head::refuse(stream, &why, &table.client).await;
+                    if let Some(answer) = why.answer(&table.client) {
+                        self.refuse(stream, answer, &table, false).await;
+                    }
                     return None;
                 }
             };
-            let (plain, head) = match head::may_upgrade(&head.bytes[..head.len]) {
-                true => upgrade::serve(&self.tables, stream, head).await?,
-                false => (stream, head.bytes),
+            let without_body = head.bytes.starts_with(b"HEAD ");
+            let further = permit.as_ref().filter(|_| !is_first);
+            if let Some(Err(denied)) = further.map(|permit| permit.handle_request(&table)) {
+                let answer = denied.answer();
+                self.refuse(stream, answer, &table, without_body).await;
+                return None;
+            }
+            is_first = false;
+            if head::may_upgrade(&head.bytes[..head.len]) {
+                match upgrade::serve(&self.tables, stream, head, &mut permit).await {
+                    Served::Answered => return None,
+                    Served::Plain(plain, its) => (stream, head) = (plain, its),
+                    Served::Malformed(stream, malformed) => {
+                        let answer = malformed.answer();
+                        self.refuse(stream, answer, &table, without_body).await;
+                        return None;
+                    }
+                }
+            }
+            let body = match plain_head::examine_plain(&mut head, &table).await {
+                Ok(body) => body,
+                Err(malformed) => {
+                    let answer = malformed.answer();
+                    self.refuse(stream, answer, &table, without_body).await;
+                    return None;
+                }
             };
-            stream = plain;
             let keepalive = table.client.keepalive_timeout;
-            let mut session = ServerSession::new_http1(stream);
+            let framed = Framed::new(stream, head.split_behind(), body);
+            let mut session = ServerSession::new_http1(Box::new(framed));
             match persistent.take() {
                 Some(settings) => {
                     pingora::apps::HttpPersistentSettings::apply_to_session(settings, &mut session)
                 }
                 None => session.set_keepalive((!*shutdown.borrow()).then_some(keepalive.as_secs())),
             }
-            session.set_pipelined_prefix(head);
+            session.set_pipelined_prefix(head.bytes);
             let reused = self.proxy.process_new_http(session, shutdown).await?;
-            (stream, persistent) = reused.consume();
+            let (after, settings) = reused.consume();
+            (stream, begun) = Framed::after(after)?;
+            persistent = settings;
             table = self.table();
             idle = keepalive;
             patience = Duration::ZERO;
@@ -304,25 +415,74 @@ pub struct Plain {
     exhausted: bool,
     identity: Option<Identity>,
     vouched: Vouched,
+    /// It was sent to a server, or may have been.
+    is_sent: bool,
+    /// It counts against its route,
+    ticket: Option<Ticket>,
+    /// and against its client's address, where many clients share a connection.
+    admitted: Option<Box<Admitted>>,
 }
 
 impl Plain {
     /// Finds the request its route and its servers.
     async fn admit(&mut self, session: &ServerSession, table: &Table) -> Result<(), Refused> {
-        let mut asked = Asked::of(session.req_header());
+        let head = session.req_header();
+        if head.method == Method::CONNECT {
+            let answer = Answer::new(StatusCode::METHOD_NOT_ALLOWED, "CONNECT is not served here");
+            let allowed = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+            return Err(answer
+                .with(header::ALLOW, allowed)
+                .refusing(Handshake::BadRequest));
+        }
+        let mut asked = Asked::of(head);
         let caller = Caller::of_session(session);
         let (route, identity) = table.route(&mut asked, &caller)?;
+        self.identity = Some(identity);
+        self.route = Some(route.clone());
         if handshake::is_attempt(&asked) {
             // Those of HTTP/1.1 do not come here.
             return Err(upgrade::refuse(&Refusal::HttpVersion));
         }
+        self.count(&route, identity, head.version)?;
         let (access, metrics) = (&route.settings.access, &route.terms.metrics);
         self.vouched = access::admit(&asked, &caller, access, identity, metrics).await?;
         let key = hash_key(&asked, identity.client, &route.pool);
         self.candidates = route.pool.candidates(key.as_deref());
-        self.identity = Some(identity);
-        self.route = Some(route);
         Ok(())
+    }
+
+    /// Takes what the request needs of the limits.
+    fn count(
+        &mut self,
+        route: &Arc<RouteState>,
+        identity: Identity,
+        version: Version,
+    ) -> Result<(), Refused> {
+        let throttled = |full: Throttled| full.answer().refusing(Handshake::Throttled);
+        self.admitted = route.admit_forwarded(&identity).map_err(throttled)?;
+        // In HTTP/1.1 the accept loop has done this.
+        let direct = identity
+            .peer
+            .filter(|_| !identity.is_trusted && version == Version::HTTP_2);
+        if let Some(client) = direct {
+            let (clients, now) = (&route.everybody.clients, std::time::Instant::now());
+            let spent = clients.spend(client, &route.client.per_address, now);
+            spent.map_err(throttled)?;
+        }
+        let ticket = Ticket::take(route).map_err(|full| full.refusing(Handshake::Full))?;
+        self.ticket = Some(ticket);
+        Ok(())
+    }
+
+    /// Counts an answer of wsgate's own.
+    fn report(&self, table: &Table, session: &ServerSession, status: StatusCode, sentence: &str) {
+        let client = match &self.identity {
+            Some(identity) => identity.client,
+            None => Caller::of_session(session).peer,
+        };
+        let route = self.route.as_ref().map(|route| route.name());
+        let refusals = &table.everybody.refusals;
+        refusals.request(&table.metrics, status, sentence, route, client);
     }
 }
 
@@ -344,7 +504,11 @@ impl ProxyHttp for Seat {
         match plain.admit(session, &table).await {
             Ok(()) => Ok(false),
             Err(refused) => {
-                Box::pin(refused.write(session)).await?;
+                let (status, sentence) = refused.said();
+                plain.report(&table, session, status, sentence);
+                Box::pin(refused.write(session))
+                    .await
+                    .map_err(|error| error.into_down())?;
                 Ok(true)
             }
         }
@@ -387,6 +551,31 @@ impl ProxyHttp for Seat {
         plain.tried += 1;
         // For another server there would be none either.
         error.set_retry(!plain.exhausted && plain.tried < plain.candidates.len());
+        error
+    }
+
+    /// RFC 9110 §9.2.2: "A proxy MUST NOT automatically retry non-idempotent requests." nginx does the same by default.
+    /// The others are sent once more where the server has closed a connection that was kept for them, and only if all of
+    /// their body is still there.
+    fn error_while_proxy(
+        &self,
+        peer: &HttpPeer,
+        session: &mut Session,
+        error: Box<Error>,
+        plain: &mut Plain,
+        is_reused: bool,
+    ) -> Box<Error> {
+        plain.is_sent = true;
+        let mut error = error.more_context(format!("Peer: {peer}"));
+        let is_broken = matches!(
+            error.etype(),
+            ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError
+        );
+        let can_be_repeated = session.req_header().method.is_idempotent()
+            && !session.as_ref().retry_buffer_truncated()
+            && session.response_written().is_none();
+        let is_of_server = *error.esource() == ErrorSource::Upstream;
+        error.set_retry(is_reused && is_broken && is_of_server && can_be_repeated);
         error
     }
 
@@ -454,6 +643,10 @@ impl ProxyHttp for Seat {
             (ErrorType::InvalidHTTPHeader, ErrorSource::Upstream) => {
                 (StatusCode::BAD_GATEWAY, "the server's answer is malformed")
             }
+            (_, ErrorSource::Upstream) if plain.is_sent => (
+                StatusCode::BAD_GATEWAY,
+                "the server ended the connection before it answered; it may have handled the request or not",
+            ),
             (_, ErrorSource::Upstream) => (StatusCode::BAD_GATEWAY, "no server can be reached"),
             // Nobody is there to be told.
             (
@@ -465,6 +658,10 @@ impl ProxyHttp for Seat {
                     can_reuse_downstream: false,
                 };
             }
+            (_, ErrorSource::Downstream) if timed_out => (
+                StatusCode::REQUEST_TIMEOUT,
+                "the body of the request did not come in time",
+            ),
             (_, ErrorSource::Downstream) => (StatusCode::BAD_REQUEST, "the request is malformed"),
             (_, ErrorSource::Internal | ErrorSource::Unset) => (
                 StatusCode::INTERNAL_SERVER_ERROR,
@@ -475,10 +672,11 @@ impl ProxyHttp for Seat {
             true => (StatusCode::SERVICE_UNAVAILABLE, Answer::exhausted()),
             false => (status, Answer::new(status, sentence)),
         };
-        if session.response_written().is_none()
-            && let Err(error) = answer.write(session).await
-        {
-            tracing::debug!(%error, "client left before it was answered");
+        if session.response_written().is_none() {
+            plain.report(&self.0.current(), session, status, answer.sentence());
+            if let Err(error) = answer.write(session).await {
+                tracing::debug!(%error, "client left before it was answered");
+            }
         }
         FailToProxy {
             error_code: status.as_u16(),

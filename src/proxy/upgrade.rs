@@ -9,13 +9,16 @@ use super::access;
 use super::answer::{Answer, Refused};
 use super::asked::{Asked, Caller};
 use super::balance::hash_key;
+use super::clients::Admitted;
 use super::connection::{Connection, place};
 use super::exchange::{self, Answered, Switched};
 use super::head::Head;
 use super::headers;
 use super::identity::Identity;
-use super::table::{Full, RouteState, Ticket};
-use super::upstream::Unreachable;
+use super::permit::Permit;
+use super::plain_head::{self, Malformed};
+use super::table::{RouteState, Ticket};
+use super::upstream::{Occupied, Unreachable};
 use crate::deploy::Enrolled;
 use crate::drain;
 use crate::handshake::{self, Refusal};
@@ -24,36 +27,43 @@ use crate::relay::Relay;
 use bytes::BytesMut;
 use http::StatusCode;
 use http::header;
-use pingora::ErrorType;
 use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
-/// Answers a request that means to open a WebSocket: with a tunnel, or with the reason why there is none. One that means
-/// nothing of the kind is given back, with its connection and what came behind its head.
+/// What became of a request that may mean to open a WebSocket.
+pub(super) enum Served {
+    /// It was answered, with a tunnel or with the reason why there is none. The connection is not there any more.
+    Answered,
+    /// It means nothing of the kind: it is given back, with its connection and what came behind its head.
+    Plain(Stream, Head),
+    /// Its head cannot be read, and it was not answered.
+    Malformed(Stream, Malformed),
+}
+
+/// Answers a request that means to open a WebSocket. A tunnel takes the connection's permit with it.
 pub(super) async fn serve(
     tables: &Tables,
     stream: Stream,
     mut head: Head,
-) -> Option<(Stream, BytesMut)> {
-    let behind = match head.len {
-        // As nearly always. Splitting off nothing would have both share the memory.
-        len if len == head.bytes.len() => BytesMut::new(),
-        len => head.bytes.split_off(len),
-    };
+    permit: &mut Option<Permit>,
+) -> Served {
+    let behind = head.split_behind();
     let mut head = head.bytes;
     let Some(asked) = Asked::parse(&head) else {
-        return Box::pin(serve_unusual(tables, stream, head, behind)).await;
+        return Box::pin(serve_unusual(tables, stream, head, behind, permit)).await;
     };
     if !handshake::is_attempt(&asked) {
+        let len = head.len();
         head.unsplit(behind);
-        return Some((stream, head));
+        return Served::Plain(stream, Head { bytes: head, len });
     }
     match attend(tables, asked, &Caller::of(&stream)).await {
-        Ok(tunnel) => tunnel.open(stream, behind).await,
+        Ok(tunnel) => tunnel.open(stream, behind, permit).await,
         Err(refused) => {
             // What few requests come to is in a box of its own.
             let refusing = Box::pin(async {
@@ -64,7 +74,7 @@ pub(super) async fn serve(
             refusing.await;
         }
     }
-    None
+    Served::Answered
 }
 
 /// [`serve`] for a head that Pingora has to read, or to refuse.
@@ -73,30 +83,39 @@ async fn serve_unusual(
     stream: Stream,
     head: BytesMut,
     behind: BytesMut,
-) -> Option<(Stream, BytesMut)> {
-    let session = session(stream, head).await?;
+    permit: &mut Option<Permit>,
+) -> Served {
+    let len = head.len();
+    let mut head = Head { bytes: head, len };
+    if let Err(malformed) = plain_head::examine(&mut head, &tables.current()).await {
+        return Served::Malformed(stream, malformed);
+    }
+    let Some(session) = session(stream, head.bytes).await else {
+        return Served::Answered;
+    };
     let caller = Caller::of_session(&session);
     let asked = Asked::of(session.req_header());
     if !handshake::is_attempt(&asked) {
         let ServerSession::H1(session) = session else {
-            return None;
+            return Served::Answered;
         };
         let mut head = BytesMut::from(session.get_headers_raw_bytes());
+        let len = head.len();
         head.unsplit(behind);
-        return Some((session.into_inner(), head));
+        return Served::Plain(session.into_inner(), Head { bytes: head, len });
     }
     match (attend(tables, asked, &caller).await, session) {
         (Ok(tunnel), ServerSession::H1(session)) => {
-            tunnel.open(session.into_inner(), behind).await;
+            tunnel.open(session.into_inner(), behind, permit).await;
         }
         // Made of a connection of HTTP/1.
         (Ok(_), _) => {}
         (Err(refused), session) => tell(refused, session).await,
     }
-    None
+    Served::Answered
 }
 
-/// Pingora's session of a request whose head was read. `None`: it has been refused.
+/// Pingora's session of a request whose head was read, and which Pingora takes.
 async fn session(stream: Stream, head: BytesMut) -> Option<ServerSession> {
     let mut session = ServerSession::new_http1(stream);
     session.set_pipelined_prefix(head);
@@ -104,11 +123,8 @@ async fn session(stream: Stream, head: BytesMut) -> Option<ServerSession> {
         Ok(true) => return Some(session),
         Ok(false) => {}
         Err(error) => {
-            tracing::debug!(%error, "a request cannot be read");
-            if matches!(error.etype(), ErrorType::InvalidHTTPHeader) {
-                // The client is at fault and may be gone: whether it heard us changes nothing.
-                let _ = session.respond_error(400).await;
-            }
+            // Nothing is answered: what Pingora does not take has been answered before.
+            tracing::warn!(%error, "a request that was found to be in order cannot be read");
             session.shutdown().await;
         }
     }
@@ -188,23 +204,13 @@ async fn negotiate(
         let answer = Answer::new(StatusCode::FORBIDDEN, sentence);
         return Err(answer.refusing(Handshake::Forbidden));
     }
-    let limits = &route.client.per_address;
-    let limited = identity
-        .client
-        .filter(|_| limits.max_connections != 0 || limits.rate != 0);
-    let admitted = limited.map(|client| {
-        let clients = &route.everybody.clients;
-        clients.admit(client, limits, Instant::now())
-    });
-    let admitted = admitted.transpose().map_err(throttle)?.map(Box::new);
-    let ticket = Ticket::take(route).map_err(|full| {
-        let sentence = match full {
-            Full::Route => "all connections of this route are taken",
-            Full::Everybody => "all connections are taken",
-            Full::Memory => "all memory for slow connections is taken",
-        };
-        unavailable(sentence).refusing(Handshake::Full)
-    })?;
+    let admitted = route.admit_forwarded(&identity);
+    let admitted = admitted.map_err(|full| full.answer().refusing(Handshake::Throttled))?;
+    if route.everybody.lacks_memory() {
+        let answer = Answer::unavailable("all memory for slow connections is taken");
+        return Err(answer.refusing(Handshake::Full));
+    }
+    let ticket = Ticket::take(route).map_err(|full| full.refusing(Handshake::Full))?;
     let (settings, metrics) = (&route.settings, &route.terms.metrics);
     let vouched = access::admit(asked, caller, &settings.access, identity, metrics).await?;
 
@@ -277,16 +283,13 @@ async fn negotiate(
     let protocol = switched.agreed.protocol.take();
     Ok(Box::new(Tunnel {
         enrolled,
-        connection: Connection {
-            ticket,
-            _admitted: admitted,
-            client: identity
-                .client
-                .filter(|client| Some(*client) != identity.peer),
-            server,
-            protocol: protocol.map(String::into_boxed_str),
-            started: Instant::now(),
-        },
+        ticket,
+        admitted,
+        client: identity
+            .client
+            .filter(|client| Some(*client) != identity.peer),
+        server,
+        protocol: protocol.map(String::into_boxed_str),
         switched,
         asked: started,
     }))
@@ -296,25 +299,46 @@ async fn negotiate(
 struct Tunnel {
     switched: Box<Switched>,
     enrolled: Enrolled,
-    connection: Connection,
+    ticket: Ticket,
+    /// The client behind a trusted proxy.
+    admitted: Option<Box<Admitted>>,
+    client: Option<IpAddr>,
+    server: Occupied,
+    protocol: Option<Box<str>>,
     asked: Instant,
 }
 
 impl Tunnel {
     /// Tells the client, and begins to relay; `behind` came behind its request.
-    async fn open(self: Box<Self>, mut client: Stream, behind: BytesMut) {
+    async fn open(
+        self: Box<Self>,
+        mut client: Stream,
+        behind: BytesMut,
+        permit: &mut Option<Permit>,
+    ) {
         let switched = *self.switched;
         let writing = async {
             client.write_all(&switched.head).await?;
             client.flush().await
         };
         let written = writing.await;
-        let route = self.connection.ticket.route.clone();
+        let route = self.ticket.route.clone();
         if let Err(error) = written {
             tracing::debug!(route = route.name(), %error, "client left during the handshake");
             count(&route, Handshake::Abandoned, self.asked);
             return;
         }
+        let Some(permit) = permit.take() else {
+            // Each connection has one until it is a tunnel.
+            return;
+        };
+        let connection = Connection {
+            permit: permit.into_tunnel(self.ticket, self.admitted),
+            client: self.client,
+            server: self.server,
+            protocol: self.protocol,
+            started: Instant::now(),
+        };
         let relay = Relay::new(
             route.terms.clone(),
             self.enrolled.handle().clone(),
@@ -325,7 +349,7 @@ impl Tunnel {
         )
         .with_compression(switched.agreed.deflate);
         route.terms.metrics.connection_opened(route.name());
-        tokio::spawn(self.connection.run(relay, self.enrolled));
+        tokio::spawn(connection.run(relay, self.enrolled));
         count(&route, Handshake::Ok, self.asked);
     }
 }
@@ -340,18 +364,9 @@ pub(super) fn refuse(refusal: &Refusal) -> Refused {
     answer.refusing(Handshake::BadRequest)
 }
 
-fn throttle(after: Duration) -> Refused {
-    // Whole seconds, rounded up.
-    let seconds = after.as_secs_f64().ceil().max(1.0).to_string();
-    let sentence = "this address has, or opens, too many connections";
-    let answer = Answer::new(StatusCode::TOO_MANY_REQUESTS, sentence);
-    let answer = answer.with(header::RETRY_AFTER, seconds);
-    answer.refusing(Handshake::Throttled)
-}
-
 fn not_connected(unreachable: &Unreachable) -> Refused {
     if unreachable.none_taking {
-        unavailable("no server takes connections now").refusing(Handshake::Held)
+        Answer::unavailable("no server takes connections now").refusing(Handshake::Held)
     } else if unreachable.timed_out {
         timed_out().refusing(Handshake::TimedOut)
     } else if unreachable.exhausted {
@@ -360,10 +375,6 @@ fn not_connected(unreachable: &Unreachable) -> Refused {
         let answer = Answer::new(StatusCode::BAD_GATEWAY, "no server can be reached");
         answer.refusing(Handshake::Unreachable)
     }
-}
-
-fn unavailable(sentence: &'static str) -> Answer {
-    Answer::new(StatusCode::SERVICE_UNAVAILABLE, sentence).with(header::RETRY_AFTER, "5")
 }
 
 fn timed_out() -> Answer {
@@ -377,7 +388,8 @@ mod tests {
     /// A herd is as many requests under way at once.
     #[test]
     fn a_request_takes_little_room() {
-        fn size<'a, F>(_: impl FnOnce(&'a Tables, Stream, Head) -> F) -> usize {
+        type Held = Option<Permit>;
+        fn size<'a, F>(_: impl FnOnce(&'a Tables, Stream, Head, &'a mut Held) -> F) -> usize {
             size_of::<F>()
         }
         // What few requests come to is in boxes of its own: answers of ours, the access service, TLS to servers.

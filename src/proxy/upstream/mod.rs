@@ -303,6 +303,7 @@ impl Pool {
         peer.options.connection_timeout = Some(settings.connect_timeout);
         peer.options.total_connection_timeout = Some(settings.connect_timeout);
         peer.options.read_timeout = Some(settings.read_timeout);
+        peer.options.idle_timeout = Some(settings.keepalive_timeout);
         let tcp = settings.tcp;
         peer.options.upstream_tcp_sock_tweak_hook = Some(Arc::new(move |socket| {
             let set = tcp.apply(socket, Tcp::OFF);

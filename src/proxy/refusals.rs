@@ -1,0 +1,125 @@
+//! Refusals of connections and of plain requests: each is counted, and a cause is in the log once in a while.
+
+use super::opening::Foreign;
+use crate::metrics::Metrics;
+use http::StatusCode;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// What was refused of late, by its cause. There are as many causes as this file names, and statuses.
+#[derive(Debug, Default)]
+pub(super) struct Refusals {
+    causes: Mutex<HashMap<Cause, Reported>>,
+}
+
+/// A line of the log is about one of these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Cause {
+    Limit(&'static str),
+    Foreign(&'static str),
+    Request(StatusCode),
+}
+
+#[derive(Debug)]
+struct Reported {
+    /// When the last line was written.
+    at: Instant,
+    /// Refusals since then.
+    since: u64,
+}
+
+/// From one line about a cause to the next.
+const PAUSE: Duration = Duration::from_secs(10);
+
+impl Refusals {
+    /// A connection is beyond a limit, and ends before anything of it is read.
+    pub fn limited(&self, metrics: &Metrics, reason: &'static str, listener: &str, peer: &str) {
+        metrics.connection_refused(reason);
+        if let Some(count) = self.report(Cause::Limit(reason), Instant::now()) {
+            tracing::warn!(
+                listener,
+                peer,
+                reason,
+                count,
+                "connection refused: a limit is reached"
+            );
+        }
+    }
+
+    /// A connection ends because something else is spoken on it than its listener expects.
+    pub fn foreign(&self, metrics: &Metrics, foreign: Foreign, listener: &str, peer: &str) {
+        let reason = foreign.label();
+        metrics.connection_refused(reason);
+        if let Some(count) = self.report(Cause::Foreign(reason), Instant::now()) {
+            // Scanners do this all day long.
+            tracing::info!(
+                listener,
+                peer,
+                reason,
+                count,
+                "connection refused: {foreign}"
+            );
+        }
+    }
+
+    /// A plain request, or a head that cannot be read, gets an error of wsgate's own.
+    pub fn request(
+        &self,
+        metrics: &Metrics,
+        status: StatusCode,
+        sentence: &str,
+        route: Option<&str>,
+        client: Option<IpAddr>,
+    ) {
+        metrics.request_refused(status.as_str());
+        let Some(count) = self.report(Cause::Request(status), Instant::now()) else {
+            return;
+        };
+        let client = client.map_or_else(|| "unix".to_owned(), |client| client.to_string());
+        let status = status.as_u16();
+        // What a client does wrong is no trouble of wsgate's.
+        if status < 500 {
+            tracing::info!(route, client, status, count, "request refused: {sentence}");
+        } else {
+            tracing::warn!(route, client, status, count, "request failed: {sentence}");
+        }
+    }
+
+    /// How many refusals a line stands for, itself included; `None`: no line now.
+    fn report(&self, cause: Cause, now: Instant) -> Option<u64> {
+        let mut causes = self.causes.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(reported) = causes.get_mut(&cause) else {
+            causes.insert(cause, Reported { at: now, since: 0 });
+            return Some(1);
+        };
+        reported.since += 1;
+        if now.saturating_duration_since(reported.at) < PAUSE {
+            return None;
+        }
+        reported.at = now;
+        Some(std::mem::take(&mut reported.since))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_stands_for_those_before_it() {
+        let (refusals, start) = (Refusals::default(), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let full = Cause::Limit("max_connections");
+        assert_eq!(refusals.report(full, at(0)), Some(1));
+        for _ in 0..1000 {
+            assert_eq!(refusals.report(full, at(5)), None);
+        }
+        // Another cause has lines of its own.
+        let bad = Cause::Request(StatusCode::BAD_REQUEST);
+        assert_eq!(refusals.report(bad, at(5)), Some(1));
+        assert_eq!(refusals.report(full, at(11)), Some(1001));
+        assert_eq!(refusals.report(full, at(100)), Some(1));
+    }
+}
