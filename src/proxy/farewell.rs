@@ -34,20 +34,30 @@ impl Lingering {
             stream.write_all(&bytes).await?;
             stream.flush().await?;
             AsyncWriteExt::shutdown(&mut stream).await?;
-            // Closing a socket with unread bytes resets it, and the reset would overtake the answer.
-            let mut rest = [0; 4096];
-            let mut unread = MAX_UNREAD;
-            while unread > 0 {
-                match stream.read(&mut rest).await? {
-                    0 => break,
-                    n => unread = unread.saturating_sub(n),
-                }
-            }
+            read_out(&mut stream).await;
             io::Result::Ok(())
         };
         // The client is at fault and may be gone: whether it heard us changes nothing.
         let _ = timeout(FAREWELL, farewell).await;
     }
+}
+
+/// Reads what a client still sends to a connection of which the sending side is shut down: closing a socket with unread
+/// bytes resets it, and the reset may overtake the answer. Bounded in time and bytes.
+pub(super) async fn read_out(stream: &mut Stream) {
+    let reading = async {
+        let mut rest = [0; 4096];
+        let mut unread = MAX_UNREAD;
+        while unread > 0 {
+            match stream.read(&mut rest).await? {
+                0 => break,
+                n => unread = unread.saturating_sub(n),
+            }
+        }
+        io::Result::Ok(())
+    };
+    // The answer is sent: whether the client stays to read it changes nothing.
+    let _ = timeout(FAREWELL, reading).await;
 }
 
 /// How long a client that is refused may take to read why.

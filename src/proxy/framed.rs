@@ -7,6 +7,7 @@
 //! Where the request ends is decided twice, here and by Pingora. If both do not agree, the connection is not used again:
 //! no byte that Pingora took for a body is ever read as a request, and the other way round.
 
+use super::farewell;
 use async_trait::async_trait;
 use bytes::{Buf, BytesMut};
 use pingora::protocols::raw_connect::ProxyDigest;
@@ -255,6 +256,9 @@ impl Shutdown for Framed {
     async fn shutdown(&mut self) {
         // The connection is given up: whether the far end heard it changes nothing.
         let _ = AsyncWriteExt::shutdown(self).await;
+        if !self.body.is_over() || !self.behind.is_empty() {
+            Box::pin(farewell::read_out(&mut self.stream)).await;
+        }
     }
 }
 

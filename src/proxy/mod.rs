@@ -674,8 +674,11 @@ impl ProxyHttp for Seat {
         };
         if session.response_written().is_none() {
             plain.report(&self.0.current(), session, status, answer.sentence());
-            if let Err(error) = answer.write(session).await {
-                tracing::debug!(%error, "client left before it was answered");
+            match answer.write(session).await {
+                // The body may still be on its way; Pingora would close the connection, and so reset it.
+                Ok(()) if !session.is_http2() => session.as_downstream_mut().shutdown().await,
+                Ok(()) => {}
+                Err(error) => tracing::debug!(%error, "client left before it was answered"),
             }
         }
         FailToProxy {

@@ -192,6 +192,19 @@ def test_an_abandoned_request_is_given_up(rig):
     upstream.read_to_end()
 
 
+@pytest.mark.parametrize("path, status", [("/elsewhere", 404), ("/only", 502)])
+def test_a_refusal_arrives_although_the_body_was_not_read(start_rig, path, status):
+    """No reset overtakes it, whoever reads the body."""
+    rig = start_rig(route={"path": "/only"})
+    rig.server.close()
+    for _ in range(5):
+        client = rig.connect()
+        client.send(post(path, b"b" * 2_000_000))
+        got = client.read_head()
+        assert got.status == status and client.read_body(got)
+        client.expect_eof()
+
+
 # Server connections that are used again
 
 
