@@ -58,8 +58,6 @@ use head::NoHead;
 use headers::{Changes, Vouched};
 use http::{HeaderValue, Method, StatusCode, Version, header};
 use identity::Identity;
-use opening::Foreign;
-use permit::Denied;
 use pingora::apps::{HttpServerApp, HttpServerOptions, ServerApp};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::ServerSession;
@@ -191,7 +189,8 @@ impl Gate {
         if let Ok(Ok(1)) = timeout_at(deadline, socket.peek(&mut first)).await
             && opening::is_text(first[0])
         {
-            self.refuse_foreign(socket, Foreign::HttpOnTls, table).await;
+            self.refuse_foreign(socket, opening::Foreign::HttpOnTls, table)
+                .await;
             return None;
         }
         let peer = socket.get_socket_digest();
@@ -208,51 +207,6 @@ impl Gate {
                 None
             }
         }
-    }
-
-    /// Ends a connection beyond a limit, before anything of it is read.
-    async fn deny(&self, socket: Stream, denied: Denied, table: &Table) {
-        let (listener, peer) = self.names(&socket);
-        let everybody = &table.everybody;
-        let refusals = &everybody.refusals;
-        refusals.limited(&table.metrics, denied.label(), &listener, &peer);
-        let listener = self.listener.as_ref();
-        // Over TLS nothing can be said before the handshake, which is what costs.
-        if listener.is_none_or(|listener| table.tls(listener).is_none()) {
-            let answer = denied.answer();
-            Box::pin(everybody.lingering.end(socket, &answer, false)).await;
-        }
-    }
-
-    /// Ends a connection on which something else is spoken than its listener expects.
-    async fn refuse_foreign(&self, socket: Stream, foreign: Foreign, table: &Table) {
-        let (listener, peer) = self.names(&socket);
-        let everybody = &table.everybody;
-        let refusals = &everybody.refusals;
-        refusals.foreign(&table.metrics, foreign, &listener, &peer);
-        let answer = Answer::new(StatusCode::BAD_REQUEST, foreign.to_string());
-        // A client that speaks TLS is answered too: Go's says that the server speaks HTTP, OpenSSL's names a wrong version.
-        Box::pin(everybody.lingering.end(socket, &answer, false)).await;
-    }
-
-    /// The listener and the peer of a connection, for the log.
-    fn names(&self, socket: &Stream) -> (String, String) {
-        let peer = socket.get_socket_digest();
-        let peer = peer.as_ref().and_then(|digest| digest.peer_addr());
-        let peer = peer.map_or_else(|| "unix".to_owned(), ToString::to_string);
-        let listener = self.listener.as_ref().map(ToString::to_string);
-        (listener.unwrap_or_default(), peer)
-    }
-
-    /// Answers a request of which nothing but its head was read, and ends its connection.
-    async fn refuse(&self, stream: Stream, answer: Answer, table: &Table, without_body: bool) {
-        let client = Caller::of(&stream).peer;
-        let (everybody, metrics) = (&table.everybody, &table.metrics);
-        let (status, sentence) = (answer.status(), answer.sentence());
-        everybody
-            .refusals
-            .request(metrics, status, sentence, None, client);
-        Box::pin(everybody.lingering.end(stream, &answer, without_body)).await;
     }
 
     /// Waits until no connection is in the hands of HTTP: once no listener accepts, each leaves them in its time.
