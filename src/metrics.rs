@@ -169,6 +169,9 @@ pub struct Metrics {
     reloads: IntCounterVec,
     tls_failures: IntCounterVec,
     proxy_protocol_failures: IntCounterVec,
+    client_connections: IntGauge,
+    connections_refused: IntCounterVec,
+    requests_refused: IntCounterVec,
     exhausted: IntCounterVec,
     ejections: IntCounterVec,
     violations: IntCounterVec,
@@ -257,6 +260,16 @@ impl Metrics {
             "Connections that ended for want of a good PROXY protocol header, by listener and reason.",
             &["listener", "reason"],
         );
+        let connections_refused = counter(
+            "wsgate_connections_refused_total",
+            "Connections of clients that were ended before they came to a request, by reason: a limit, or what they speak.",
+            &["reason"],
+        );
+        let requests_refused = counter(
+            "wsgate_requests_refused_total",
+            "Plain requests, and heads that could not be read, that were answered with an error of wsgate's own, by status.",
+            &["status"],
+        );
         let exhausted = counter(
             "wsgate_exhausted_total",
             "Attempts at another connection, of a client or to a server, for which the system had no resource left.",
@@ -313,6 +326,10 @@ impl Metrics {
         let upgrades_held = gauge(
             "wsgate_upgrades_held",
             "Upgrade requests that wait for a server because all are drained.",
+        );
+        let client_connections = gauge(
+            "wsgate_client_connections_open",
+            "Accepted connections of clients: WebSockets, plain HTTP, and those without a request.",
         );
         let drains_open = gauge("wsgate_drains_open", "Drains under way.");
         let drains_waiting = gauge(
@@ -431,6 +448,9 @@ impl Metrics {
             reloads,
             tls_failures,
             proxy_protocol_failures,
+            client_connections,
+            connections_refused,
+            requests_refused,
             exhausted,
             ejections,
             violations,
@@ -542,6 +562,21 @@ impl Metrics {
         self.proxy_protocol_failures
             .with_label_values(&[listener, reason])
             .inc();
+    }
+
+    /// The number of accepted connections of clients, for the one who counts them.
+    pub fn client_connections(&self) -> IntGauge {
+        self.client_connections.clone()
+    }
+
+    /// A connection of a client was ended before it came to a request.
+    pub fn connection_refused(&self, reason: &'static str) {
+        self.connections_refused.with_label_values(&[reason]).inc();
+    }
+
+    /// A plain request, or a head that cannot be read, was answered with an error of wsgate's own.
+    pub fn request_refused(&self, status: &str) {
+        self.requests_refused.with_label_values(&[status]).inc();
     }
 
     /// There was no more of a resource of the system for a connection.

@@ -168,6 +168,7 @@ pub(super) struct Upstream {
     pub hold: Option<Wait>,
     pub handshake_timeout: Option<Time>,
     pub read_timeout: Option<Time>,
+    pub keepalive_timeout: Option<Time>,
     pub resolve_interval: Option<Time>,
     pub tcp_keepalive: Option<Spanned<Wait>>,
     pub tcp_user_timeout: Option<Spanned<Wait>>,

@@ -15,14 +15,20 @@ mod connection;
 mod delivery;
 mod discovery;
 mod exchange;
+mod farewell;
 pub mod forwarded;
+mod framed;
 pub(crate) mod head;
 mod headers;
 mod identity;
+mod opening;
+mod permit;
+mod plain_head;
 #[doc(hidden)]
 pub mod probe;
 mod proxy_protocol;
 mod refusal;
+mod refusals;
 mod relief;
 mod restart;
 mod router;
@@ -54,14 +60,17 @@ use answer::{Answer, Refused};
 use asked::{Asked, Caller};
 use async_trait::async_trait;
 use balance::hash_key;
+use bytes::BytesMut;
+use clients::{Admitted, Throttled};
+use framed::Framed;
 use head::NoHead;
 use headers::{Changes, Vouched};
-use http::{HeaderName, StatusCode};
-use identity::Identity;
+use http::{HeaderName, Method, StatusCode, Version, header};
+use identity::{ClientAddress, Identity};
 use pingora::apps::{HttpServerApp, HttpServerOptions, ServerApp};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::ServerSession;
-use pingora::protocols::{Digest, Stream};
+use pingora::protocols::{Digest, GetSocketDigest, Stream};
 use pingora::proxy::{FailToProxy, HttpProxy, ProxyHttp, Session};
 use pingora::server::ShutdownWatch;
 use pingora::server::configuration::ServerConf;
@@ -74,10 +83,12 @@ use std::io;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{Duration, Instant};
-use table::RouteState;
+use std::time::Duration;
+use table::{RouteState, Ticket};
 use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
 use tracing::Level;
+use upgrade::Served;
 use upstream::EjectionReason;
 
 /// Takes the connections of the listeners. Clones share everything.
@@ -129,6 +140,8 @@ impl Gate {
         let mut proxy = HttpProxy::new(Seat(tables.clone()), conf.clone());
         let mut options = HttpServerOptions::default();
         options.h2_idle_timeout = Some(HTTP2_IDLE);
+        // So that CONNECT comes to `Seat`, which refuses it: Pingora's own refusal has no sentence.
+        options.allow_connect_method_proxying = true;
         proxy.server_options = Some(options);
         proxy.handle_init_modules();
         Gate {
@@ -152,7 +165,7 @@ impl Gate {
 
     /// The connection, as if it were the client's itself where a proxy in front says whose it is. `None`: it does not come to
     /// anything.
-    async fn introduce(&self, stream: Stream, table: &Table) -> Option<Stream> {
+    async fn introduce(&self, stream: Stream, table: &Table) -> Option<Box<Socket>> {
         let mut socket = stream.into_any().downcast::<Socket>().ok()?;
         if let Err(error) = socket.obey(table.client.tcp, self.inherited) {
             tracing::debug!(%error, "the options of a client's socket cannot be set");
@@ -184,13 +197,23 @@ impl Gate {
     }
 
     /// The connection as its listener wants it: with TLS, where it does. `None`: it does not come to anything.
-    async fn secure(&self, stream: Stream, table: &Table) -> Option<Secure> {
+    async fn secure(&self, socket: Box<Socket>, table: &Table) -> Option<Secure> {
         let listener = self.listener.as_ref();
         let Some((listener, tls)) = listener.and_then(|at| Some((at, table.tls(at)?))) else {
-            return Some(Secure::Http1(stream));
+            return Some(Secure::Http1(socket));
         };
-        let peer = stream.get_socket_digest();
-        match Secured::accept(stream, tls, table.client.header_timeout).await {
+        let deadline = Instant::now() + table.client.header_timeout;
+        let mut first = [0];
+        if let Ok(Ok(1)) = timeout_at(deadline, socket.peek(&mut first)).await
+            && opening::is_text(first[0])
+        {
+            self.refuse_foreign(socket, opening::Foreign::HttpOnTls, table)
+                .await;
+            return None;
+        }
+        let peer = socket.get_socket_digest();
+        let left = deadline.saturating_duration_since(Instant::now());
+        match Secured::accept(socket, tls, left).await {
             Ok(secured) if secured.is_http2() => Some(Secure::Http2(Box::new(secured))),
             Ok(secured) => Some(Secure::Http1(Box::new(secured))),
             Err(error) => {
@@ -258,8 +281,16 @@ impl ServerApp for Gate {
         let _request = Request(self.requests.clone());
         let mut table = self.table();
         let mut idle = table.client.header_timeout;
-        let stream = self.introduce(stream, &table).await?;
-        let mut stream = match self.secure(stream, &table).await? {
+        let socket = self.introduce(stream, &table).await?;
+        let peer = socket.peer().map(|peer| peer.ip().to_canonical());
+        let mut permit = match table.permit(peer) {
+            Ok(permit) => Some(permit),
+            Err(denied) => {
+                self.deny(socket, denied, &table).await;
+                return None;
+            }
+        };
+        let mut stream = match self.secure(socket, &table).await? {
             Secure::Http1(stream) => stream,
             // Plain requests only: RFC 8441 is not announced, so browsers open WebSockets on connections of their own.
             Secure::Http2(stream) => {
@@ -267,43 +298,78 @@ impl ServerApp for Gate {
             }
         };
         let mut persistent = None;
+        let mut begun = BytesMut::new();
+        let mut is_first = true;
         // Who has just connected has a request on its way.
         let mut patience = FIRST_REQUEST;
         loop {
             let mut stopping = shutdown.clone();
             let head = tokio::select! {
                 biased;
-                head = head::read(&mut stream, &table.client, idle) => head,
+                head = head::read(&mut stream, std::mem::take(&mut begun), &table.client, idle) => head,
                 // A connection without a request under way is not waited for when the listener has ended.
                 () = async {
                     let _ = stopping.wait_for(|stopping| *stopping).await;
                     tokio::time::sleep(patience).await;
                 } => Err(NoHead::Idle),
             };
-            let head = match head {
+            let mut head = match head {
                 Ok(head) => head,
+                Err(NoHead::Foreign(foreign)) => {
+                    self.refuse_foreign(stream, foreign, &table).await;
+                    return None;
+                }
                 Err(why) => {
                     refusal::report_unread(&table.metrics, &why, &stream);
-                    head::refuse(stream, &why, &table.client).await;
+                    if let Some(answer) = why.answer(&table.client) {
+                        self.part(stream, answer, &table, false).await;
+                    }
                     return None;
                 }
             };
-            let (plain, head) = match head::may_upgrade(&head.bytes[..head.len]) {
-                true => upgrade::serve(&self.tables, stream, head).await?,
-                false => (stream, head.bytes),
+            let without_body = head.bytes.starts_with(b"HEAD ");
+            let further = permit.as_ref().filter(|_| !is_first);
+            if let Some(Err(denied)) = further.map(|permit| permit.handle_request(&table)) {
+                let answer = denied.answer();
+                self.refuse(stream, answer, &table, without_body).await;
+                return None;
+            }
+            is_first = false;
+            if head::may_upgrade(&head.bytes[..head.len]) {
+                match upgrade::serve(&self.tables, stream, head, &mut permit).await {
+                    Served::Answered => return None,
+                    Served::Plain(plain, its) => (stream, head) = (plain, its),
+                    Served::Malformed(stream, error) => {
+                        let caller = Caller::of(&stream);
+                        refusal::report_malformed(&table.metrics, &error.to_string(), &caller);
+                        let answer = head::malformed(&error);
+                        self.part(stream, answer, &table, without_body).await;
+                        return None;
+                    }
+                }
+            }
+            let body = match plain_head::examine_plain(&mut head, &table).await {
+                Ok(body) => body,
+                Err(malformed) => {
+                    let answer = malformed.answer();
+                    self.refuse(stream, answer, &table, without_body).await;
+                    return None;
+                }
             };
-            stream = plain;
             let keepalive = table.client.keepalive_timeout;
-            let mut session = ServerSession::new_http1(stream);
+            let framed = Framed::new(stream, head.split_behind(), body);
+            let mut session = ServerSession::new_http1(Box::new(framed));
             match persistent.take() {
                 Some(settings) => {
                     pingora::apps::HttpPersistentSettings::apply_to_session(settings, &mut session)
                 }
                 None => session.set_keepalive((!*shutdown.borrow()).then_some(keepalive.as_secs())),
             }
-            session.set_pipelined_prefix(head);
+            session.set_pipelined_prefix(head.bytes);
             let reused = self.proxy.process_new_http(session, shutdown).await?;
-            (stream, persistent) = reused.consume();
+            let (after, settings) = reused.consume();
+            (stream, begun) = Framed::after(after)?;
+            persistent = settings;
             table = self.table();
             idle = keepalive;
             patience = Duration::ZERO;
@@ -329,11 +395,17 @@ pub struct Plain {
     candidates: Vec<Arc<Server>>,
     tried: usize,
     /// When it was begun to connect to the one that is tried now.
-    connecting: Option<Instant>,
+    connecting: Option<std::time::Instant>,
     /// There was no descriptor, memory or local port for a connection to one.
     exhausted: bool,
     identity: Option<Identity>,
     vouched: Vouched,
+    /// It was sent to a server, or may have been.
+    is_sent: bool,
+    /// It counts against its route,
+    ticket: Option<Ticket>,
+    /// and against its client's address, where many clients share a connection.
+    admitted: Option<Box<Admitted>>,
 }
 
 impl Plain {
@@ -346,7 +418,13 @@ impl Plain {
         if has_fragment(session) {
             return Err(malformed(TargetError::Fragment));
         }
-        let mut asked = Asked::of(session.req_header()).map_err(malformed)?;
+        let head = session.req_header();
+        if head.method == Method::CONNECT {
+            let answer = Answer::new(StatusCode::METHOD_NOT_ALLOWED, "CONNECT is not served here");
+            let allowed = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+            return Err(answer.with(header::ALLOW, allowed).refusing(Reason::Method));
+        }
+        let mut asked = Asked::of(head).map_err(malformed)?;
         let caller = Caller::of_session(session);
         let is_attempt = handshake::is_attempt(&asked);
         let routed = table.route(&mut asked, &caller);
@@ -366,6 +444,7 @@ impl Plain {
             refusal::report(&table.metrics, &refused, &about);
             return Err(refused);
         }
+        self.count(&route, identity, head.version)?;
         let (access, metrics) = (&route.settings.access, &route.terms.metrics);
         self.vouched = access::admit(&asked, &caller, access, identity, metrics).await?;
         let key = hash_key(&asked, identity.client.known(), &route.pool);
@@ -377,6 +456,41 @@ impl Plain {
     fn answer_rules(&self) -> Option<&HeaderRules> {
         let route = self.route.as_ref()?;
         Some(&route.settings.headers[1])
+    }
+
+    /// Takes what the request needs of the limits.
+    fn count(
+        &mut self,
+        route: &Arc<RouteState>,
+        identity: Identity,
+        version: Version,
+    ) -> Result<(), Refused> {
+        let throttled = |full: Throttled| full.answer().refusing(Reason::AddressLimit);
+        self.admitted = route.admit_forwarded(&identity).map_err(throttled)?;
+        // In HTTP/1.1 the accept loop has done this.
+        let direct = identity
+            .peer
+            .filter(|peer| !identity::is_trusted(Some(*peer), &route.client))
+            .filter(|_| version == Version::HTTP_2);
+        if let Some(client) = direct {
+            let (clients, now) = (&route.everybody.clients, std::time::Instant::now());
+            let spent = clients.spend(client, &route.client.per_address, now);
+            spent.map_err(throttled)?;
+        }
+        let ticket = Ticket::take(route)?;
+        self.ticket = Some(ticket);
+        Ok(())
+    }
+
+    /// Counts an answer of wsgate's own.
+    fn report(&self, table: &Table, session: &ServerSession, status: StatusCode, sentence: &str) {
+        let client = match &self.identity {
+            Some(identity) => identity.client,
+            None => ClientAddress::of_peer(Caller::of_session(session).peer),
+        };
+        let route = self.route.as_ref().map(|route| route.name());
+        let refusals = &table.everybody.refusals;
+        refusals.request(&table.metrics, status, sentence, route, client);
     }
 }
 
@@ -426,8 +540,12 @@ impl ProxyHttp for Seat {
                 Ok(false)
             }
             Err(refused) => {
+                let (status, sentence) = refused.said();
+                plain.report(&table, session, status, sentence);
                 let refused = refused.under(plain.answer_rules());
-                Box::pin(refused.write(session)).await?;
+                Box::pin(refused.write(session))
+                    .await
+                    .map_err(|error| error.into_down())?;
                 Ok(true)
             }
         }
@@ -444,7 +562,7 @@ impl ProxyHttp for Seat {
                 "no server is left to try",
             ));
         };
-        plain.connecting = Some(Instant::now());
+        plain.connecting = Some(std::time::Instant::now());
         match route.pool.peer(server) {
             Ok(peer) => Ok(Box::new(peer)),
             Err(mut error) => {
@@ -503,6 +621,31 @@ impl ProxyHttp for Seat {
             server.handle_connect();
         }
         Ok(())
+    }
+
+    /// RFC 9110 §9.2.2: "A proxy MUST NOT automatically retry non-idempotent requests." nginx does the same by default.
+    /// The others are sent once more where the server has closed a connection that was kept for them, and only if all of
+    /// their body is still there.
+    fn error_while_proxy(
+        &self,
+        peer: &HttpPeer,
+        session: &mut Session,
+        error: Box<Error>,
+        plain: &mut Plain,
+        is_reused: bool,
+    ) -> Box<Error> {
+        plain.is_sent = true;
+        let mut error = error.more_context(format!("Peer: {peer}"));
+        let is_broken = matches!(
+            error.etype(),
+            ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError
+        );
+        let can_be_repeated = session.req_header().method.is_idempotent()
+            && !session.as_ref().retry_buffer_truncated()
+            && session.response_written().is_none();
+        let is_of_server = *error.esource() == ErrorSource::Upstream;
+        error.set_retry(is_reused && is_broken && is_of_server && can_be_repeated);
+        error
     }
 
     async fn upstream_request_filter(
@@ -570,6 +713,10 @@ impl ProxyHttp for Seat {
             (ErrorType::InvalidHTTPHeader, ErrorSource::Upstream) => {
                 (StatusCode::BAD_GATEWAY, "the server's answer is malformed")
             }
+            (_, ErrorSource::Upstream) if plain.is_sent => (
+                StatusCode::BAD_GATEWAY,
+                "the server ended the connection before it answered; it may have handled the request or not",
+            ),
             (_, ErrorSource::Upstream) => (StatusCode::BAD_GATEWAY, "no server can be reached"),
             // Nobody is there to be told.
             (
@@ -581,6 +728,10 @@ impl ProxyHttp for Seat {
                     can_reuse_downstream: false,
                 };
             }
+            (_, ErrorSource::Downstream) if timed_out => (
+                StatusCode::REQUEST_TIMEOUT,
+                "the body of the request did not come in time",
+            ),
             (_, ErrorSource::Downstream) => (StatusCode::BAD_REQUEST, "the request is malformed"),
             (_, ErrorSource::Internal | ErrorSource::Unset) => (
                 StatusCode::INTERNAL_SERVER_ERROR,
@@ -591,10 +742,14 @@ impl ProxyHttp for Seat {
             true => (StatusCode::SERVICE_UNAVAILABLE, Answer::exhausted()),
             false => (status, Answer::new(status, sentence)),
         };
-        if session.response_written().is_none()
-            && let Err(error) = answer.write(session, plain.answer_rules()).await
-        {
-            tracing::debug!(%error, "client left before it was answered");
+        if session.response_written().is_none() {
+            plain.report(&self.0.current(), session, status, answer.sentence());
+            match answer.write(session, plain.answer_rules()).await {
+                // The body may still be on its way; Pingora would close the connection, and so reset it.
+                Ok(()) if !session.is_http2() => session.as_downstream_mut().shutdown().await,
+                Ok(()) => {}
+                Err(error) => tracing::debug!(%error, "client left before it was answered"),
+            }
         }
         FailToProxy {
             error_code: status.as_u16(),

@@ -59,8 +59,7 @@ pub(super) fn report(metrics: &Metrics, refused: &Refused, about: &About<'_>) {
 /// The same for a request whose head was not read: whether it would have been for a WebSocket nobody knows.
 pub(super) fn report_unread(metrics: &Metrics, why: &NoHead, stream: &Stream) {
     let (reason, status, sentence) = match why {
-        // A malformed head is reported with what is wrong with it.
-        NoHead::Idle | NoHead::Broken | NoHead::Malformed(_) => return,
+        NoHead::Idle | NoHead::Broken | NoHead::Foreign(_) => return,
         NoHead::TimedOut => (
             Reason::HeadTimedOut,
             408,

@@ -9,18 +9,21 @@ use super::access;
 use super::answer::{Answer, Refused};
 use super::asked::{Asked, Caller};
 use super::balance::hash_key;
+use super::clients::Admitted;
 use super::connection::{Connection, client_network, place};
 use super::exchange::{self, Answered, Switched};
-use super::head::{self, Head, NoHead};
+use super::head::Head;
 use super::headers;
-use super::identity::Identity;
+use super::identity::{ClientAddress, Identity};
+use super::permit::Permit;
 use super::refusal::{self, About};
-use super::table::{Full, RouteState, Ticket};
-use super::upstream::{ClientNetwork, EjectionReason, Unreachable};
+use super::table::{RouteState, Ticket};
+use super::upstream::{ClientNetwork, EjectionReason, Occupied, Unreachable};
 use super::words::words;
 use crate::deploy::Enrolled;
 use crate::drain;
 use crate::duration::Shown;
+use crate::edge::HeadError;
 use crate::handshake::{self, Fields, Refusal, Violation};
 use crate::log::Excerpt;
 use crate::metrics::{Handshake, Reason};
@@ -32,44 +35,44 @@ use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v1::server::HttpSession;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
-/// Answers a request that means to open a WebSocket: with a tunnel, or with the reason why there is none. One that means
-/// nothing of the kind is given back, with its connection and what came behind its head.
+/// What became of a request that may mean to open a WebSocket.
+pub(super) enum Served {
+    /// It was answered, with a tunnel or with the reason why there is none. The connection is not there any more.
+    Answered,
+    /// It means nothing of the kind: it is given back, with its connection and what came behind its head.
+    Plain(Stream, Head),
+    /// Its head cannot be read, and it was not answered.
+    Malformed(Stream, HeadError),
+}
+
+/// Answers a request that means to open a WebSocket. A tunnel takes the connection's permit with it.
 pub(super) async fn serve(
     tables: &Tables,
     stream: Stream,
     mut head: Head,
-) -> Option<(Stream, BytesMut)> {
-    let behind = match head.len {
-        // As nearly always. Splitting off nothing would have both share the memory.
-        len if len == head.bytes.len() => BytesMut::new(),
-        len => head.bytes.split_off(len),
-    };
+    permit: &mut Option<Permit>,
+) -> Served {
+    let behind = head.split_behind();
     let mut head = head.bytes;
     let asked = match Asked::parse(&head) {
         Ok(asked) => asked,
-        Err(error) => {
-            let why = NoHead::Malformed(error);
-            let table = tables.current();
-            let caller = Caller::of(&stream);
-            refusal::report_malformed(&table.metrics, &error.to_string(), &caller);
-            Box::pin(head::refuse(stream, &why, &table.client)).await;
-            return None;
-        }
+        Err(error) => return Served::Malformed(stream, error),
     };
     if !handshake::is_attempt(&asked) {
+        let len = head.len();
         head.unsplit(behind);
-        return Some((stream, head));
+        return Served::Plain(stream, Head { bytes: head, len });
     }
     match attend(tables, asked, &Caller::of(&stream)).await {
-        Ok(tunnel) => tunnel.open(stream, behind).await,
+        Ok(tunnel) => tunnel.open(stream, behind, permit).await,
         // What few requests come to is in a box of its own.
         Err(refused) => Box::pin(refuse_on(stream, head, refused)).await,
     }
-    None
+    Served::Answered
 }
 
 /// Tells a client why its request is refused.
@@ -191,23 +194,13 @@ async fn negotiate(
     request
         .offer(asked, route.settings.compression)
         .map_err(|refusal| refuse(&refusal))?;
-    let limits = &route.client.per_address;
-    let limited = identity
-        .account()
-        .filter(|_| limits.max_connections != 0 || limits.rate != 0);
-    let admitted = limited.map(|client| {
-        let clients = &route.everybody.clients;
-        clients.admit(client, limits, Instant::now())
-    });
-    let admitted = admitted.transpose().map_err(throttle)?.map(Box::new);
-    let ticket = Ticket::take(route).map_err(|full| {
-        let (sentence, reason) = match full {
-            Full::Route => ("all connections of this route are taken", Reason::RouteFull),
-            Full::Everybody => ("all connections are taken", Reason::GateFull),
-            Full::Memory => ("all memory for slow connections is taken", Reason::Memory),
-        };
-        unavailable(sentence).refusing(reason)
-    })?;
+    let admitted = route.admit_forwarded(&identity);
+    let admitted = admitted.map_err(|full| full.answer().refusing(Reason::AddressLimit))?;
+    if route.everybody.lacks_memory() {
+        let answer = Answer::unavailable("all memory for slow connections is taken");
+        return Err(answer.refusing(Reason::Memory));
+    }
+    let ticket = Ticket::take(route)?;
     let (settings, metrics) = (&route.settings, &route.terms.metrics);
     let vouched = access::admit(asked, caller, &settings.access, identity, metrics).await?;
 
@@ -286,16 +279,13 @@ async fn negotiate(
     let protocol = switched.agreed.protocol.take();
     Ok(Box::new(Tunnel {
         enrolled,
-        connection: Connection {
-            ticket,
-            _admitted: admitted,
-            client: identity.behind_peer(),
-            server,
-            protocol: protocol.map(String::into_boxed_str),
-            started: Instant::now(),
-        },
-        switched,
+        ticket,
+        admitted,
+        client: identity.behind_peer(),
         whose,
+        server,
+        protocol: protocol.map(String::into_boxed_str),
+        switched,
         asked: started,
     }))
 }
@@ -313,28 +303,49 @@ fn observe(route: &RouteState, violations: &[Violation]) {
 struct Tunnel {
     switched: Box<Switched>,
     enrolled: Enrolled,
-    connection: Connection,
+    ticket: Ticket,
+    /// The client behind a trusted proxy.
+    admitted: Option<Box<Admitted>>,
+    client: Option<ClientAddress>,
     /// By which failures of one client are told from those of several.
     whose: ClientNetwork,
+    server: Occupied,
+    protocol: Option<Box<str>>,
     asked: Instant,
 }
 
 impl Tunnel {
     /// Tells the client, and begins to relay; `behind` came behind its request.
-    async fn open(self: Box<Self>, mut client: Stream, behind: BytesMut) {
+    async fn open(
+        self: Box<Self>,
+        mut client: Stream,
+        behind: BytesMut,
+        permit: &mut Option<Permit>,
+    ) {
         let switched = *self.switched;
         let writing = async {
             client.write_all(&switched.head).await?;
             client.flush().await
         };
         let written = writing.await;
-        let route = self.connection.ticket.route.clone();
+        let route = self.ticket.route.clone();
         if let Err(error) = written {
             tracing::debug!(route = route.name(), %error, "client left during the handshake");
-            self.connection.server.handle_answer(self.whose);
+            self.server.handle_answer(self.whose);
             count(&route, Handshake::Abandoned, self.asked);
             return;
         }
+        let Some(permit) = permit.take() else {
+            // Each connection has one until it is a tunnel.
+            return;
+        };
+        let connection = Connection {
+            permit: permit.into_tunnel(self.ticket, self.admitted),
+            client: self.client,
+            server: self.server,
+            protocol: self.protocol,
+            started: Instant::now(),
+        };
         let relay = Relay::new(
             route.terms.clone(),
             self.enrolled.handle().clone(),
@@ -345,10 +356,10 @@ impl Tunnel {
         )
         .with_compression(switched.agreed.deflate);
         route.terms.metrics.connection_opened(route.name());
-        self.connection
+        connection
             .server
-            .handle_open(self.whose, self.connection.started);
-        tokio::spawn(self.connection.run(relay, self.enrolled));
+            .handle_open(self.whose, connection.started);
+        tokio::spawn(connection.run(relay, self.enrolled));
         count(&route, Handshake::Ok, self.asked);
     }
 }
@@ -363,18 +374,9 @@ pub(super) fn refuse(refusal: &Refusal) -> Refused {
     answer.refusing(refusal::reason(refusal))
 }
 
-fn throttle(after: Duration) -> Refused {
-    // Whole seconds, rounded up.
-    let seconds = after.as_secs_f64().ceil().max(1.0).to_string();
-    let sentence = "this address has, or opens, too many connections";
-    let answer = Answer::new(StatusCode::TOO_MANY_REQUESTS, sentence);
-    let answer = answer.with(header::RETRY_AFTER, seconds);
-    answer.refusing(Reason::AddressLimit)
-}
-
 fn not_connected(unreachable: &Unreachable) -> Refused {
     if unreachable.none_taking {
-        unavailable("no server takes connections now").refusing(Reason::NoServer)
+        Answer::unavailable("no server takes connections now").refusing(Reason::NoServer)
     } else if unreachable.exhausted {
         Answer::exhausted().refusing(Reason::Exhausted)
     } else if unreachable.timed_out {
@@ -383,10 +385,6 @@ fn not_connected(unreachable: &Unreachable) -> Refused {
         let answer = Answer::new(StatusCode::BAD_GATEWAY, "no server can be reached");
         answer.refusing(Reason::Unreachable)
     }
-}
-
-fn unavailable(sentence: &'static str) -> Answer {
-    Answer::new(StatusCode::SERVICE_UNAVAILABLE, sentence).with(header::RETRY_AFTER, "5")
 }
 
 fn timed_out() -> Answer {
@@ -400,7 +398,8 @@ mod tests {
     /// A herd is as many requests under way at once.
     #[test]
     fn a_request_takes_little_room() {
-        fn size<'a, F>(_: impl FnOnce(&'a Tables, Stream, Head) -> F) -> usize {
+        type Held = Option<Permit>;
+        fn size<'a, F>(_: impl FnOnce(&'a Tables, Stream, Head, &'a mut Held) -> F) -> usize {
             size_of::<F>()
         }
         // What few requests come to is in boxes of its own: answers of ours, the access service, TLS to servers.
