@@ -17,7 +17,10 @@ mod discovery;
 mod exchange;
 mod head;
 mod headers;
+mod http2;
 mod identity;
+mod paced;
+mod patience;
 mod proxy_protocol;
 mod relief;
 mod router;
@@ -26,6 +29,7 @@ pub mod settings;
 mod shortage;
 mod socket;
 mod table;
+mod transfer;
 mod tunnel;
 mod upgrade;
 mod upstream;
@@ -40,14 +44,17 @@ pub use table::Table;
 pub use upstream::{Departing, Departure, Pool, Pools, Server, State};
 
 use crate::handshake::{self, Refusal};
+use crate::metrics::Handshake;
 use answer::{Answer, Refused};
 use asked::{Asked, Caller};
 use async_trait::async_trait;
 use balance::hash_key;
+use bytes::Bytes;
 use head::NoHead;
 use headers::{Changes, Vouched};
 use http::{HeaderValue, StatusCode, header};
 use identity::Identity;
+use paced::Paced;
 use pingora::apps::{HttpServerApp, HttpServerOptions, ServerApp};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::Stream;
@@ -65,6 +72,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use table::RouteState;
 use tokio::sync::Notify;
+use transfer::Transfer;
 
 /// Takes the connections of the listeners. Clones share everything.
 #[derive(Clone)]
@@ -113,9 +121,7 @@ impl Gate {
     pub fn new(table: Table, conf: &Arc<ServerConf>) -> Self {
         let tables = Tables(Arc::new(RwLock::new(Arc::new(table))));
         let mut proxy = HttpProxy::new(Seat(tables.clone()), conf.clone());
-        let mut options = HttpServerOptions::default();
-        options.h2_idle_timeout = Some(HTTP2_IDLE);
-        proxy.server_options = Some(options);
+        proxy.server_options = Some(HttpServerOptions::default());
         proxy.handle_init_modules();
         Gate {
             proxy: Arc::new(proxy),
@@ -217,9 +223,6 @@ enum Secure {
     Http2(Stream),
 }
 
-/// How long a connection of HTTP/2 may stay without a request.
-const HTTP2_IDLE: Duration = Duration::from_secs(60);
-
 #[async_trait]
 impl ServerApp for Gate {
     async fn process_new(
@@ -234,9 +237,10 @@ impl ServerApp for Gate {
         let stream = self.introduce(stream, &table).await?;
         let mut stream = match self.secure(stream, &table).await? {
             Secure::Http1(stream) => stream,
-            // Plain requests only: RFC 8441 is not announced, so browsers open WebSockets on connections of their own.
             Secure::Http2(stream) => {
-                return ServerApp::process_new(&self.proxy, stream, shutdown).await;
+                let (client, metrics) = (&table.client, &table.metrics);
+                http2::serve(&self.proxy, stream, client, metrics, shutdown).await;
+                return None;
             }
         };
         let mut persistent = None;
@@ -266,7 +270,8 @@ impl ServerApp for Gate {
             };
             stream = plain;
             let keepalive = table.client.keepalive_timeout;
-            let mut session = ServerSession::new_http1(stream);
+            let transfer = Transfer::new(&table.client, &table.metrics);
+            let mut session = ServerSession::new_http1(Paced::wrap(stream, &transfer));
             match persistent.take() {
                 Some(settings) => {
                     pingora::apps::HttpPersistentSettings::apply_to_session(settings, &mut session)
@@ -274,8 +279,10 @@ impl ServerApp for Gate {
                 None => session.set_keepalive((!*shutdown.borrow()).then_some(keepalive.as_secs())),
             }
             session.set_pipelined_prefix(head);
-            let reused = self.proxy.process_new_http(session, shutdown).await?;
-            (stream, persistent) = reused.consume();
+            let request = self.proxy.process_new_http(session, shutdown);
+            let reused = transfer.run(request).await??;
+            let reused = reused.consume();
+            (stream, persistent) = (Paced::unwrap(reused.0)?, reused.1);
             table = self.table();
             idle = keepalive;
             patience = Duration::ZERO;
@@ -304,6 +311,7 @@ pub struct Plain {
     exhausted: bool,
     identity: Option<Identity>,
     vouched: Vouched,
+    transfer: Option<Arc<Transfer>>,
 }
 
 impl Plain {
@@ -324,6 +332,27 @@ impl Plain {
         self.route = Some(route);
         Ok(())
     }
+
+    /// Holds an admitted request to the limits of its route, and counts its memory.
+    fn apply_limits(&self, session: &mut ServerSession) -> Result<(), Refused> {
+        let (Some(route), Some(transfer)) = (&self.route, &self.transfer) else {
+            return Ok(());
+        };
+        let buffers = &route.terms.buffers;
+        let limit = transfer.set_write_timeout(route.settings.limits.write_timeout, buffers);
+        if session.is_http2() {
+            // HTTP/1.1 has `Paced`, which is not unjust to what is written at once.
+            session.set_write_timeout(Some(limit).filter(|limit| !limit.is_zero()));
+        }
+        if transfer.reserve(buffers) {
+            return Ok(());
+        }
+        let sentence = "all memory for slow connections is taken";
+        let answer = Answer::new(StatusCode::SERVICE_UNAVAILABLE, sentence);
+        Err(answer
+            .with(header::RETRY_AFTER, "5")
+            .refusing(Handshake::Full))
+    }
 }
 
 #[async_trait]
@@ -331,17 +360,27 @@ impl ProxyHttp for Seat {
     type CTX = Plain;
 
     fn new_ctx(&self) -> Plain {
-        Plain::default()
+        Plain {
+            transfer: Transfer::current(),
+            ..Plain::default()
+        }
     }
 
     async fn request_filter(&self, session: &mut Session, plain: &mut Plain) -> Result<bool> {
         let session = session.as_downstream_mut();
         let table = self.0.current();
+        let body_timeout = Some(table.client.body_timeout).filter(|limit| !limit.is_zero());
+        session.set_read_timeout(body_timeout);
+        session.set_total_drain_timeout(body_timeout);
+        if session.is_http2() {
+            headers::join_cookies(session.req_header_mut())?;
+        }
         // Pingora passes on what it has read: what nobody may send has to go from there.
         for name in table.subject_headers() {
             session.req_header_mut().remove_header(name);
         }
-        match plain.admit(session, &table).await {
+        let admitted = plain.admit(session, &table).await;
+        match admitted.and_then(|()| plain.apply_limits(session)) {
             Ok(()) => Ok(false),
             Err(refused) => {
                 Box::pin(refused.write(session)).await?;
@@ -399,6 +438,9 @@ impl ProxyHttp for Seat {
         let (Some(route), Some(identity)) = (&plain.route, plain.identity) else {
             return Ok(());
         };
+        if let Some(transfer) = plain.transfer.as_ref().filter(|_| !session.is_body_done()) {
+            transfer.expect_body();
+        }
         let settings = &route.settings;
         let tls = Caller::of_session(session).tls;
         let host = request.headers.get(header::HOST).cloned();
@@ -411,9 +453,36 @@ impl ProxyHttp for Seat {
         changes.apply(request)
     }
 
+    async fn request_body_filter(
+        &self,
+        session: &mut Session,
+        body: &mut Option<Bytes>,
+        end: bool,
+        plain: &mut Plain,
+    ) -> Result<()> {
+        let bytes = body.as_ref().map_or(0, Bytes::len);
+        if end && bytes == 0 {
+            // Pingora's writer takes an empty piece for the end of a chunked body, and writes the end once more then: what
+            // is left over would be the beginning of the next request on that connection.
+            *body = None;
+        }
+        let Some(transfer) = &plain.transfer else {
+            return Ok(());
+        };
+        let left = transfer.handle_body(bytes, end).map_err(|_| {
+            let sentence = "the body of the request is slower than it may be";
+            Error::explain(ErrorType::ReadTimedout, sentence).into_down()
+        })?;
+        if left.is_some() {
+            // So that a client of HTTP/1.1 is told 408; over HTTP/2 Pingora has no such time-out.
+            session.set_read_timeout(left);
+        }
+        Ok(())
+    }
+
     async fn upstream_response_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         response: &mut ResponseHeader,
         plain: &mut Plain,
     ) -> Result<()> {
@@ -423,6 +492,10 @@ impl ProxyHttp for Seat {
             let error = Error::explain(ErrorType::InvalidHTTPHeader, "a 101 that nobody asked for");
             return Err(error.into_up());
         }
+        let length = headers::body_length(session.req_header(), response);
+        if let (Some(transfer), Some(length)) = (&plain.transfer, length) {
+            transfer.handle_response_length(length);
+        }
         headers::end_hop(response);
         let Some(route) = &plain.route else {
             return Ok(());
@@ -430,6 +503,24 @@ impl ProxyHttp for Seat {
         let mut changes = Changes::default();
         changes.obey(&route.settings.headers[1]);
         changes.apply(response)
+    }
+
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, plain: &mut Plain) {
+        let Some(transfer) = &plain.transfer else {
+            return;
+        };
+        if session.response_written().is_some() {
+            transfer.handle_answer();
+        }
+        match error.map(|error| (error.etype(), error.esource())) {
+            Some((ErrorType::ReadTimedout, ErrorSource::Downstream)) => {
+                transfer.handle_end("body_timeout");
+            }
+            Some((ErrorType::WriteTimedout, ErrorSource::Downstream)) => {
+                transfer.handle_end("write_timeout");
+            }
+            _ => {}
+        }
     }
 
     async fn fail_to_proxy(
@@ -457,13 +548,21 @@ impl ProxyHttp for Seat {
             (_, ErrorSource::Upstream) => (StatusCode::BAD_GATEWAY, "no server can be reached"),
             // Nobody is there to be told.
             (
-                ErrorType::WriteError | ErrorType::ReadError | ErrorType::ConnectionClosed,
+                ErrorType::WriteError
+                | ErrorType::WriteTimedout
+                | ErrorType::ReadError
+                | ErrorType::ConnectionClosed
+                | ErrorType::H2Error,
                 ErrorSource::Downstream,
             ) => {
                 return FailToProxy {
                     error_code: 0,
                     can_reuse_downstream: false,
                 };
+            }
+            (ErrorType::ReadTimedout, ErrorSource::Downstream) => {
+                let sentence = "the body of the request did not come in time";
+                (StatusCode::REQUEST_TIMEOUT, sentence)
             }
             (_, ErrorSource::Downstream) => (StatusCode::BAD_REQUEST, "the request is malformed"),
             (_, ErrorSource::Internal | ErrorSource::Unset) => (

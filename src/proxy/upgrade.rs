@@ -15,6 +15,7 @@ use super::head::Head;
 use super::headers;
 use super::identity::Identity;
 use super::table::{Full, RouteState, Ticket};
+use super::transfer::WRITE_TIMEOUT;
 use super::upstream::Unreachable;
 use crate::deploy::Enrolled;
 use crate::drain;
@@ -117,6 +118,8 @@ async fn session(stream: Stream, head: BytesMut) -> Option<ServerSession> {
 
 /// Tells a client why it is refused.
 async fn tell(refused: Refused, mut session: ServerSession) {
+    // A server's own answer may be long. Each piece of it has so much time.
+    session.set_write_timeout(Some(WRITE_TIMEOUT));
     let telling = async {
         refused.write(&mut session).await?;
         session.finish().await.map(drop)

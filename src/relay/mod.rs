@@ -18,7 +18,7 @@ mod outcome;
 mod pipe;
 mod stall;
 
-pub use buffers::{Buffers, Holding};
+pub use buffers::{Buffers, Holding, Reservation};
 pub use handle::Handle;
 pub use limits::{Beyond, Limits, Rates};
 pub use liveness::Liveness;

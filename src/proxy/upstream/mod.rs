@@ -303,6 +303,8 @@ impl Pool {
         peer.options.connection_timeout = Some(settings.connect_timeout);
         peer.options.total_connection_timeout = Some(settings.connect_timeout);
         peer.options.read_timeout = Some(settings.read_timeout);
+        // Pingora does not read while it writes: a server that takes nothing of a body would never be given up.
+        peer.options.write_timeout = Some(settings.read_timeout);
         let tcp = settings.tcp;
         peer.options.upstream_tcp_sock_tweak_hook = Some(Arc::new(move |socket| {
             let set = tcp.apply(socket, Tcp::OFF);
