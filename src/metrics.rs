@@ -178,6 +178,9 @@ pub struct Metrics {
     closes: IntCounterVec,
     compression_memory: IntGauge,
     buffer_memory: IntGauge,
+    plain_memory: IntGauge,
+    plain_ended: IntCounterVec,
+    http2_resets: IntCounterVec,
     slow_readers: IntCounterVec,
     traffic: Traffic,
     exported: Mutex<TrafficExport>,
@@ -295,6 +298,17 @@ impl Metrics {
             "Connections ended because a side did not take what was sent to it, by the limit that ended them.",
             &["side", "limit"],
         );
+        let plain_ended = counter(
+            "wsgate_plain_requests_ended_total",
+            "Plain requests, and connections of HTTP/2, that were ended because of their client, by the limit that ended them.",
+            &["limit"],
+        );
+        let http2_resets = counter(
+            "wsgate_http2_resets_total",
+            "Streams of HTTP/2 that clients reset before their response.",
+            &[],
+        );
+        http2_resets.with_label_values::<&str>(&[]);
         let messages = counter(
             "wsgate_messages_total",
             "Whole messages and control frames passed on.",
@@ -343,6 +357,10 @@ impl Metrics {
         let buffer_memory = gauge(
             "wsgate_buffer_memory_bytes",
             "Memory in which connections keep what they cannot pass on yet: unfinished frames, and what readers do not take.",
+        );
+        let plain_memory = gauge(
+            "wsgate_plain_memory_bytes",
+            "Memory that plain requests under way may need, which counts for buffer_memory.",
         );
         let opts = Opts::new(
             "wsgate_drain_rate",
@@ -457,6 +475,9 @@ impl Metrics {
             closes,
             compression_memory,
             buffer_memory,
+            plain_memory,
+            plain_ended,
+            http2_resets,
             slow_readers,
             traffic: Traffic::default(),
             exported: Mutex::new(TrafficExport {
@@ -642,6 +663,21 @@ impl Metrics {
             self.buffer_memory.add(change as i64);
         }
         usize::try_from(self.buffer_memory.get()).unwrap_or_default()
+    }
+
+    /// The memory that plain requests may need has changed by so many bytes.
+    pub fn plain_memory(&self, change: isize) {
+        self.plain_memory.add(change as i64);
+    }
+
+    /// A plain request, or a connection of HTTP/2, was ended because its client did not keep this limit.
+    pub fn plain_ended(&self, limit: &'static str) {
+        self.plain_ended.with_label_values(&[limit]).inc();
+    }
+
+    /// A client reset a stream of HTTP/2 before its response.
+    pub fn http2_reset(&self) {
+        self.http2_resets.with_label_values::<&str>(&[]).inc();
     }
 
     /// A side did not take what was sent to it and was given up, because of this limit.

@@ -97,6 +97,9 @@ pub(super) enum Order {
 pub(super) struct Client {
     pub header_timeout: Option<Time>,
     pub keepalive_timeout: Option<Spanned<Time>>,
+    pub body_timeout: Option<Wait>,
+    pub min_rate: Option<Size>,
+    pub http2_max_streams: Option<Spanned<i64>>,
     pub max_header_size: Option<Spanned<Size>>,
     #[serde(default)]
     pub trusted_proxies: Vec<Spanned<String>>,

@@ -20,8 +20,11 @@ pub mod forwarded;
 mod framed;
 pub(crate) mod head;
 mod headers;
+mod http2;
 mod identity;
 mod opening;
+mod paced;
+mod patience;
 mod permit;
 mod plain_head;
 #[doc(hidden)]
@@ -38,6 +41,7 @@ mod shortage;
 mod socket;
 mod sources;
 mod table;
+mod transfer;
 mod tunnel;
 mod upgrade;
 mod upstream;
@@ -60,13 +64,14 @@ use answer::{Answer, Refused};
 use asked::{Asked, Caller};
 use async_trait::async_trait;
 use balance::hash_key;
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use clients::{Admitted, Throttled};
 use framed::Framed;
 use head::NoHead;
 use headers::{Changes, Vouched};
 use http::{HeaderName, Method, StatusCode, Version, header};
 use identity::{ClientAddress, Identity};
+use paced::Paced;
 use pingora::apps::{HttpServerApp, HttpServerOptions, ServerApp};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::ServerSession;
@@ -88,6 +93,7 @@ use table::{RouteState, Ticket};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 use tracing::Level;
+use transfer::Transfer;
 use upgrade::Served;
 use upstream::EjectionReason;
 
@@ -139,7 +145,6 @@ impl Gate {
         let tables = Tables(Arc::new(RwLock::new(Arc::new(table))));
         let mut proxy = HttpProxy::new(Seat(tables.clone()), conf.clone());
         let mut options = HttpServerOptions::default();
-        options.h2_idle_timeout = Some(HTTP2_IDLE);
         // So that CONNECT comes to `Seat`, which refuses it: Pingora's own refusal has no sentence.
         options.allow_connect_method_proxying = true;
         proxy.server_options = Some(options);
@@ -267,9 +272,6 @@ enum Secure {
     Http2(Stream),
 }
 
-/// How long a connection of HTTP/2 may stay without a request.
-const HTTP2_IDLE: Duration = Duration::from_secs(60);
-
 #[async_trait]
 impl ServerApp for Gate {
     async fn process_new(
@@ -292,9 +294,10 @@ impl ServerApp for Gate {
         };
         let mut stream = match self.secure(socket, &table).await? {
             Secure::Http1(stream) => stream,
-            // Plain requests only: RFC 8441 is not announced, so browsers open WebSockets on connections of their own.
             Secure::Http2(stream) => {
-                return ServerApp::process_new(&self.proxy, stream, shutdown).await;
+                let (client, metrics) = (&table.client, &table.metrics);
+                http2::serve(&self.proxy, stream, client, metrics, shutdown).await;
+                return None;
             }
         };
         let mut persistent = None;
@@ -358,7 +361,8 @@ impl ServerApp for Gate {
             };
             let keepalive = table.client.keepalive_timeout;
             let framed = Framed::new(stream, head.split_behind(), body);
-            let mut session = ServerSession::new_http1(Box::new(framed));
+            let transfer = Transfer::new(&table.client, &table.metrics);
+            let mut session = ServerSession::new_http1(Paced::wrap(Box::new(framed), &transfer));
             match persistent.take() {
                 Some(settings) => {
                     pingora::apps::HttpPersistentSettings::apply_to_session(settings, &mut session)
@@ -366,9 +370,10 @@ impl ServerApp for Gate {
                 None => session.set_keepalive((!*shutdown.borrow()).then_some(keepalive.as_secs())),
             }
             session.set_pipelined_prefix(head.bytes);
-            let reused = self.proxy.process_new_http(session, shutdown).await?;
+            let request = self.proxy.process_new_http(session, shutdown);
+            let reused = transfer.run(request).await??;
             let (after, settings) = reused.consume();
-            (stream, begun) = Framed::after(after)?;
+            (stream, begun) = Framed::after(Paced::unwrap(after)?)?;
             persistent = settings;
             table = self.table();
             idle = keepalive;
@@ -406,6 +411,7 @@ pub struct Plain {
     ticket: Option<Ticket>,
     /// and against its client's address, where many clients share a connection.
     admitted: Option<Box<Admitted>>,
+    transfer: Option<Arc<Transfer>>,
 }
 
 impl Plain {
@@ -492,6 +498,24 @@ impl Plain {
         let refusals = &table.everybody.refusals;
         refusals.request(&table.metrics, status, sentence, route, client);
     }
+
+    /// Holds an admitted request to the limits of its route, and counts its memory.
+    fn apply_limits(&self, session: &mut ServerSession) -> Result<(), Refused> {
+        let (Some(route), Some(transfer)) = (&self.route, &self.transfer) else {
+            return Ok(());
+        };
+        let buffers = &route.terms.buffers;
+        let limit = transfer.set_write_timeout(route.settings.limits.write_timeout, buffers);
+        if session.is_http2() {
+            // HTTP/1.1 has `Paced`, which is not unjust to what is written at once.
+            session.set_write_timeout(Some(limit).filter(|limit| !limit.is_zero()));
+        }
+        if transfer.reserve(buffers) {
+            return Ok(());
+        }
+        let sentence = "all memory for slow connections is taken";
+        Err(Answer::unavailable(sentence).refusing(Reason::Memory))
+    }
 }
 
 /// Whether the target of a request has a fragment. Pingora cuts it off: the servers would get another target than came.
@@ -523,18 +547,28 @@ impl ProxyHttp for Seat {
     type CTX = Plain;
 
     fn new_ctx(&self) -> Plain {
-        Plain::default()
+        Plain {
+            transfer: Transfer::current(),
+            ..Plain::default()
+        }
     }
 
     async fn request_filter(&self, session: &mut Session, plain: &mut Plain) -> Result<bool> {
         let session = session.as_downstream_mut();
         let table = self.0.current();
+        let body_timeout = Some(table.client.body_timeout).filter(|limit| !limit.is_zero());
+        session.set_read_timeout(body_timeout);
+        session.set_total_drain_timeout(body_timeout);
+        if session.is_http2() {
+            headers::join_cookies(session.req_header_mut())?;
+        }
         // Pingora passes on what it has read: what nobody may send has to go from there.
         if !table.subject_headers().is_empty() {
             let names = table.subject_headers().iter().map(HeaderName::as_str);
             Changes::of_request(names).apply(session.req_header_mut())?;
         }
-        match plain.admit(session, &table).await {
+        let admitted = plain.admit(session, &table).await;
+        match admitted.and_then(|()| plain.apply_limits(session)) {
             Ok(()) => {
                 make_origin_form(session.req_header_mut())?;
                 Ok(false)
@@ -657,6 +691,9 @@ impl ProxyHttp for Seat {
         let (Some(route), Some(identity)) = (&plain.route, plain.identity) else {
             return Ok(());
         };
+        if let Some(transfer) = plain.transfer.as_ref().filter(|_| !session.is_body_done()) {
+            transfer.expect_body();
+        }
         let settings = &route.settings;
         let caller = Caller::of_session(session);
         let asked = Asked::of(session.req_header());
@@ -672,9 +709,36 @@ impl ProxyHttp for Seat {
         changes.apply(request)
     }
 
+    async fn request_body_filter(
+        &self,
+        session: &mut Session,
+        body: &mut Option<Bytes>,
+        end: bool,
+        plain: &mut Plain,
+    ) -> Result<()> {
+        let bytes = body.as_ref().map_or(0, Bytes::len);
+        if end && bytes == 0 {
+            // Pingora's writer takes an empty piece for the end of a chunked body, and writes the end once more then: what
+            // is left over would be the beginning of the next request on that connection.
+            *body = None;
+        }
+        let Some(transfer) = &plain.transfer else {
+            return Ok(());
+        };
+        let left = transfer.handle_body(bytes, end).map_err(|_| {
+            let sentence = "the body of the request is slower than it may be";
+            Error::explain(ErrorType::ReadTimedout, sentence).into_down()
+        })?;
+        if left.is_some() {
+            // So that a client of HTTP/1.1 is told 408; over HTTP/2 Pingora has no such time-out.
+            session.set_read_timeout(left);
+        }
+        Ok(())
+    }
+
     async fn upstream_response_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         response: &mut ResponseHeader,
         plain: &mut Plain,
     ) -> Result<()> {
@@ -684,10 +748,32 @@ impl ProxyHttp for Seat {
             let error = Error::explain(ErrorType::InvalidHTTPHeader, "a 101 that nobody asked for");
             return Err(error.into_up());
         }
+        let length = headers::body_length(session.req_header(), response);
+        if let (Some(transfer), Some(length)) = (&plain.transfer, length) {
+            transfer.handle_response_length(length);
+        }
         headers::end_hop(response);
         match plain.answer_rules() {
             Some(rules) => headers::obey(response, rules),
             None => Ok(()),
+        }
+    }
+
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, plain: &mut Plain) {
+        let Some(transfer) = &plain.transfer else {
+            return;
+        };
+        if session.response_written().is_some() {
+            transfer.handle_answer();
+        }
+        match error.map(|error| (error.etype(), error.esource())) {
+            Some((ErrorType::ReadTimedout, ErrorSource::Downstream)) => {
+                transfer.handle_end("body_timeout");
+            }
+            Some((ErrorType::WriteTimedout, ErrorSource::Downstream)) => {
+                transfer.handle_end("write_timeout");
+            }
+            _ => {}
         }
     }
 
@@ -720,7 +806,11 @@ impl ProxyHttp for Seat {
             (_, ErrorSource::Upstream) => (StatusCode::BAD_GATEWAY, "no server can be reached"),
             // Nobody is there to be told.
             (
-                ErrorType::WriteError | ErrorType::ReadError | ErrorType::ConnectionClosed,
+                ErrorType::WriteError
+                | ErrorType::WriteTimedout
+                | ErrorType::ReadError
+                | ErrorType::ConnectionClosed
+                | ErrorType::H2Error,
                 ErrorSource::Downstream,
             ) => {
                 return FailToProxy {

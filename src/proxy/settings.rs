@@ -53,6 +53,12 @@ pub struct Client {
     pub header_timeout: Duration,
     /// How long a connection may wait for its next plain HTTP request.
     pub keepalive_timeout: Duration,
+    /// How long the body of a plain request may pause, zero for ever; 408 beyond it.
+    pub body_timeout: Duration,
+    /// Bytes per second that a client has to send of a body, or take of a response, while it is waited for; 0 for none.
+    pub min_rate: u64,
+    /// Most streams of HTTP/2 at a time on one connection.
+    pub http2_max_streams: u32,
     /// Largest head of a request, in bytes; 431 beyond it.
     pub max_header_size: usize,
     /// Peers whose word on where a request comes from is taken.
@@ -143,6 +149,9 @@ impl Default for Client {
         Client {
             header_timeout: Duration::from_secs(10),
             keepalive_timeout: Duration::from_secs(75),
+            body_timeout: Duration::from_secs(60),
+            min_rate: 256,
+            http2_max_streams: 32,
             max_header_size: 32 << 10,
             trusted_proxies: Vec::new(),
             trust_unix: false,

@@ -18,6 +18,7 @@ use super::identity::{ClientAddress, Identity};
 use super::permit::Permit;
 use super::refusal::{self, About};
 use super::table::{RouteState, Ticket};
+use super::transfer::WRITE_TIMEOUT;
 use super::upstream::{ClientNetwork, EjectionReason, Occupied, Unreachable};
 use super::words::words;
 use crate::deploy::Enrolled;
@@ -108,6 +109,8 @@ async fn session(stream: Stream, head: BytesMut) -> Result<ServerSession, Stream
 
 /// Tells a client why it is refused.
 async fn tell(refused: Refused, mut session: ServerSession) {
+    // A server's own answer may be long. Each piece of it has so much time.
+    session.set_write_timeout(Some(WRITE_TIMEOUT));
     let telling = async {
         refused.write(&mut session).await?;
         session.finish().await.map(drop)

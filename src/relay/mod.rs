@@ -20,7 +20,7 @@ mod pipe;
 mod stall;
 
 pub use activity::count_seconds;
-pub use buffers::{Buffers, Holding};
+pub use buffers::{Buffers, Holding, Reservation};
 pub use handle::Handle;
 pub use limits::{Beyond, Limits, Rates};
 pub use liveness::Liveness;
