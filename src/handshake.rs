@@ -5,8 +5,11 @@
 //! *this* request makes a tunnel.
 
 mod deflate;
+pub mod origin;
+mod violation;
 
 pub use deflate::{Compression, Deflate};
+pub use violation::{Side, Strictness, Violation};
 
 use base64::Engine;
 use base64::alphabet;
@@ -28,6 +31,21 @@ const KEY_BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),
 );
 
+/// Most subprotocols of a request. Clients offer a few; each is compared with each, and with the server's answer.
+pub const MAX_SUBPROTOCOLS: usize = 64;
+
+/// Most extensions of a request or a 101. Browsers offer one or two; each is read into memory.
+pub const MAX_EXTENSIONS: usize = 32;
+
+/// Most parameters of an extension. permessage-deflate has four; each is compared with each.
+pub const MAX_EXTENSION_PARAMETERS: usize = 16;
+
+/// Most names in `Connection` of a message. Clients name one to three; each header of the message is compared with each.
+pub const MAX_CONNECTION_NAMES: usize = 32;
+
+/// Longest name in `Connection`, in bytes. It bounds what the comparison of one header costs.
+pub const MAX_CONNECTION_NAME: usize = 64;
+
 /// The headers of a message, as whoever parsed it has them.
 pub trait Fields {
     /// The values of the lines of this name, in their order.
@@ -45,6 +63,7 @@ impl Fields for HeaderMap {
 pub struct Request {
     accept: String,
     protocols: Vec<String>,
+    violations: Vec<Violation>,
     /// Of permessage-deflate, as the server gets them.
     offers: Vec<deflate::Parameters>,
 }
@@ -53,6 +72,11 @@ impl Request {
     /// What the server has to answer in `Sec-WebSocket-Accept` (§4.2.2).
     pub fn accept(&self) -> &str {
         &self.accept
+    }
+
+    /// The rules that it breaks and that were [tolerated](Strictness::Observe), each once.
+    pub fn violations(&self) -> &[Violation] {
+        &self.violations
     }
 
     /// Offers the server what of the client's `Sec-WebSocket-Extensions` can be inspected, and what of it `compression`
@@ -86,6 +110,8 @@ pub struct Agreed {
     pub deflate: Option<Deflate>,
     /// `Sec-WebSocket-Extensions` for the client.
     pub extensions: Option<String>,
+    /// A rule that the 101 breaks and that was [tolerated](Strictness::Observe).
+    pub violation: Option<Violation>,
 }
 
 /// Why a request is not passed on.
@@ -113,6 +139,16 @@ pub enum Refusal {
     Extensions,
     /// RFC 9112 §6: a body, which would be taken for frames by one side and for a request by the other.
     Body,
+    /// More than [`MAX_SUBPROTOCOLS`].
+    TooManyProtocols,
+    /// More than [`MAX_EXTENSIONS`].
+    TooManyExtensions,
+    /// More than [`MAX_EXTENSION_PARAMETERS`].
+    TooManyParameters,
+    /// More than [`MAX_CONNECTION_NAMES`].
+    TooManyConnectionNames,
+    /// One of more than [`MAX_CONNECTION_NAME`] bytes.
+    LongConnectionName,
 }
 
 impl Refusal {
@@ -129,15 +165,20 @@ impl Refusal {
             | Refusal::MissingVersion
             | Refusal::Protocols
             | Refusal::Extensions
-            | Refusal::Body => StatusCode::BAD_REQUEST,
+            | Refusal::Body
+            | Refusal::TooManyProtocols
+            | Refusal::TooManyExtensions
+            | Refusal::TooManyParameters
+            | Refusal::TooManyConnectionNames
+            | Refusal::LongConnectionName => StatusCode::BAD_REQUEST,
         }
     }
 }
 
-impl fmt::Display for Refusal {
-    /// The sentence in the body of the answer.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Refusal {
+    /// The sentence of those that are about no bound.
+    const fn sentence(&self) -> &'static str {
+        match self {
             Refusal::Method => "a WebSocket is opened with GET",
             Refusal::HttpVersion => "a WebSocket is opened with HTTP/1.1",
             Refusal::Host => "the Host header is missing, empty or there twice",
@@ -148,15 +189,49 @@ impl fmt::Display for Refusal {
                 "the header `Connection: Upgrade` is missing; does a proxy in front of this one remove it?"
             }
             Refusal::Key => "Sec-WebSocket-Key has to be there once, 16 bytes in base64",
-            Refusal::MissingVersion => "Sec-WebSocket-Version has to be there once; this is a server of version 13",
+            Refusal::MissingVersion => {
+                "Sec-WebSocket-Version has to be there once; this is a server of version 13"
+            }
             Refusal::OtherVersion => "this is a server of WebSocket version 13",
             Refusal::Protocols => "Sec-WebSocket-Protocol has to be a list of different tokens",
-            Refusal::Extensions => "Sec-WebSocket-Extensions has to be a list of extensions with their parameters",
+            Refusal::Extensions => {
+                "Sec-WebSocket-Extensions has to be a list of extensions with their parameters"
+            }
             Refusal::Body => "a request for a WebSocket has no body",
-        })
+            Refusal::TooManyProtocols
+            | Refusal::TooManyExtensions
+            | Refusal::TooManyParameters
+            | Refusal::TooManyConnectionNames
+            | Refusal::LongConnectionName => "a header of the request holds too much",
+        }
     }
 }
 
+impl fmt::Display for Refusal {
+    /// The sentence in the body of the answer.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let most =
+            |name: &str, bound: usize, what: &str| format!("{name} holds more than {bound} {what}");
+        let sentence = match self {
+            Refusal::TooManyProtocols => {
+                most("Sec-WebSocket-Protocol", MAX_SUBPROTOCOLS, "subprotocols")
+            }
+            Refusal::TooManyExtensions => {
+                most("Sec-WebSocket-Extensions", MAX_EXTENSIONS, "extensions")
+            }
+            Refusal::TooManyParameters => {
+                let what = "parameters of one extension";
+                most("Sec-WebSocket-Extensions", MAX_EXTENSION_PARAMETERS, what)
+            }
+            Refusal::TooManyConnectionNames => most("Connection", MAX_CONNECTION_NAMES, "names"),
+            Refusal::LongConnectionName => {
+                format!("Connection holds a name of more than {MAX_CONNECTION_NAME} bytes")
+            }
+            other => return f.write_str(other.sentence()),
+        };
+        f.write_str(&sentence)
+    }
+}
 /// Why a 101 does not make a tunnel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BadSwitch {
@@ -174,6 +249,8 @@ pub enum BadSwitch {
     Extension,
     /// RFC 7692 §7.1: parameters of an extension that are wrong or answer no offer.
     ExtensionParameters,
+    /// More than [`MAX_CONNECTION_NAMES`], or one of more than [`MAX_CONNECTION_NAME`] bytes.
+    ConnectionNames,
 }
 
 impl fmt::Display for BadSwitch {
@@ -186,6 +263,9 @@ impl fmt::Display for BadSwitch {
             BadSwitch::Protocol => "its 101 names a subprotocol that was not offered",
             BadSwitch::Extension => "its 101 names an extension that was not offered",
             BadSwitch::ExtensionParameters => "the extension parameters of its 101 answer no offer",
+            BadSwitch::ConnectionNames => {
+                "the Connection header of its 101 holds too many or too long names"
+            }
         })
     }
 }
@@ -201,13 +281,25 @@ pub fn is_attempt(headers: &impl Fields) -> bool {
 /// Reads a request that [means](is_attempt) to open a WebSocket.
 ///
 /// # Errors
-/// The first rule of RFC 6455 §4.1 that it breaks.
+/// The first rule of RFC 6455 §4.1 that it breaks and that is not tolerated.
 pub fn check_request(
     method: &Method,
     version: Version,
     headers: &impl Fields,
+    strictness: Strictness,
 ) -> Result<Request, Refusal> {
     let holds = |ok: bool, refusal| if ok { Ok(()) } else { Err(refusal) };
+    let mut violations = Vec::new();
+    let mut tolerates = |ok: bool, violation: Violation, refusal| match strictness {
+        _ if ok => Ok(()),
+        Strictness::Enforce => Err(refusal),
+        Strictness::Observe => {
+            if !violations.contains(&violation) {
+                violations.push(violation);
+            }
+            Ok(())
+        }
+    };
     holds(method == Method::GET, Refusal::Method)?;
     holds(version == Version::HTTP_11, Refusal::HttpVersion)?;
     holds(
@@ -218,32 +310,48 @@ pub fn check_request(
         tokens(headers, header::UPGRADE).any(is_websocket),
         Refusal::Upgrade,
     )?;
-    holds(
-        tokens(headers, header::CONNECTION).any(is_upgrade),
-        Refusal::Connection,
-    )?;
+    let names = connection_names(headers);
+    let is_upgrading = names.map_err(|error| match error {
+        ConnectionNamesError::TooMany => Refusal::TooManyConnectionNames,
+        ConnectionNamesError::TooLong => Refusal::LongConnectionName,
+    })?;
+    tolerates(is_upgrading, Violation::Connection, Refusal::Connection)?;
     let no_body = headers.lines(header::TRANSFER_ENCODING).next().is_none()
         && headers
             .lines(header::CONTENT_LENGTH)
             .all(|length| length == b"0");
     holds(no_body, Refusal::Body)?;
-    let version = single(headers, header::SEC_WEBSOCKET_VERSION).ok_or(Refusal::MissingVersion)?;
-    holds(version == VERSION.as_bytes(), Refusal::OtherVersion)?;
+    match single(headers, header::SEC_WEBSOCKET_VERSION) {
+        Some(version) => holds(version == VERSION.as_bytes(), Refusal::OtherVersion)?,
+        None => {
+            let mut lines = headers.lines(header::SEC_WEBSOCKET_VERSION);
+            holds(lines.next().is_none(), Refusal::MissingVersion)?;
+            tolerates(false, Violation::Version, Refusal::MissingVersion)?;
+        }
+    }
     let key = single(headers, header::SEC_WEBSOCKET_KEY).ok_or(Refusal::Key)?;
-    let decoded = KEY_BASE64.decode(key).map_err(|_| Refusal::Key)?;
-    holds(decoded.len() == 16, Refusal::Key)?;
-    let mut protocols = Vec::new();
+    let is_visible = !key.is_empty() && key.iter().all(u8::is_ascii_graphic);
+    let decoded = KEY_BASE64.decode(key);
+    let is_right = decoded.is_ok_and(|decoded| decoded.len() == 16);
+    holds(is_right || is_visible, Refusal::Key)?;
+    tolerates(is_right, Violation::Key, Refusal::Key)?;
+    let mut protocols: Vec<String> = Vec::new();
     for protocol in tokens(headers, header::SEC_WEBSOCKET_PROTOCOL) {
-        let protocol = str::from_utf8(protocol)
-            .map_err(|_| Refusal::Protocols)?
-            .to_owned();
-        let right = protocol.bytes().all(is_token_byte) && !protocols.contains(&protocol);
-        holds(right, Refusal::Protocols)?;
-        protocols.push(protocol);
+        holds(
+            protocols.len() < MAX_SUBPROTOCOLS,
+            Refusal::TooManyProtocols,
+        )?;
+        let protocol = printable(protocol).ok_or(Refusal::Protocols)?;
+        let is_token = protocol.bytes().all(is_token_byte);
+        tolerates(is_token, Violation::SubprotocolSyntax, Refusal::Protocols)?;
+        let is_new = protocols.iter().all(|known| known != protocol);
+        tolerates(is_new, Violation::SubprotocolTwice, Refusal::Protocols)?;
+        protocols.push(protocol.to_owned());
     }
     Ok(Request {
         accept: accept_for(key),
         protocols,
+        violations,
         offers: Vec::new(),
     })
 }
@@ -251,18 +359,20 @@ pub fn check_request(
 /// Holds the headers of a server's 101 against the request that it answers.
 ///
 /// # Errors
-/// The first rule of RFC 6455 §4.1 (the client's checks) that it breaks.
-pub fn check_switch(request: &Request, headers: &impl Fields) -> Result<Agreed, BadSwitch> {
+/// The first rule of RFC 6455 §4.1 (the client's checks) that it breaks and that is not tolerated.
+pub fn check_switch(
+    request: &Request,
+    headers: &impl Fields,
+    strictness: Strictness,
+) -> Result<Agreed, BadSwitch> {
     let holds = |ok: bool, bad| if ok { Ok(()) } else { Err(bad) };
     let mut upgrade = tokens(headers, header::UPGRADE);
     holds(
         upgrade.next().is_some_and(is_websocket) && upgrade.next().is_none(),
         BadSwitch::Upgrade,
     )?;
-    holds(
-        tokens(headers, header::CONNECTION).any(is_upgrade),
-        BadSwitch::Connection,
-    )?;
+    let is_upgrading = connection_names(headers).map_err(|_| BadSwitch::ConnectionNames)?;
+    holds(is_upgrading, BadSwitch::Connection)?;
     let accept = single(headers, header::SEC_WEBSOCKET_ACCEPT).ok_or(BadSwitch::Accept)?;
     holds(accept == request.accept.as_bytes(), BadSwitch::Accept)?;
     let answer = deflate::answer(
@@ -270,22 +380,48 @@ pub fn check_switch(request: &Request, headers: &impl Fields) -> Result<Agreed, 
         &request.offers,
     )?;
     let mut protocols = tokens(headers, header::SEC_WEBSOCKET_PROTOCOL);
-    let protocol = match protocols.next() {
-        None => None,
-        Some(chosen) => {
-            let offered = request
-                .protocols
-                .iter()
-                .find(|offered| offered.as_bytes() == chosen);
-            holds(protocols.next().is_none(), BadSwitch::Protocol)?;
-            Some(offered.ok_or(BadSwitch::Protocol)?.clone())
+    let (mut protocol, mut violation) = (None, None);
+    if let Some(chosen) = protocols.next() {
+        holds(protocols.next().is_none(), BadSwitch::Protocol)?;
+        let chosen = printable(chosen).ok_or(BadSwitch::Protocol)?;
+        if request.protocols.iter().all(|offered| offered != chosen) {
+            holds(strictness == Strictness::Observe, BadSwitch::Protocol)?;
+            violation = Some(Violation::SubprotocolNotOffered);
         }
-    };
+        protocol = Some(chosen.to_owned());
+    }
     Ok(Agreed {
         protocol,
         deflate: answer.map(|answer| answer.agreed()),
         extensions: answer.map(|answer| answer.to_string()),
+        violation,
     })
+}
+
+enum ConnectionNamesError {
+    TooMany,
+    TooLong,
+}
+
+/// Whether `Connection` names `Upgrade`.
+fn connection_names(headers: &impl Fields) -> Result<bool, ConnectionNamesError> {
+    let mut is_upgrading = false;
+    for (at, name) in tokens(headers, header::CONNECTION).enumerate() {
+        if at >= MAX_CONNECTION_NAMES {
+            return Err(ConnectionNamesError::TooMany);
+        }
+        if name.len() > MAX_CONNECTION_NAME {
+            return Err(ConnectionNamesError::TooLong);
+        }
+        is_upgrading |= is_upgrade(name);
+    }
+    Ok(is_upgrading)
+}
+
+/// Bytes as text, if they are printable ASCII, which can stand in a header and in the log.
+fn printable(bytes: &[u8]) -> Option<&str> {
+    let is_printable = bytes.iter().all(|byte| matches!(byte, b' '..=b'~'));
+    str::from_utf8(bytes).ok().filter(|_| is_printable)
 }
 
 /// `Sec-WebSocket-Accept` for a key (§4.2.2, item 5.4).
@@ -350,7 +486,8 @@ pub fn is_disguised(name: &str) -> bool {
 
 /// Whether a request may come from here: cross-site hijacking is prevented by nothing but the server (RFC 6455 §10.2).
 ///
-/// Without an `Origin` a request does not come from a browser page, and is allowed.
+/// Without an `Origin` a request does not come from a browser page, and is allowed. What is allowed is
+/// [normalized](origin::normalize).
 pub fn origin_is_allowed(allowed: &[String], headers: &impl Fields) -> bool {
     if allowed.is_empty() {
         return true;
@@ -359,12 +496,8 @@ pub fn origin_is_allowed(allowed: &[String], headers: &impl Fields) -> bool {
     let Some(origin) = origins.next() else {
         return true;
     };
-    let matches = |origin: &[u8]| {
-        allowed
-            .iter()
-            .any(|allowed| allowed.as_bytes().eq_ignore_ascii_case(origin))
-    };
-    matches(origin) && origins.next().is_none()
+    let is_allowed = allowed.iter().any(|allowed| origin::is(origin, allowed));
+    is_allowed && origins.next().is_none()
 }
 
 /// The elements of a list header over all its lines, RFC 9110 §5.6.1. Empty ones are left out.
@@ -439,8 +572,16 @@ mod tests {
         headers(&lines)
     }
 
+    fn check(headers: &HeaderMap) -> Result<Request, Refusal> {
+        check_request(&Method::GET, Version::HTTP_11, headers, Strictness::Enforce)
+    }
+
+    fn check_switch(request: &Request, headers: &HeaderMap) -> Result<Agreed, BadSwitch> {
+        super::check_switch(request, headers, Strictness::Enforce)
+    }
+
     fn request() -> Request {
-        check_request(&Method::GET, Version::HTTP_11, &headers(&REQUEST)).unwrap()
+        check(&headers(&REQUEST)).unwrap()
     }
 
     #[test]
@@ -452,8 +593,6 @@ mod tests {
 
     #[test]
     fn section_4_1_requests() {
-        let check =
-            |headers: &HeaderMap| check_request(&Method::GET, Version::HTTP_11, headers).err();
         for (name, values, refusal) in [
             ("Host", &[][..], Some(Refusal::Host)),
             ("Host", &[""], Some(Refusal::Host)),
@@ -506,18 +645,18 @@ mod tests {
             ("Transfer-Encoding", &["chunked"], Some(Refusal::Body)),
         ] {
             assert_eq!(
-                check(&with(&REQUEST, name, values)),
+                check(&with(&REQUEST, name, values)).err(),
                 refusal,
                 "{name}: {values:?}"
             );
         }
         let right = headers(&REQUEST);
         assert_eq!(
-            check_request(&Method::POST, Version::HTTP_11, &right),
+            check_request(&Method::POST, Version::HTTP_11, &right, Strictness::Enforce),
             Err(Refusal::Method)
         );
         assert_eq!(
-            check_request(&Method::GET, Version::HTTP_10, &right),
+            check_request(&Method::GET, Version::HTTP_10, &right, Strictness::Enforce),
             Err(Refusal::HttpVersion)
         );
     }
@@ -569,6 +708,127 @@ mod tests {
             let checked = check_switch(&request(), &with(&SWITCH, name, values));
             assert_eq!(checked.err(), bad, "{name}: {values:?}");
         }
+    }
+
+    #[test]
+    fn what_is_observed_passes_where_it_is_safe() {
+        let observe = |headers: &HeaderMap| {
+            let strictness = Strictness::Observe;
+            check_request(&Method::GET, Version::HTTP_11, headers, strictness)
+        };
+        for (name, values, violations) in [
+            (
+                "Sec-WebSocket-Key",
+                &["AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="][..],
+                Some(&[Violation::Key][..]),
+            ),
+            ("Sec-WebSocket-Key", &["key!"], Some(&[Violation::Key])),
+            ("Sec-WebSocket-Key", &[""], None),
+            ("Sec-WebSocket-Key", &["a b"], None),
+            ("Sec-WebSocket-Key", &[], None),
+            ("Sec-WebSocket-Key", &["a", "b"], None),
+            (
+                "Connection",
+                &["keep-alive"],
+                Some(&[Violation::Connection]),
+            ),
+            ("Connection", &[], Some(&[Violation::Connection])),
+            ("Sec-WebSocket-Version", &[], Some(&[Violation::Version])),
+            ("Sec-WebSocket-Version", &["13", "13"], None),
+            ("Sec-WebSocket-Version", &["8"], None),
+            (
+                "Sec-WebSocket-Protocol",
+                &["a=b, a=b, c d"],
+                Some(&[Violation::SubprotocolSyntax, Violation::SubprotocolTwice]),
+            ),
+            ("Sec-WebSocket-Protocol", &["a\tb"], None),
+            ("Sec-WebSocket-Protocol", &["a"], Some(&[])),
+            ("Host", &[], None),
+            ("Upgrade", &[], None),
+            ("Content-Length", &["5"], None),
+        ] {
+            let read = observe(&with(&REQUEST, name, values)).ok();
+            let found = read.as_ref().map(Request::violations);
+            assert_eq!(found, violations, "{name}: {values:?}");
+        }
+        let strictness = Strictness::Observe;
+        for (name, values, violation) in [
+            ("Sec-WebSocket-Protocol", &["chat"][..], Ok(None)),
+            (
+                "Sec-WebSocket-Protocol",
+                &["mqtt"],
+                Ok(Some(Violation::SubprotocolNotOffered)),
+            ),
+            (
+                "Sec-WebSocket-Protocol",
+                &["mqtt, chat"],
+                Err(BadSwitch::Protocol),
+            ),
+            (
+                "Sec-WebSocket-Protocol",
+                &["a\tb"],
+                Err(BadSwitch::Protocol),
+            ),
+            ("Sec-WebSocket-Accept", &["x"], Err(BadSwitch::Accept)),
+            ("Upgrade", &[], Err(BadSwitch::Upgrade)),
+        ] {
+            let agreed = super::check_switch(&request(), &with(&SWITCH, name, values), strictness);
+            let found = agreed.map(|agreed| agreed.violation);
+            assert_eq!(found, violation, "{name}: {values:?}");
+        }
+    }
+
+    /// Each list up to its bound, and one more.
+    #[test]
+    fn lists_are_bounded() {
+        let list = |count: usize, separator: &str, item: &dyn Fn(usize) -> String| {
+            let items: Vec<String> = (0..count).map(item).collect();
+            items.join(separator)
+        };
+        let number = |n: usize| format!("x{n}");
+        let request = |name: &'static str, value: &str| {
+            let mut lines = headers(&REQUEST);
+            lines.append(name, HeaderValue::from_str(value).unwrap());
+            let mut request = check(&lines)?;
+            request.offer(&lines, Compression::default())
+        };
+        let protocols = "sec-websocket-protocol";
+        let few = list(MAX_SUBPROTOCOLS - 2, ",", &number);
+        assert_eq!(request(protocols, &few), Ok(()));
+        let many = list(MAX_SUBPROTOCOLS - 1, ",", &number);
+        assert_eq!(request(protocols, &many), Err(Refusal::TooManyProtocols));
+        let few = list(MAX_CONNECTION_NAMES - 2, ", ,", &number);
+        assert_eq!(request("connection", &few), Ok(()));
+        let many = list(MAX_CONNECTION_NAMES - 1, ",", &number);
+        let refusal = Refusal::TooManyConnectionNames;
+        assert_eq!(request("connection", &many), Err(refusal));
+        let long = "x".repeat(MAX_CONNECTION_NAME + 1);
+        let refusal = Refusal::LongConnectionName;
+        assert_eq!(request("connection", &long), Err(refusal));
+        let extensions = "sec-websocket-extensions";
+        let few = list(MAX_EXTENSIONS, ",", &number);
+        assert_eq!(request(extensions, &few), Ok(()));
+        let many = list(MAX_EXTENSIONS + 1, ",", &number);
+        assert_eq!(request(extensions, &many), Err(Refusal::TooManyExtensions));
+        let few = format!("a;{}", list(MAX_EXTENSION_PARAMETERS, ";", &number));
+        assert_eq!(request(extensions, &few), Ok(()));
+        let many = format!("a;{}", list(MAX_EXTENSION_PARAMETERS + 1, ";", &number));
+        assert_eq!(request(extensions, &many), Err(Refusal::TooManyParameters));
+        for refusal in [
+            Refusal::TooManyProtocols,
+            Refusal::TooManyExtensions,
+            Refusal::TooManyParameters,
+            Refusal::TooManyConnectionNames,
+            Refusal::LongConnectionName,
+        ] {
+            assert!(refusal.to_string().contains("more than"), "{refusal}");
+        }
+        let mut named = headers(&SWITCH);
+        assert!(check_switch(&self::request(), &named).is_ok());
+        let many = list(MAX_CONNECTION_NAMES, ",", &number);
+        named.append("connection", HeaderValue::from_str(&many).unwrap());
+        let bad = check_switch(&self::request(), &named);
+        assert_eq!(bad, Err(BadSwitch::ConnectionNames));
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //! |---|---|
 //! | [`frame`] | the wire: headers, masks, UTF-8, deflate, Close frames. Bytes in, values out |
 //! | [`handshake`] | the opening handshake: a request and a 101. Pure |
+//! | [`edge`] | what of a request decides on its route: target, host, path. Pure |
 //! | [`inspect`] | one connection after its 101: what may pass, what each side is told. Pure |
 //! | [`relay`] | bytes between two streams: the loop, back-pressure, the outcome |
 //! | [`drain`] | who is closed, and when. Pure |
@@ -22,8 +23,8 @@
 //! | [`server`] | assembly, signals, reloads, the hand-over: the only one that knows everybody |
 //! | [`cli`], [`demo`] | the command line; the tour |
 //!
-//! Arrows point down: `cli -> server -> {proxy, admin, config}`, `proxy -> {handshake, relay, metrics}`,
-//! `relay -> {inspect, metrics}`, `inspect -> frame`. Settings belong to the room that obeys them.
+//! Arrows point down: `cli -> server -> {proxy, admin, config}`, `proxy -> {edge, handshake, relay, metrics}`,
+//! `edge -> handshake`, `relay -> {inspect, metrics}`, `inspect -> frame`. Settings belong to the room that obeys them.
 //!
 //! # Lexicon
 //!
@@ -40,6 +41,7 @@ pub mod demo;
 pub mod deploy;
 pub mod drain;
 pub mod duration;
+pub mod edge;
 pub mod frame;
 pub mod handshake;
 pub mod inspect;

@@ -152,6 +152,7 @@ pub struct Metrics {
     connection_duration: HistogramVec,
     handshakes: IntCounterVec,
     refusals: IntCounterVec,
+    handshake_violations: IntCounterVec,
     upstream_handshake: Histogram,
     upgrades_held: IntGauge,
     drains_open: IntGauge,
@@ -168,12 +169,18 @@ pub struct Metrics {
     reloads: IntCounterVec,
     tls_failures: IntCounterVec,
     proxy_protocol_failures: IntCounterVec,
+    client_connections: IntGauge,
+    connections_refused: IntCounterVec,
+    requests_refused: IntCounterVec,
     exhausted: IntCounterVec,
     ejections: IntCounterVec,
     violations: IntCounterVec,
     closes: IntCounterVec,
     compression_memory: IntGauge,
     buffer_memory: IntGauge,
+    plain_memory: IntGauge,
+    plain_ended: IntCounterVec,
+    http2_resets: IntCounterVec,
     slow_readers: IntCounterVec,
     traffic: Traffic,
     exported: Mutex<TrafficExport>,
@@ -216,6 +223,11 @@ impl Metrics {
             "Upgrade requests that were refused, by route (empty where none was found) and reason.",
             &["route", "reason"],
         );
+        let handshake_violations = counter(
+            "wsgate_handshake_violations_total",
+            "Rules of the opening handshake that were broken and passed on by a route with mode = \"observe\".",
+            &["side", "kind"],
+        );
         let drained = counter(
             "wsgate_drained_total",
             "Connections whose client was told to reconnect, by cause.",
@@ -251,6 +263,16 @@ impl Metrics {
             "Connections that ended for want of a good PROXY protocol header, by listener and reason.",
             &["listener", "reason"],
         );
+        let connections_refused = counter(
+            "wsgate_connections_refused_total",
+            "Connections of clients that were ended before they came to a request, by reason: a limit, or what they speak.",
+            &["reason"],
+        );
+        let requests_refused = counter(
+            "wsgate_requests_refused_total",
+            "Plain requests, and heads that could not be read, that were answered with an error of wsgate's own, by status.",
+            &["status"],
+        );
         let exhausted = counter(
             "wsgate_exhausted_total",
             "Attempts at another connection, of a client or to a server, for which the system had no resource left.",
@@ -276,6 +298,17 @@ impl Metrics {
             "Connections ended because a side did not take what was sent to it, or for the memory that they owned, by the limit that ended them.",
             &["side", "limit"],
         );
+        let plain_ended = counter(
+            "wsgate_plain_requests_ended_total",
+            "Plain requests, and connections of HTTP/2, that were ended because of their client, by the limit that ended them.",
+            &["limit"],
+        );
+        let http2_resets = counter(
+            "wsgate_http2_resets_total",
+            "Streams of HTTP/2 that clients reset before their response.",
+            &[],
+        );
+        http2_resets.with_label_values::<&str>(&[]);
         let messages = counter(
             "wsgate_messages_total",
             "Whole messages and control frames passed on.",
@@ -308,6 +341,10 @@ impl Metrics {
             "wsgate_upgrades_held",
             "Upgrade requests that wait for a server because all are drained.",
         );
+        let client_connections = gauge(
+            "wsgate_client_connections_open",
+            "Accepted connections of clients: WebSockets, plain HTTP, and those without a request.",
+        );
         let drains_open = gauge("wsgate_drains_open", "Drains under way.");
         let drains_waiting = gauge(
             "wsgate_drains_waiting",
@@ -320,6 +357,10 @@ impl Metrics {
         let buffer_memory = gauge(
             "wsgate_buffer_memory_bytes",
             "Memory that WebSocket connections own beyond what an idle one needs: unfinished frames and TLS records, what readers do not take, and what inflating needs.",
+        );
+        let plain_memory = gauge(
+            "wsgate_plain_memory_bytes",
+            "Memory that plain requests under way may need, which counts for buffer_memory.",
         );
         let opts = Opts::new(
             "wsgate_drain_rate",
@@ -408,6 +449,7 @@ impl Metrics {
             connection_duration,
             handshakes,
             refusals,
+            handshake_violations,
             upstream_handshake,
             upgrades_held,
             drains_open,
@@ -424,12 +466,18 @@ impl Metrics {
             reloads,
             tls_failures,
             proxy_protocol_failures,
+            client_connections,
+            connections_refused,
+            requests_refused,
             exhausted,
             ejections,
             violations,
             closes,
             compression_memory,
             buffer_memory,
+            plain_memory,
+            plain_ended,
+            http2_resets,
             slow_readers,
             traffic: Traffic::default(),
             exported: Mutex::new(TrafficExport {
@@ -461,6 +509,13 @@ impl Metrics {
         self.handshake(route, reason.result());
         self.refusals
             .with_label_values(&[route, reason.label()])
+            .inc();
+    }
+
+    /// A rule of the opening handshake was broken and passed on.
+    pub fn handshake_violation(&self, side: &str, kind: &str) {
+        self.handshake_violations
+            .with_label_values(&[side, kind])
             .inc();
     }
 
@@ -530,6 +585,21 @@ impl Metrics {
             .inc();
     }
 
+    /// The number of accepted connections of clients, for the one who counts them.
+    pub fn client_connections(&self) -> IntGauge {
+        self.client_connections.clone()
+    }
+
+    /// A connection of a client was ended before it came to a request.
+    pub fn connection_refused(&self, reason: &'static str) {
+        self.connections_refused.with_label_values(&[reason]).inc();
+    }
+
+    /// A plain request, or a head that cannot be read, was answered with an error of wsgate's own.
+    pub fn request_refused(&self, status: &str) {
+        self.requests_refused.with_label_values(&[status]).inc();
+    }
+
     /// There was no more of a resource of the system for a connection.
     pub fn exhausted(&self, resource: &'static str) {
         self.exhausted.with_label_values(&[resource]).inc();
@@ -592,6 +662,21 @@ impl Metrics {
             self.buffer_memory.add(change as i64);
         }
         usize::try_from(self.buffer_memory.get()).unwrap_or_default()
+    }
+
+    /// The memory that plain requests may need has changed by so many bytes.
+    pub fn plain_memory(&self, change: isize) {
+        self.plain_memory.add(change as i64);
+    }
+
+    /// A plain request, or a connection of HTTP/2, was ended because its client did not keep this limit.
+    pub fn plain_ended(&self, limit: &'static str) {
+        self.plain_ended.with_label_values(&[limit]).inc();
+    }
+
+    /// A client reset a stream of HTTP/2 before its response.
+    pub fn http2_reset(&self) {
+        self.http2_resets.with_label_values::<&str>(&[]).inc();
     }
 
     /// A side did not take what was sent to it and was given up, because of this limit.

@@ -143,9 +143,9 @@ impl Admin {
         let mut stopping = shutdown.clone();
         let mut idle = HEAD_TIMEOUT;
         loop {
-            let reading = self
-                .connections
-                .wait_for(head::read(&mut stream, &bounds, idle));
+            let reading =
+                self.connections
+                    .wait_for(head::read(&mut stream, BytesMut::new(), &bounds, idle));
             let head = tokio::select! {
                 head = reading => head.unwrap_or(Err(NoHead::Idle)),
                 _ = stopping.wait_for(|stopping| *stopping) => Err(NoHead::Idle),

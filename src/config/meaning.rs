@@ -284,6 +284,16 @@ impl Reader<'_> {
                 .header_timeout
                 .map_or(default.header_timeout, |time| time.0),
             keepalive_timeout,
+            body_timeout: written
+                .body_timeout
+                .map_or(default.body_timeout, |wait| wait.0),
+            min_rate: written.min_rate.map_or(default.min_rate, |size| size.0),
+            http2_max_streams: self.whole(
+                written.http2_max_streams,
+                i64::from(default.http2_max_streams),
+                1..=1000,
+                "http2_max_streams",
+            )? as u32,
             max_header_size: self.size(
                 max_header_size,
                 default.max_header_size as u64,

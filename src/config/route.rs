@@ -10,7 +10,8 @@ use super::meaning::Reader;
 use super::units::Wait;
 use super::wording::suggestion;
 use super::written::{self, Table};
-use crate::handshake::Compression;
+use crate::edge::path;
+use crate::handshake::{Compression, origin};
 use crate::inspect::closing::{Policy, UpstreamClose};
 use crate::inspect::{Mode, Rules};
 use crate::proxy::settings::{Listener, Route, Upstream};
@@ -30,7 +31,7 @@ impl Reader<'_> {
     ) -> Result<Vec<Route>, Error> {
         let mut routes: Vec<Route> = Vec::new();
         let mut lines = Vec::new();
-        let mut claims: HashMap<(String, String), usize> = HashMap::new();
+        let mut claims: HashMap<(String, Vec<u8>), usize> = HashMap::new();
         for entry in written {
             let span = entry.span();
             let written = entry.into_inner().0;
@@ -50,7 +51,9 @@ impl Reader<'_> {
             let every = (String::new(), span);
             let hosts: Vec<_> = route.hosts.iter().cloned().zip(host_spans).collect();
             for (host, span) in if hosts.is_empty() { vec![every] } else { hosts } {
-                let claim = (host.clone(), route.path.clone());
+                // Two spellings of one path are one path.
+                let path = path::normalize(route.path.as_bytes()).into_owned();
+                let claim = (host.clone(), path);
                 let Some(first) = claims.insert(claim, index) else {
                     continue;
                 };
@@ -267,6 +270,21 @@ impl Reader<'_> {
             let help = "write it as it stands in a request, percent-encoded: \"/caf%C3%A9\"";
             return wrong("has a character that no request has in its path", help);
         }
+        // Requests are compared with it in their normal form too. But for percent-encoding, it has to be in that itself.
+        let (decoded, normal) = (
+            path::decode(text.as_bytes()),
+            path::normalize(text.as_bytes()),
+        );
+        if decoded.contains(&0) {
+            return wrong("holds a NUL", "no request with %00 in its path is served");
+        }
+        if *decoded != *normal {
+            let help = format!(
+                "paths are compared without `//`, `/./`, `/../`, `\\`, and `;` with what follows it, encoded or not; write \"{}\"",
+                encoded(&normal)
+            );
+            return wrong("is not in its normal form", &help);
+        }
         Ok(path.into_inner())
     }
 
@@ -312,9 +330,9 @@ impl Reader<'_> {
         }
     }
 
-    /// An origin as RFC 6454 §6.2 has a browser write it, since that is what it is compared with.
+    /// An origin as RFC 6454 §6.2 has a browser write it, in the form in which it is compared.
     fn origin(&self, written: &Spanned<String>) -> Result<String, Error> {
-        const FORM: &str = "write it as a browser sends it: \"https://example.com\"";
+        const FORM: &str = "write it as a browser sends it: \"https://example.com\", \"app://name\", \"file://\" or \"null\"";
         let text = written.get_ref();
         let wrong = |what: &str, help: &str| {
             Err(self.source.error(
@@ -344,26 +362,6 @@ impl Reader<'_> {
             };
             return wrong("has a path", &help);
         }
-        let (host, port) = match rest.rsplit_once(':') {
-            Some((host, port)) if !rest.ends_with(']') => (host, Some(port)),
-            _ => (rest, None),
-        };
-        let inner = host
-            .strip_prefix('[')
-            .and_then(|rest| rest.strip_suffix(']'));
-        let is_host = address::is_name(host)
-            || host.parse::<Ipv4Addr>().is_ok()
-            || inner.is_some_and(|ip| ip.parse::<Ipv6Addr>().is_ok());
-        let is_scheme = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
-            && scheme
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
-        if !is_scheme
-            || !is_host
-            || port.is_some_and(|port| !matches!(port.parse::<u16>(), Ok(1..)))
-        {
-            return wrong("is not an origin", FORM);
-        }
         let page = match scheme {
             "ws" => "http",
             "wss" => "https",
@@ -374,17 +372,53 @@ impl Reader<'_> {
                 format!("an origin is that of the page, not of the WebSocket: \"{page}://{rest}\"");
             return wrong("is not an origin", &help);
         }
-        if matches!(
-            (scheme, port),
-            ("http", Some("80")) | ("https", Some("443"))
-        ) {
-            let help = format!(
-                "a browser leaves out the port that goes without saying: \"{scheme}://{host}\""
-            );
-            return wrong("names the default port", &help);
+        let is_scheme = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
+            && scheme
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
+        let is_right = match scheme {
+            "http" | "https" => is_host_and_port(rest),
+            // Pages that are opened as files have no host.
+            "file" => rest.is_empty(),
+            // Applications name themselves as they like: `app://.`, `chrome-extension://abc`, `capacitor://localhost`.
+            _ => {
+                let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:[]".contains(&byte);
+                !rest.is_empty() && rest.bytes().all(is_part)
+            }
+        };
+        if !is_scheme || !is_right {
+            return wrong("is not an origin", FORM);
         }
-        Ok(lower)
+        Ok(origin::normalize(text))
     }
+}
+
+/// Whether this is what follows the scheme in the origin of a page that was loaded over HTTP.
+fn is_host_and_port(text: &str) -> bool {
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !text.ends_with(']') => (host, Some(port)),
+        _ => (text, None),
+    };
+    let inner = host
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'));
+    let is_host = address::is_name(host)
+        || host.parse::<Ipv4Addr>().is_ok()
+        || inner.is_some_and(|ip| ip.parse::<Ipv6Addr>().is_ok());
+    is_host && port.is_none_or(|port| matches!(port.parse::<u16>(), Ok(1..)))
+}
+
+/// A path as it can stand in a request.
+fn encoded(path: &[u8]) -> String {
+    let mut encoded = String::with_capacity(path.len());
+    for byte in path {
+        match byte {
+            b'"' | b'%' => encoded += &format!("%{byte:02X}"),
+            byte if byte.is_ascii_graphic() => encoded.push(char::from(*byte)),
+            byte => encoded += &format!("%{byte:02X}"),
+        }
+    }
+    encoded
 }
 
 /// How long a Ping of ours waits for an answer.

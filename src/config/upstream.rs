@@ -100,6 +100,9 @@ impl Reader<'_> {
             read_timeout: written
                 .read_timeout
                 .map_or(default.read_timeout, |time| time.0),
+            keepalive_timeout: written
+                .keepalive_timeout
+                .map_or(default.keepalive_timeout, |time| time.0),
             resolve_interval: written
                 .resolve_interval
                 .map_or(default.resolve_interval, |time| time.0),

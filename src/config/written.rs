@@ -97,6 +97,9 @@ pub(super) enum Order {
 pub(super) struct Client {
     pub header_timeout: Option<Time>,
     pub keepalive_timeout: Option<Spanned<Time>>,
+    pub body_timeout: Option<Wait>,
+    pub min_rate: Option<Size>,
+    pub http2_max_streams: Option<Spanned<i64>>,
     pub max_header_size: Option<Spanned<Size>>,
     #[serde(default)]
     pub trusted_proxies: Vec<Spanned<String>>,
@@ -168,6 +171,7 @@ pub(super) struct Upstream {
     pub hold: Option<Wait>,
     pub handshake_timeout: Option<Time>,
     pub read_timeout: Option<Time>,
+    pub keepalive_timeout: Option<Time>,
     pub resolve_interval: Option<Time>,
     pub tcp_keepalive: Option<Spanned<Wait>>,
     pub tcp_user_timeout: Option<Spanned<Wait>>,

@@ -4,7 +4,7 @@
 //! other extension does, because nobody here could judge what it does to frames. The server's answer is held against
 //! what it was offered, and goes on with what only the client can be asked for.
 
-use super::{BadSwitch, Refusal, is_token_byte};
+use super::{BadSwitch, MAX_EXTENSION_PARAMETERS, MAX_EXTENSIONS, Refusal, is_token_byte};
 use crate::frame::deflate::Terms;
 use std::fmt;
 
@@ -69,7 +69,7 @@ pub(super) fn offers<'a>(
         return Ok(Vec::new());
     };
     let mut offers = Vec::new();
-    for extension in extensions(lines).ok_or(Refusal::Extensions)? {
+    for extension in extensions(lines)? {
         if !extension.name.eq_ignore_ascii_case(NAME) {
             continue;
         }
@@ -108,7 +108,7 @@ pub(super) fn answer<'a>(
     lines: impl Iterator<Item = &'a [u8]>,
     offers: &[Parameters],
 ) -> Result<Option<Parameters>, BadSwitch> {
-    let extensions = extensions(lines).ok_or(BadSwitch::Extension)?;
+    let extensions = extensions(lines).map_err(|_| BadSwitch::Extension)?;
     let extension = match extensions.as_slice() {
         [] => return Ok(None),
         [extension] if extension.name.eq_ignore_ascii_case(NAME) && !offers.is_empty() => extension,
@@ -230,8 +230,11 @@ fn window_bits(text: &str) -> Option<u8> {
     (plain && (8..=LARGEST).contains(&bits)).then_some(bits)
 }
 
-/// All elements over all lines; `None` where one is not what RFC 6455 §9.1 says. Empty ones are left out.
-fn extensions<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Option<Vec<Extension>> {
+/// All elements over all lines. Empty ones are left out.
+///
+/// # Errors
+/// One is not what RFC 6455 §9.1 says, or there are too many.
+fn extensions<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Result<Vec<Extension>, Refusal> {
     let mut extensions = Vec::new();
     for line in lines {
         let mut rest = line.trim_ascii_start();
@@ -240,27 +243,38 @@ fn extensions<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Option<Vec<Extension
                 rest = after.trim_ascii_start();
                 continue;
             }
-            let name = token(&mut rest)?;
-            let mut parameters = Vec::new();
-            while let Some(after) = rest.strip_prefix(b";") {
-                rest = after.trim_ascii_start();
-                let name = token(&mut rest)?.to_ascii_lowercase();
-                let value = match rest.strip_prefix(b"=") {
-                    None => None,
-                    Some(after) => {
-                        rest = after.trim_ascii_start();
-                        Some(value(&mut rest)?)
-                    }
-                };
-                parameters.push((name, value));
+            if extensions.len() >= MAX_EXTENSIONS {
+                return Err(Refusal::TooManyExtensions);
             }
+            extensions.push(extension(&mut rest)?);
             if !rest.is_empty() && !rest.starts_with(b",") {
-                return None;
+                return Err(Refusal::Extensions);
             }
-            extensions.push(Extension { name, parameters });
         }
     }
-    Some(extensions)
+    Ok(extensions)
+}
+
+/// Takes one element and the white space behind it.
+fn extension(rest: &mut &[u8]) -> Result<Extension, Refusal> {
+    let name = token(rest).ok_or(Refusal::Extensions)?;
+    let mut parameters = Vec::new();
+    while let Some(after) = rest.strip_prefix(b";") {
+        if parameters.len() >= MAX_EXTENSION_PARAMETERS {
+            return Err(Refusal::TooManyParameters);
+        }
+        *rest = after.trim_ascii_start();
+        let name = token(rest).ok_or(Refusal::Extensions)?;
+        let value = match rest.strip_prefix(b"=") {
+            None => None,
+            Some(after) => {
+                *rest = after.trim_ascii_start();
+                Some(value(rest).ok_or(Refusal::Extensions)?)
+            }
+        };
+        parameters.push((name.to_ascii_lowercase(), value));
+    }
+    Ok(Extension { name, parameters })
 }
 
 /// Takes a token and the white space behind it.

@@ -79,6 +79,10 @@ reasons! {
     HeadTimedOut = "head_timed_out", BadRequest, Client;
     /// The head is larger than `max_header_size`, whatever it asks for: 431.
     HeadTooLarge = "head_too_large", BadRequest, Client;
+    /// The path can be read in two ways that lead to different routes, or is none: 400.
+    Path = "path", BadRequest, Client;
+    /// More subprotocols, extensions, parameters or names in `Connection` than are read: 400.
+    Tokens = "tokens", BadRequest, Client;
     /// No route has this host and path: 404.
     NoRoute = "no_route", BadRequest, Client;
     /// The page is none of `allowed_origins`: 403.

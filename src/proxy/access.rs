@@ -148,7 +148,7 @@ async fn ask(
 }
 
 /// The request that is asked about, without what belongs to this hop, its handshake and its body.
-fn question(
+pub(super) fn question(
     auth: &Auth,
     asked: &Asked<'_>,
     caller: &Caller,
@@ -162,11 +162,15 @@ fn question(
     }
     changes.set("Host", auth.host.as_bytes());
     changes.set("Connection", &b"close"[..]);
-    forwarded(&mut changes, asked, identity, asked.host(), caller)?;
+    forwarded(
+        &mut changes,
+        asked,
+        identity,
+        asked.host().unwrap_or_default(),
+        caller,
+    )?;
     changes.set("X-Original-Method", asked.line().method.as_str().as_bytes());
-    let uri = asked.uri().path_and_query();
-    let uri = uri.map_or("/", |uri| uri.as_str());
-    changes.set("X-Original-URI", uri.as_bytes());
+    changes.set("X-Original-URI", asked.target());
     changes.apply(&mut request)?;
     Ok(request)
 }

@@ -36,7 +36,38 @@ impl Answer {
     /// There is no descriptor, memory or local port for what the request needs.
     pub fn exhausted() -> Self {
         let sentence = "no more connections can be had now";
+        Answer::unavailable(sentence)
+    }
+
+    /// It may work a little later.
+    pub fn unavailable(sentence: &'static str) -> Self {
         Answer::new(StatusCode::SERVICE_UNAVAILABLE, sentence).with(header::RETRY_AFTER, "5")
+    }
+
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    pub fn sentence(&self) -> &str {
+        &self.sentence
+    }
+
+    /// The whole answer in HTTP/1.1, after which the connection ends; without its body in answer to HEAD.
+    pub fn bytes(&self, without_body: bool) -> Vec<u8> {
+        let body = format!("{}\n", self.sentence);
+        let mut written = format!(
+            "HTTP/1.1 {}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n",
+            self.status,
+            body.len(),
+        );
+        if let Some((name, value)) = &self.header {
+            written += &format!("{}: {value}\r\n", titled(name));
+        }
+        written += "Connection: close\r\n\r\n";
+        if !without_body {
+            written += &body;
+        }
+        written.into_bytes()
     }
 
     pub fn with(self, name: HeaderName, value: impl Into<Cow<'static, str>>) -> Self {
@@ -167,6 +198,15 @@ impl Refused {
         }
     }
 
+    /// What its client is told: the status, and why where that is wsgate's own word.
+    pub fn said(&self) -> (StatusCode, &str) {
+        match &self.parts.told {
+            Told::Ours(answer) => (answer.status, &answer.sentence),
+            Told::Access(head, _) => (head.status, "the access service refused it"),
+            Told::Server(head, ..) => (head.status, "the server declined it"),
+        }
+    }
+
     /// Tells the client. The connection is not used again afterwards.
     ///
     /// # Errors
@@ -204,11 +244,15 @@ impl Refused {
 
 /// `retry-after` as `Retry-After`: some clients of HTTP/1.1 still look at the case.
 fn title_case(name: &HeaderName) -> impl IntoCaseHeaderName {
+    titled(name)
+}
+
+fn titled(name: &HeaderName) -> String {
     let mut start = true;
     let titled = name.as_str().chars().map(|c| {
         let titled = if start { c.to_ascii_uppercase() } else { c };
         start = c == '-';
         titled
     });
-    titled.collect::<String>()
+    titled.collect()
 }

@@ -1,62 +1,59 @@
 //! A request as it lies in memory: what routes, balance and handshake look at, whoever parsed it.
 
 use super::socket::Unnamed;
+use crate::edge::authority::host_of;
+use crate::edge::{HeadError, HostError, RequestHead, Target, TargetError};
 use crate::handshake::{self, Fields};
 use http::header::{self, HeaderName};
-use http::{Uri, Version};
-use httparse::{Request, Status};
+use http::{Method, Version};
 use pingora::http::RequestHeader;
 use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::tls::SslDigest;
-use std::borrow::Cow;
-use std::mem::MaybeUninit;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 /// The head of a request. It is not copied: every new connection comes by here.
 #[derive(Debug)]
 pub(super) struct Asked<'a> {
-    /// The request line; headers may be in it or not.
-    line: Cow<'a, RequestHeader>,
+    line: Line,
+    target: Target<'a>,
+    /// The host of an absolute target or of `:authority`.
+    authority: Option<&'a [u8]>,
     fields: Vec<(&'a str, &'a [u8])>,
 }
 
-/// Most headers of a request that is read here.
-const MAX_HEADERS: usize = 256;
+/// The request line but for its target.
+#[derive(Debug)]
+pub(super) struct Line {
+    pub method: Method,
+    pub version: Version,
+}
 
 impl<'a> Asked<'a> {
-    /// Reads a complete head, without anything behind it.
+    /// Reads a complete head of HTTP/1, without anything behind it.
     ///
-    /// `None` is not a verdict: it is for Pingora's session to say what is wrong with a head, or what is meant by one that
-    /// is unusual. Of those it would refuse, none is read here, but for what [`handshake`](crate::handshake) refuses.
-    pub fn parse(head: &'a [u8]) -> Option<Self> {
-        let mut headers = [const { MaybeUninit::uninit() }; MAX_HEADERS];
-        let mut request = Request::new(&mut []);
-        let parsed = request.parse_with_uninit_headers(head, &mut headers);
-        let target = request.path.filter(|target| target.starts_with('/'))?;
-        if parsed != Ok(Status::Complete(head.len())) || request.version != Some(1) {
-            return None;
-        }
-        // What of the target is the path, Pingora decides for plain requests too.
-        let mut line =
-            RequestHeader::build_no_case(request.method?, target.as_bytes(), Some(0)).ok()?;
-        line.set_version(Version::HTTP_11);
-        let lines = request.headers.iter();
-        let asked = Asked {
-            line: Cow::Owned(line),
-            fields: lines.map(|line| (line.name, line.value)).collect(),
-        };
-        let mut hosts = asked.lines(header::HOST);
-        let is_plain = hosts.next().is_some_and(|host| !host.contains(&b'@'));
-        let is_plain = is_plain && hosts.next().is_none();
-        drop(hosts);
-        is_plain.then_some(asked)
+    /// # Errors
+    /// It is none.
+    pub fn parse(head: &'a [u8]) -> Result<Self, HeadError> {
+        let head = RequestHead::parse(head)?;
+        Ok(Asked {
+            line: Line {
+                method: head.method,
+                version: head.version,
+            },
+            authority: head.target.authority(),
+            target: head.target,
+            fields: head.fields,
+        })
     }
 
     /// One that Pingora has read.
-    pub fn of(head: &'a RequestHeader) -> Self {
+    ///
+    /// # Errors
+    /// Pingora takes targets that are none.
+    pub fn of(head: &'a RequestHeader) -> Result<Self, TargetError> {
         // Not of HTTP/2, where there is no case to be kept.
         let written = head.case_header_iter();
         let written = written.filter_map(|(name, value)| {
@@ -64,44 +61,55 @@ impl<'a> Asked<'a> {
         });
         let lower = head.headers.iter();
         let lower = lower.map(|(name, value)| (name.as_str(), value.as_bytes()));
-        Asked {
+        let target = Target::parse(head.raw_path())?;
+        let authority = head.uri.authority();
+        let authority = authority.map(|authority| authority.as_str().as_bytes());
+        Ok(Asked {
             fields: match head.has_case() {
                 true => written.collect(),
                 false => lower.collect(),
             },
-            line: Cow::Borrowed(head),
-        }
+            authority: authority.or(target.authority()),
+            target,
+            line: Line {
+                method: head.method.clone(),
+                version: head.version,
+            },
+        })
     }
 
-    /// Method and version, which are public; for the target see [`target`](Self::target).
-    pub fn line(&self) -> &RequestHeader {
+    /// Method and version, which are public.
+    pub fn line(&self) -> &Line {
         &self.line
     }
 
-    /// What it asks for, as it came.
+    /// What it asks for, in origin-form: path and query as they came.
     pub fn target(&self) -> &[u8] {
-        self.line.raw_path()
+        self.target.origin_form()
     }
 
-    pub fn uri(&self) -> &Uri {
-        &self.line.uri
+    /// The path as it came, without its query.
+    pub fn path(&self) -> &[u8] {
+        self.target.path()
     }
 
-    /// The host that it asks for, port included; empty where there is none.
-    pub fn host(&self) -> &str {
-        let authority = self.line.uri.authority();
-        let authority = authority.map(|authority| authority.as_str());
-        // Pingora keeps the authority of an absolute target in its bytes alone.
-        authority
-            .or_else(|| authority_of(self.target()))
-            .unwrap_or_else(|| self.text(header::HOST))
+    /// The query as it came, without its question mark.
+    pub fn query(&self) -> Option<&[u8]> {
+        self.target.query()
     }
 
-    /// The value of a header as text; empty where there is none or it is not ASCII.
-    pub fn text(&self, name: HeaderName) -> &str {
-        let value = self.lines(name).next();
-        let text = value.and_then(|value| str::from_utf8(value).ok());
-        text.filter(|text| text.is_ascii()).unwrap_or_default()
+    /// The host that it asks for, port included; empty where an old request names none.
+    ///
+    /// # Errors
+    /// It names none, several, or one that is none.
+    pub fn host(&self) -> Result<&str, HostError> {
+        host_of(self.line.version, self.authority, self.lines(header::HOST))
+    }
+
+    /// The host that it asks for, whatever it is, for the log; empty where there is none.
+    pub fn host_as_it_came(&self) -> &[u8] {
+        let host = || self.lines(header::HOST).next();
+        self.authority.or_else(host).unwrap_or_default()
     }
 
     /// All headers, in the order in which they came.
@@ -120,15 +128,6 @@ impl<'a> Asked<'a> {
             self.fields.retain(|(name, _)| !is(name));
         }
     }
-}
-
-/// The authority of an absolute target, RFC 9112 §3.2.2.
-fn authority_of(target: &[u8]) -> Option<&str> {
-    let (scheme, rest) = str::from_utf8(target).ok()?.split_once("://")?;
-    let is_http = ["http", "https"]
-        .iter()
-        .any(|of| of.eq_ignore_ascii_case(scheme));
-    is_http.then(|| rest.split(['/', '?', '#']).next().unwrap_or_default())
 }
 
 impl Fields for Asked<'_> {
@@ -183,38 +182,7 @@ impl Caller {
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_is_unusual_is_left_to_pingora() {
-        let host = "Host: a\r\n";
-        for (line, headers, is_read) in [
-            ("GET /a?b HTTP/1.1", host, true),
-            ("GET /a?b HTTP/1.1", "host:a\r\nX: \r\n", true),
-            ("POST / HTTP/1.1", host, true),
-            ("GET / HTTP/1.0", host, false),
-            ("GET http://a/ HTTP/1.1", host, false),
-            ("OPTIONS * HTTP/1.1", host, false),
-            ("CONNECT a:1 HTTP/1.1", host, false),
-            ("GET /a b HTTP/1.1", host, false),
-            ("GET / HTTP/1.1", "", false),
-            ("GET / HTTP/1.1", "Host: a\r\nHost: a\r\n", false),
-            ("GET / HTTP/1.1", "Host: a@b\r\n", false),
-            ("GET / HTTP/1.1", "Host: a\r\nX : b\r\n", false),
-            ("GET / HTTP/1.1", "Host: a\r\nX: b\r\n c\r\n", false),
-            ("GET / HTTP/1.1", "Host: a\r\nX\r\n", false),
-            ("GET / HTTP/1.1", "Host: a\r\nX: \x01\r\n", false),
-        ] {
-            let head = format!("{line}\r\n{headers}\r\n");
-            assert_eq!(Asked::parse(head.as_bytes()).is_some(), is_read, "{head}");
-            assert!(Asked::parse(&head.as_bytes()[..head.len() - 1]).is_none());
-            assert!(Asked::parse(format!("{head}GET").as_bytes()).is_none());
-        }
-        let many = "X: a\r\n".repeat(MAX_HEADERS - 1);
-        let head = |more: &str| format!("GET / HTTP/1.1\r\nHost: a\r\n{many}{more}\r\n");
-        assert!(Asked::parse(head("").as_bytes()).is_some());
-        assert!(Asked::parse(head("X: a\r\n").as_bytes()).is_none());
-    }
-
-    /// A route is chosen by what Pingora takes for the path.
+    /// A route is chosen by the same path and host, whoever read the head.
     #[test]
     fn both_readers_see_the_same() {
         for target in [
@@ -222,21 +190,21 @@ mod tests {
             "/a/b?c=d&e",
             "//a/b",
             "/%41?",
-            "/\u{fc}/?\u{fc}",
-            "/a#b",
+            "/\u{fc}/",
+            "http://a:1/b?c",
+            "http://a:1",
+            "*",
         ] {
             let head = format!("GET {target} HTTP/1.1\r\nHOST: a:1\r\nX-a: b\r\nx-A:c\r\n\r\n");
-            let Some(asked) = Asked::parse(head.as_bytes()) else {
-                continue;
-            };
+            let asked = Asked::parse(head.as_bytes()).unwrap();
             let mut read = RequestHeader::build("GET", target.as_bytes(), None).unwrap();
             for (name, value) in [("HOST", "a:1"), ("X-a", "b"), ("x-A", "c")] {
                 read.append_header(name, value).unwrap();
             }
-            let other = Asked::of(&read);
-            assert_eq!(asked.uri(), other.uri());
+            let other = Asked::of(&read).unwrap();
             assert_eq!(asked.target(), other.target());
-            assert_eq!((asked.host(), other.host()), ("a:1", "a:1"));
+            assert_eq!((asked.path(), asked.query()), (other.path(), other.query()));
+            assert_eq!((asked.host(), other.host()), (Ok("a:1"), Ok("a:1")));
             let fields: Vec<_> = asked.fields().collect();
             assert_eq!(fields, other.fields().collect::<Vec<_>>());
         }

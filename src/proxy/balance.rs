@@ -3,6 +3,7 @@
 use super::asked::Asked;
 use super::settings::{Balance, HashKey};
 use super::upstream::Pool;
+use crate::handshake::Fields;
 use http::header;
 use std::net::IpAddr;
 
@@ -15,7 +16,7 @@ pub(super) fn hash_key(asked: &Asked<'_>, client: Option<IpAddr>, pool: &Pool) -
     }
 }
 
-fn find(key: &HashKey, asked: &Asked<'_>, client: Option<IpAddr>) -> Option<Vec<u8>> {
+pub(super) fn find(key: &HashKey, asked: &Asked<'_>, client: Option<IpAddr>) -> Option<Vec<u8>> {
     let found = match key {
         HashKey::Header(name) => {
             let mut fields = asked.fields();
@@ -23,21 +24,31 @@ fn find(key: &HashKey, asked: &Asked<'_>, client: Option<IpAddr>) -> Option<Vec<
             value.to_vec()
         }
         HashKey::Cookie(name) => {
-            let pairs = asked.text(header::COOKIE).split(';');
-            let mut values = pairs.filter_map(|pair| pair.trim().split_once('='));
-            let (_, value) = values.find(|(known, _)| known == name)?;
-            value.as_bytes().to_vec()
+            // RFC 9113 §8.2.3: in HTTP/2 they come in several lines.
+            let pairs = asked
+                .lines(header::COOKIE)
+                .flat_map(|line| line.split(is(b';')));
+            let mut values = pairs.filter_map(|pair| named(pair.trim_ascii(), name));
+            values.next()?.to_vec()
         }
         HashKey::Query(name) => {
-            let pairs = asked.uri().query()?.split('&');
-            let mut values = pairs.filter_map(|pair| pair.split_once('='));
-            let (_, value) = values.find(|(known, _)| known == name)?;
-            value.as_bytes().to_vec()
+            let pairs = asked.query()?.split(is(b'&'));
+            let mut values = pairs.filter_map(|pair| named(pair, name));
+            values.next()?.to_vec()
         }
-        HashKey::Path => asked.uri().path().as_bytes().to_vec(),
+        HashKey::Path => asked.path().to_vec(),
         HashKey::ClientAddress => client?.to_string().into_bytes(),
     };
     (!found.is_empty()).then_some(found)
+}
+
+fn is(wanted: u8) -> impl Fn(&u8) -> bool {
+    move |byte| *byte == wanted
+}
+
+/// The value of `name=value`.
+fn named<'a>(pair: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    pair.strip_prefix(name.as_bytes())?.strip_prefix(b"=")
 }
 
 #[cfg(test)]
@@ -51,7 +62,7 @@ mod tests {
             RequestHeader::build("GET", b"/room/7?a=1&user=ann&user=bob", None).unwrap();
         request.insert_header("Cookie", "x=1; sid=42; y=").unwrap();
         request.insert_header("X-User", "carol").unwrap();
-        let asked = Asked::of(&request);
+        let asked = Asked::of(&request).unwrap();
         let client = Some([10, 0, 0, 1].into());
         let name = |name: &str| name.to_owned();
         for (key, found) in [

@@ -14,7 +14,7 @@ use crate::deploy::{Control, Health, Turn};
 use crate::drain::{Cause, Selection, State};
 use crate::duration::Shown;
 use crate::frame::close;
-use crate::handshake;
+use crate::handshake::{self, Strictness};
 use crate::metrics::Metrics;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -277,9 +277,10 @@ fn check_switch(head: &RequestHeader, response: &ResponseHeader) -> Result<(), S
     if response.status != StatusCode::SWITCHING_PROTOCOLS {
         return Err(format!("status {}, not 101", response.status.as_u16()));
     }
-    let request = handshake::check_request(&head.method, head.version, &head.headers)
+    let strictness = Strictness::Enforce;
+    let request = handshake::check_request(&head.method, head.version, &head.headers, strictness)
         .map_err(|refusal| refusal.to_string())?;
-    handshake::check_switch(&request, &response.headers)
+    handshake::check_switch(&request, &response.headers, strictness)
         .map(drop)
         .map_err(|bad| bad.to_string())
 }

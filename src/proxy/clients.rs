@@ -27,7 +27,26 @@ struct Account {
     bucket: Option<Bucket>,
 }
 
-/// A connection counts against its address as long as this lives.
+/// Why a client address may not have one more connection or request now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Throttled {
+    /// `address_max_connections`.
+    TooMany,
+    /// `address_rate`; the next one may come after this time.
+    TooFast(Duration),
+}
+
+impl Throttled {
+    /// Its name in metrics.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Throttled::TooMany => "address_max_connections",
+            Throttled::TooFast(_) => "address_rate",
+        }
+    }
+}
+
+/// A connection, or a request under way, counts against its address as long as this lives.
 #[derive(Debug)]
 pub(super) struct Admitted {
     clients: Arc<Clients>,
@@ -43,34 +62,36 @@ impl Drop for Admitted {
     }
 }
 
+impl Admitted {
+    /// One more request of the same address.
+    ///
+    /// # Errors
+    /// Where they come too fast.
+    pub fn spend(&self, limits: &AddressLimits, now: Instant) -> Result<(), Throttled> {
+        self.clients.spend(self.address, limits, now)
+    }
+}
+
 impl Clients {
-    /// One more connection of an address; or how long it should wait before it asks again.
+    /// One more connection, or request under way, of an address.
+    ///
+    /// # Errors
+    /// Why it has to wait.
     pub fn admit(
         self: &Arc<Self>,
         address: IpAddr,
         limits: &AddressLimits,
         now: Instant,
-    ) -> Result<Admitted, Duration> {
+    ) -> Result<Admitted, Throttled> {
         let address = network_of(address, limits.ipv6_prefix);
         let rate = Rate::new(u64::from(limits.rate), Duration::from_secs(1));
         let mut known = self.lock();
         known.forget(rate, now);
-        let account = known.addresses.entry(address).or_insert(Account {
-            open: 0,
-            bucket: None,
-        });
+        let account = known.account(address);
         if limits.max_connections != 0 && account.open >= limits.max_connections {
-            return Err(Duration::from_secs(5));
+            return Err(Throttled::TooMany);
         }
-        if let Some(rate) = rate {
-            let bucket = account
-                .bucket
-                .get_or_insert_with(|| Bucket::full(rate, now));
-            if bucket.tokens(rate, now) < 1.0 {
-                return Err(bucket.wait_for(1.0, rate, now));
-            }
-            bucket.take(1);
-        }
+        account.spend(rate, now)?;
         account.open += 1;
         Ok(Admitted {
             clients: self.clone(),
@@ -78,12 +99,53 @@ impl Clients {
         })
     }
 
+    /// One more request of an address whose connection is counted already.
+    ///
+    /// # Errors
+    /// Where they come too fast.
+    pub fn spend(
+        &self,
+        address: IpAddr,
+        limits: &AddressLimits,
+        now: Instant,
+    ) -> Result<(), Throttled> {
+        let Some(rate) = Rate::new(u64::from(limits.rate), Duration::from_secs(1)) else {
+            return Ok(());
+        };
+        let address = network_of(address, limits.ipv6_prefix);
+        let mut known = self.lock();
+        known.forget(Some(rate), now);
+        known.account(address).spend(Some(rate), now)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+impl Account {
+    /// Takes a token, where the rate is limited.
+    fn spend(&mut self, rate: Option<Rate>, now: Instant) -> Result<(), Throttled> {
+        let Some(rate) = rate else {
+            return Ok(());
+        };
+        let bucket = self.bucket.get_or_insert_with(|| Bucket::full(rate, now));
+        if bucket.tokens(rate, now) < 1.0 {
+            return Err(Throttled::TooFast(bucket.wait_for(1.0, rate, now)));
+        }
+        bucket.take(1);
+        Ok(())
+    }
+}
+
 impl Known {
+    fn account(&mut self, address: IpAddr) -> &mut Account {
+        self.addresses.entry(address).or_insert(Account {
+            open: 0,
+            bucket: None,
+        })
+    }
+
     /// Who is not connected and has all of its tokens is as good as unknown. Looked for whenever the number has doubled,
     /// so that a connection costs the same however many there are.
     fn forget(&mut self, rate: Option<Rate>, now: Instant) {
@@ -155,9 +217,35 @@ mod tests {
                 .map(drop)
         };
         assert_eq!((0..20).filter(|_| admit(0).is_ok()).count(), 10);
-        assert_eq!(admit(50), Err(Duration::from_millis(50)));
+        assert_eq!(
+            admit(50),
+            Err(Throttled::TooFast(Duration::from_millis(50)))
+        );
         assert!(admit(100).is_ok());
         assert_eq!((0..20).filter(|_| admit(60_000).is_ok()).count(), 10);
+    }
+
+    #[test]
+    fn requests_and_connections_spend_the_same_tokens() {
+        let (clients, now) = (Arc::<Clients>::default(), Instant::now());
+        let limits = AddressLimits {
+            max_connections: 1,
+            rate: 3,
+            ..LIMITS
+        };
+        let client = [203, 0, 113, 7].into();
+        let admitted = clients.admit(client, &limits, now).unwrap();
+        assert_eq!(
+            clients.admit(client, &limits, now).err(),
+            Some(Throttled::TooMany)
+        );
+        assert_eq!(admitted.spend(&limits, now), Ok(()));
+        assert_eq!(clients.spend(client, &limits, now), Ok(()));
+        let full = admitted.spend(&limits, now);
+        assert!(matches!(full, Err(Throttled::TooFast(_))), "{full:?}");
+        // Without a limit nothing is remembered of it.
+        assert_eq!(clients.spend([203, 0, 113, 8].into(), &LIMITS, now), Ok(()));
+        assert_eq!(clients.lock().addresses.len(), 1);
     }
 
     #[test]

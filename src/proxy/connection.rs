@@ -1,10 +1,11 @@
 //! A proxied connection after its 101: what is done about its end, in the drains, the metrics and the log.
 
-use super::clients::{Admitted, network_of};
+use super::clients::network_of;
 use super::identity::ClientAddress;
+use super::permit::TunnelPermit;
 use super::restart;
 use super::socket::Socket;
-use super::table::{RouteState, Ticket};
+use super::table::RouteState;
 use super::upstream::{ClientNetwork, Occupied, Server, SessionEnd};
 use crate::deploy::Enrolled;
 use crate::drain::{self, Place};
@@ -51,8 +52,7 @@ fn session_end(outcome: &Outcome, age: Duration) -> SessionEnd {
 
 /// What has to be known of a connection until its end, for the log and the metrics.
 pub(super) struct Connection {
-    pub ticket: Ticket,
-    pub _admitted: Option<Box<Admitted>>,
+    pub permit: TunnelPermit,
     /// The client's address, where it is not that of the peer.
     pub client: Option<ClientAddress>,
     pub server: Occupied,
@@ -79,7 +79,7 @@ impl Connection {
     }
 
     fn handle_end(&self, outcome: &Outcome, mut enrolled: Enrolled, peer: Option<&SocketAddr>) {
-        let route = &self.ticket.route;
+        let route = self.permit.route();
         self.tell_server(outcome, peer);
         match outcome.cause {
             Cause::Drained { source } => route.terms.metrics.drained(source),
@@ -113,7 +113,7 @@ impl Connection {
 
     /// What the end says of the server.
     fn tell_server(&self, outcome: &Outcome, peer: Option<&SocketAddr>) {
-        let route = &self.ticket.route;
+        let route = self.permit.route();
         let peer = peer.and_then(SocketAddr::as_inet);
         let client = match self.client {
             None => peer.map(|peer| peer.ip()),
@@ -142,8 +142,8 @@ impl Connection {
             _ => (None, None),
         };
         tracing::info!(
-            route = self.ticket.route.name(),
-            upstream = self.ticket.route.pool.name,
+            route = self.permit.route().name(),
+            upstream = self.permit.route().pool.name,
             server = %self.server.address,
             peer = peer.map_or_else(|| "unix".to_owned(), ToString::to_string),
             client = self.client.map(tracing::field::display),

@@ -9,7 +9,8 @@ use super::headers::{Changes, Vouched};
 use super::identity::{Identity, forwarded, set_host};
 use super::settings::Route;
 use super::socket::Socket;
-use crate::handshake::{self, Agreed, BadSwitch, Fields, Request};
+use crate::handshake::{self, Agreed, BadSwitch, Fields, Request, Strictness};
+use crate::inspect::Mode;
 use bytes::{BufMut, BytesMut};
 use http::StatusCode;
 use http::header::HeaderName;
@@ -61,21 +62,18 @@ pub(super) fn request(
     }
     changes.add("Connection", &b"Upgrade"[..]);
     changes.add("Upgrade", &b"websocket"[..]);
-    forwarded(&mut changes, came, identity, came.host(), caller)?;
-    set_host(&mut changes, came, came.host());
+    // Routing has looked at it.
+    let host = came.host().unwrap_or_default();
+    forwarded(&mut changes, came, identity, host, caller)?;
+    set_host(&mut changes, came, host);
     changes.vouch(route.access.auth.as_ref(), vouched);
     changes.obey(&route.headers[0]);
 
-    let target = came.target();
-    if target.iter().any(|byte| matches!(byte, 0..=b' ')) {
-        let sentence = "a request target with a space or a control character";
-        return Err(Error::explain(ErrorType::InvalidHTTPHeader, sentence));
-    }
     // Nearly all need no second allocation.
     let mut written = BytesMut::with_capacity(1024);
     written.put_slice(came.line().method.as_str().as_bytes());
     written.put_u8(b' ');
-    written.put_slice(target);
+    written.put_slice(came.target());
     written.put_slice(b" HTTP/1.1\r\n");
     changes.write(came.fields(), &mut written);
     Ok(written)
@@ -153,6 +151,14 @@ enum Read {
     Otherwise,
 }
 
+/// What a route does about handshakes that break a rule and can be passed on.
+pub(super) fn strictness(route: &Route) -> Strictness {
+    match route.rules.mode {
+        Mode::Enforce => Strictness::Enforce,
+        Mode::Observe => Strictness::Observe,
+    }
+}
+
 fn read(came: &[u8], asked: &Request, route: &Route) -> Read {
     let mut headers = [const { MaybeUninit::uninit() }; MAX_HEADERS];
     let mut answer = Response::new(&mut []);
@@ -163,7 +169,7 @@ fn read(came: &[u8], asked: &Request, route: &Route) -> Read {
     match (parsed, answer.code) {
         (Ok(Status::Complete(len)), Some(101)) => {
             let headers = Lines(answer.headers);
-            match handshake::check_switch(asked, &headers) {
+            match handshake::check_switch(asked, &headers, strictness(route)) {
                 Ok(agreed) => {
                     let head = switch(&headers, asked, &agreed, route);
                     Read::Switch(Box::new((agreed, head, len)))

@@ -3,11 +3,14 @@
 //! Pingora's own limits are 1 MiB and 60 seconds *per read*: a client that drips a byte a second would keep its
 //! connection for weeks. What is read here is given to Pingora's session as the beginning of its stream.
 
+use super::answer::Answer;
+use super::farewell;
+use super::opening::{Foreign, RequestLine};
 use super::settings::Client;
+use crate::edge::HeadError;
 use bytes::BytesMut;
 use http::StatusCode;
 use pingora::protocols::Stream;
-use std::io;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout_at};
@@ -23,6 +26,8 @@ pub(crate) enum NoHead {
     TimedOut,
     /// The head is too large: 431.
     TooLarge,
+    /// What comes is no request of HTTP/1: 400.
+    Foreign(Foreign),
 }
 
 /// A complete head of a request, and what came behind it.
@@ -33,25 +38,41 @@ pub(crate) struct Head {
     pub len: usize,
 }
 
-/// Reads until the end of a head is there, and whatever came with it.
+impl Head {
+    /// Takes away what came behind the head.
+    pub fn split_behind(&mut self) -> BytesMut {
+        match self.len {
+            // As nearly always. Splitting off nothing would have both share the memory.
+            len if len == self.bytes.len() => BytesMut::new(),
+            len => self.bytes.split_off(len),
+        }
+    }
+}
+
+/// Reads until the end of a head is there, and whatever came with it. `begun` is what came already.
 ///
 /// The first byte may take `idle`; from then on the head has to be complete within the client's header time-out.
 pub(crate) async fn read(
     stream: &mut Stream,
+    begun: BytesMut,
     client: &Client,
     idle: Duration,
 ) -> Result<Head, NoHead> {
-    // Most heads of browsers need no second allocation.
-    let mut head = BytesMut::with_capacity(2048);
+    let mut head = begun;
+    let mut had = 0;
+    let mut line = RequestLine::default();
     let mut deadline = Instant::now() + idle;
     loop {
-        let had = head.len();
-        match timeout_at(deadline, stream.read_buf(&mut head)).await {
-            Ok(Ok(n)) if n > 0 => {}
-            Ok(_) if had == 0 => return Err(NoHead::Idle),
-            Ok(_) => return Err(NoHead::Broken),
-            Err(_) if had == 0 => return Err(NoHead::Idle),
-            Err(_) => return Err(NoHead::TimedOut),
+        if head.len() == had {
+            // Most heads of browsers need no second allocation.
+            head.reserve(if had == 0 { 2048 } else { 1 });
+            match timeout_at(deadline, stream.read_buf(&mut head)).await {
+                Ok(Ok(n)) if n > 0 => {}
+                Ok(_) if had == 0 => return Err(NoHead::Idle),
+                Ok(_) => return Err(NoHead::Broken),
+                Err(_) if had == 0 => return Err(NoHead::Idle),
+                Err(_) => return Err(NoHead::TimedOut),
+            }
         }
         if had == 0 {
             // RFC 9112 §2.2: "a server [...] SHOULD ignore at least one empty line (CRLF) received prior to the
@@ -66,6 +87,7 @@ pub(crate) async fn read(
             }
             deadline = Instant::now() + client.header_timeout;
         }
+        line.check(&head).map_err(NoHead::Foreign)?;
         // The end may lie across the border to what was there before.
         let from = had.saturating_sub(3).min(head.len());
         match end(&head[from..]).map(|len| from + len) {
@@ -73,6 +95,7 @@ pub(crate) async fn read(
             None if head.len() <= client.max_header_size => {}
             Some(_) | None => return Err(NoHead::TooLarge),
         }
+        had = head.len();
     }
 }
 
@@ -105,62 +128,60 @@ pub(super) fn may_upgrade(head: &[u8]) -> bool {
     })
 }
 
-/// Tells the client why its request was not read, where anybody may still be listening.
-pub(crate) async fn refuse(stream: Stream, why: &NoHead, client: &Client) {
-    let (status, sentence) = match why {
-        NoHead::Idle | NoHead::Broken => return,
-        NoHead::TimedOut => {
-            let seconds = client.header_timeout.as_secs_f32();
-            (
-                StatusCode::REQUEST_TIMEOUT,
-                format!("the head of the request was not complete after {seconds} s"),
-            )
-        }
-        NoHead::TooLarge => {
-            let limit = client.max_header_size;
-            let sentence = format!("the head of the request is larger than {limit} bytes");
-            (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, sentence)
-        }
+impl NoHead {
+    /// What the client is told, where anybody may still be listening.
+    pub(super) fn answer(&self, client: &Client) -> Option<Answer> {
+        Some(match self {
+            NoHead::Idle | NoHead::Broken => return None,
+            NoHead::TimedOut => {
+                let seconds = client.header_timeout.as_secs_f32();
+                let sentence =
+                    format!("the head of the request was not complete after {seconds} s");
+                Answer::new(StatusCode::REQUEST_TIMEOUT, sentence)
+            }
+            NoHead::TooLarge => {
+                let limit = client.max_header_size;
+                let sentence = format!("the head of the request is larger than {limit} bytes");
+                Answer::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, sentence)
+            }
+            NoHead::Foreign(foreign) => Answer::new(StatusCode::BAD_REQUEST, foreign.to_string()),
+        })
+    }
+}
+
+/// What a client is told whose head cannot be read.
+pub(super) fn malformed(error: &HeadError) -> Answer {
+    let status = match error {
+        HeadError::TooManyFields => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        _ => StatusCode::BAD_REQUEST,
     };
-    part(stream, &plain_text(status, &sentence)).await;
+    Answer::new(status, error.to_string())
+}
+
+/// Tells the client why its request was not read, and ends the connection so that the client can read it.
+pub(crate) async fn refuse(stream: Stream, why: &NoHead, client: &Client) {
+    if let Some(answer) = why.answer(client) {
+        part(stream, &answer.bytes(false)).await;
+    }
 }
 
 /// An answer of ours in plain text, after which the connection ends.
-pub(crate) fn plain_text(status: StatusCode, sentence: &str) -> Vec<u8> {
-    let body = format!("{sentence}\n");
-    let response = format!(
-        "HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
-        body.len(),
-    );
-    response.into_bytes()
+pub(crate) fn plain_text(status: StatusCode, sentence: &'static str) -> Vec<u8> {
+    Answer::new(status, sentence).bytes(false)
 }
 
-/// Writes the last answer of a connection, and ends it so that the client can read the answer.
+/// Writes the last bytes of a connection, and ends it so that the client can read them.
 pub(crate) async fn part(mut stream: Stream, response: &[u8]) {
-    let farewell = async {
+    let sending = async {
         stream.write_all(response).await?;
         stream.flush().await?;
-        AsyncWriteExt::shutdown(&mut stream).await?;
-        // Closing a socket with unread bytes resets it, and the reset would overtake the answer.
-        let mut rest = [0; 4096];
-        let mut unread = MAX_UNREAD;
-        while unread > 0 {
-            match stream.read(&mut rest).await? {
-                0 => break,
-                n => unread = unread.saturating_sub(n),
-            }
-        }
-        io::Result::Ok(())
+        AsyncWriteExt::shutdown(&mut stream).await
     };
-    // The client is at fault and may be gone: whether it heard us changes nothing.
-    let _ = timeout_at(Instant::now() + FAREWELL, farewell).await;
+    // The client may be gone: whether it heard us changes nothing.
+    if let Ok(Ok(())) = timeout_at(Instant::now() + farewell::FAREWELL, sending).await {
+        farewell::read_out(&mut stream).await;
+    }
 }
-
-/// How long a client that is refused may take to read why.
-const FAREWELL: Duration = Duration::from_secs(2);
-
-/// How many bytes it may still send meanwhile.
-const MAX_UNREAD: usize = 4 << 20;
 
 #[cfg(test)]
 mod tests {
@@ -176,7 +197,13 @@ mod tests {
         for piece in pieces {
             far.write_all(piece).await.unwrap();
         }
-        let head = read(&mut stream, client, Duration::from_secs(60)).await;
+        let head = read(
+            &mut stream,
+            BytesMut::new(),
+            client,
+            Duration::from_secs(60),
+        )
+        .await;
         (head, far)
     }
 
@@ -191,11 +218,18 @@ mod tests {
                 let mut stream: Stream = Box::new(near);
                 far.write_all(&request[..cut]).await.unwrap();
                 let client = Client::default();
-                let (head, ()) =
-                    tokio::join!(read(&mut stream, &client, Duration::from_secs(60)), async {
+                let (head, ()) = tokio::join!(
+                    read(
+                        &mut stream,
+                        BytesMut::new(),
+                        &client,
+                        Duration::from_secs(60)
+                    ),
+                    async {
                         tokio::task::yield_now().await;
                         far.write_all(&request[cut..]).await.unwrap();
-                    });
+                    }
+                );
                 let head = head.unwrap();
                 assert_eq!((head.len, &head.bytes[..]), (request.len(), request));
             }
@@ -265,7 +299,7 @@ mod tests {
             }
         };
         tokio::select! {
-            head = read(&mut stream, &client, Duration::from_secs(60)) => head,
+            head = read(&mut stream, BytesMut::new(), &client, Duration::from_secs(60)) => head,
             () = drip => panic!("dripping was not interrupted"),
         }
     }
@@ -287,7 +321,13 @@ mod tests {
     async fn a_silent_client_is_idle() {
         let (_far, near) = duplex(64);
         let mut stream: Stream = Box::new(near);
-        let head = read(&mut stream, &Client::default(), Duration::from_secs(10)).await;
+        let head = read(
+            &mut stream,
+            BytesMut::new(),
+            &Client::default(),
+            Duration::from_secs(10),
+        )
+        .await;
         assert!(matches!(head, Err(NoHead::Idle)), "{head:?}");
     }
 }

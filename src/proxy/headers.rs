@@ -3,7 +3,7 @@
 use super::settings::{Auth, HeaderRules};
 use crate::handshake;
 use bytes::{BufMut, BytesMut};
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use pingora::Result;
 use pingora::http::{RequestHeader, ResponseHeader};
 use std::borrow::Cow;
@@ -229,6 +229,36 @@ pub(super) fn obey(head: &mut ResponseHeader, rules: &HeaderRules) -> Result<()>
     changes.apply(head)
 }
 
+/// RFC 9113 §8.2.3: the cookies of HTTP/2 may come in several fields, and "MUST be concatenated into a single octet string
+/// using the two-octet delimiter of 0x3b, 0x20 [...] before being passed into a non-HTTP/2 context".
+///
+/// # Errors
+/// None: the values have been headers.
+pub(super) fn join_cookies(head: &mut RequestHeader) -> Result<()> {
+    let mut crumbs = head.headers.get_all(header::COOKIE).iter();
+    if crumbs.by_ref().nth(1).is_none() {
+        return Ok(());
+    }
+    let crumbs = head.headers.get_all(header::COOKIE).iter();
+    let crumbs: Vec<_> = crumbs.map(HeaderValue::as_bytes).collect();
+    let joined = crumbs.join(&b"; "[..]);
+    head.insert_header(header::COOKIE, joined)
+}
+
+/// How many bytes the body of a response to this request has, where its head says so.
+pub(super) fn body_length(request: &RequestHeader, response: &ResponseHeader) -> Option<usize> {
+    let status = response.status;
+    let never = status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED;
+    if never || request.method == Method::HEAD {
+        return Some(0);
+    }
+    if response.headers.contains_key(header::TRANSFER_ENCODING) {
+        return None;
+    }
+    let length = response.headers.get(header::CONTENT_LENGTH)?;
+    length.to_str().ok()?.parse().ok()
+}
+
 /// Both kinds of heads that Pingora has, which have the same methods and no trait for them.
 pub(super) trait Head {
     fn names(&self) -> impl Iterator<Item = &HeaderName>;
@@ -331,5 +361,50 @@ mod tests {
         assert_eq!(left(&request, &came), came);
         request.drop_claims();
         assert_eq!(left(&request, &came), &came[7..]);
+    }
+
+    #[test]
+    fn cookies_are_one_field() {
+        for (crumbs, joined) in [
+            (&[][..], &[][..]),
+            (&["a=1"], &["a=1"]),
+            (&["a=1; b=2"], &["a=1; b=2"]),
+            (&["a=1", "b=2; c=3", "d=4"], &["a=1; b=2; c=3; d=4"]),
+        ] {
+            let mut head = RequestHeader::build("GET", b"/", None).unwrap();
+            for crumb in crumbs {
+                head.append_header("cookie", *crumb).unwrap();
+            }
+            join_cookies(&mut head).unwrap();
+            let lines = head.headers.get_all(header::COOKIE).iter();
+            let lines: Vec<_> = lines.map(|line| line.to_str().unwrap()).collect();
+            assert_eq!(lines, joined, "{crumbs:?}");
+        }
+    }
+
+    #[test]
+    fn lengths_of_responses() {
+        for (method, status, headers, length) in [
+            ("GET", 200, &[("content-length", "7")][..], Some(7)),
+            ("HEAD", 200, &[("content-length", "7")], Some(0)),
+            ("GET", 204, &[], Some(0)),
+            ("GET", 304, &[("content-length", "7")], Some(0)),
+            ("GET", 200, &[], None),
+            ("GET", 200, &[("content-length", "seven")], None),
+            (
+                "GET",
+                200,
+                &[("content-length", "7"), ("transfer-encoding", "chunked")],
+                None,
+            ),
+        ] {
+            let request = RequestHeader::build(method, b"/", None).unwrap();
+            let mut response = ResponseHeader::build(status, None).unwrap();
+            for (name, value) in headers {
+                response.append_header(*name, *value).unwrap();
+            }
+            let found = body_length(&request, &response);
+            assert_eq!(found, length, "{method} {status} {headers:?}");
+        }
     }
 }

@@ -61,7 +61,7 @@ impl fmt::Display for ClientAddress {
 pub(super) struct Identity {
     pub client: ClientAddress,
     /// The peer of the connection, `None` on a Unix socket.
-    peer: Option<IpAddr>,
+    pub peer: Option<IpAddr>,
     /// The peer is a trusted proxy, and these headers of the request are its word.
     believed: Option<ForwardedHeader>,
     /// The place of the element that names the client, from the right.
@@ -91,13 +91,18 @@ pub(super) fn is_in(networks: &[IpNet], address: IpAddr) -> bool {
     networks.iter().any(|network| network.contains(&address))
 }
 
+/// Whether a peer is one of those whose word on the client is taken; `None` is one on a Unix socket.
+pub(super) fn is_trusted(peer: Option<IpAddr>, settings: &Client) -> bool {
+    match peer {
+        Some(peer) => is_in(&settings.trusted_proxies, peer),
+        None => settings.trust_unix,
+    }
+}
+
 /// Who a request comes from.
 pub(super) fn identify(caller: &Caller, headers: &impl Fields, settings: &Client) -> Identity {
     let peer = caller.peer;
-    let is_trusted = match peer {
-        Some(peer) => is_in(&settings.trusted_proxies, peer),
-        None => settings.trust_unix,
-    };
+    let is_trusted = is_trusted(peer, settings);
     let (client, believed) = match caller.unnamed {
         Some(Unnamed::Unknown) => (ClientAddress::Unknown, None),
         Some(Unnamed::Proxy) => (ClientAddress::of_peer(peer), None),

@@ -23,9 +23,10 @@ pub(super) struct About<'a> {
     pub route: Option<&'a str>,
     /// The one that a trusted proxy names, or who is connected.
     pub client: ClientAddress,
-    pub host: &'a str,
-    /// Without the query, which may hold secrets.
-    pub path: &'a str,
+    /// As it came.
+    pub host: &'a [u8],
+    /// As it came, without the query, which may hold secrets.
+    pub path: &'a [u8],
 }
 
 impl<'a> About<'a> {
@@ -33,8 +34,8 @@ impl<'a> About<'a> {
         About {
             route,
             client,
-            host: asked.host(),
-            path: asked.uri().path(),
+            host: asked.host_as_it_came(),
+            path: asked.path(),
         }
     }
 
@@ -43,8 +44,8 @@ impl<'a> About<'a> {
         About {
             route: None,
             client: ClientAddress::of_peer(peer),
-            host: "",
-            path: "",
+            host: b"",
+            path: b"",
         }
     }
 }
@@ -58,7 +59,7 @@ pub(super) fn report(metrics: &Metrics, refused: &Refused, about: &About<'_>) {
 /// The same for a request whose head was not read: whether it would have been for a WebSocket nobody knows.
 pub(super) fn report_unread(metrics: &Metrics, why: &NoHead, stream: &Stream) {
     let (reason, status, sentence) = match why {
-        NoHead::Idle | NoHead::Broken => return,
+        NoHead::Idle | NoHead::Broken | NoHead::Foreign(_) => return,
         NoHead::TimedOut => (
             Reason::HeadTimedOut,
             408,
@@ -84,7 +85,7 @@ fn report_as(metrics: &Metrics, reason: Reason, status: u16, why: &str, about: &
     let route = about.route.unwrap_or_default();
     metrics.refused(route, reason);
     let label = reason.label();
-    let shown = |text: &str| (!text.is_empty()).then(|| Excerpt(text.as_bytes(), MOST).to_string());
+    let shown = |text: &[u8]| (!text.is_empty()).then(|| Excerpt(text, MOST).to_string());
     // The level of a line is a constant; its values are made only where it is written.
     macro_rules! write {
         ($level:ident, $more:expr) => {
@@ -125,5 +126,10 @@ pub(super) const fn reason(refusal: &Refusal) -> Reason {
         Refusal::Protocols => Reason::Subprotocols,
         Refusal::Extensions => Reason::Extensions,
         Refusal::Body => Reason::Body,
+        Refusal::TooManyProtocols
+        | Refusal::TooManyExtensions
+        | Refusal::TooManyParameters
+        | Refusal::TooManyConnectionNames
+        | Refusal::LongConnectionName => Reason::Tokens,
     }
 }

@@ -1,18 +1,30 @@
 //! Which route a request takes. Pure.
 
 use super::settings::Route;
+use crate::edge::{authority, path};
+use std::borrow::Cow;
+use std::fmt;
 
 /// The routes of a configuration in the order in which they are tried: exact hosts, wildcards from the longest on, any
 /// host; and within each the longest path first.
+///
+/// A path is compared twice: as it is written, and in its [normal form](path::normalize), with the paths of the
+/// configuration likewise. Servers read paths in either way, and [doubtful](path::Doubtful) ones in ways between the two; a
+/// request passes only where all lead to the same route.
 #[derive(Debug)]
 pub struct Router {
     entries: Vec<Entry>,
+    /// Every path of the configuration is its own normal form.
+    is_plain: bool,
 }
 
 #[derive(Debug)]
 struct Entry {
     host: Host,
+    /// As the configuration has it.
     path: String,
+    /// Its normal form.
+    normal_path: Vec<u8>,
     /// Index into the routes that the router was made of.
     route: usize,
 }
@@ -25,6 +37,28 @@ enum Host {
     Any,
 }
 
+/// Why no route is chosen for a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PathError {
+    /// The path as it is written and its normal form lead to different routes, or one of them to none.
+    Ambiguous,
+    /// It holds an encoded NUL, at which some servers end it.
+    Nul,
+}
+
+impl fmt::Display for PathError {
+    /// The sentence in the body of the answer.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            PathError::Ambiguous => {
+                "the path of the request can be read in two ways that lead to different routes; write it without `//`, `/./`, \
+                 `/../`, `\\`, `;`, and without percent-encoding of letters, digits and slashes"
+            }
+            PathError::Nul => "the path of the request holds an encoded NUL (%00)",
+        })
+    }
+}
+
 impl Router {
     /// A router over these routes, which it names by index.
     pub fn new(routes: &[Route]) -> Self {
@@ -34,6 +68,7 @@ impl Router {
                 entries.push(Entry {
                     host,
                     path: settings.path.clone(),
+                    normal_path: path::normalize(settings.path.as_bytes()).into_owned(),
                     route,
                 })
             };
@@ -53,40 +88,83 @@ impl Router {
                 Host::Below(suffix) => suffix.len(),
                 Host::Any => 0,
             };
-            std::cmp::Reverse((host, entry.path.len()))
+            // Of the paths that a path begins with, the one with the longer normal form is also written longer.
+            std::cmp::Reverse((host, entry.normal_path.len()))
         });
-        Router { entries }
+        let is_plain = |entry: &Entry| entry.path.as_bytes() == entry.normal_path;
+        Router {
+            is_plain: entries.iter().all(is_plain),
+            entries,
+        }
     }
 
     /// The route of a request: `host` as it stands in the request, port included, and the path without its query.
-    pub fn find(&self, host: &str, path: &str) -> Option<usize> {
-        let host = name_of(host).to_ascii_lowercase();
-        let entry = self.entries.iter().find(|entry| {
-            let host_matches = match &entry.host {
-                Host::Exact(name) => *name == host,
-                Host::Below(suffix) => host.len() > suffix.len() && host.ends_with(suffix.as_str()),
-                Host::Any => true,
-            };
-            host_matches && is_below(path, &entry.path)
-        });
-        entry.map(|entry| entry.route)
+    ///
+    /// # Errors
+    /// A server could read the path as one of another route.
+    pub fn find(&self, host: &str, path: &[u8]) -> Result<Option<usize>, PathError> {
+        // RFC 9112 §3.2.4: `*` is no path.
+        if path.first() != Some(&b'/') {
+            return Ok(None);
+        }
+        let host = authority::normalize(host);
+        let normal = path::normalize(path);
+        if normal.contains(&0) {
+            return Err(PathError::Nul);
+        }
+        let written = self.first(&host, |entry| is_below(path, entry.path.as_bytes()));
+        let route = written.map(|at| self.entries[at].route);
+        if matches!(normal, Cow::Borrowed(_)) && self.is_plain {
+            return Ok(route);
+        }
+        let resolved = self.first(&host, |entry| is_below(&normal, &entry.normal_path));
+        if resolved.map(|at| self.entries[at].route) != route {
+            return Err(PathError::Ambiguous);
+        }
+        match resolved {
+            Some(at) if self.is_ambiguous(&host, path, at) => Err(PathError::Ambiguous),
+            _ => Ok(route),
+        }
+    }
+
+    /// Whether some server could take a path for one of another route than that of the entry `at`, which is chosen for it as
+    /// it is written and for its normal form.
+    fn is_ambiguous(&self, host: &str, path: &[u8], at: usize) -> bool {
+        let Some(doubtful) = path::Doubtful::of(path) else {
+            return false;
+        };
+        let (before, chosen) = (&self.entries[..at], &self.entries[at]);
+        // The entries before this one are those that would be preferred.
+        let could_be = |entry: &Entry| {
+            entry.route != chosen.route
+                && entry.host.has(host)
+                && doubtful.may_be_below(&entry.normal_path)
+        };
+        !doubtful.stays_below(&chosen.normal_path) || before.iter().any(could_be)
+    }
+
+    /// The first entry for this host that has the path.
+    fn first(&self, host: &str, has_path: impl Fn(&Entry) -> bool) -> Option<usize> {
+        let mut entries = self.entries.iter();
+        entries.position(|entry| entry.host.has(host) && has_path(entry))
     }
 }
 
-/// A host without its port, and without the dot of a fully qualified name.
-fn name_of(host: &str) -> &str {
-    let name = match host.rsplit_once(':') {
-        // The colons inside the brackets of an IPv6 address are not a port's.
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
-        _ => host,
-    };
-    name.strip_suffix('.').unwrap_or(name)
+impl Host {
+    /// Whether a request for this host is meant, which is in its normal form.
+    fn has(&self, host: &str) -> bool {
+        match self {
+            Host::Exact(name) => name == host,
+            Host::Below(suffix) => host.len() > suffix.len() && host.ends_with(suffix.as_str()),
+            Host::Any => true,
+        }
+    }
 }
 
 /// Whether a path is this prefix or below it: `/ws` has `/ws` and `/ws/a`, not `/wsa`.
-fn is_below(path: &str, prefix: &str) -> bool {
+fn is_below(path: &[u8], prefix: &[u8]) -> bool {
     path.strip_prefix(prefix)
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || prefix.ends_with('/'))
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/") || prefix.ends_with(b"/"))
 }
 
 #[cfg(test)]
@@ -141,21 +219,109 @@ mod tests {
             ("[::1]", "/", 5),
             ("", "/", 0),
         ] {
-            assert_eq!(router.find(host, path), Some(route), "{host}{path}");
+            let found = router.find(host, path.as_bytes());
+            assert_eq!(found, Ok(Some(route)), "{host}{path}");
         }
     }
 
     #[test]
     fn without_a_route_there_is_none() {
         let router = router(&[(&["a.example"], "/ws/")]);
-        assert_eq!(router.find("a.example", "/ws/room"), Some(0));
+        assert_eq!(router.find("a.example", b"/ws/room"), Ok(Some(0)));
         for (host, path) in [
             ("a.example", "/ws"),
             ("a.example", "/"),
             ("b.example", "/ws/"),
             ("a.example", "*"),
         ] {
-            assert_eq!(router.find(host, path), None, "{host}{path}");
+            assert_eq!(router.find(host, path.as_bytes()), Ok(None), "{host}{path}");
+        }
+    }
+
+    #[test]
+    fn no_spelling_leads_to_another_route() {
+        let router = router(&[
+            (&[], "/"),
+            (&[], "/admin"),
+            (&[], "/admin/open"),
+            (&[], "/caf%C3%A9"),
+            (&[], "/api/keys"),
+        ]);
+        let any = "a.example";
+        for path in [
+            "//admin",
+            "/%61dmin",
+            "/%2561dmin",
+            "/x/../admin",
+            "/x/..%2fadmin",
+            "/admin;a=b",
+            "/x/..;/admin",
+            "/\\admin",
+            "/./admin/x",
+            "/admin/open/../x",
+            // For servers that resolve some `..` and not others.
+            "/%61dmin/../x",
+            "/admin%2f..%2fx",
+            "//admin/../x",
+            "/q/../%61dmin/..;/x",
+            "/api//../keys",
+            "/admin/../x//../admin",
+            // For servers that take no `\\`, or no encoded slash, for one.
+            "/admin/;\\n//../x",
+            "/admin/;%2fn//../x",
+            "/admin/a\\b/../../x",
+            "/admin/a%2fb/../../x",
+            "/admin/;\\x/open",
+            "/admin/%3fa%2fx/open",
+            "/%c0%afadmin",
+            "/admin/../x",
+            "/caf\u{e9}",
+            "/caf%c3%a9",
+        ] {
+            let found = router.find(any, path.as_bytes());
+            assert_eq!(found, Err(PathError::Ambiguous), "{path}");
+        }
+        for (path, route) in [
+            ("/x//y/../z", 0),
+            ("/x?", 0),
+            ("/Admin", 0),
+            ("/administrator", 0),
+            ("/admin//x", 1),
+            ("/admin/%61", 1),
+            ("/admin/x/../y", 1),
+            ("/admin/x/y/../..//z", 1),
+            ("/keys/../api", 0),
+            ("/fetch/http%3a%2f%2fa.example%2f%3fb=c%2fd", 0),
+            ("/admin/open/./x;a=b", 2),
+            ("/caf%C3%A9/%41", 3),
+        ] {
+            let found = router.find(any, path.as_bytes());
+            assert_eq!(found, Ok(Some(route)), "{path}");
+        }
+        assert_eq!(router.find(any, b"/a%00b"), Err(PathError::Nul));
+        // Not all of its segments are looked at.
+        let long = format!("{}/..", "/a".repeat(300));
+        let found = router.find(any, long.as_bytes());
+        assert_eq!(found, Err(PathError::Ambiguous));
+    }
+
+    /// What is read as below a route with this path alone has to be written so.
+    #[test]
+    fn no_spelling_leads_out_of_the_only_route() {
+        let router = router(&[(&[], "/ws")]);
+        for path in ["/ws/../x", "/ws/..%2fx", "//ws", "/%77s", "/ws/../ws"] {
+            let found = router.find("", path.as_bytes());
+            assert_eq!(found, Err(PathError::Ambiguous), "{path}");
+        }
+        assert_eq!(router.find("", b"/ws/./x"), Ok(Some(0)));
+        assert_eq!(router.find("", b"/x/..//y"), Ok(None));
+    }
+
+    #[test]
+    fn every_spelling_of_an_address_is_one_host() {
+        let router = router(&[(&[], "/"), (&["[::1]"], "/")]);
+        for host in ["[::1]", "[0:0:0:0:0:0:0:1]:80", "[::0:1]"] {
+            assert_eq!(router.find(host, b"/"), Ok(Some(1)), "{host}");
         }
     }
 }

@@ -53,6 +53,12 @@ pub struct Client {
     pub header_timeout: Duration,
     /// How long a connection may wait for its next plain HTTP request.
     pub keepalive_timeout: Duration,
+    /// How long the body of a plain request may pause, zero for ever; 408 beyond it.
+    pub body_timeout: Duration,
+    /// Bytes per second that a client has to send of a body, or take of a response, while it is waited for; 0 for none.
+    pub min_rate: u64,
+    /// Most streams of HTTP/2 at a time on one connection.
+    pub http2_max_streams: u32,
     /// Largest head of a request, in bytes; 431 beyond it.
     pub max_header_size: usize,
     /// Peers whose word on where a request comes from is taken.
@@ -61,7 +67,7 @@ pub struct Client {
     pub trust_unix: bool,
     /// Where they say it.
     pub forwarded_header: ForwardedHeader,
-    /// Most WebSocket connections in all, 0 for no limit; 503 with Retry-After beyond it.
+    /// Most accepted connections in all, 0 for no limit; 503 with Retry-After beyond it.
     pub max_connections: usize,
     /// Most memory that all connections together own beyond what idle ones need, in bytes, 0 for no limit. Beyond it
     /// new ones get 503 with Retry-After, and those with the slowest readers are closed with 1013.
@@ -123,19 +129,29 @@ pub enum ForwardedHeader {
 /// What one client address may have; 429 with Retry-After beyond it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AddressLimits {
-    /// WebSocket connections at a time; 0 for no limit.
+    /// Connections at a time; of clients behind trusted proxies, WebSockets and requests under way. 0 for no limit.
     pub max_connections: usize,
-    /// New ones per second; 0 for no limit.
+    /// New connections, and further requests on them, per second; 0 for no limit.
     pub rate: u32,
     /// IPv6 addresses that have so many bits in common are one.
     pub ipv6_prefix: u8,
+}
+
+impl AddressLimits {
+    /// Whether there are any.
+    pub fn is_some(&self) -> bool {
+        self.max_connections != 0 || self.rate != 0
+    }
 }
 
 impl Default for Client {
     fn default() -> Self {
         Client {
             header_timeout: Duration::from_secs(10),
-            keepalive_timeout: Duration::from_secs(60),
+            keepalive_timeout: Duration::from_secs(75),
+            body_timeout: Duration::from_secs(60),
+            min_rate: 256,
+            http2_max_streams: 32,
             max_header_size: 32 << 10,
             trusted_proxies: Vec::new(),
             trust_unix: false,
@@ -171,6 +187,8 @@ pub struct Upstream {
     pub hold: Duration,
     /// How long a server may stay silent in answering a plain HTTP request; 504 beyond it.
     pub read_timeout: Duration,
+    /// How long a connection to a server is kept for the next plain HTTP request.
+    pub keepalive_timeout: Duration,
     /// What stands behind the servers, in any words: where it changes, connections made before are drained.
     pub generation: Option<String>,
     /// How often names of servers are resolved.
@@ -329,7 +347,8 @@ impl Upstream {
             connect_timeout: Duration::from_secs(5),
             handshake_timeout: Duration::from_secs(10),
             hold: Duration::from_secs(5),
-            read_timeout: Duration::from_secs(60),
+            read_timeout: Duration::from_secs(120),
+            keepalive_timeout: Duration::from_secs(4),
             generation: None,
             resolve_interval: Duration::from_secs(10),
             health: None,
@@ -355,7 +374,7 @@ pub struct Route {
     pub allowed_origins: Vec<String>,
     /// How old a WebSocket connection may become before its client is told to reconnect; zero for any age.
     pub max_age: Duration,
-    /// Most WebSocket connections at a time, 0 for no limit; 503 with Retry-After beyond it.
+    /// Most WebSocket connections and plain requests under way, 0 for no limit; 503 with Retry-After beyond it.
     pub max_connections: usize,
     /// Whom it serves.
     pub access: Access,

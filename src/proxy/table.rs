@@ -3,17 +3,19 @@
 use super::Router;
 use super::answer::{Answer, Refused};
 use super::asked::{Asked, Caller};
-use super::clients::Clients;
-use super::identity::{ClientAddress, Identity, identify};
+use super::clients::{Admitted, Clients, Throttled};
+use super::farewell::Lingering;
+use super::identity::{ClientAddress, Identity, identify, is_trusted};
+use super::refusals::Refusals;
 use super::settings::{Address, Client, Route, Settings};
 use super::upstream::{Pool, Pools};
 use crate::deploy::Control;
-use crate::handshake::Fields;
 use crate::metrics::{Metrics, Reason};
 use crate::relay::{Buffers, Terms};
 use crate::session;
 use crate::tls::Accept;
-use http::{HeaderName, StatusCode, Version, header};
+use http::{HeaderName, StatusCode};
+use prometheus::IntGauge;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -31,16 +33,21 @@ pub struct Table {
     pub(super) metrics: Arc<Metrics>,
     router: Router,
     routes: Vec<Arc<RouteState>>,
-    everybody: Arc<Everybody>,
+    pub(super) everybody: Arc<Everybody>,
 }
 
 /// What counts whatever the route is; a reload does not begin anew.
 #[derive(Debug)]
 pub(super) struct Everybody {
-    /// WebSocket connections.
+    /// Accepted connections.
     open: AtomicUsize,
+    exported: IntGauge,
     /// By the address of the client.
     pub clients: Arc<Clients>,
+    /// What was refused of late.
+    pub refusals: Refusals,
+    /// Connections that were refused and are still open.
+    pub lingering: Lingering,
     /// What connections keep in memory.
     buffers: Arc<Buffers>,
 }
@@ -49,9 +56,36 @@ impl Everybody {
     fn new(metrics: &Arc<Metrics>) -> Arc<Everybody> {
         Arc::new(Everybody {
             open: AtomicUsize::new(0),
+            exported: metrics.client_connections(),
             clients: Arc::default(),
+            refusals: Refusals::default(),
+            lingering: Lingering::default(),
             buffers: Arc::new(Buffers::new(metrics.clone())),
         })
+    }
+
+    /// Counts one more accepted connection, unless that is more than `max`; 0 is no limit.
+    pub fn open_one(&self, max: usize) -> bool {
+        let before = self.open.fetch_add(1, Ordering::Relaxed);
+        let has_room = max == 0 || before < max;
+        match has_room {
+            true => self.exported.inc(),
+            false => {
+                self.open.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        has_room
+    }
+
+    /// Whether connections keep more than all of them may keep.
+    pub fn lacks_memory(&self) -> bool {
+        self.buffers.excess() > 0
+    }
+
+    /// A connection that was counted is gone.
+    pub fn close_one(&self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+        self.exported.dec();
     }
 }
 
@@ -61,7 +95,7 @@ pub(super) struct RouteState {
     pub terms: Arc<Terms>,
     pub pool: Arc<Pool>,
     pub control: Arc<Control>,
-    /// WebSocket connections, those from before a reload included.
+    /// WebSocket connections and plain requests under way, those from before a reload included.
     open: Arc<AtomicUsize>,
     /// How requests of clients are read, and what they may have.
     pub client: Client,
@@ -71,6 +105,21 @@ pub(super) struct RouteState {
 impl RouteState {
     pub fn name(&self) -> &str {
         &self.terms.route
+    }
+
+    /// A WebSocket or a request under way counts against its client's address, where that is limited and its connection,
+    /// one of a trusted proxy, does not.
+    ///
+    /// # Errors
+    /// Why it has to wait.
+    pub fn admit_forwarded(&self, identity: &Identity) -> Result<Option<Box<Admitted>>, Throttled> {
+        let limits = &self.client.per_address;
+        let is_limited = limits.is_some() && is_trusted(identity.peer, &self.client);
+        let Some(client) = identity.account().filter(|_| is_limited) else {
+            return Ok(None);
+        };
+        let admitted = self.everybody.clients.admit(client, limits, Instant::now());
+        admitted.map(|admitted| Some(Box::new(admitted)))
     }
 }
 
@@ -140,36 +189,33 @@ impl Table {
         &self.everybody.buffers
     }
 
-    /// The route of a request, by its host, port included, and its path.
-    fn find(&self, host: &str, path: &str) -> Option<&Arc<RouteState>> {
-        self.routes.get(self.router.find(host, path)?)
-    }
-
     /// The route of a request, and who sends it; headers that nobody may send are gone from it then.
     ///
     /// # Errors
-    /// The answer that there is none.
+    /// The answer that there is none, or that the request does not say which.
     pub(super) fn route(
         &self,
         asked: &mut Asked<'_>,
         caller: &Caller,
     ) -> Result<(Arc<RouteState>, Identity), Refused> {
-        let refuse = |status, sentence, reason| {
+        let refuse = |status, sentence: String, reason| {
             let answer = Answer::new(status, sentence);
             Err(answer.refusing(reason))
         };
-        let has_host = asked.lines(header::HOST).next().is_some();
-        if asked.line().version == Version::HTTP_11 && !has_host {
-            // RFC 9112 §3.2: "A server MUST respond with a 400 (Bad Request) status code".
-            let sentence = "the Host header is missing";
-            return refuse(StatusCode::BAD_REQUEST, sentence, Reason::Host);
-        }
-        // Who says it by himself is nobody whom we know by it.
-        asked.forget(&self.subject_headers);
-        let Some(route) = self.find(asked.host(), asked.uri().path()) else {
-            let sentence = "no route for this host and path";
+        let found = match asked.host() {
+            Ok(host) => self.router.find(host, asked.path()),
+            Err(error) => return refuse(StatusCode::BAD_REQUEST, error.to_string(), Reason::Host),
+        };
+        let route = match found {
+            Ok(found) => found.and_then(|found| self.routes.get(found)),
+            Err(error) => return refuse(StatusCode::BAD_REQUEST, error.to_string(), Reason::Path),
+        };
+        let Some(route) = route else {
+            let sentence = "no route for this host and path".to_owned();
             return refuse(StatusCode::NOT_FOUND, sentence, Reason::NoRoute);
         };
+        // Only wsgate may tell a server the subject of a client's certificate: what the client itself says there is removed.
+        asked.forget(&self.subject_headers);
         let identity = identify(caller, asked, &self.client);
         Ok((route.clone(), identity))
     }
@@ -210,46 +256,33 @@ impl Table {
     }
 }
 
-/// A WebSocket connection counts against its route, and among all, as long as this lives.
+/// A WebSocket connection, or a plain request, counts against its route as long as this lives.
 pub(super) struct Ticket {
     pub route: Arc<RouteState>,
 }
 
-/// Who has all the connections that it may have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Full {
-    Route,
-    Everybody,
-    Memory,
-}
-
 impl Ticket {
     /// # Errors
-    /// Where the route, or wsgate, has all that it may have.
-    pub fn take(route: &Arc<RouteState>) -> Result<Ticket, Full> {
-        if route.everybody.buffers.excess() > 0 {
-            return Err(Full::Memory);
-        }
-        // Dropping the ticket gives both places back.
+    /// The answer that the route has all that it may have.
+    pub fn take(route: &Arc<RouteState>) -> Result<Ticket, Refused> {
+        // Dropping the ticket gives the place back.
         let ticket = Ticket {
             route: route.clone(),
         };
         let before = route.open.fetch_add(1, Ordering::Relaxed);
-        let before_all = route.everybody.open.fetch_add(1, Ordering::Relaxed);
-        let has_room = |max: usize, before: usize| max == 0 || before < max;
-        if !has_room(route.settings.max_connections, before) {
-            return Err(Full::Route);
+        let max = route.settings.max_connections;
+        match max == 0 || before < max {
+            true => Ok(ticket),
+            false => {
+                let answer = Answer::unavailable("all connections of this route are taken");
+                Err(answer.refusing(Reason::RouteFull))
+            }
         }
-        if !has_room(route.client.max_connections, before_all) {
-            return Err(Full::Everybody);
-        }
-        Ok(ticket)
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
         self.route.open.fetch_sub(1, Ordering::Relaxed);
-        self.route.everybody.open.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -15,13 +15,17 @@ use async_trait::async_trait;
 use pingora::connectors::L4Connect;
 use pingora::protocols::l4::socket::SocketAddr;
 use pingora::protocols::l4::stream::Stream;
-use pingora::upstreams::peer::HttpPeer;
+use pingora::upstreams::peer::{HttpPeer, Tracer, Tracing};
 use pingora::{Error, ErrorType, OrErr, Result};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::ErrorKind;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
+use tokio::sync::Notify;
+use tokio::time::timeout;
 
 /// Has connections to this peer, a server of this upstream, made by us. Unix sockets without TLS are Pingora's.
 pub(super) fn through(peer: &mut HttpPeer, server: &Server, upstream: &Upstream) {
@@ -33,12 +37,15 @@ pub(super) fn through(peer: &mut HttpPeer, server: &Server, upstream: &Upstream)
     let mut hasher = DefaultHasher::new();
     (address, name, number, upstream.sources.addresses()).hash(&mut hasher);
     peer.group_key = hasher.finish();
+    let dropped = Dropped::default();
     if tls.is_some() {
         // Pingora compares the address of a socket that it would use again with this one; any socket is 0.0.0.0. The group
         // tells servers apart.
         peer._address = SocketAddr::Inet((Ipv4Addr::UNSPECIFIED, 443).into());
+        peer.options.tracer = Some(Tracer(Box::new(dropped.clone())));
     }
     peer.options.custom_l4 = Some(Arc::new(Tunnel {
+        dropped,
         address: address.clone(),
         name: name.map(str::to_owned),
         tls: tls.clone(),
@@ -47,8 +54,26 @@ pub(super) fn through(peer: &mut HttpPeer, server: &Server, upstream: &Upstream)
     }));
 }
 
+/// Tells the task that carries the bytes when Pingora has dropped its end of the connection. The end of the local stream
+/// tells it too, but only where the server takes what lies before it.
+#[derive(Clone, Debug, Default)]
+struct Dropped(Arc<Notify>);
+
+impl Tracing for Dropped {
+    fn on_connected(&self) {}
+
+    fn on_disconnected(&self) {
+        self.0.notify_one();
+    }
+
+    fn boxed_clone(&self) -> Box<dyn Tracing> {
+        Box::new(self.clone())
+    }
+}
+
 #[derive(Debug)]
 struct Tunnel {
+    dropped: Dropped,
     address: Address,
     name: Option<String>,
     tls: Option<tls::Connect>,
@@ -77,10 +102,20 @@ impl L4Connect for Tunnel {
         };
         let (near, mut far) =
             UnixStream::pair().or_err(ErrorType::InternalError, "a pair of sockets")?;
+        let dropped = self.dropped.clone();
         tokio::spawn(async move {
-            // Either end that breaks takes the other with it, which tells all there is to tell.
-            let _ = tokio::io::copy_bidirectional(&mut far, &mut socket).await;
+            // Pingora never half-closes: once its end is gone nobody waits for the server.
+            tokio::select! {
+                biased;
+                () = dropped.0.notified() => {}
+                _ = tokio::io::copy_bidirectional(&mut far, &mut socket) => {}
+            }
+            // The server may be gone, or take nothing: whether it heard of the end changes nothing.
+            let _ = timeout(FAREWELL, socket.shutdown()).await;
         });
         Ok(near.into())
     }
 }
+
+/// How long a server may take to read the end of a connection.
+const FAREWELL: Duration = Duration::from_secs(1);

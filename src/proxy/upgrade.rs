@@ -9,122 +9,108 @@ use super::access;
 use super::answer::{Answer, Refused};
 use super::asked::{Asked, Caller};
 use super::balance::hash_key;
+use super::clients::Admitted;
 use super::connection::{Connection, client_network, place};
 use super::exchange::{self, Answered, Switched};
-use super::head::{self, Head};
+use super::head::Head;
 use super::headers;
-use super::identity::Identity;
+use super::identity::{ClientAddress, Identity};
+use super::permit::Permit;
 use super::refusal::{self, About};
-use super::table::{Full, RouteState, Ticket};
-use super::upstream::{ClientNetwork, EjectionReason, Unreachable};
+use super::table::{RouteState, Ticket};
+use super::transfer::WRITE_TIMEOUT;
+use super::upstream::{ClientNetwork, EjectionReason, Occupied, Unreachable};
 use super::words::words;
 use crate::deploy::Enrolled;
 use crate::drain;
 use crate::duration::Shown;
-use crate::handshake::{self, Fields, Refusal};
+use crate::edge::HeadError;
+use crate::handshake::{self, Fields, Refusal, Violation};
 use crate::log::Excerpt;
 use crate::metrics::{Handshake, Reason};
 use crate::relay::Relay;
 use bytes::BytesMut;
 use http::StatusCode;
 use http::header;
-use pingora::ErrorType;
 use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
+use pingora::protocols::http::v1::server::HttpSession;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
-/// Answers a request that means to open a WebSocket: with a tunnel, or with the reason why there is none. One that means
-/// nothing of the kind is given back, with its connection and what came behind its head.
+/// What became of a request that may mean to open a WebSocket.
+pub(super) enum Served {
+    /// It was answered, with a tunnel or with the reason why there is none. The connection is not there any more.
+    Answered,
+    /// It means nothing of the kind: it is given back, with its connection and what came behind its head.
+    Plain(Stream, Head),
+    /// Its head cannot be read, and it was not answered.
+    Malformed(Stream, HeadError),
+}
+
+/// Answers a request that means to open a WebSocket. A tunnel takes the connection's permit with it.
 pub(super) async fn serve(
     tables: &Tables,
     stream: Stream,
     mut head: Head,
-) -> Option<(Stream, BytesMut)> {
-    let behind = match head.len {
-        // As nearly always. Splitting off nothing would have both share the memory.
-        len if len == head.bytes.len() => BytesMut::new(),
-        len => head.bytes.split_off(len),
-    };
+    permit: &mut Option<Permit>,
+) -> Served {
+    let behind = head.split_behind();
     let mut head = head.bytes;
-    let Some(asked) = Asked::parse(&head) else {
-        return Box::pin(serve_unusual(tables, stream, head, behind)).await;
+    let asked = match Asked::parse(&head) {
+        Ok(asked) => asked,
+        Err(error) => return Served::Malformed(stream, error),
     };
     if !handshake::is_attempt(&asked) {
+        let len = head.len();
         head.unsplit(behind);
-        return Some((stream, head));
+        return Served::Plain(stream, Head { bytes: head, len });
     }
     match attend(tables, asked, &Caller::of(&stream)).await {
-        Ok(tunnel) => tunnel.open(stream, behind).await,
-        Err(refused) => {
-            // What few requests come to is in a box of its own.
-            let refusing = Box::pin(async {
-                let session = session(tables, stream, head).await?;
-                tell(refused, session).await;
-                Some(())
-            });
-            refusing.await;
-        }
+        Ok(tunnel) => tunnel.open(stream, behind, permit).await,
+        // What few requests come to is in a box of its own.
+        Err(refused) => Box::pin(refuse_on(stream, head, refused)).await,
     }
-    None
+    Served::Answered
 }
 
-/// [`serve`] for a head that Pingora has to read, or to refuse.
-async fn serve_unusual(
-    tables: &Tables,
-    stream: Stream,
-    head: BytesMut,
-    behind: BytesMut,
-) -> Option<(Stream, BytesMut)> {
-    let session = session(tables, stream, head).await?;
-    let caller = Caller::of_session(&session);
-    let asked = Asked::of(session.req_header());
-    if !handshake::is_attempt(&asked) {
-        let ServerSession::H1(session) = session else {
-            return None;
-        };
-        let mut head = BytesMut::from(session.get_headers_raw_bytes());
-        head.unsplit(behind);
-        return Some((session.into_inner(), head));
-    }
-    match (attend(tables, asked, &caller).await, session) {
-        (Ok(tunnel), ServerSession::H1(session)) => {
-            tunnel.open(session.into_inner(), behind).await;
+/// Tells a client why its request is refused.
+async fn refuse_on(stream: Stream, head: BytesMut, refused: Refused) {
+    // Pingora reads the head anew, for a session that can answer it. It does not take every target that is served here.
+    let session = match session(stream, head).await {
+        Ok(session) => Some(session),
+        Err(stream) => {
+            let plain = BytesMut::from(&b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n"[..]);
+            session(stream, plain).await.ok()
         }
-        // Made of a connection of HTTP/1.
-        (Ok(_), _) => {}
-        (Err(refused), session) => tell(refused, session).await,
+    };
+    if let Some(session) = session {
+        tell(refused, session).await;
     }
-    None
 }
 
-/// Pingora's session of a request whose head was read. `None`: it has been refused.
-async fn session(tables: &Tables, stream: Stream, head: BytesMut) -> Option<ServerSession> {
-    let caller = Caller::of(&stream);
-    let mut session = ServerSession::new_http1(stream);
+/// Pingora's session of a request whose head was read.
+///
+/// # Errors
+/// Pingora refuses the head; the connection is given back.
+async fn session(stream: Stream, head: BytesMut) -> Result<ServerSession, Stream> {
+    let mut session = HttpSession::new(stream);
     session.set_pipelined_prefix(head);
     match session.read_request().await {
-        Ok(true) => return Some(session),
-        Ok(false) => {}
+        Ok(_) => Ok(ServerSession::H1(session)),
         Err(error) => {
-            tracing::debug!(%error, "a request cannot be read");
-            if let (ErrorType::InvalidHTTPHeader, ServerSession::H1(session)) =
-                (error.etype(), session)
-            {
-                let sentence = "the request is malformed";
-                refusal::report_malformed(&tables.current().metrics, sentence, &caller);
-                let answer = head::plain_text(StatusCode::BAD_REQUEST, sentence);
-                head::part(session.into_inner(), &answer).await;
-            }
+            tracing::debug!(%error, "Pingora does not take the head of a request");
+            Err(session.into_inner())
         }
     }
-    None
 }
 
 /// Tells a client why it is refused.
 async fn tell(refused: Refused, mut session: ServerSession) {
+    // A server's own answer may be long. Each piece of it has so much time.
+    session.set_write_timeout(Some(WRITE_TIMEOUT));
     let telling = async {
         refused.write(&mut session).await?;
         session.finish().await.map(drop)
@@ -198,11 +184,9 @@ async fn negotiate(
     started: Instant,
 ) -> Result<Box<Tunnel>, Refused> {
     let line = asked.line();
-    let checked = handshake::check_request(&line.method, line.version, asked);
+    let strictness = exchange::strictness(&route.settings);
+    let checked = handshake::check_request(&line.method, line.version, asked, strictness);
     let mut request = checked.map_err(|refusal| refuse(&refusal))?;
-    request
-        .offer(asked, route.settings.compression)
-        .map_err(|refusal| refuse(&refusal))?;
     if !handshake::origin_is_allowed(&route.settings.allowed_origins, asked) {
         let sentence = "this origin may not open a WebSocket here";
         let answer = Answer::new(StatusCode::FORBIDDEN, sentence);
@@ -210,23 +194,16 @@ async fn negotiate(
         let detail = format!("it is {}", Excerpt(origin, 100));
         return Err(answer.refusing(Reason::Origin).because(detail));
     }
-    let limits = &route.client.per_address;
-    let limited = identity
-        .account()
-        .filter(|_| limits.max_connections != 0 || limits.rate != 0);
-    let admitted = limited.map(|client| {
-        let clients = &route.everybody.clients;
-        clients.admit(client, limits, Instant::now())
-    });
-    let admitted = admitted.transpose().map_err(throttle)?.map(Box::new);
-    let ticket = Ticket::take(route).map_err(|full| {
-        let (sentence, reason) = match full {
-            Full::Route => ("all connections of this route are taken", Reason::RouteFull),
-            Full::Everybody => ("all connections are taken", Reason::GateFull),
-            Full::Memory => ("all memory for slow connections is taken", Reason::Memory),
-        };
-        unavailable(sentence).refusing(reason)
-    })?;
+    request
+        .offer(asked, route.settings.compression)
+        .map_err(|refusal| refuse(&refusal))?;
+    let admitted = route.admit_forwarded(&identity);
+    let admitted = admitted.map_err(|full| full.answer().refusing(Reason::AddressLimit))?;
+    if route.everybody.lacks_memory() {
+        let answer = Answer::unavailable("all memory for slow connections is taken");
+        return Err(answer.refusing(Reason::Memory));
+    }
+    let ticket = Ticket::take(route)?;
     let (settings, metrics) = (&route.settings, &route.terms.metrics);
     let vouched = access::admit(asked, caller, &settings.access, identity, metrics).await?;
 
@@ -241,6 +218,7 @@ async fn negotiate(
         let sentence = "what the request says, or the certificate, has no place in a header";
         Answer::new(StatusCode::BAD_REQUEST, sentence).refusing(Reason::Unsendable)
     })?;
+    observe(route, request.violations());
     // From here on it is one of those that a drain finds: one that begins while the server answers is not missed.
     let enrolled = route
         .control
@@ -300,49 +278,77 @@ async fn negotiate(
             return Err(Refused::by_server(head, session, limit).because(at()));
         }
     };
+    observe(route, switched.agreed.violation.as_slice());
     let protocol = switched.agreed.protocol.take();
     Ok(Box::new(Tunnel {
         enrolled,
-        connection: Connection {
-            ticket,
-            _admitted: admitted,
-            client: identity.behind_peer(),
-            server,
-            protocol: protocol.map(String::into_boxed_str),
-            started: Instant::now(),
-        },
-        switched,
+        ticket,
+        admitted,
+        client: identity.behind_peer(),
         whose,
+        server,
+        protocol: protocol.map(String::into_boxed_str),
+        switched,
         asked: started,
     }))
+}
+
+/// Counts and logs rules of the handshake that are broken and passed on.
+fn observe(route: &RouteState, violations: &[Violation]) {
+    for violation in violations {
+        let (side, kind) = (violation.side().label(), violation.label());
+        route.terms.metrics.handshake_violation(side, kind);
+        tracing::warn!(route = route.name(), side, kind, %violation, "handshake violation observed");
+    }
 }
 
 /// Both halves of the handshake are done but for what the client is told.
 struct Tunnel {
     switched: Box<Switched>,
     enrolled: Enrolled,
-    connection: Connection,
+    ticket: Ticket,
+    /// The client behind a trusted proxy.
+    admitted: Option<Box<Admitted>>,
+    client: Option<ClientAddress>,
     /// By which failures of one client are told from those of several.
     whose: ClientNetwork,
+    server: Occupied,
+    protocol: Option<Box<str>>,
     asked: Instant,
 }
 
 impl Tunnel {
     /// Tells the client, and begins to relay; `behind` came behind its request.
-    async fn open(self: Box<Self>, mut client: Stream, behind: BytesMut) {
+    async fn open(
+        self: Box<Self>,
+        mut client: Stream,
+        behind: BytesMut,
+        permit: &mut Option<Permit>,
+    ) {
         let switched = *self.switched;
         let writing = async {
             client.write_all(&switched.head).await?;
             client.flush().await
         };
         let written = writing.await;
-        let route = self.connection.ticket.route.clone();
+        let route = self.ticket.route.clone();
         if let Err(error) = written {
             tracing::debug!(route = route.name(), %error, "client left during the handshake");
-            self.connection.server.handle_answer(self.whose);
+            self.server.handle_answer(self.whose);
             count(&route, Handshake::Abandoned, self.asked);
             return;
         }
+        let Some(permit) = permit.take() else {
+            // Each connection has one until it is a tunnel.
+            return;
+        };
+        let connection = Connection {
+            permit: permit.into_tunnel(self.ticket, self.admitted),
+            client: self.client,
+            server: self.server,
+            protocol: self.protocol,
+            started: Instant::now(),
+        };
         let relay = Relay::new(
             route.terms.clone(),
             self.enrolled.handle().clone(),
@@ -351,10 +357,10 @@ impl Tunnel {
             (switched.socket, switched.behind),
         );
         route.terms.metrics.connection_opened(route.name());
-        self.connection
+        connection
             .server
-            .handle_open(self.whose, self.connection.started);
-        tokio::spawn(self.connection.run(relay, self.enrolled));
+            .handle_open(self.whose, connection.started);
+        tokio::spawn(connection.run(relay, self.enrolled));
         count(&route, Handshake::Ok, self.asked);
     }
 }
@@ -369,18 +375,9 @@ pub(super) fn refuse(refusal: &Refusal) -> Refused {
     answer.refusing(refusal::reason(refusal))
 }
 
-fn throttle(after: Duration) -> Refused {
-    // Whole seconds, rounded up.
-    let seconds = after.as_secs_f64().ceil().max(1.0).to_string();
-    let sentence = "this address has, or opens, too many connections";
-    let answer = Answer::new(StatusCode::TOO_MANY_REQUESTS, sentence);
-    let answer = answer.with(header::RETRY_AFTER, seconds);
-    answer.refusing(Reason::AddressLimit)
-}
-
 fn not_connected(unreachable: &Unreachable) -> Refused {
     if unreachable.none_taking {
-        unavailable("no server takes connections now").refusing(Reason::NoServer)
+        Answer::unavailable("no server takes connections now").refusing(Reason::NoServer)
     } else if unreachable.exhausted {
         Answer::exhausted().refusing(Reason::Exhausted)
     } else if unreachable.timed_out {
@@ -389,10 +386,6 @@ fn not_connected(unreachable: &Unreachable) -> Refused {
         let answer = Answer::new(StatusCode::BAD_GATEWAY, "no server can be reached");
         answer.refusing(Reason::Unreachable)
     }
-}
-
-fn unavailable(sentence: &'static str) -> Answer {
-    Answer::new(StatusCode::SERVICE_UNAVAILABLE, sentence).with(header::RETRY_AFTER, "5")
 }
 
 fn timed_out() -> Answer {
@@ -406,7 +399,8 @@ mod tests {
     /// A herd is as many requests under way at once.
     #[test]
     fn a_request_takes_little_room() {
-        fn size<'a, F>(_: impl FnOnce(&'a Tables, Stream, Head) -> F) -> usize {
+        type Held = Option<Permit>;
+        fn size<'a, F>(_: impl FnOnce(&'a Tables, Stream, Head, &'a mut Held) -> F) -> usize {
             size_of::<F>()
         }
         // What few requests come to is in boxes of its own: answers of ours, the access service, TLS to servers.

@@ -21,6 +21,32 @@ pub struct Buffers {
     limit: AtomicUsize,
     over: Notify,
     start: Instant,
+    /// What plain requests may need, in bytes: they keep it in memory that is not theirs to look at.
+    reserved: AtomicUsize,
+}
+
+/// Memory that a plain request may need, counted as long as this lives.
+#[derive(Debug)]
+pub struct Reservation {
+    buffers: Arc<Buffers>,
+    /// In bytes.
+    bytes: usize,
+}
+
+impl Reservation {
+    /// No more than this is needed any more.
+    pub fn shrink(&mut self, bytes: usize) {
+        let less = self.bytes.saturating_sub(bytes);
+        self.bytes -= less;
+        self.buffers.reserved.fetch_sub(less, Ordering::Relaxed);
+        self.buffers.metrics.plain_memory(-(less as isize));
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.shrink(0);
+    }
 }
 
 /// What one relay keeps.
@@ -40,6 +66,7 @@ impl Buffers {
             limit: AtomicUsize::new(0),
             over: Notify::new(),
             start: Instant::now(),
+            reserved: AtomicUsize::new(0),
         }
     }
 
@@ -57,8 +84,35 @@ impl Buffers {
     pub fn excess(&self) -> usize {
         match self.limit() {
             0 => 0,
-            limit => self.metrics.buffer_memory(0).saturating_sub(limit),
+            limit => self.kept(0).saturating_sub(limit),
         }
+    }
+
+    /// What is kept, and reserved, after a change of what relays keep.
+    fn kept(&self, change: isize) -> usize {
+        let reserved = self.reserved.load(Ordering::Relaxed);
+        self.metrics.buffer_memory(change).saturating_add(reserved)
+    }
+
+    /// Counts so many bytes for a plain request. `None`: there is no room for them. Plain requests have at most half of the
+    /// limit, so that those cannot close WebSockets that were there before.
+    pub fn reserve(buffers: &Arc<Buffers>, bytes: usize) -> Option<Reservation> {
+        let before = buffers.reserved.fetch_add(bytes, Ordering::Relaxed);
+        buffers.metrics.plain_memory(bytes as isize);
+        // Dropped, it gives back what it has taken.
+        let reservation = Reservation {
+            buffers: buffers.clone(),
+            bytes,
+        };
+        let limit = buffers.limit();
+        let fits = limit == 0 || (before + bytes <= limit / 2 && buffers.kept(0) <= limit);
+        fits.then_some(reservation)
+    }
+
+    /// Plain requests have reserved half of what they may have: it is time to bear slow ones for less long.
+    pub fn is_short(&self) -> bool {
+        let limit = self.limit();
+        limit != 0 && self.reserved.load(Ordering::Relaxed) > limit / 4
     }
 
     /// Waits until more is kept than may be.
@@ -73,7 +127,7 @@ impl Buffers {
 
     /// One relay keeps more or less than before, by so many bytes.
     fn handle_change(&self, change: isize) {
-        let held = self.metrics.buffer_memory(change);
+        let held = self.kept(change);
         let limit = self.limit();
         if change > 0 && limit != 0 && held > limit {
             self.over.notify_one();

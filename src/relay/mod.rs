@@ -13,7 +13,7 @@ mod leg;
 mod pipe;
 mod report;
 
-pub use buffers::{Buffers, Holding};
+pub use buffers::{Buffers, Holding, Reservation};
 pub use handle::Handle;
 pub use leg::Delivery;
 

@@ -82,13 +82,12 @@ def test_unusual_but_right_requests_pass(rig, right):
 @pytest.mark.parametrize(
     ("target", "got"),
     [
-        ("http://gate.test{}?a=b", "http://gate.test{}?a=b"),
-        ("{}?a b", "{}?a%20b"),
+        ("http://gate.test{}?a=b", "{}?a=b"),
         ("//{}/..//?a=%zz", "//{}/..//?a=%zz"),
     ],
 )
 def test_unusual_targets(rig, target, got):
-    """An absolute one (RFC 9112 §3.2.2), and what has no place in one and is meant all the same."""
+    """An absolute one (RFC 9112 §3.2.2), and one in an unusual spelling."""
     path = rig.new_path()
     client, _ = rig.request(path=target.format(path), early=raw.frames.encode(TEXT, b"early", masked=True))
     upstream, head = rig.server.accept_request(got.format(path))
@@ -111,8 +110,7 @@ def test_many_headers(rig, headers):
     [
         dict(headers={"Host": "user@gate.test"}),
         dict(path="http://other.test/a"),
-        dict(path="/?a=<b>"),
-        dict(path="/?\u00fc"),
+        dict(path="/?a b"),
         dict(path="http://user@gate.test/a"),
         dict(extra=["X-Folded: a", " b"]),
         dict(extra=["X-Space : a"]),
@@ -125,7 +123,7 @@ def test_many_headers(rig, headers):
 def test_heads_that_are_no_heads(rig, wrong):
     """RFC 9112 §5.1, §5.2, §3.2: they make servers disagree on what was asked."""
     client, _ = rig.request(**wrong)
-    assert client.read_head().status == 400
+    assert client.read_head().status in (400, 431)
     client.close()
     rig.assert_nothing_reached_the_server()
 

@@ -1,7 +1,5 @@
 """Plain HTTP on the same listener: pages, health checks and long polls need no second proxy."""
 
-import pytest
-
 from rig import http
 
 
@@ -84,16 +82,6 @@ def test_websocket_after_plain_requests_on_one_connection(rig):
     upstream.send(http.switching_protocols(head))
     assert client.read_head().status == 101
     upstream.read_exactly(client.send_frame(1, b"after the page"))
-
-
-@pytest.mark.parametrize("upgrade", ["h2c", "TLS/1.0", "other"])
-def test_another_upgrade_never_becomes_a_tunnel(rig, upgrade):
-    """Upgrade is hop-by-hop: the server sees a plain request, and answers it as one."""
-    path = rig.new_path()
-    sent = request("GET", path, headers=["Connection: Upgrade", f"Upgrade: {upgrade}"])
-    head, _, got, body = exchange(rig, rig.connect(), sent, path, answer(b"plain"))
-    assert (head.get("upgrade"), head.get("connection") or "") == (None, ""), head.wire
-    assert (got.status, body) == (200, b"plain")
 
 
 def test_a_plain_request_answered_101_is_no_tunnel(rig):

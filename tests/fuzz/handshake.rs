@@ -1,13 +1,13 @@
 //! The handshake: any headers of a request and of a 101. What is accepted has to be what RFC 6455 §4.1 asks for, said in
 //! another way than the code says it; what is refused is refused without a panic.
 //!
-//! An input is a byte for method and version, the lines of the request, an empty line, and the lines of the answer.
+//! An input is a byte for method, version, compression and strictness, the lines of the request, an empty line, and the lines of the answer.
 //! `{accept}` in an answer stands for the right `Sec-WebSocket-Accept`, which no fuzzer would find.
 #![no_main]
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 use libfuzzer_sys::fuzz_target;
-use wsgate::handshake::{self, Compression};
+use wsgate::handshake::{self, Compression, Strictness, Violation};
 
 /// Lines that are no headers are left out, as the parser before the handshake does.
 fn headers(lines: &[u8], accept: &str) -> HeaderMap {
@@ -75,7 +75,12 @@ fuzz_target!(|input: &[u8]| {
     let origins = list(&request_headers, "origin");
     assert!(!origin_allowed || origins.is_empty() || origins == "https://a.example");
 
-    let Ok(mut request) = handshake::check_request(&method, version, &request_headers) else {
+    let strictness = match how & 64 {
+        0 => Strictness::Enforce,
+        _ => Strictness::Observe,
+    };
+    let Ok(mut request) = handshake::check_request(&method, version, &request_headers, strictness)
+    else {
         return;
     };
     let compression = match how >> 2 & 7 {
@@ -96,16 +101,25 @@ fuzz_target!(|input: &[u8]| {
     assert!(handshake::is_attempt(&request_headers));
     assert!(method == Method::GET && version == Version::HTTP_11);
     assert!(has(&request_headers, "upgrade", "websocket"));
-    assert!(has(&request_headers, "connection", "upgrade"));
+    let tolerated = |violation| {
+        assert!(strictness == Strictness::Observe || request.violations().is_empty());
+        request.violations().contains(&violation)
+    };
+    assert!(has(&request_headers, "connection", "upgrade") || tolerated(Violation::Connection));
     assert_eq!(count(&request_headers, "host"), 1);
     assert_eq!(count(&request_headers, "sec-websocket-key"), 1);
-    assert_eq!(list(&request_headers, "sec-websocket-version").trim(), "13");
-    assert_eq!(list(&request_headers, "sec-websocket-key").trim().len(), 24);
+    let version = list(&request_headers, "sec-websocket-version");
+    assert!(version.trim() == "13" || version.is_empty() && tolerated(Violation::Version));
+    let key = list(&request_headers, "sec-websocket-key");
+    assert!(key.trim().len() == 24 || !key.is_empty() && tolerated(Violation::Key));
+    let protocols = list(&request_headers, "sec-websocket-protocol");
+    let protocols = protocols.split(',').filter(|item| !item.trim().is_empty());
+    assert!(protocols.count() <= handshake::MAX_SUBPROTOCOLS);
     assert_eq!(count(&request_headers, "transfer-encoding"), 0);
     assert_eq!(request.accept().len(), 28);
 
     let answer = headers(&lines[end..], request.accept());
-    let Ok(agreed) = handshake::check_switch(&request, &answer) else {
+    let Ok(agreed) = handshake::check_switch(&request, &answer, strictness) else {
         return;
     };
     assert!(has(&answer, "upgrade", "websocket"));
@@ -127,10 +141,12 @@ fuzz_target!(|input: &[u8]| {
         assert!(agreed.server.window_bits <= max_window_bits);
     }
     if let Some(protocol) = agreed.protocol {
-        assert!(has(
+        let offered = has(
             &request_headers,
             "sec-websocket-protocol",
-            &protocol.to_lowercase()
-        ));
+            &protocol.to_lowercase(),
+        );
+        assert!(offered || agreed.violation == Some(Violation::SubprotocolNotOffered));
+        assert!(agreed.violation.is_none() || strictness == Strictness::Observe);
     }
 });

@@ -60,11 +60,8 @@ impl fmt::Display for Refused {
 
 /// Reads the header: for whom the connection is.
 pub(super) async fn receive(socket: &mut Socket, settings: &Client) -> Result<Source, Refused> {
-    let is_trusted = match socket.peer() {
-        Some(peer) => identity::is_in(&settings.trusted_proxies, peer.ip()),
-        None => settings.trust_unix,
-    };
-    if !is_trusted {
+    let peer = socket.peer().map(|peer| peer.ip());
+    if !identity::is_trusted(peer, settings) {
         return Err(Refused::Untrusted);
     }
     let source = timeout(settings.header_timeout, read(socket)).await;

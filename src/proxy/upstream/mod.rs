@@ -400,6 +400,9 @@ impl Pool {
         peer.options.connection_timeout = Some(settings.connect_timeout);
         peer.options.total_connection_timeout = Some(settings.connect_timeout);
         peer.options.read_timeout = Some(settings.read_timeout);
+        // Pingora does not read while it writes: a server that takes nothing of a body would never be given up.
+        peer.options.write_timeout = Some(settings.read_timeout);
+        peer.options.idle_timeout = Some(settings.keepalive_timeout);
         tunnel::through(&mut peer, server, settings);
         // Only WebSockets are upgraded here, and those do not take Pingora's path.
         peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::deny_upgrades();

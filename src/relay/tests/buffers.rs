@@ -231,3 +231,36 @@ impl AsyncWrite for Keeping {
         Pin::new(&mut self.0).poll_shutdown(cx)
     }
 }
+
+/// Plain requests have half of the limit, less where relays keep more, and give back what they took.
+#[tokio::test]
+async fn plain_requests_have_their_share() {
+    let terms = terms(Rules::default());
+    let buffers = &terms.buffers;
+    let unlimited = Buffers::reserve(buffers, usize::MAX >> 2).expect("there is no limit");
+    drop(unlimited);
+    buffers.set_limit(1000);
+    let mut first = Buffers::reserve(buffers, 300).expect("it fits");
+    assert!(buffers.is_short(), "more than a quarter");
+    assert!(
+        Buffers::reserve(buffers, 300).is_none(),
+        "600 is more than half"
+    );
+    first.shrink(100);
+    assert!(!buffers.is_short());
+    let second = Buffers::reserve(buffers, 400).expect("there is room again");
+    assert_eq!(buffers.excess(), 0);
+    drop(second);
+    terms.metrics.buffer_memory(800);
+    assert!(
+        Buffers::reserve(buffers, 200).is_none(),
+        "relays have the rest"
+    );
+    assert_eq!(buffers.excess(), 0, "a refusal takes nothing");
+    terms.metrics.buffer_memory(200);
+    assert_eq!(buffers.excess(), 100, "what is reserved counts");
+    drop(first);
+    assert_eq!(buffers.excess(), 0);
+    let text = String::from_utf8(terms.metrics.render()).expect("text");
+    assert!(text.contains("wsgate_plain_memory_bytes 0"), "{text}");
+}

@@ -1,0 +1,116 @@
+//! An answer of wsgate's own on a connection that ends with it, where no session of Pingora's reads the request.
+
+use super::answer::Answer;
+use pingora::protocols::Stream;
+use std::io;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+/// Connections that were answered and are still open, so that the client can read the answer: never more than
+/// [`MOST`](Lingering::MOST), as a client that is refused for its number of connections has each of them refused.
+#[derive(Debug)]
+pub(super) struct Lingering(Semaphore);
+
+impl Default for Lingering {
+    fn default() -> Self {
+        Lingering(Semaphore::new(Lingering::MOST))
+    }
+}
+
+impl Lingering {
+    const MOST: usize = 256;
+
+    /// Tells the client, and ends the connection. `without_body`: the request is one for a head alone.
+    pub async fn end(&self, mut stream: Stream, answer: &Answer, without_body: bool) {
+        let bytes = answer.bytes(without_body);
+        let Ok(_place) = self.0.try_acquire() else {
+            // What fits into the socket at once: most clients still read it before the reset that may follow.
+            let _ = timeout(Duration::ZERO, stream.write_all(&bytes)).await;
+            return;
+        };
+        let farewell = async {
+            stream.write_all(&bytes).await?;
+            stream.flush().await?;
+            AsyncWriteExt::shutdown(&mut stream).await?;
+            read_out(&mut stream).await;
+            io::Result::Ok(())
+        };
+        // The client is at fault and may be gone: whether it heard us changes nothing.
+        let _ = timeout(FAREWELL, farewell).await;
+    }
+}
+
+/// Reads what a client still sends to a connection of which the sending side is shut down: closing a socket with unread
+/// bytes resets it, and the reset may overtake the answer. Bounded in time and bytes.
+pub(super) async fn read_out(stream: &mut Stream) {
+    let reading = async {
+        let mut rest = [0; 4096];
+        let mut unread = MAX_UNREAD;
+        while unread > 0 {
+            match stream.read(&mut rest).await? {
+                0 => break,
+                n => unread = unread.saturating_sub(n),
+            }
+        }
+        io::Result::Ok(())
+    };
+    // The answer is sent: whether the client stays to read it changes nothing.
+    let _ = timeout(FAREWELL, reading).await;
+}
+
+/// How long a client that is refused may take to read why.
+pub(super) const FAREWELL: Duration = Duration::from_secs(2);
+
+/// How many bytes it may still send meanwhile.
+const MAX_UNREAD: usize = 4 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::StatusCode;
+    use std::sync::Arc;
+    use tokio::io::duplex;
+
+    #[tokio::test(start_paused = true)]
+    async fn answers_go_out_however_many_linger() {
+        let lingering = Arc::new(Lingering::default());
+        let answer = || Answer::new(StatusCode::BAD_REQUEST, "no");
+        let mut clients = Vec::new();
+        let mut ending = Vec::new();
+        for _ in 0..Lingering::MOST + 10 {
+            let (far, near) = duplex(1 << 10);
+            clients.push(far);
+            let lingering = lingering.clone();
+            ending.push(tokio::spawn(async move {
+                lingering.end(Box::new(near), &answer(), false).await;
+            }));
+            tokio::task::yield_now().await;
+        }
+        let open = ending.iter().filter(|task| !task.is_finished()).count();
+        assert_eq!(open, Lingering::MOST, "connections that linger");
+        for mut client in clients {
+            let mut got = String::new();
+            client.read_to_string(&mut got).await.unwrap();
+            assert!(got.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{got}");
+            assert!(got.ends_with("\r\n\r\nno\n"), "{got}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_to_head_has_no_body() {
+        let (mut far, near) = duplex(1 << 10);
+        let answer = Answer::new(StatusCode::BAD_REQUEST, "no");
+        let lingering = Lingering::default();
+        tokio::join!(lingering.end(Box::new(near), &answer, true), async {
+            let mut got = String::new();
+            far.read_to_string(&mut got).await.unwrap();
+            assert!(
+                got.contains("Content-Length: 3\r\n") && got.ends_with("\r\n\r\n"),
+                "{got}"
+            );
+            drop(far);
+        });
+    }
+}
