@@ -220,7 +220,7 @@ impl Metrics {
         );
         let refusals = counter(
             "wsgate_handshakes_refused_total",
-            "Upgrade requests that were refused, by route (empty where none was found) and reason.",
+            "Upgrade requests, and heads that could not be read, that were refused, by route (empty where none was found) and reason.",
             &["route", "reason"],
         );
         let handshake_violations = counter(

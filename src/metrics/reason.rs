@@ -101,8 +101,6 @@ reasons! {
     AccessTimedOut = "access_timed_out", Unchecked, Gate;
     /// The route has its `max_connections`: 503.
     RouteFull = "route_full", Full, Gate;
-    /// wsgate has its `max_connections`: 503.
-    GateFull = "gate_full", Full, Gate;
     /// `buffer_memory` is exceeded: 503.
     Memory = "memory", Full, Gate;
     /// The system has no descriptor or no memory for another connection: 503.

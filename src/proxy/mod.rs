@@ -405,6 +405,8 @@ pub struct Plain {
     exhausted: bool,
     identity: Option<Identity>,
     vouched: Vouched,
+    /// It asks for a WebSocket, and its refusal is counted and logged as one of those.
+    is_attempt: bool,
     /// It was sent to a server, or may have been.
     is_sent: bool,
     /// It counts against its route,
@@ -432,10 +434,10 @@ impl Plain {
         }
         let mut asked = Asked::of(head).map_err(malformed)?;
         let caller = Caller::of_session(session);
-        let is_attempt = handshake::is_attempt(&asked);
+        self.is_attempt = handshake::is_attempt(&asked);
         let routed = table.route(&mut asked, &caller);
         let (route, identity) = routed.inspect_err(|refused| {
-            if is_attempt {
+            if self.is_attempt {
                 let client = table.client(&asked, &caller);
                 refusal::report(&table.metrics, refused, &About::new(&asked, None, client));
             }
@@ -443,7 +445,7 @@ impl Plain {
         // Also where it is refused: the rules of the route hold for the answer.
         self.route = Some(route.clone());
         self.identity = Some(identity);
-        if is_attempt {
+        if self.is_attempt {
             // Those of HTTP/1.1 do not come here.
             let refused = upgrade::refuse(&Refusal::HttpVersion);
             let about = About::new(&asked, Some(route.name()), identity.client);
@@ -495,8 +497,7 @@ impl Plain {
             None => ClientAddress::of_peer(Caller::of_session(session).peer),
         };
         let route = self.route.as_ref().map(|route| route.name());
-        let refusals = &table.everybody.refusals;
-        refusals.request(&table.metrics, status, sentence, route, client);
+        refusals::report_request(&table.metrics, status, sentence, route, client);
     }
 
     /// Holds an admitted request to the limits of its route, and counts its memory.
@@ -574,8 +575,10 @@ impl ProxyHttp for Seat {
                 Ok(false)
             }
             Err(refused) => {
-                let (status, sentence) = refused.said();
-                plain.report(&table, session, status, sentence);
+                if !plain.is_attempt {
+                    let (status, sentence) = refused.said();
+                    plain.report(&table, session, status, sentence);
+                }
                 let refused = refused.under(plain.answer_rules());
                 Box::pin(refused.write(session))
                     .await

@@ -191,8 +191,7 @@ mod tests {
     use super::*;
     use crate::proxy::settings::Client;
     use std::time::Duration;
-    use tokio::io::AsyncWriteExt;
-    use tokio::io::{AsyncReadExt, duplex};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
     use tokio::time::timeout;
 
     const SECOND: Duration = Duration::from_secs(1);

@@ -1,4 +1,5 @@
-//! Upgrade requests that are refused: each is counted by its reason, and is one line of the log that says why.
+//! Upgrade requests that are refused, and heads that may have been of such: each is counted by its reason, and is one line of
+//! the log that says why.
 //!
 //! The line of a fault of a client or of a decision has the level `info`; what operators have to look after, limits and
 //! servers, is a warning, written once a minute per route and reason with the number of those in between (each of them at the level `debug`).
@@ -53,7 +54,14 @@ impl<'a> About<'a> {
 /// Counts an upgrade request that is refused, and says so in the log.
 pub(super) fn report(metrics: &Metrics, refused: &Refused, about: &About<'_>) {
     let status = refused.status().as_u16();
-    report_as(metrics, refused.reason, status, &refused.why(), about);
+    report_as(
+        metrics,
+        UPGRADE,
+        refused.reason,
+        status,
+        &refused.why(),
+        about,
+    );
 }
 
 /// The same for a request whose head was not read: whether it would have been for a WebSocket nobody knows.
@@ -72,16 +80,28 @@ pub(super) fn report_unread(metrics: &Metrics, why: &NoHead, stream: &Stream) {
         ),
     };
     let about = About::unread(Caller::of(stream).peer);
-    report_as(metrics, reason, status, sentence, &about);
+    report_as(metrics, REQUEST, reason, status, sentence, &about);
 }
 
 /// The same for one whose head is no HTTP.
 pub(super) fn report_malformed(metrics: &Metrics, sentence: &str, caller: &Caller) {
     let about = About::unread(caller.peer);
-    report_as(metrics, Reason::Malformed, 400, sentence, &about);
+    report_as(metrics, REQUEST, Reason::Malformed, 400, sentence, &about);
 }
 
-fn report_as(metrics: &Metrics, reason: Reason, status: u16, why: &str, about: &About<'_>) {
+/// How the line of an upgrade request begins,
+const UPGRADE: &str = "upgrade refused";
+/// and that of a request which nobody can know to be one.
+const REQUEST: &str = "request refused";
+
+fn report_as(
+    metrics: &Metrics,
+    event: &'static str,
+    reason: Reason,
+    status: u16,
+    why: &str,
+    about: &About<'_>,
+) {
     let route = about.route.unwrap_or_default();
     metrics.refused(route, reason);
     let label = reason.label();
@@ -96,22 +116,20 @@ fn report_as(metrics: &Metrics, reason: Reason, status: u16, why: &str, about: &
                 path = shown(about.path),
                 status,
                 reason = label,
-                "{EVENT}: {why}{}",
+                "{event}: {why}{}",
                 $more
             )
         };
     }
     match reason.fault() {
         Fault::Client | Fault::Policy => write!(info, ""),
-        Fault::Gate => match log::admit(Level::WARN, EVENT, format_args!("{label}, route {route}"))
+        Fault::Gate => match log::admit(Level::WARN, event, format_args!("{label}, route {route}"))
         {
             Some(more) => write!(warn, more),
             None => write!(debug, ""),
         },
     }
 }
-
-const EVENT: &str = "upgrade refused";
 
 /// What a request that is no correct handshake is refused for.
 pub(super) const fn reason(refusal: &Refusal) -> Reason {

@@ -1,5 +1,5 @@
 //! Refusals of connections and of plain requests: each is answered, where anything can be said, and counted; a cause is in the
-//! log once in a while.
+//! log once a minute, with the number of those in between (each of them at the level `debug`).
 
 use super::Gate;
 use super::answer::Answer;
@@ -8,115 +8,94 @@ use super::identity::ClientAddress;
 use super::opening::Foreign;
 use super::permit::Denied;
 use super::table::Table;
+use crate::log;
 use crate::metrics::Metrics;
 use http::StatusCode;
 use pingora::protocols::Stream;
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use tracing::Level;
 
-/// What was refused of late, by its cause. There are as many causes as this file names, and statuses.
-#[derive(Debug, Default)]
-pub(super) struct Refusals {
-    causes: Mutex<HashMap<Cause, Reported>>,
-}
-
-/// A line of the log is about one of these.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Cause {
-    Limit(&'static str),
-    Foreign(&'static str),
-    Request(StatusCode),
-}
-
-#[derive(Debug)]
-struct Reported {
-    /// When the last line was written.
-    at: Instant,
-    /// Refusals since then.
-    since: u64,
-}
-
-/// From one line about a cause to the next.
-const PAUSE: Duration = Duration::from_secs(10);
-
-impl Refusals {
-    /// A connection is beyond a limit, and ends before anything of it is read.
-    pub fn limited(&self, metrics: &Metrics, reason: &'static str, listener: &str, peer: &str) {
-        metrics.connection_refused(reason);
-        if let Some(count) = self.report(Cause::Limit(reason), Instant::now()) {
-            tracing::warn!(
+/// A connection is beyond a limit, and ends before anything of it is read.
+fn report_limited(metrics: &Metrics, reason: &'static str, listener: &str, peer: &str) {
+    metrics.connection_refused(reason);
+    let admitted = log::admit(Level::WARN, CONNECTION, reason);
+    macro_rules! write {
+        ($level:ident, $more:expr) => {
+            tracing::$level!(
                 listener,
                 peer,
                 reason,
-                count,
-                "connection refused: a limit is reached"
-            );
-        }
-    }
-
-    /// A connection ends because something else is spoken on it than its listener expects.
-    pub fn foreign(&self, metrics: &Metrics, foreign: Foreign, listener: &str, peer: &str) {
-        let reason = foreign.label();
-        metrics.connection_refused(reason);
-        if let Some(count) = self.report(Cause::Foreign(reason), Instant::now()) {
-            // Scanners do this all day long.
-            tracing::info!(
-                listener,
-                peer,
-                reason,
-                count,
-                "connection refused: {foreign}"
-            );
-        }
-    }
-
-    /// A plain request, or a head that cannot be read, gets an error of wsgate's own.
-    pub fn request(
-        &self,
-        metrics: &Metrics,
-        status: StatusCode,
-        sentence: &str,
-        route: Option<&str>,
-        client: ClientAddress,
-    ) {
-        metrics.request_refused(status.as_str());
-        let Some(count) = self.report(Cause::Request(status), Instant::now()) else {
-            return;
+                "{CONNECTION}: a limit is reached{}",
+                $more
+            )
         };
-        let client = client.to_string();
-        let status = status.as_u16();
-        // What a client does wrong is no trouble of wsgate's.
-        if status < 500 {
-            tracing::info!(route, client, status, count, "request refused: {sentence}");
-        } else {
-            tracing::warn!(route, client, status, count, "request failed: {sentence}");
-        }
     }
-
-    /// How many refusals a line stands for, itself included; `None`: no line now.
-    fn report(&self, cause: Cause, now: Instant) -> Option<u64> {
-        let mut causes = self.causes.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(reported) = causes.get_mut(&cause) else {
-            causes.insert(cause, Reported { at: now, since: 0 });
-            return Some(1);
-        };
-        reported.since += 1;
-        if now.saturating_duration_since(reported.at) < PAUSE {
-            return None;
-        }
-        reported.at = now;
-        Some(std::mem::take(&mut reported.since))
+    match admitted {
+        Some(more) => write!(warn, more),
+        None => write!(debug, ""),
     }
 }
+
+/// A connection ends because something else is spoken on it than its listener expects.
+fn report_foreign(metrics: &Metrics, foreign: Foreign, listener: &str, peer: &str) {
+    let reason = foreign.label();
+    metrics.connection_refused(reason);
+    // Scanners do this all day long.
+    let admitted = log::admit(Level::INFO, CONNECTION, reason);
+    macro_rules! write {
+        ($level:ident, $more:expr) => {
+            tracing::$level!(listener, peer, reason, "{CONNECTION}: {foreign}{}", $more)
+        };
+    }
+    match admitted {
+        Some(more) => write!(info, more),
+        None => write!(debug, ""),
+    }
+}
+
+/// A plain request, or a head that cannot be read, gets an error of wsgate's own.
+pub(super) fn report_request(
+    metrics: &Metrics,
+    status: StatusCode,
+    sentence: &str,
+    route: Option<&str>,
+    client: ClientAddress,
+) {
+    metrics.request_refused(status.as_str());
+    // What a client does wrong is no trouble of wsgate's.
+    let (level, event) = match status.is_server_error() {
+        false => (Level::INFO, "request refused"),
+        true => (Level::WARN, "request failed"),
+    };
+    let status = status.as_u16();
+    let about = format_args!("status {status}, route {}", route.unwrap_or_default());
+    let admitted = log::admit(level, event, about);
+    macro_rules! write {
+        ($level:ident, $more:expr) => {
+            tracing::$level!(
+                route,
+                client = client.to_string(),
+                status,
+                "{event}: {sentence}{}",
+                $more
+            )
+        };
+    }
+    match admitted {
+        Some(more) if level == Level::WARN => write!(warn, more),
+        Some(more) => write!(info, more),
+        None => write!(debug, ""),
+    }
+}
+
+/// How the line of a connection begins that ends before it has a request.
+const CONNECTION: &str = "connection refused";
 
 impl Gate {
     /// Ends a connection beyond a limit, before anything of it is read.
     pub(super) async fn deny(&self, socket: Stream, denied: Denied, table: &Table) {
         let (listener, peer) = self.names(&socket);
         let everybody = &table.everybody;
-        let refusals = &everybody.refusals;
-        refusals.limited(&table.metrics, denied.label(), &listener, &peer);
+        report_limited(&table.metrics, denied.label(), &listener, &peer);
         let listener = self.listener.as_ref();
         // Over TLS nothing can be said before the handshake, which is what costs.
         if listener.is_none_or(|listener| table.tls(listener).is_none()) {
@@ -129,8 +108,7 @@ impl Gate {
     pub(super) async fn refuse_foreign(&self, socket: Stream, foreign: Foreign, table: &Table) {
         let (listener, peer) = self.names(&socket);
         let everybody = &table.everybody;
-        let refusals = &everybody.refusals;
-        refusals.foreign(&table.metrics, foreign, &listener, &peer);
+        report_foreign(&table.metrics, foreign, &listener, &peer);
         let answer = Answer::new(StatusCode::BAD_REQUEST, foreign.to_string());
         // A client that speaks TLS is answered too: Go's says that the server speaks HTTP, OpenSSL's names a wrong version.
         Box::pin(everybody.lingering.end(socket, &answer, false)).await;
@@ -167,32 +145,9 @@ impl Gate {
         without_body: bool,
     ) {
         let client = ClientAddress::of_peer(Caller::of(&stream).peer);
-        let (everybody, metrics) = (&table.everybody, &table.metrics);
         let (status, sentence) = (answer.status(), answer.sentence());
-        everybody
-            .refusals
-            .request(metrics, status, sentence, None, client);
-        Box::pin(everybody.lingering.end(stream, &answer, without_body)).await;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_line_stands_for_those_before_it() {
-        let (refusals, start) = (Refusals::default(), Instant::now());
-        let at = |seconds| start + Duration::from_secs(seconds);
-        let full = Cause::Limit("max_connections");
-        assert_eq!(refusals.report(full, at(0)), Some(1));
-        for _ in 0..1000 {
-            assert_eq!(refusals.report(full, at(5)), None);
-        }
-        // Another cause has lines of its own.
-        let bad = Cause::Request(StatusCode::BAD_REQUEST);
-        assert_eq!(refusals.report(bad, at(5)), Some(1));
-        assert_eq!(refusals.report(full, at(11)), Some(1001));
-        assert_eq!(refusals.report(full, at(100)), Some(1));
+        report_request(&table.metrics, status, sentence, None, client);
+        let lingering = &table.everybody.lingering;
+        Box::pin(lingering.end(stream, &answer, without_body)).await;
     }
 }

@@ -6,7 +6,6 @@ use super::asked::{Asked, Caller};
 use super::clients::{Admitted, Clients, Throttled};
 use super::farewell::Lingering;
 use super::identity::{ClientAddress, Identity, identify, is_trusted};
-use super::refusals::Refusals;
 use super::settings::{Address, Client, Route, Settings};
 use super::upstream::{Pool, Pools};
 use crate::deploy::Control;
@@ -44,8 +43,6 @@ pub(super) struct Everybody {
     exported: IntGauge,
     /// By the address of the client.
     pub clients: Arc<Clients>,
-    /// What was refused of late.
-    pub refusals: Refusals,
     /// Connections that were refused and are still open.
     pub lingering: Lingering,
     /// What connections keep in memory.
@@ -58,7 +55,6 @@ impl Everybody {
             open: AtomicUsize::new(0),
             exported: metrics.client_connections(),
             clients: Arc::default(),
-            refusals: Refusals::default(),
             lingering: Lingering::default(),
             buffers: Arc::new(Buffers::new(metrics.clone())),
         })

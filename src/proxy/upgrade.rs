@@ -191,7 +191,8 @@ async fn negotiate(
         let sentence = "this origin may not open a WebSocket here";
         let answer = Answer::new(StatusCode::FORBIDDEN, sentence);
         let origin = asked.lines(header::ORIGIN).next().unwrap_or_default();
-        let detail = format!("it is {}", Excerpt(origin, 100));
+        // Between quotes, as the fields of a line are: what is in it is no field.
+        let detail = format!("it is \"{}\"", Excerpt(origin, 100));
         return Err(answer.refusing(Reason::Origin).because(detail));
     }
     request

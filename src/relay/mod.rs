@@ -314,7 +314,7 @@ impl State {
             };
             self.pipes[from as usize].fresh = passage.again;
             self.count(from, &passage);
-            let is_ending = *self.session.phase() != Phase::Open;
+            let is_ending = !self.session.phase().is_open();
             if is_ending || self.session.has_news() {
                 self.take_frames(now);
             }

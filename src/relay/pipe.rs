@@ -66,6 +66,7 @@ impl Pipe {
     }
 
     /// Whether all that was meant for the sink has been written.
+    #[inline]
     pub fn is_flushed(&self) -> bool {
         self.ready == 0 && !self.unflushed
     }
@@ -80,6 +81,7 @@ impl Pipe {
 
     /// Reads once, at most so many bytes. They are in `scratch`, behind what was kept before them, unless that is too much
     /// to be copied; then they are in the window. `missing` is how much the frame under way needs, where that is known.
+    #[inline]
     pub fn poll_fill(
         &mut self,
         source: Pin<&mut impl AsyncRead>,
@@ -120,6 +122,7 @@ impl Pipe {
     ///
     /// # Errors
     /// Those of the stream: what was ready is dropped then.
+    #[inline]
     pub fn poll_flush(
         &mut self,
         mut sink: Pin<&mut impl AsyncWrite>,
@@ -158,6 +161,7 @@ impl Pipe {
     ///
     /// # Errors
     /// As [`Pipe::poll_flush`].
+    #[inline]
     pub fn forward(
         &mut self,
         mut released: &[u8],

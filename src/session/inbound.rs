@@ -95,12 +95,59 @@ impl Session {
         }
     }
 
+    /// Has the flow inspect the window, as far as it goes.
     pub(super) fn inspect(
         &mut self,
         from: Side,
         window: &[u8],
         block: &mut Block,
         turn: &mut Turn,
+        now: Instant,
+    ) -> (Passage, Option<Found>) {
+        let mut tally = Tally::default();
+        let is_usual = self.rare.is_none() && self.phase.is_open();
+        if !is_usual || !self.writing[from.other() as usize].is_passing() {
+            return self.inspect_on(from, window, None, tally, (block, turn), now);
+        }
+        // The way of nearly all windows: nothing is limited, nothing ends, nothing is found.
+        let inbound = &mut self.inbound[from as usize];
+        block.budget = turn.budget();
+        let rules = &self.settings.rules;
+        let inspection = inbound
+            .flow
+            .inspect(rules, window, Until::End, block, &mut tally);
+        turn.handle_inspected(&block.budget);
+        if inspection.event.is_some() || inspection.spent {
+            return self.inspect_on(from, window, Some(inspection), tally, (block, turn), now);
+        }
+        self.count(from, &tally, now);
+        let passage = Passage {
+            forward: inspection.release,
+            tally,
+            ..Passage::default()
+        };
+        (passage, None)
+    }
+
+    /// Notes what has passed to the other side.
+    fn count(&mut self, from: Side, tally: &Tally, now: Instant) {
+        if tally.has_data() && self.phase.cause().is_none() {
+            self.last_message = self.settings.seconds(now);
+        }
+        let passed = &mut self.inbound[from as usize].passed;
+        passed.messages += tally.messages[0] + tally.messages[1];
+        passed.bytes += tally.bytes.iter().sum::<u64>();
+    }
+
+    /// [`inspect`](Self::inspect) for all that is not usual; `first` is what was found already, and `tally` what it released.
+    #[inline(never)]
+    fn inspect_on(
+        &mut self,
+        from: Side,
+        window: &[u8],
+        mut first: Option<inspect::Passage>,
+        mut tally: Tally,
+        (block, turn): (&mut Block, &mut Turn),
         now: Instant,
     ) -> (Passage, Option<Found>) {
         let passing = self.writing[from.other() as usize].is_passing();
@@ -122,15 +169,16 @@ impl Session {
         // What is counted one by one is looked at one by one.
         let counts = gauge.as_ref().is_some_and(Gauge::counts_frames);
         let step = if counts { Until::FrameEnd } else { until };
-        let mut tally = Tally::default();
         let mut events = Vec::new();
         let (mut release, mut dropped, mut again) = (0, 0, false);
         let found = loop {
-            let verdict = gauge.as_mut().map_or(Verdict::Pass, |gauge| {
-                gauge.look(&mut inbound.flow, &window[release..], &tally)
-            });
-            let passage = match verdict {
-                Verdict::Pass => {
+            let verdict = match (&first, &mut gauge) {
+                (None, Some(gauge)) => gauge.look(&mut inbound.flow, &window[release..], &tally),
+                _ => Verdict::Pass,
+            };
+            let passage = match (verdict, first.take()) {
+                (_, Some(first)) => first,
+                (Verdict::Pass, None) => {
                     let rest = &window[release..];
                     block.budget = match &mut gauge {
                         None => turn.budget(),
@@ -147,11 +195,11 @@ impl Session {
                     }
                     passage
                 }
-                Verdict::Wait => {
+                (Verdict::Wait, None) => {
                     again = release < window.len();
                     break None;
                 }
-                Verdict::Violation(violation) => inspect::Passage {
+                (Verdict::Violation(violation), None) => inspect::Passage {
                     release: 0,
                     event: Some(inspect::Event::Violation(violation)),
                     spent: false,
@@ -234,12 +282,8 @@ impl Session {
             }
         };
         let slowed = gauge.map(|gauge| gauge.finish(&tally));
-        if passing && cause.is_none() && tally.has_data() {
-            self.last_message = settings.seconds(now);
-        }
         if passing {
-            inbound.passed.messages += tally.messages[0] + tally.messages[1];
-            inbound.passed.bytes += tally.bytes.iter().sum::<u64>();
+            self.count(from, &tally, now);
         }
         let passage = Passage {
             forward: if passing { release } else { 0 },

@@ -262,7 +262,7 @@ impl Session {
             return Passage::discarding(window.len());
         }
         let (mut passage, found) = self.inspect(from, window, block, turn, now);
-        if found.is_none() && self.phase == Phase::Open {
+        if found.is_none() && self.phase.is_open() {
             // As nearly always: nothing has changed but what passed.
             return passage;
         }
@@ -288,6 +288,7 @@ impl Session {
     }
 
     /// So many bytes of a side were read, which rate limits count before anything of them is inspected.
+    #[inline]
     pub fn handle_read(&mut self, from: Side, count: usize) {
         if let Some(rare) = &mut self.rare
             && let Some(meter) = &mut rare.meter
@@ -311,6 +312,7 @@ impl Session {
     }
 
     /// All that was meant for a side is written.
+    #[inline]
     pub fn handle_written(&mut self, to: Side) {
         if self.blocked[to as usize] {
             self.blocked[to as usize] = false;
@@ -379,6 +381,7 @@ impl Session {
     }
 
     /// How many bytes may be read of a side at once; `None` while it is not to be read.
+    #[inline]
     pub fn wants_bytes(&mut self, from: Side, now: Instant) -> Option<usize> {
         let inbound = &self.inbound[from as usize];
         let to = from.other() as usize;
@@ -390,6 +393,7 @@ impl Session {
     }
 
     /// Whether the stream toward a side is to be ended, now that all that was meant for it is written.
+    #[inline]
     pub fn wants_shutdown(&self, to: Side) -> bool {
         let ends = match self.writing[to as usize] {
             Writing::Cut => true,
@@ -431,6 +435,7 @@ impl Session {
     }
 
     /// How the session ended, once both sides are done.
+    #[inline]
     pub fn outcome(&self) -> Option<Outcome> {
         let Phase::Done { cause, timed_out } = self.phase else {
             return None;
@@ -451,6 +456,7 @@ impl Session {
     }
 
     /// Whether there may be a frame for a side, or an event: a quick look for the path of every message.
+    #[inline]
     pub fn has_news(&self) -> bool {
         let has_frame = |writing: &Writing| matches!(writing, Writing::CloseDue(_));
         let has_event = |rare: &Rare| !rare.events.is_empty();
@@ -460,12 +466,14 @@ impl Session {
     }
 
     /// Whether a Ping for a side waits until it may be sent.
+    #[inline]
     pub fn has_ping(&self, to: Side) -> bool {
         let watch = self.rare.as_ref().and_then(|rare| rare.watch.as_ref());
         watch.is_some_and(|watch| watch.is_due(to))
     }
 
     /// How many bytes the frame under way from a side still needs before it can be forwarded, 0 where that is not known.
+    #[inline]
     pub fn missing(&self, from: Side) -> usize {
         self.inbound[from as usize].flow.missing()
     }
@@ -505,11 +513,13 @@ impl Session {
     }
 
     /// The memory that compressed messages of a side take, in bytes.
+    #[inline]
     pub fn memory(&self, from: Side) -> usize {
         self.inbound[from as usize].flow.memory()
     }
 
     /// By how much the memory that compressed messages take has changed since the last call, in bytes.
+    #[inline]
     pub fn memory_change(&mut self) -> isize {
         let flows = self.inbound.iter_mut();
         flows.map(|inbound| inbound.flow.memory_change()).sum()

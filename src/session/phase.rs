@@ -67,6 +67,12 @@ impl Phase {
         }
     }
 
+    /// Whether both sides talk.
+    #[inline]
+    pub const fn is_open(&self) -> bool {
+        matches!(self, Phase::Open)
+    }
+
     /// The place of the phase in the order in which phases follow each other.
     pub const fn rank(&self) -> u8 {
         match self {

@@ -12,6 +12,7 @@ from rig.raw import connect
 
 CONNECTIONS = "wsgate_connections_refused_total"
 REQUESTS = "wsgate_requests_refused_total"
+HANDSHAKES = "wsgate_handshakes_refused_total"
 
 
 def answered_at_once(client):
@@ -184,15 +185,24 @@ def test_no_refusal_is_pingoras(start_rig, sent, status):
     rig.assert_nothing_reached_the_server()
 
 
-@pytest.mark.parametrize("header", ["Host: other.test", "X : a", "X: a\x01", "X: a\r\n folded"])
-def test_malformed_upgrades_are_refused_in_the_same_way(start_rig, header):
+@pytest.mark.parametrize(
+    ("header", "reason"),
+    [("Host: other.test", "host"), ("X : a", "malformed"), ("X: a\x01", "malformed"), ("X: a\r\n folded", "malformed")],
+)
+def test_malformed_upgrades_are_refused_in_the_same_way(start_rig, header, reason):
+    """A head that is no HTTP may have been any request; with two hosts it is known to ask for a WebSocket."""
     rig = start_rig()
     client, _ = rig.request(extra=[header])
     head = client.read_head()
     assert (head.status, head.get("server")) == (400, None)
     assert client.read_body(head), "no sentence"
+    now = rig.gate.metrics()
+    assert (now.total(HANDSHAKES), now.total(HANDSHAKES, reason=reason)) == (1, 1)
+    assert now.total(REQUESTS) == now.total(REQUESTS, status="400") == (reason == "malformed")
+    event = "request refused" if reason == "malformed" else "upgrade refused"
+    rig.gate.wait_for_log(lambda line: event in line and f'reason="{reason}"' in line, "of the refusal")
+    assert len([line for line in rig.gate.log if " refused" in line]) == 1, rig.gate.log
     rig.assert_nothing_reached_the_server()
-    assert rig.gate.metrics().total(REQUESTS, status="400") == 1
 
 
 def test_an_answer_to_head_has_no_body(start_rig):
@@ -221,6 +231,7 @@ def test_refusals_that_were_there_before_are_counted_too(start_rig):
         client.close()
         rig.gate.wait_for_metrics(lambda now, status=status: now.total(REQUESTS, status=status) == 1, f"{status}")
         rig.gate.wait_for_log(lambda line, status=status: f"status={status}" in line and "request" in line, f"of {status}")
+        assert len([line for line in rig.gate.log if f"status={status}" in line]) == 1, "one line and no other"
 
 
 def test_refusals_over_http2_are_counted_too(start_rig, tmp_path):

@@ -40,7 +40,7 @@ def answer(body=b"", **headers):
         ('{"a"}|^[]\\', '{"a"}|^[]\\'),
         ("<b>`", "%3Cb%3E%60"),
         ("\u00fc?\u00fc\u20ac", "\u00fc?\u00fc\u20ac"),
-        ("%zz%00%2f?%", "%zz%00%2f?%"),
+        ("%zz%01%2f?%00%", "%zz%01%2f?%00%"),
     ],
 )
 def test_targets_that_other_proxies_pass(rig, target, reaches):

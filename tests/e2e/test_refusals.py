@@ -13,17 +13,21 @@ from rig import certificates, gate, http, raw
 from rig.raw import TIMEOUT
 
 REFUSED = "wsgate_handshakes_refused_total"
+CONNECTIONS = "wsgate_connections_refused_total"
+REQUESTS = "wsgate_requests_refused_total"
 LINE = "upgrade refused"
+UNREAD = "request refused"
+"""Of a head that was not read, or is none: nobody knows what it would have asked for."""
 
 
 def refusals(wsgate):
-    """The lines of the log about refused upgrades."""
-    return [line for line in wsgate.log if LINE in line]
+    """The lines of the log about refused upgrades, and about refused requests, if there are any."""
+    return [line for line in wsgate.log if LINE in line or UNREAD in line]
 
 
-def expect(wsgate, reason, route="main", seen=0):
+def expect(wsgate, reason, route="main", seen=0, event=LINE):
     """The line of a refusal for this reason, which is counted once; it says what the metric says."""
-    line = wsgate.wait_for_log(lambda line: LINE in line and f'reason="{reason}"' in line, f"for {reason}", seen)
+    line = wsgate.wait_for_log(lambda line: event in line and f'reason="{reason}"' in line, f"for {reason}", seen)
     wsgate.wait_for_metrics(lambda now: now.total(REFUSED, reason=reason, route=route) == 1, f"{reason} to be counted")
     assert (f'route="{route}"' in line) == bool(route), line
     assert_prose(line)
@@ -59,11 +63,13 @@ def test_a_request_that_is_not_right(start_rig, reason):
     client.send(http.upgrade_request("/chat?token=secret", **options))
     answer = client.read_head()
     assert answer.status == status and client.read_body(answer)
-    line = expect(rig.gate, reason)
+    # Without a host there is no looking for a route.
+    line = expect(rig.gate, reason, route="" if reason == "host" else "main")
     assert " INFO " in line and f"status={status}" in line and 'client="127.0.0.1"' in line, line
     assert 'path="/chat"' in line and "secret" not in line, line
     assert reason != "origin" or "https://evil.example" in line, line
     assert len(refusals(rig.gate)) == 1
+    assert rig.gate.metrics().total(REQUESTS) == 0, "an upgrade is no plain request"
 
 
 def test_what_has_no_route(start_rig):
@@ -83,13 +89,58 @@ def test_what_has_no_route(start_rig):
     assert rig.gate.metrics().total("wsgate_handshakes_total", route="", result="bad_request") == 2
 
 
-def test_what_a_client_writes_forges_no_line(start_rig):
-    rig = start_rig(route={"path": "/x"})
+FORGED = '" reason="key" status=200 client="198.51.100.1'
+ESCAPES = "\x1b[31m\x1b[2K"
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "reason", "shown"),
+    [
+        ("/%0a%0d%1b[31m", {}, "no_route", ["/%0a%0d%1b[31m"]),
+        (f"/{FORGED.replace(' ', '%20')}", {}, "no_route", []),
+        ('/\x80\x9b31m\xff"', {}, "no_route", ["x9b31m"]),
+        ("/" + '"' * 5000, {}, "no_route", ["..."]),
+        ("/", {"Host": "a" * 5000}, "no_route", ["aaa..."]),
+        ("/", {"Host": f"a{FORGED}"}, "host", []),
+        ("/", {"Host": "a\x9b31m\xff"}, "host", ["x9b31m"]),
+        ("/x", {"Origin": f"https://evil.test{FORGED}"}, "origin", []),
+        ("/x", {"Origin": "https://evil.test\x9b31m\x85"}, "origin", []),
+        ("/x", {"Origin": "https://" + "e" * 5000}, "origin", []),
+    ],
+    ids=["percent", "quotes", "no ASCII", "many", "long host", "quotes in a host", "host", "quotes in an origin", "origin", "long origin"],
+)
+def test_what_a_client_writes_forges_no_line(start_rig, path, headers, reason, shown):
+    """HTTP allows quotes and bytes beyond ASCII, with which terminals are told as much as with an escape character."""
+    rig = start_rig(route={"path": "/x", "allowed_origins": ["https://good.test"]})
     client = rig.connect()
-    client.send(http.upgrade_request("/\x1b[31m\"b=c", headers={"Host": 'a" reason="key'}))
-    assert client.read_head().status in (400, 404)
-    line = rig.gate.wait_for_log(lambda line: LINE in line, "of the refusal")
-    assert "\x1b" not in line and 'reason="key"' not in line.replace('\\"', "'"), line
+    client.send(http.upgrade_request(path, headers=headers))
+    assert client.read_head().status in (400, 403, 404)
+    line = expect(rig.gate, reason, route="main" if reason == "origin" else "")
+    assert line.isascii() and line.isprintable() and len(line) < 2000, line
+    assert fields(line, "reason") == [f'"{reason}"'] and fields(line, "client") == ['"127.0.0.1"'], line
+    assert len(fields(line, "status")) == 1 and fields(line, "status") != ["200"], line
+    for word in shown:
+        assert word in line, line
+    assert len(refusals(rig.gate)) == 1, rig.gate.log
+
+
+def fields(line, name):
+    """The values of the fields of that name in a line of text, as a reader finds them who knows quotes and their escapes."""
+    found = re.findall(r'(?:^| )(\w+)=("(?:[^"\\]|\\.)*"|\S*)|"(?:[^"\\]|\\.)*"', line)
+    return [value for key, value in found if key == name]
+
+
+@pytest.mark.parametrize("where", ["path", "host", "origin"])
+def test_escape_characters_are_in_no_line(start_rig, where):
+    """HTTP allows them nowhere; what has one is refused, and the log has none of it."""
+    rig = start_rig(route={"allowed_origins": ["https://good.test"]})
+    headers = {} if where == "path" else {where.title(): f"https://{ESCAPES}"}
+    client = rig.connect()
+    client.send(http.upgrade_request(f"/{ESCAPES}" if where == "path" else "/", headers=headers))
+    assert client.read_head().status == 400
+    line = rig.gate.wait_for_log(lambda line: " refused: " in line, "of the refusal")
+    assert ("connection refused: this connection does not begin with an HTTP request" in line) == (where == "path"), line
+    assert "\x1b" not in "".join(rig.gate.log) and "[31m" not in line, line
 
 
 def test_a_head_that_is_no_http(start_rig):
@@ -98,9 +149,11 @@ def test_a_head_that_is_no_http(start_rig):
     client = rig.connect()
     client.send(b"GET /a HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nno header\r\n\r\n")
     answer = client.read_head()
-    assert answer.status == 400 and answer.get("server") is None and b"malformed" in client.read_body(answer)
+    assert answer.status == 400 and answer.get("server") is None
+    assert b"a header of the request has no valid name: " in client.read_body(answer)
     client.expect_eof()
-    expect(rig.gate, "malformed", route="")
+    assert "has no valid name" in expect(rig.gate, "malformed", route="", event=UNREAD)
+    assert len(refusals(rig.gate)) == 1
 
 
 def test_heads_that_are_not_read(start_rig):
@@ -109,11 +162,12 @@ def test_heads_that_are_not_read(start_rig):
     client.send(http.upgrade_request()[:-2])
     answer = client.read_head()
     assert answer.status == 408 and client.read_body(answer)
-    assert "header_timeout" in expect(rig.gate, "head_timed_out", route="")
+    assert "header_timeout" in expect(rig.gate, "head_timed_out", route="", event=UNREAD)
     client = rig.connect()
     client.send(http.upgrade_request(headers={"Cookie": "a" * 3000}))
     assert client.read_head().status == 431
-    assert "max_header_size" in expect(rig.gate, "head_too_large", route="")
+    assert "max_header_size" in expect(rig.gate, "head_too_large", route="", event=UNREAD)
+    assert len(refusals(rig.gate)) == 2
 
 
 def test_an_address_that_is_not_served(start_rig):
@@ -125,19 +179,43 @@ def test_an_address_that_is_not_served(start_rig):
 
 
 def test_an_address_that_comes_too_often(start_rig):
+    """Before it asks for anything: its connection is refused."""
     rig = start_rig(client={"address_max_connections": 1})
     session = rig.open()
     client = rig.connect()
     client.send(http.upgrade_request())
     assert client.read_head().status == 429
-    assert " INFO " in expect(rig.gate, "address_limit")
+    line = rig.gate.wait_for_log(lambda line: "connection refused: a limit is reached" in line, "of the refusal")
+    assert 'reason="address_max_connections"' in line and 'peer="127.0.0.1:' in line, line
+    now = rig.gate.metrics()
+    assert (now.total(CONNECTIONS, reason="address_max_connections"), now.total(REFUSED), now.total(REQUESTS)) == (1, 0, 0)
+    assert refusals(rig.gate) == []
     session.finish()
 
 
-@pytest.mark.parametrize(("limits", "reason"), [
-    ({"route": {"max_connections": 1}}, "route_full"), ({"client": {"max_connections": 1}}, "gate_full")
-])
-def test_a_warning_is_written_once_and_the_rest_is_counted(start_rig, limits, reason):
+def test_a_client_behind_a_trusted_proxy_that_comes_too_often(start_rig):
+    """Its connections are the proxy's; its upgrade is refused."""
+    rig = start_rig(client={"address_max_connections": 1, "trusted_proxies": ["127.0.0.1"]})
+    forwarded = {"extra": ["X-Forwarded-For: 203.0.113.7"]}
+    session = rig.open(request=forwarded)
+    client = rig.connect()
+    client.send(http.upgrade_request(**forwarded))
+    assert client.read_head().status == 429
+    line = expect(rig.gate, "address_limit")
+    assert " INFO " in line and 'client="203.0.113.7"' in line, line
+    assert rig.gate.metrics().total(CONNECTIONS) == 0 and len(refusals(rig.gate)) == 1
+    session.finish()
+
+
+@pytest.mark.parametrize(
+    ("limits", "event", "series", "reason"),
+    [
+        ({"route": {"max_connections": 1}}, LINE, REFUSED, "route_full"),
+        ({"client": {"max_connections": 1}}, "connection refused", CONNECTIONS, "max_connections"),
+    ],
+    ids=["route", "all"],
+)
+def test_a_warning_is_written_once_and_the_rest_is_counted(start_rig, limits, event, series, reason):
     rig = start_rig(**limits)
     session = rig.open()
     for _ in range(20):
@@ -145,9 +223,10 @@ def test_a_warning_is_written_once_and_the_rest_is_counted(start_rig, limits, re
         client.send(http.upgrade_request())
         assert client.read_head().status == 503
         client.close()
-    rig.gate.wait_for_metrics(lambda now: now.total(REFUSED, reason=reason, route="main") == 20, "all to be counted")
-    lines = refusals(rig.gate)
-    assert len(lines) == 1 and " WARN " in lines[0] and f'reason="{reason}"' in lines[0], lines
+    rig.gate.wait_for_metrics(lambda now: now.total(series, reason=reason) == 20, "all to be counted")
+    rig.gate.wait_for_log(lambda line: event in line, "of the first")
+    lines = [line for line in rig.gate.log if " refused: " in line]
+    assert len(lines) == 1 and event in lines[0] and " WARN " in lines[0] and f'reason="{reason}"' in lines[0], lines
     session.finish()
 
 
@@ -270,6 +349,7 @@ def test_a_websocket_by_http_2(start, authority):
     done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=True)
     assert done.stdout.splitlines() == ["a WebSocket is opened with HTTP/1.1", "400 2"]
     assert 'path="/chat"' in expect(wsgate, "http_version")
+    assert len(refusals(wsgate)) == 1 and wsgate.metrics().total(REQUESTS) == 0, "it is no plain request as well"
 
 
 def test_tls_failures_of_clients(start, authority):
@@ -285,9 +365,9 @@ def test_tls_failures_of_clients(start, authority):
             client.recv(1)
         sock.close()
 
-    def plain(_):
+    def send(wire):
         client = raw.connect(wsgate.address)
-        client.send(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n")
+        client.send(wire)
         client.read_to_end()
 
     old = authority.client_context()
@@ -296,12 +376,15 @@ def test_tls_failures_of_clients(start, authority):
         "no_certificate": (shake, authority.client_context(), ["client_certificate"]),
         "nothing_in_common": (shake, old, ["min_tls"]),
         "alert": (shake, ssl.create_default_context(), ["authority", "cert"]),
-        "not_tls": (plain, None, ["is not TLS"]),
+        "not_tls": (send, b"\x00\x01\x02\x03\x04\x05\x06\x07", ["is not TLS"]),
+        # This one is told so, and is no failure of TLS.
+        "http_on_tls_port": (send, b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n", ["this port speaks TLS"]),
     }
-    for reason, (act, context, words) in kinds.items():
+    for reason, (act, what, words) in kinds.items():
         for _ in range(3):
-            act(context)
-        wsgate.wait_for_metrics(lambda now, reason=reason: now.total(series, reason=reason) == 3, reason)
+            act(what)
+        counted = CONNECTIONS if reason == "http_on_tls_port" else series
+        wsgate.wait_for_metrics(lambda now, name=counted, reason=reason: now.total(name, reason=reason) == 3, reason)
         lines = [line for line in wsgate.log if f'reason="{reason}"' in line]
         assert len(lines) == 1 and " INFO " in lines[0] and 'peer="127.0.0.1:' in lines[0], lines
         assert_prose(lines[0])
