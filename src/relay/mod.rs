@@ -177,7 +177,7 @@ impl State {
     fn poll_commands(&mut self, cx: &mut Context<'_>, now: std::time::Instant) -> bool {
         // Asked for in any case: it is how the handle learns whom to wake.
         let drain = self.handle.poll_drain(cx.waker());
-        let before = *self.session.phase();
+        let before = self.session.phase().rank();
         if self.handle.is_hurried() && !self.session.is_hurried() {
             self.session.handle_command(Command::Hurry, now);
         }
@@ -193,7 +193,7 @@ impl State {
             };
             self.session.handle_command(Command::Shed(slow), now);
         }
-        let moved = *self.session.phase() != before;
+        let moved = self.session.phase().rank() != before;
         if moved {
             self.take_frames(now);
         }

@@ -315,11 +315,16 @@ impl Session {
     #[inline]
     pub fn handle_written(&mut self, to: Side) {
         if self.blocked[to as usize] {
-            self.blocked[to as usize] = false;
-            self.stop_waiting(to);
-            self.trim();
-            self.finish_if_over();
+            self.unblock(to);
         }
+    }
+
+    #[inline(never)]
+    fn unblock(&mut self, to: Side) {
+        self.blocked[to as usize] = false;
+        self.stop_waiting(to);
+        self.trim();
+        self.finish_if_over();
     }
 
     /// A side does not take all that is meant for it; `took` says whether it took something just now.
@@ -455,14 +460,15 @@ impl Session {
         })
     }
 
-    /// Whether there may be a frame for a side, or an event: a quick look for the path of every message.
+    /// Whether there may be an event, or a Ping to be polled: a quick look for the path of every message, as long as the
+    /// session is [open](Phase::is_open).
     #[inline]
     pub fn has_news(&self) -> bool {
-        let has_frame = |writing: &Writing| matches!(writing, Writing::CloseDue(_));
-        let has_event = |rare: &Rare| !rare.events.is_empty();
-        self.rare.as_deref().is_some_and(has_event)
-            || self.writing.iter().any(has_frame)
-            || SIDES.into_iter().any(|side| self.has_ping(side))
+        self.rare.as_ref().is_some_and(|rare| {
+            let watch = rare.watch.as_ref();
+            let has_ping = |watch: &Watch| SIDES.into_iter().any(|side| watch.is_due(side));
+            !rare.events.is_empty() || watch.is_some_and(|watch| has_ping(watch))
+        })
     }
 
     /// Whether a Ping for a side waits until it may be sent.
