@@ -11,8 +11,9 @@
 //! | [`frame`] | the wire: headers, masks, UTF-8, deflate, Close frames. Bytes in, values out |
 //! | [`handshake`] | the opening handshake: a request and a 101. Pure |
 //! | [`edge`] | what of a request decides on its route: target, host, path. Pure |
-//! | [`inspect`] | one connection after its 101: what may pass, what each side is told. Pure |
-//! | [`relay`] | bytes between two streams: the loop, back-pressure, the outcome |
+//! | [`inspect`] | one direction of a connection, frame by frame: what may pass; the table of what each side is told. Pure |
+//! | [`session`] | one proxied WebSocket after its 101: its phases, limits, timers, frames of wsgate, outcome. Pure |
+//! | [`relay`] | bytes between two streams: the loop around a session, back-pressure, memory |
 //! | [`drain`] | who is closed, and when. Pure |
 //! | [`deploy`] | where deploys are learnt, and what carries the drains out |
 //! | [`proxy`] | the seat on Pingora: listeners' connections, routes, servers, the upgrade |
@@ -24,7 +25,7 @@
 //! | [`cli`], [`demo`] | the command line; the tour |
 //!
 //! Arrows point down: `cli -> server -> {proxy, admin, config}`, `proxy -> {edge, handshake, relay, metrics}`,
-//! `edge -> handshake`, `relay -> {inspect, metrics}`, `inspect -> frame`. Settings belong to the room that obeys them.
+//! `edge -> handshake`, `relay -> {session, metrics}`, `session -> inspect -> frame`. Settings belong to the room that obeys them.
 //!
 //! # Lexicon
 //!
@@ -51,4 +52,5 @@ pub mod proxy;
 pub mod relay;
 pub mod server;
 pub mod service;
+pub mod session;
 pub mod tls;

@@ -295,7 +295,7 @@ impl Metrics {
         );
         let slow_readers = counter(
             "wsgate_slow_readers_closed_total",
-            "Connections ended because a side did not take what was sent to it, by the limit that ended them.",
+            "Connections ended because a side did not take what was sent to it, or for the memory that they owned, by the limit that ended them.",
             &["side", "limit"],
         );
         let plain_ended = counter(
@@ -352,11 +352,11 @@ impl Metrics {
         );
         let compression_memory = gauge(
             "wsgate_compression_memory_bytes",
-            "Memory that connections hold to inflate what comes next: windows shared by messages, messages under way.",
+            "Memory that connections hold to inflate what comes next, part of wsgate_buffer_memory_bytes: windows shared by messages, messages under way.",
         );
         let buffer_memory = gauge(
             "wsgate_buffer_memory_bytes",
-            "Memory in which connections keep what they cannot pass on yet: unfinished frames, and what readers do not take.",
+            "Memory that WebSocket connections own beyond what an idle one needs: unfinished frames and TLS records, what readers do not take, and what inflating needs.",
         );
         let plain_memory = gauge(
             "wsgate_plain_memory_bytes",
@@ -656,8 +656,7 @@ impl Metrics {
             .inc();
     }
 
-    /// The memory in which a connection keeps what it cannot pass on yet has changed by so many bytes: what all of them keep
-    /// now.
+    /// The memory that a connection owns beyond what an idle one needs has changed by so many bytes: what all of them own now.
     pub fn buffer_memory(&self, change: isize) -> usize {
         if change != 0 {
             self.buffer_memory.add(change as i64);

@@ -11,7 +11,7 @@ use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use std::env;
 use wsgate::frame::deflate::Terms;
-use wsgate::inspect::{Block, Event, Flow, Kind, Mode, Rules, Side, Tally, Until};
+use wsgate::inspect::{Block, Budget, Event, Flow, Kind, Mode, Rules, Side, Tally, Until};
 
 const SIDES: [Side; 2] = [Side::Client, Side::Upstream];
 
@@ -137,7 +137,7 @@ fn section_6_rsv1() {
         &Rules::default(),
         None,
         &[frame(TEXT, HELLO[0])],
-        Err((0, Kind::ReservedBits, AT_FRAME)),
+        Err((0, Kind::CompressionNotAgreed, AT_FRAME)),
     );
 }
 
@@ -439,6 +439,99 @@ fn observing() {
             frame(TEXT, HELLO[0]),
         ];
         all_passes(&rules, terms, &interrupted, &[Kind::MessageInsideMessage]);
+    }
+}
+
+// What a call may do.
+
+/// Every budget there is, at every cut: the same is found, at the same place, and no more passes than is proven.
+#[test]
+fn every_budget_comes_to_the_same() {
+    let json = "{\"é\":\"🌍\"}".repeat(30).into_bytes();
+    let budgets: Vec<Budget> = (1..=300)
+        .flat_map(|n| [Budget::new(n), Budget::default().inflating(n)])
+        .collect();
+    for terms in BOTH {
+        let mut compressor = Compressor::new(terms);
+        let (start, rest) = (
+            compressor.part(&json[..200]),
+            compressor.message(&json[200..]),
+        );
+        let mut sent = vec![
+            frame(TEXT_START, start),
+            frame(PING, "p"),
+            frame(LAST, rest),
+            frame(PLAIN_TEXT, "plain"),
+            frame(BINARY, compressor.message(&[b'a'; 900])),
+        ];
+        for (wrong, max_message_size) in [
+            (frame(TEXT, compressor.message(&json)), 1_000),
+            (frame(BINARY, compressor.message(&[b'b'; 1_001])), 1_000),
+            (
+                frame(TEXT, [&compressor.part(&json[..300])[..], &[6]].concat()),
+                1_000,
+            ),
+            (
+                frame(TEXT, compressor.message(&[&json[..380], b"\xFF"].concat())),
+                1_000,
+            ),
+        ] {
+            sent.push(wrong);
+            for hold in [10, 64 << 10] {
+                let rules = Rules {
+                    max_message_size,
+                    hold,
+                    ..Rules::default()
+                };
+                for side in SIDES {
+                    let deflate = Some(terms);
+                    let sender = Sender { side, deflate };
+                    let (stream, _) = written(side, &sent);
+                    for cuts in [
+                        drive::whole(stream.len()),
+                        drive::byte_by_byte(stream.len()),
+                    ] {
+                        let _scene = Scene(format!("{sender:?}, {sent:02X?}"));
+                        drive::agree_spending(sender, &rules, &stream, &cuts, &budgets);
+                    }
+                }
+            }
+            sent.pop();
+        }
+    }
+}
+
+/// A call does no more than it may, give or take a code and the end of a message, however much one read holds.
+#[test]
+fn a_budget_bounds_what_is_inflated_at_once() {
+    const WORK: usize = 64 << 10;
+    for terms in BOTH {
+        let mut compressor = Compressor::new(terms);
+        let bombs: Vec<Frame> = (0..5)
+            .map(|_| frame(BINARY, compressor.message(&[0; 1 << 20])))
+            .collect();
+        for side in SIDES {
+            let (stream, _) = written(side, &bombs);
+            let mut flow = Flow::new(side).with_compression(Some(terms));
+            let (rules, mut block, mut tally) =
+                (Rules::default(), Block::default(), Tally::default());
+            let (mut window, mut calls) = (&stream[..], 0);
+            loop {
+                block.budget = Budget::new(WORK);
+                let passage = flow.inspect(&rules, window, Until::End, &mut block, &mut tally);
+                assert_eq!(passage.event, None);
+                let inflated = block.budget.inflated();
+                assert!(inflated < WORK as u64 + 5_000, "{inflated} bytes");
+                window = &window[passage.release..];
+                calls += 1;
+                if !passage.spent {
+                    break;
+                }
+            }
+            assert!(window.is_empty());
+            assert_eq!(tally.compressed.inflated, 5 << 20);
+            assert!(calls >= 80, "{calls} calls");
+        }
     }
 }
 

@@ -7,7 +7,7 @@ mod judge;
 use drive::{Cuts, Frame, Length, Played, Scene};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use wsgate::inspect::{Block, Event, Flow, Kind, Mode, Rules, Side, Tally, Until};
+use wsgate::inspect::{Block, Budget, Event, Flow, Kind, Mode, Rules, Side, Tally, Until};
 
 const SIDES: [Side; 2] = [Side::Client, Side::Upstream];
 
@@ -28,6 +28,8 @@ enum Want {
     /// All is well so far.
     Open,
     Close(Option<u16>),
+    /// A Close of which the code alone may pass.
+    Garbled(Option<u16>),
     /// A rule is broken by the frame after those that passed.
     Frame(Kind),
     /// A rule is broken; this byte of the message, or this limit, is told.
@@ -62,7 +64,12 @@ fn section_5_2_reserved_bits() {
     for rsv in [0x40, 0x20, 0x10, 0x60, 0x50, 0x30, 0x70] {
         for first in [TEXT, TEXT_START, BINARY, CLOSE, PING, PONG] {
             let stream = [binary("fine"), frame(first | rsv, "ab")];
-            check(&stream, frames(1), Want::Frame(Kind::ReservedBits));
+            // RFC 7692 §6: that it is compressed, which was not agreed.
+            let kind = match (first, rsv) {
+                (TEXT | TEXT_START | BINARY, 0x40) => Kind::CompressionNotAgreed,
+                _ => Kind::ReservedBits,
+            };
+            check(&stream, frames(1), Want::Frame(kind));
         }
         let stream = [frame(TEXT_START, "a"), frame(LAST | rsv, "b")];
         check(&stream, frames(1), Want::Frame(Kind::ReservedBits));
@@ -268,11 +275,23 @@ fn section_5_5_1_close() {
         b"\xF4\x90\x80\x80",
         b"ab\xE2\x82",
     ] {
-        let payload = [b"\x03\xE8", reason].concat();
-        check(
-            &close(&payload),
+        let payload = [b"\x0F\xA1", reason].concat();
+        let kind = Kind::CloseReasonNotUtf8;
+        let sent = close(&payload);
+        check_from(
+            Side::Client,
+            &Rules::default(),
+            &sent,
             frames(1),
-            Want::Frame(Kind::CloseReasonNotUtf8),
+            Want::Frame(kind),
+        );
+        // What a server's application says by the code is told without the reason.
+        check_from(
+            Side::Upstream,
+            &Rules::default(),
+            &sent,
+            frames(1),
+            Want::Garbled(Some(4001)),
         );
     }
 }
@@ -291,7 +310,7 @@ fn section_7_4_close_codes() {
         0, 1, 999, 1004, 1005, 1006, 1015, 1016, 1999, 2000, 2999, 5000, 65535,
     ] {
         let stream = [frame(CLOSE, u16::to_be_bytes(code)), text("late")];
-        check(&stream, frames(0), Want::Frame(Kind::CloseCode));
+        check(&stream, frames(0), At(Kind::CloseCode, code.into()));
     }
 }
 
@@ -633,6 +652,40 @@ fn until_frame_end() {
     }
 }
 
+/// However many small frames one read holds, a call looks at no more of them than it may, and the next ones at the rest.
+#[test]
+fn a_budget_bounds_how_many_frames_are_looked_at_at_once() {
+    const WORK: usize = 128_000;
+    for side in SIDES {
+        for small in [
+            frame(TEXT, ""),
+            frame(BINARY, "a"),
+            frame(PING, ""),
+            frame(PONG, "ab"),
+        ] {
+            let sent = vec![small; 20_000];
+            let (stream, _) = written(side, &sent);
+            let (rules, mut block, mut tally) = tools();
+            let mut flow = Flow::new(side);
+            let (mut window, mut before) = (&stream[..], 0);
+            loop {
+                block.budget = Budget::new(WORK);
+                let passage = flow.inspect(&rules, window, Until::End, &mut block, &mut tally);
+                let frames: u64 = tally.messages.iter().sum();
+                assert!(frames - before <= 2_001, "{} frames", frames - before);
+                assert_eq!(passage.event, None);
+                assert!(passage.release > 0);
+                window = &window[passage.release..];
+                before = frames;
+                if !passage.spent {
+                    break;
+                }
+            }
+            assert_eq!((window.len(), before), (0, 20_000));
+        }
+    }
+}
+
 /// Where a frame of our own may be put, and where a message would be left unfinished.
 #[test]
 fn boundaries() {
@@ -839,7 +892,7 @@ fn observing_lets_everything_pass_and_tells_each_kind_once() {
     let mut bad: Vec<(Frame, &[Kind])> = vec![
         (
             frame(0xC1, b"\xFF compressed, who knows"),
-            &[Kind::ReservedBits],
+            &[Kind::CompressionNotAgreed],
         ),
         (frame(0x83, "a"), &[Kind::ReservedOpcode]),
         (frame(0x09, "a"), &[Kind::ControlFragmented]),
@@ -938,10 +991,10 @@ fn observing_a_wrong_close() {
         mode: Mode::Observe,
         ..Rules::default()
     };
-    for (payload, kind) in [
-        (&b"x"[..], Kind::CloseOneByte),
-        (b"\x03\xED", Kind::CloseCode),
-        (b"\x03\xE8\xFF", Kind::CloseReasonNotUtf8),
+    for (payload, kind, code) in [
+        (&b"x"[..], Kind::CloseOneByte, None),
+        (b"\x03\xED", Kind::CloseCode, None),
+        (b"\x03\xE8\xFF", Kind::CloseReasonNotUtf8, Some(1000)),
     ] {
         for side in SIDES {
             let (stream, starts) = written(side, &[text("a"), frame(CLOSE, payload), text("b")]);
@@ -951,12 +1004,17 @@ fn observing_a_wrong_close() {
             ] {
                 let played = drive::play(side, &rules, &stream, &cuts);
                 let frame_len = starts[2] - starts[1];
-                let code = None;
+                let garbled = false;
                 let events: Vec<Event> = played.events.into_iter().map(|(_, e)| e).collect();
                 assert_eq!(events.len(), 2);
                 let violation = |e: &Event| matches!(e, Event::Violation(v) if v.kind == kind);
                 assert!(violation(&events[0]), "{events:?}");
-                assert_eq!(events[1], Event::Close { frame_len, code });
+                let close = Event::Close {
+                    frame_len,
+                    code,
+                    garbled,
+                };
+                assert_eq!(events[1], close);
                 assert_eq!(played.passed, starts[1]);
                 assert_eq!(played.tally.bytes[4], payload.len() as u64);
             }
@@ -1055,8 +1113,16 @@ fn assert_verdict(played: &Played, want: Want, next: u64) {
     let first = played.events.first().map(|(_, event)| event);
     let (kind, at) = match (want, first) {
         (Open, None) => return,
-        (Want::Close(code), Some(Event::Close { code: read, .. })) => {
+        (
+            Want::Close(code) | Want::Garbled(code),
+            Some(Event::Close {
+                code: read,
+                garbled,
+                ..
+            }),
+        ) => {
             assert_eq!(code, *read);
+            assert_eq!(*garbled, matches!(want, Want::Garbled(_)));
             return;
         }
         (Want::Frame(kind), Some(_)) => (kind, next),

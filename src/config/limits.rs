@@ -4,7 +4,7 @@ use super::error::Error;
 use super::meaning::Reader;
 use super::units::Size;
 use super::written::{self, BeyondRate};
-use crate::relay::{Beyond, Limits, Rates};
+use crate::session::{Beyond, Limits, Rates};
 use toml::Spanned;
 
 impl Reader<'_> {
@@ -25,11 +25,13 @@ impl Reader<'_> {
                     messages: number(&written.client_message_rate, "client_message_rate")?,
                     bytes: size(&written.client_byte_rate),
                     control: number(&written.client_control_rate, "client_control_rate")?,
+                    inflated: size(&written.client_inflated_rate),
                 },
                 Rates {
                     messages: number(&written.upstream_message_rate, "upstream_message_rate")?,
                     bytes: size(&written.upstream_byte_rate),
                     control: number(&written.upstream_control_rate, "upstream_control_rate")?,
+                    inflated: size(&written.upstream_inflated_rate),
                 },
             ],
             burst: written.rate_burst.map_or(default.burst, |time| time.0),

@@ -15,7 +15,7 @@ use crate::handshake::{Compression, origin};
 use crate::inspect::closing::{Policy, UpstreamClose};
 use crate::inspect::{Mode, Rules};
 use crate::proxy::settings::{Listener, Route, Upstream};
-use crate::relay::Liveness;
+use crate::session::Liveness;
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::Range;

@@ -57,6 +57,11 @@ pub enum Malformed {
     Reason(usize),
 }
 
+/// The code at the beginning of the unmasked payload of a Close frame, whatever follows it.
+pub fn code(payload: &[u8]) -> Option<u16> {
+    payload.first_chunk().map(|code| u16::from_be_bytes(*code))
+}
+
 /// Reads the unmasked payload of a Close frame.
 ///
 /// # Errors

@@ -113,6 +113,31 @@ impl Cause {
         }
     }
 
+    /// Whether the end of the stream follows right behind the Close that the client is told: nothing that it sends is
+    /// accepted any more, and it may be one that waits for the server to end the connection (RFC 6455 §7.1.1). What it sends
+    /// is still read and discarded, or it would be reset before it has read the Close.
+    ///
+    /// Only a client that broke a rule is treated so. One that did nothing wrong answers, and the end follows its answer;
+    /// some libraries take an end before it for a connection that broke, and would not report the code. What a client sends
+    /// in answer to a restart is even delivered.
+    pub const fn ends_client_at_once(&self) -> bool {
+        match self {
+            Cause::Violation {
+                by: Side::Client, ..
+            } => true,
+            Cause::Violation {
+                by: Side::Upstream, ..
+            }
+            | Cause::Closed { .. }
+            | Cause::UpstreamRestarts { .. }
+            | Cause::Drained { .. }
+            | Cause::Vanished { .. }
+            | Cause::Stalled { .. }
+            | Cause::Idle
+            | Cause::Overload => false,
+        }
+    }
+
     /// Whose doing it was: `client`, `upstream`, `deploy` or `gate`.
     pub const fn initiator(&self) -> &'static str {
         match self {
@@ -283,6 +308,26 @@ mod tests {
         let policy = Policy::default();
         let cause = Cause::Drained { source: "operator" };
         assert_eq!(codes(cause, &policy), (Some(1012), Some(1001)));
+    }
+
+    #[test]
+    fn only_a_client_that_broke_a_rule_sees_the_end_before_its_answer() {
+        let violation = Violation {
+            kind: Kind::TextNotUtf8,
+            at: 0,
+        };
+        let by = |by| Cause::Violation { by, violation };
+        assert!(by(Side::Client).ends_client_at_once());
+        for cause in [
+            by(Side::Upstream),
+            Cause::UpstreamRestarts { code: 1012 },
+            Cause::Drained { source: "operator" },
+            Cause::Vanished { by: Side::Upstream },
+            Cause::Idle,
+            Cause::Overload,
+        ] {
+            assert!(!cause.ends_client_at_once(), "{cause:?}");
+        }
     }
 
     #[test]

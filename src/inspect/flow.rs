@@ -10,7 +10,7 @@
 use super::inflation::{Content, Inflation, Manner, Progress};
 use super::passage::{Block, Event, Passage, Tally, Until};
 use super::violation::{Kind, Violation};
-use super::{Counted, Mode, Rules, Side};
+use super::{Budget, Counted, Mode, Rules, Side};
 use crate::frame::close;
 use crate::frame::deflate::Terms;
 use crate::frame::header::{self, First, Header, MAX_CONTROL_PAYLOAD, Opcode, Second};
@@ -130,11 +130,20 @@ enum Form {
     Opaque,
 }
 
+/// What one walk goes over, and how far.
+#[derive(Clone, Copy)]
+struct Walk<'a> {
+    window: &'a [u8],
+    until: Until,
+    /// No frame is begun from here on: the budget may be spent.
+    reach: usize,
+}
+
 /// What is wrong with a chunk of payload.
 struct Wrong {
     violation: Violation,
-    /// How much of the chunk comes before it, and is proven.
-    proven: usize,
+    /// How much of the chunk comes before it, and is proven, if that is known.
+    proven: Option<usize>,
 }
 
 /// The first byte of a frame that is a whole message and not compressed.
@@ -194,6 +203,12 @@ impl Flow {
     pub fn memory_change(&mut self) -> isize {
         let inflation = self.inflation.as_mut();
         inflation.map_or(0, |inflation| inflation.memory_change())
+    }
+
+    /// The memory that compression takes here, in bytes.
+    pub fn memory(&self) -> usize {
+        let inflation = self.inflation.as_ref();
+        inflation.map_or(0, |inflation| inflation.memory())
     }
 
     /// Bytes released so far, frame headers included.
@@ -277,6 +292,9 @@ impl Flow {
     /// What is released is added to `tally`. No input makes it panic, and no byte is looked at twice, apart from those of
     /// an unfinished header and of a message of at most 8 KiB that breaks a rule. Nothing is allocated but for compressed
     /// messages: an inflater, and a window of what was sent.
+    ///
+    /// Where the [budget](Block::budget) ends the call early, the next one goes on from there: what is found, where, and how
+    /// much of the window passes in the end, does not depend on it.
     pub fn inspect(
         &mut self,
         rules: &Rules,
@@ -286,14 +304,41 @@ impl Flow {
         tally: &mut Tally,
     ) -> Passage {
         let was_stopped = self.stopped.is_some();
-        let mut release = 0;
-        let event = self.walk(rules, window, until, block, tally, &mut release);
+        let (mut release, mut spent) = (0_usize, false);
+        // What is in a small window costs less than to read it: it is not counted.
+        let counts = window.len() > Budget::UNCOUNTED;
+        let mut walk = Walk {
+            window,
+            until,
+            reach: window.len(),
+        };
+        let event = loop {
+            if counts {
+                walk.reach = window.len().min(release + block.budget.reach());
+            }
+            let before = tally.messages[0] + tally.messages[1];
+            let event = self.walk(rules, walk, block, tally, &mut release, &mut spent);
+            if !counts {
+                break event;
+            }
+            let passed = tally.messages[0] + tally.messages[1] - before;
+            block.budget.take_frames(passed);
+            if !spent || block.budget.is_spent() {
+                break event;
+            }
+            // It has come as far as could be reached without counting, and may go on.
+            spent = false;
+        };
         self.scanned -= release;
         // The call that stops the flow still releases what comes before the violation.
         if !was_stopped {
             self.released += release as u64;
         }
-        Passage { release, event }
+        Passage {
+            release,
+            event,
+            spent,
+        }
     }
 
     /// After [`Event::Close`]: its frame of `frame_len` bytes goes on as well.
@@ -317,22 +362,28 @@ impl Flow {
     }
 
     /// All of `window` before `release` may pass; outside of a frame it is also where the next header begins.
+    #[inline(always)]
     fn walk(
         &mut self,
         rules: &Rules,
-        window: &[u8],
-        until: Until,
+        Walk {
+            window,
+            until,
+            reach,
+        }: Walk<'_>,
         block: &mut Block,
         tally: &mut Tally,
         release: &mut usize,
+        spent: &mut bool,
     ) -> Option<Event> {
         loop {
             if let Some(len) = self.pass_at_once(rules, &window[*release..], block, tally) {
                 *release += len;
                 self.scanned = *release;
-                if until == Until::End && *release < window.len() {
+                if until == Until::End && *release < reach {
                     continue;
                 }
+                *spent = until == Until::End && *release < window.len();
                 return None;
             }
             let mut payload = match self.frame {
@@ -347,6 +398,7 @@ impl Flow {
                     match self.read_header(rules, &window[*release..]) {
                         Err(violation) => return Some(Event::Violation(violation)),
                         Ok(Some((header, payload))) => {
+                            block.budget.take_frames(1);
                             self.scanned += header.len;
                             payload
                         }
@@ -359,15 +411,18 @@ impl Flow {
             let take =
                 usize::try_from(payload.remaining).map_or(have, |remaining| remaining.min(have));
             let chunk = &window[self.scanned..self.scanned + take];
-            self.scanned += take;
-            payload.remaining -= take as u64;
-            let verdict = self.judge(rules, &mut payload, chunk, block);
-            if !payload.held {
+            let (looked_at, verdict) = self.judge(rules, &mut payload, chunk, block);
+            self.scanned += looked_at;
+            payload.remaining -= looked_at as u64;
+            let unproven = match &verdict {
+                // What comes of the chunk must not depend on the budget: it waits for the rest.
+                _ if looked_at < take => None,
+                Err(wrong) => wrong.proven.map(|proven| looked_at - proven),
+                Ok(()) => Some(0),
+            };
+            if let (false, Some(unproven)) = (payload.held, unproven) {
                 // In chunks: all that is proven, up to the last whole code point.
-                let unproven = match &verdict {
-                    Err(wrong) => take - wrong.proven,
-                    Ok(()) => 0,
-                } + self.pending(&payload);
+                let unproven = unproven + self.pending(&payload);
                 self.pass(&mut payload, unproven, release, tally);
             }
             self.frame = FrameState::Payload(payload);
@@ -381,18 +436,20 @@ impl Flow {
                 continue;
             }
             if payload.remaining > 0 {
+                *spent = looked_at < take;
                 return None;
             }
             let frame = *release..self.scanned;
             if payload.kind == FrameKind::Close {
                 match self.read_close(rules, &payload, &window[frame.clone()]) {
                     Err(violation) => return Some(Event::Violation(violation)),
-                    Ok(code) => {
+                    Ok((code, garbled)) => {
                         self.frame = FrameState::Header;
                         self.scanned = *release;
                         return Some(Event::Close {
                             frame_len: frame.len(),
                             code,
+                            garbled,
                         });
                     }
                 }
@@ -421,6 +478,10 @@ impl Flow {
                 Until::MessageEnd => self.message.is_none(),
             };
             if reached || self.scanned == window.len() {
+                return None;
+            }
+            if self.scanned >= reach || block.budget.is_spent() {
+                *spent = true;
                 return None;
             }
         }
@@ -500,12 +561,15 @@ impl Flow {
         let begins = matches!(first.opcode(), Some(Opcode::Text | Opcode::Binary));
         let may_be_compressed = begins && self.inflation.is_some();
         let compressed = may_be_compressed && first.rsv() == RSV1;
-        self.check(
-            first.rsv() == 0 || compressed,
-            rules,
-            Kind::ReservedBits,
-            at,
-        )?;
+        if first.rsv() != 0 && !compressed {
+            let says_compressed = begins && first.rsv() == RSV1;
+            let kind = if says_compressed {
+                Kind::CompressionNotAgreed
+            } else {
+                Kind::ReservedBits
+            };
+            self.check(false, rules, kind, at)?;
+        }
         // §5.2: "If an unknown opcode is received, the receiving endpoint MUST _Fail the WebSocket Connection_."
         self.check(first.opcode().is_some(), rules, Kind::ReservedOpcode, at)?;
         // §5.5: "All control frames [...] MUST NOT be fragmented."
@@ -664,7 +728,7 @@ impl Flow {
         }
     }
 
-    /// Judges a chunk of payload.
+    /// Judges a chunk of payload: how much of it was looked at, and what of that is wrong.
     #[inline(always)]
     fn judge(
         &mut self,
@@ -672,50 +736,24 @@ impl Flow {
         payload: &mut Payload,
         chunk: &[u8],
         block: &mut Block,
-    ) -> Result<(), Wrong> {
-        let message = match &mut self.message {
-            Some(message) if payload.kind == FrameKind::Data => message,
-            _ => return Ok(()),
-        };
-        match message.form {
-            Form::Plain if message.content.judged => {}
-            Form::Plain => return Ok(()),
-            Form::Compressed | Form::Inflated | Form::Opaque => {
-                return self.judge_compressed(rules, payload, chunk, block);
-            }
-        }
-        let content = &mut message.content;
-        let wrong = |len: u64, proven: usize| Wrong {
-            violation: Violation {
-                kind: Kind::TextNotUtf8,
-                at: len + proven as u64,
-            },
-            proven,
-        };
-        match &mut payload.mask {
-            None => content
-                .utf8
-                .feed(chunk)
-                .map_err(|at| wrong(content.len, at))?,
-            Some(mask) => {
-                for (i, piece) in chunk.chunks(Block::LEN).enumerate() {
-                    let result = if content.utf8.is_complete() && mask.is_ascii(piece) {
-                        mask.advance(piece.len());
-                        Ok(())
-                    } else {
-                        mask.apply_to(piece, &mut block.copy[..]);
-                        content.utf8.feed(&block.copy[..piece.len()])
-                    };
-                    result.map_err(|at| wrong(content.len, i * Block::LEN + at))?;
+    ) -> (usize, Result<(), Wrong>) {
+        let verdict = match &mut self.message {
+            Some(message) if payload.kind == FrameKind::Data => match message.form {
+                Form::Plain if message.content.judged => {
+                    judge_text(&mut message.content, payload, chunk, block)
                 }
-            }
-        }
-        content.len += chunk.len() as u64;
-        Ok(())
+                Form::Plain => Ok(()),
+                Form::Compressed | Form::Inflated | Form::Opaque => {
+                    return self.judge_compressed(rules, payload, chunk, block);
+                }
+            },
+            _ => Ok(()),
+        };
+        (chunk.len(), verdict)
     }
 
-    /// Inflates a chunk of payload and judges what comes out. Which byte of the chunk brings out a wrong one is not
-    /// known, so nothing of the chunk is proven then.
+    /// Inflates a chunk of payload, as far as the budget goes, and judges what comes out. Which byte of it brings out a
+    /// wrong one is not known, so nothing of it is proven then.
     #[inline(never)]
     fn judge_compressed(
         &mut self,
@@ -723,33 +761,34 @@ impl Flow {
         payload: &mut Payload,
         chunk: &[u8],
         block: &mut Block,
-    ) -> Result<(), Wrong> {
+    ) -> (usize, Result<(), Wrong>) {
         let (Some(inflation), Some(message)) = (&mut self.inflation, &mut self.message) else {
-            return Ok(());
+            return (chunk.len(), Ok(()));
         };
-        let found = match message.form {
-            Form::Plain | Form::Inflated | Form::Opaque => inflation.take_owed(),
+        let (looked_at, found) = match message.form {
+            Form::Plain | Form::Inflated | Form::Opaque => (chunk.len(), inflation.take_owed()),
             Form::Compressed => {
-                let fin = payload.fin && payload.remaining == 0;
+                let fin = payload.fin && payload.remaining == chunk.len() as u64;
                 let manner = Manner {
                     limit: rules.max_message_size,
                     observing: rules.mode == Mode::Observe,
                 };
                 let mask = payload.mask.as_mut();
                 let content = &mut message.content;
-                let (found, progress) = inflation.feed(chunk, mask, fin, content, manner, block);
-                message.form = match progress {
+                let fed = inflation.feed(chunk, mask, fin, content, manner, block);
+                message.form = match fed.progress {
                     Progress::UnderWay => Form::Compressed,
                     Progress::Whole => Form::Inflated,
                     Progress::Lost => Form::Opaque,
                 };
-                found
+                (fed.used, fed.found)
             }
         };
-        found.map_or(Ok(()), |violation| {
-            let proven = 0;
+        let verdict = found.map_or(Ok(()), |violation| {
+            let proven = None;
             Err(Wrong { violation, proven })
-        })
+        });
+        (looked_at, verdict)
     }
 
     /// Bytes of this frame that end what was looked at without ending a code point.
@@ -778,13 +817,13 @@ impl Flow {
         }
     }
 
-    /// What a whole Close frame says.
+    /// What a whole Close frame says, and whether its reason is garbled.
     fn read_close(
         &mut self,
         rules: &Rules,
         payload: &Payload,
         frame: &[u8],
-    ) -> Result<Option<u16>, Violation> {
+    ) -> Result<(Option<u16>, bool), Violation> {
         let mut copy = [0; MAX_CONTROL_PAYLOAD as usize];
         let copy = &mut copy[..payload.len as usize];
         copy.copy_from_slice(&frame[frame.len() - payload.len as usize..]);
@@ -792,15 +831,24 @@ impl Flow {
             mask.apply(copy);
         }
         let at = self.released + (self.scanned - frame.len()) as u64;
-        let kind = match close::parse(copy) {
-            Ok(close) => return Ok(close.code),
-            Err(close::Malformed::OneByte) => Kind::CloseOneByte,
-            Err(close::Malformed::Code(_)) => Kind::CloseCode,
-            Err(close::Malformed::Reason(_)) => Kind::CloseReasonNotUtf8,
+        let (kind, at, code) = match close::parse(copy) {
+            Ok(close) => return Ok((close.code, false)),
+            Err(close::Malformed::OneByte) => (Kind::CloseOneByte, at, None),
+            Err(close::Malformed::Code(code)) => (Kind::CloseCode, u64::from(code), None),
+            Err(close::Malformed::Reason(_)) => (Kind::CloseReasonNotUtf8, at, close::code(copy)),
         };
+        // A server says by the code why its application ends the connection, and often cuts the reason at 123 bytes, inside a
+        // character. The client is told the code.
+        let keeps_code = kind == Kind::CloseReasonNotUtf8
+            && self.from == Side::Upstream
+            && rules.mode == Mode::Enforce
+            && self.stopped.is_none();
+        if keeps_code {
+            return Ok((code, true));
+        }
         self.check(false, rules, kind, at)?;
         // Let pass: whatever it says, a side that sent a Close has nothing more to say.
-        Ok(None)
+        Ok((code, false))
     }
 
     /// §8.1: a text message has to end with a whole code point.
@@ -889,6 +937,43 @@ impl Flow {
         }
         Some(Violation { kind, at })
     }
+}
+
+/// Judges a chunk of the payload of plain text.
+#[inline(always)]
+fn judge_text(
+    content: &mut Content,
+    payload: &mut Payload,
+    chunk: &[u8],
+    block: &mut Block,
+) -> Result<(), Wrong> {
+    let wrong = |len: u64, proven: usize| Wrong {
+        violation: Violation {
+            kind: Kind::TextNotUtf8,
+            at: len + proven as u64,
+        },
+        proven: Some(proven),
+    };
+    match &mut payload.mask {
+        None => content
+            .utf8
+            .feed(chunk)
+            .map_err(|at| wrong(content.len, at))?,
+        Some(mask) => {
+            for (i, piece) in chunk.chunks(Block::LEN).enumerate() {
+                let result = if content.utf8.is_complete() && mask.is_ascii(piece) {
+                    mask.advance(piece.len());
+                    Ok(())
+                } else {
+                    mask.apply_to(piece, &mut block.copy[..]);
+                    content.utf8.feed(&block.copy[..piece.len()])
+                };
+                result.map_err(|at| wrong(content.len, i * Block::LEN + at))?;
+            }
+        }
+    }
+    content.len += chunk.len() as u64;
+    Ok(())
 }
 
 /// What a whole Pong says, if it is as long as our Pings are.

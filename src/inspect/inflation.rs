@@ -10,11 +10,11 @@
 //! often it is still there, and nothing has to be copied; if not, another is given the window. Which of the two it was
 //! makes no difference but time.
 
-use super::Violation;
 use super::passage::Block;
 use super::violation::Kind;
 use super::workshop::Tag;
-use crate::frame::deflate::{Ending, Inflater, Stand, TAIL, Terms, Window, window_size};
+use super::{Budget, Violation};
+use crate::frame::deflate::{Ending, Inflater, Stand, Step, TAIL, Terms, Window, window_size};
 use crate::frame::mask::Mask;
 use crate::frame::utf8::Utf8;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -102,17 +102,22 @@ impl Inflation {
         self.owed.take()
     }
 
-    /// By how much the memory held has changed since the last call, in bytes.
-    pub fn memory_change(&mut self) -> isize {
+    /// The memory held, in bytes.
+    pub fn memory(&self) -> usize {
         let live = self.live.as_ref().map_or(0, |_| Inflater::SIZE);
-        let now = self.window.memory() + live;
+        self.window.memory() + live
+    }
+
+    /// By how much it has changed since the last call.
+    pub fn memory_change(&mut self) -> isize {
+        let now = self.memory();
         let change = now as isize - self.told as isize;
         self.told = now;
         change
     }
 
-    /// Inflates a piece of payload, to the end of the message if `fin`, and judges what comes out. What was found
-    /// first, and how far it has come.
+    /// Inflates a piece of payload, to the end of the message if `fin`, and judges what comes out, as far as the budget of
+    /// the block goes: the rest of the piece is to be given again.
     pub fn feed(
         &mut self,
         chunk: &[u8],
@@ -121,9 +126,11 @@ impl Inflation {
         content: &mut Content,
         manner: Manner,
         block: &mut Block,
-    ) -> (Option<Violation>, Progress) {
+    ) -> Fed {
         let takeover = self.terms.takeover;
-        let Block { workshop, .. } = block;
+        let Block {
+            workshop, budget, ..
+        } = block;
         let mut inflater = match self.live.take() {
             Some(inflater) => inflater,
             None => workshop.take(takeover.then_some(self.tag), &self.window),
@@ -138,18 +145,35 @@ impl Inflation {
             content,
             manner,
             found: None,
+            budget,
         };
+        let mut used = 0;
         let mut outcome = match mask {
-            None => work.inflate(chunk),
-            Some(mask) => chunk.chunks(copy.len()).try_for_each(|piece| {
+            None => work.inflate(chunk).map(|all| used = all),
+            Some(mask) => loop {
+                let rest = &chunk[used..];
+                let most = copy.len().min(work.budget.of_piece().0);
+                let piece = &rest[..rest.len().min(most)];
                 let copy = &mut copy[..piece.len()];
-                mask.apply_to(piece, copy);
-                work.inflate(copy)
-            }),
+                let mut unmasking = *mask;
+                unmasking.apply_to(piece, copy);
+                match work.inflate(copy) {
+                    Err(violation) => break Err(violation),
+                    Ok(part) => {
+                        mask.advance(part);
+                        used += part;
+                        if used == chunk.len() || part < piece.len() {
+                            break Ok(());
+                        }
+                    }
+                }
+            },
         };
+        let fin = fin && used == chunk.len();
         if fin && outcome.is_ok() {
             outcome = work.finish();
         }
+        work.budget.take_piece();
         if outcome.is_ok() {
             work.leave();
         }
@@ -169,18 +193,34 @@ impl Inflation {
             Err(_) => {
                 workshop.put(inflater, None);
                 self.give_up();
+                // Nothing more is made of it.
+                used = chunk.len();
                 Progress::Lost
             }
         };
-        let first = match (found, outcome.err()) {
+        let found = match (found, outcome.err()) {
             (Some(first), second) => {
                 self.owed = second;
                 Some(first)
             }
             (None, only) => only,
         };
-        (first, progress)
+        Fed {
+            used,
+            found,
+            progress,
+        }
     }
+}
+
+/// What came of a piece of payload.
+pub(super) struct Fed {
+    /// How much of it was used: less than all of it where the budget was spent.
+    pub used: usize,
+    /// What was found first.
+    pub found: Option<Violation>,
+    /// How far it has come.
+    pub progress: Progress,
 }
 
 /// How far the inflating of a message has come.
@@ -191,6 +231,14 @@ pub(super) enum Progress {
     Whole,
     /// To where it cannot go on.
     Lost,
+}
+
+/// One step of [`Work`].
+struct Stepped {
+    /// Bytes of the input that were used.
+    consumed: usize,
+    /// They bring out no more than came out.
+    is_all_out: bool,
 }
 
 /// One call of [`Inflation::feed`].
@@ -206,31 +254,55 @@ struct Work<'a> {
     manner: Manner,
     /// Observing: what is wrong with the text.
     found: Option<Violation>,
+    budget: &'a mut Budget,
 }
 
 impl Work<'_> {
-    fn inflate(&mut self, mut input: &[u8]) -> Result<(), Violation> {
+    /// Inflates as much as the budget allows: how much of the input that was.
+    fn inflate(&mut self, input: &[u8]) -> Result<usize, Violation> {
+        let mut used: usize = 0;
         loop {
-            // The byte after the last one that the limit allows proves that it is passed; nothing is inflated beyond it.
-            let left = self.manner.limit.saturating_sub(self.content.len);
-            let left = usize::try_from(left)
-                .unwrap_or(usize::MAX)
-                .saturating_add(1);
-            let end = self.room.len().min(self.at.saturating_add(left));
-            let step = self.inflater.step(input, &mut self.room[self.at..end]);
-            let is_full = self.at + step.produced == end;
-            input = &input[step.consumed..];
-            self.take_in(step.produced)?;
-            match step.stand {
-                Stand::Corrupt => return Err(self.violation(Kind::DeflateInvalid)),
-                Stand::Final => self.forget(),
-                Stand::Open if is_full => continue,
-                Stand::Open => {}
-            }
-            if input.is_empty() {
-                return Ok(());
+            // Each byte of the input is used with all that it brings out, or a message would end before it is all judged:
+            // without a budget nothing more is used, and what is left to come out are a few codes.
+            let is_spent = self.budget.is_spent();
+            let (most, most_out) = match self.budget.of_piece() {
+                _ if is_spent => (0, usize::MAX),
+                most => most,
+            };
+            let piece = &input[used..input.len().min(used.saturating_add(most))];
+            let step = self.step(piece, most_out)?;
+            used += step.consumed;
+            if step.is_all_out && (is_spent || used == input.len()) {
+                return Ok(used);
             }
         }
+    }
+
+    /// Inflates a piece of the input and judges what comes out, at most so many bytes.
+    fn step(&mut self, input: &[u8], most: usize) -> Result<Stepped, Violation> {
+        // The byte after the last one that the limit allows proves that it is passed; nothing is inflated beyond it.
+        let left = self.manner.limit.saturating_sub(self.content.len);
+        let left = usize::try_from(left)
+            .unwrap_or(usize::MAX)
+            .saturating_add(1);
+        let end = self.at.saturating_add(left.min(most)).min(self.room.len());
+        let Step {
+            consumed,
+            produced,
+            stand,
+        } = self.inflater.step(input, &mut self.room[self.at..end]);
+        let is_full = self.at + produced == end;
+        self.budget.take_inflated(consumed, produced);
+        self.take_in(produced)?;
+        match stand {
+            Stand::Corrupt => return Err(self.violation(Kind::DeflateInvalid)),
+            Stand::Final => self.forget(),
+            Stand::Open => {}
+        }
+        Ok(Stepped {
+            consumed,
+            is_all_out: !is_full || stand == Stand::Final,
+        })
     }
 
     /// §7.2.2: what the sender has left out is put back.
@@ -239,7 +311,14 @@ impl Work<'_> {
             self.finish_between_blocks()?;
         } else {
             // No message begins where it ends: all that matters is what it inflates to.
-            self.inflate(&TAIL)?;
+            let mut rest = &TAIL[..];
+            loop {
+                let step = self.step(rest, usize::MAX)?;
+                rest = &rest[step.consumed..];
+                if step.is_all_out && rest.is_empty() {
+                    break;
+                }
+            }
         }
         if self.content.judged && !self.content.utf8.is_complete() {
             let unfinished = self.violation(Kind::TextUnfinished);

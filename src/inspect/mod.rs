@@ -3,12 +3,14 @@
 //! - [`flow`]: one direction, frame by frame.
 //! - `inflation`, `workshop`: what of a direction is compressed, seen through; what all of them share for that.
 //! - [`passage`]: what a flow is told and what it tells.
+//! - [`budget`]: how much work one call may do.
 //! - [`rate`]: the tokens of a limit per second.
 //! - [`violation`]: the table of what can be wrong.
 //! - [`closing`]: the table of what each side is told in the end.
 //!
 //! Pure: bytes and time come in as arguments, decisions go out as values. No I/O, no clock, no lock.
 
+pub mod budget;
 pub mod closing;
 pub mod flow;
 mod inflation;
@@ -17,6 +19,7 @@ pub mod rate;
 pub mod violation;
 mod workshop;
 
+pub use budget::Budget;
 pub use flow::Flow;
 pub use passage::{Block, Compressed, Event, Passage, Tally, Until};
 pub use rate::{Bucket, Counted, Rate};

@@ -1,7 +1,7 @@
 //! What a flow is told and what it tells: how far to go, what passes, what stopped it, and how much that was.
 
-use super::Violation;
 use super::workshop::Workshop;
+use super::{Budget, Violation};
 use crate::frame::ping;
 
 /// How far to go in one call.
@@ -22,6 +22,8 @@ pub struct Passage {
     pub release: usize,
     /// What stopped the walk, if anything did.
     pub event: Option<Event>,
+    /// The [budget](Block::budget) stopped it: what is left of the window is to be looked at without more of it.
+    pub spent: bool,
 }
 
 /// What the caller has to know of.
@@ -36,6 +38,10 @@ pub enum Event {
         frame_len: usize,
         /// What it says; `None` where it was empty.
         code: Option<u16>,
+        /// Enforcing, and of a server: its reason is not UTF-8. The code is the application's, so it is no violation that
+        /// ends the judging; but the frame must not pass as it is. See
+        /// [`Kind::CloseReasonNotUtf8`](super::Kind::CloseReasonNotUtf8).
+        garbled: bool,
     },
     /// A Pong came that could be the answer to a Ping of ours, of a flow that [watches](super::Flow::watch_pongs) them. As
     /// with a Close, it is not released. See [`Flow::release_pong`](super::Flow::release_pong); where it is ours, its bytes
@@ -90,6 +96,8 @@ pub struct Block {
     pub(super) copy: Box<[u8; Block::LEN]>,
     /// Empty before the first compressed message.
     pub(super) workshop: Workshop,
+    /// How much work the calls that are given this block may still do, all together. Boundless unless it is set.
+    pub budget: Budget,
 }
 
 impl Block {
@@ -102,6 +110,7 @@ impl Default for Block {
         Block {
             copy: Box::new([0; Block::LEN]),
             workshop: Workshop::default(),
+            budget: Budget::default(),
         }
     }
 }

@@ -8,6 +8,8 @@ use std::fmt;
 pub enum Kind {
     /// RFC 6455 §5.2, RFC 7692 §6: RSV1-3 where no extension that was agreed gives them a meaning.
     ReservedBits,
+    /// RFC 7692 §6: RSV1 on the first frame of a message, which says that it is compressed, where that was not agreed.
+    CompressionNotAgreed,
     /// §5.2: opcodes 3-7 and B-F.
     ReservedOpcode,
     /// §5.5: a control frame without FIN.
@@ -30,7 +32,8 @@ pub enum Kind {
     CloseOneByte,
     /// §7.4: a code that may not stand in a Close frame.
     CloseCode,
-    /// §5.5.1: a Close reason that is not UTF-8.
+    /// §5.5.1: a Close reason that is not UTF-8. The code of a server's is told to the client all the same, without the
+    /// reason; a client's is answered with 1007.
     CloseReasonNotUtf8,
     /// §8.1: text that is not UTF-8.
     TextNotUtf8,
@@ -52,12 +55,15 @@ pub enum Kind {
     ByteRate,
     /// The limit of control frames per second of the route.
     ControlRate,
+    /// The limit of bytes per second that compressed messages may inflate to.
+    InflatedRate,
 }
 
 impl Kind {
     /// All of them, in the order of the table.
-    pub const ALL: [Kind; 23] = [
+    pub const ALL: [Kind; 25] = [
         Kind::ReservedBits,
+        Kind::CompressionNotAgreed,
         Kind::ReservedOpcode,
         Kind::ControlFragmented,
         Kind::ControlTooLong,
@@ -80,6 +86,7 @@ impl Kind {
         Kind::MessageRate,
         Kind::ByteRate,
         Kind::ControlRate,
+        Kind::InflatedRate,
     ];
 
     /// Close code for the side that broke the rule, label in metrics and logs, and the sentence for its developer.
@@ -88,79 +95,88 @@ impl Kind {
             Kind::ReservedBits => (
                 close::PROTOCOL_ERROR,
                 "reserved_bits",
-                "reserved bits set that no agreed extension uses here",
+                "reserved bits (RSV1-3) set where no agreed extension uses them",
             ),
-            Kind::ReservedOpcode => (close::PROTOCOL_ERROR, "reserved_opcode", "reserved opcode"),
+            Kind::CompressionNotAgreed => (
+                close::PROTOCOL_ERROR,
+                "compression_not_agreed",
+                "compressed frame (RSV1), but permessage-deflate was not agreed",
+            ),
+            Kind::ReservedOpcode => (
+                close::PROTOCOL_ERROR,
+                "reserved_opcode",
+                "reserved opcode: only 0-2 and 8-10 are defined",
+            ),
             Kind::ControlFragmented => (
                 close::PROTOCOL_ERROR,
                 "control_fragmented",
-                "fragmented control frame",
+                "Ping, Pong or Close without FIN: they cannot be fragmented",
             ),
             Kind::ControlTooLong => (
                 close::PROTOCOL_ERROR,
                 "control_too_long",
-                "control frame longer than 125 bytes",
+                "Ping, Pong or Close with more than 125 bytes of payload",
             ),
             Kind::MaskMissing => (
                 close::PROTOCOL_ERROR,
                 "mask_missing",
-                "frame of a client without a mask",
+                "unmasked frame: a client has to mask every frame",
             ),
             Kind::MaskPresent => (
                 close::PROTOCOL_ERROR,
                 "mask_present",
-                "frame of a server with a mask",
+                "masked frame: a server must not mask",
             ),
             Kind::LengthNotMinimal => (
                 close::PROTOCOL_ERROR,
                 "length_not_minimal",
-                "payload length not in its shortest form",
+                "payload length in more bytes than it needs",
             ),
             Kind::LengthTopBit => (
                 close::PROTOCOL_ERROR,
                 "length_top_bit",
-                "64-bit payload length with its highest bit set",
+                "payload length of 2^63 or more: is this the start of a frame?",
             ),
             Kind::ContinuationWithoutStart => (
                 close::PROTOCOL_ERROR,
                 "continuation_without_start",
-                "continuation frame without a message to continue",
+                "continuation frame, but no message is under way",
             ),
             Kind::MessageInsideMessage => (
                 close::PROTOCOL_ERROR,
                 "message_inside_message",
-                "new message before the last one was finished",
+                "new message before the last one had its FIN: two writers?",
             ),
             Kind::CloseOneByte => (
                 close::PROTOCOL_ERROR,
                 "close_one_byte",
-                "Close payload of one byte",
+                "Close with a payload of one byte: a code takes two",
             ),
             Kind::CloseCode => (
                 close::PROTOCOL_ERROR,
                 "close_code",
-                "Close code that may not be sent",
+                "Close with a code that must not be sent,",
             ),
             Kind::CloseReasonNotUtf8 => (
                 close::INVALID_PAYLOAD,
                 "close_reason_not_utf8",
-                "Close reason is not UTF-8",
+                "Close reason is not UTF-8: cut inside a character?",
             ),
             Kind::TextNotUtf8 => (close::INVALID_PAYLOAD, "text_not_utf8", "invalid UTF-8"),
             Kind::TextUnfinished => (
                 close::INVALID_PAYLOAD,
                 "text_unfinished",
-                "text message ends inside a UTF-8 code point",
+                "text message ends inside a UTF-8 character",
             ),
             Kind::DeflateInvalid => (
                 close::INVALID_PAYLOAD,
                 "deflate_invalid",
-                "compressed message does not inflate",
+                "compressed message is not deflate data that follows on what was sent",
             ),
             Kind::DeflateUnfinished => (
                 close::INVALID_PAYLOAD,
                 "deflate_unfinished",
-                "compressed message ends inside a deflate block",
+                "compressed message ends inside a deflate block: was it flushed?",
             ),
             Kind::FrameTooBig => (
                 close::TOO_BIG,
@@ -192,6 +208,11 @@ impl Kind {
                 "control_rate",
                 "more control frames than the limit",
             ),
+            Kind::InflatedRate => (
+                close::POLICY_VIOLATION,
+                "inflated_rate",
+                "more bytes, once inflated, than the limit",
+            ),
         }
     }
 
@@ -216,8 +237,8 @@ impl Kind {
 pub struct Violation {
     /// Which rule.
     pub kind: Kind,
-    /// Where: for text the byte of the message, from 0, that proves it; for what does not inflate how many bytes of the
-    /// message did; for a limit the limit; else the byte of the stream after the handshake, from 0, at which the
+    /// Where: for text the byte of the message, from 0, that proves it, once inflated; for what does not inflate how many bytes
+    /// of the message did; for a limit the limit; for a code of a Close the code; else the byte of the stream after the handshake, from 0, at which the
     /// offending frame begins.
     pub at: u64,
 }
@@ -234,15 +255,18 @@ impl fmt::Display for Violation {
                     "{sentence} at byte {at} of the message; send raw bytes as binary"
                 )
             }
-            Kind::TextUnfinished | Kind::DeflateInvalid | Kind::DeflateUnfinished => {
-                write!(f, "{sentence}, at byte {at} of the message")
+            Kind::TextUnfinished => write!(f, "{sentence}, at byte {at} of the message"),
+            Kind::DeflateInvalid | Kind::DeflateUnfinished => {
+                write!(f, "{sentence} ({at} bytes of it inflated)")
             }
+            Kind::CloseCode => write!(f, "{sentence} {at}"),
             Kind::FrameTooBig | Kind::MessageTooBig => write!(f, "{sentence} of {at} bytes"),
             Kind::TooManyFragments => write!(f, "{sentence} of {at}"),
-            Kind::MessageRate | Kind::ByteRate | Kind::ControlRate => {
+            Kind::MessageRate | Kind::ByteRate | Kind::ControlRate | Kind::InflatedRate => {
                 write!(f, "{sentence} of {at} per second")
             }
             Kind::ReservedBits
+            | Kind::CompressionNotAgreed
             | Kind::ReservedOpcode
             | Kind::ControlFragmented
             | Kind::ControlTooLong
@@ -253,7 +277,6 @@ impl fmt::Display for Violation {
             | Kind::ContinuationWithoutStart
             | Kind::MessageInsideMessage
             | Kind::CloseOneByte
-            | Kind::CloseCode
             | Kind::CloseReasonNotUtf8 => {
                 write!(f, "{sentence} (frame at byte {at} of the stream)")
             }

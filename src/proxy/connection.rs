@@ -11,7 +11,8 @@ use crate::deploy::Enrolled;
 use crate::drain::{self, Place};
 use crate::inspect::Side;
 use crate::inspect::closing::Cause;
-use crate::relay::{Outcome, Passed, Relay};
+use crate::relay::Relay;
+use crate::session::{Outcome, Passed};
 use pingora::protocols::Stream;
 use pingora::protocols::l4::socket::SocketAddr;
 use std::net::IpAddr;
@@ -83,14 +84,14 @@ impl Connection {
         match outcome.cause {
             Cause::Drained { source } => route.terms.metrics.drained(source),
             Cause::UpstreamRestarts { .. } => {
-                if outcome.client_told.is_some() {
+                if outcome.client_close.is_some() {
                     enrolled.handle_return();
                     route.terms.metrics.drained(drain::Cause::Upstream.label());
                 }
                 restart::handle_close(route, &self.server, outcome);
             }
             Cause::Vanished { by: Side::Upstream } | Cause::Stalled { by: Side::Upstream }
-                if outcome.client_told.is_some() =>
+                if outcome.client_close.is_some() =>
             {
                 enrolled.handle_return();
                 route.terms.metrics.drained(drain::Cause::Crash.label());
@@ -118,7 +119,8 @@ impl Connection {
             None => peer.map(|peer| peer.ip()),
             Some(client) => client.known(),
         };
-        let age = self.started.elapsed().saturating_sub(outcome.took);
+        let end_began = outcome.end_began.unwrap_or_else(Instant::now);
+        let age = end_began.saturating_duration_since(self.started);
         let (end, whose) = (session_end(outcome, age), client_network(route, client));
         let (server, metrics) = (self.server.server(), &route.terms.metrics);
         route
@@ -130,7 +132,7 @@ impl Connection {
         let Outcome {
             cause,
             from_client,
-            from_upstream,
+            from_server,
             ..
         } = outcome;
         let (violation, at) = match cause {
@@ -149,14 +151,14 @@ impl Connection {
             duration_ms = self.started.elapsed().as_millis() as u64,
             messages_from_client = from_client.messages,
             bytes_from_client = from_client.bytes,
-            messages_from_upstream = from_upstream.messages,
-            bytes_from_upstream = from_upstream.bytes,
+            messages_from_upstream = from_server.messages,
+            bytes_from_upstream = from_server.bytes,
             initiator = cause.initiator(),
             cause = cause.label(),
             violation,
             at,
-            client_told = outcome.client_told.flatten(),
-            upstream_told = outcome.upstream_told.flatten(),
+            client_told = outcome.client_close.flatten(),
+            upstream_told = outcome.server_close.flatten(),
             timed_out = outcome.timed_out,
             "connection ended"
         );

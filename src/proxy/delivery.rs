@@ -12,6 +12,11 @@ impl Delivery for Stream {
         acknowledged(&*self.get_socket_digest()?)
     }
 
+    fn memory(&self) -> usize {
+        let secured = (**self).as_any().downcast_ref::<Secured>();
+        secured.map_or(0, Secured::memory)
+    }
+
     fn finish_with_next(&self) {
         let stream = (**self).as_any();
         if let Some(socket) = stream.downcast_ref::<Socket>() {
@@ -30,6 +35,15 @@ impl Delivery for Socket {
             Socket::Unix(..) => None,
             Socket::Tls(stream) => stream.io().delivered(),
             Socket::Rewound(_, socket) | Socket::Unnamed(_, socket) => socket.delivered(),
+        }
+    }
+
+    fn memory(&self) -> usize {
+        match self {
+            Socket::Tcp(..) | Socket::Unix(..) => 0,
+            Socket::Tls(stream) => stream.memory(),
+            Socket::Rewound(again, socket) => again.len() + socket.memory(),
+            Socket::Unnamed(_, socket) => socket.memory(),
         }
     }
 

@@ -7,7 +7,8 @@ use super::shortage::Unanswered;
 use super::table::RouteState;
 use super::upstream::Occupied;
 use crate::deploy::{ServerClose, Suspicion};
-use crate::relay::Outcome;
+use crate::session::Outcome;
+use std::time::Duration;
 use tokio::time::timeout;
 
 /// A server has closed a connection, which ended so.
@@ -17,7 +18,9 @@ pub(super) fn handle_close(route: &RouteState, server: &Occupied, outcome: &Outc
     let name = format!("{} {}", pool.name, server.address);
     let close = ServerClose {
         silent: outcome.silent,
-        ago: outcome.took,
+        ago: outcome
+            .end_began
+            .map_or(Duration::ZERO, |began| began.elapsed()),
     };
     if control.handle_close(place, &name, close) != Suspicion::Probe {
         return;

@@ -55,6 +55,11 @@ impl Secured {
         self.stream.io()
     }
 
+    /// Memory that it owns to keep what it has not passed on, in bytes.
+    pub fn memory(&self) -> usize {
+        self.stream.memory()
+    }
+
     /// What was agreed is HTTP/2.
     pub fn is_http2(&self) -> bool {
         self.stream.end().alpn_protocol() == Some(b"h2")

@@ -3,7 +3,7 @@
 use crate::deploy::Thresholds;
 use crate::handshake::Compression;
 use crate::inspect::{Rules, closing};
-use crate::relay::{Limits, Liveness};
+use crate::session::{Limits, Liveness};
 use crate::tls;
 use ipnet::IpNet;
 use std::fmt;
@@ -69,7 +69,7 @@ pub struct Client {
     pub forwarded_header: ForwardedHeader,
     /// Most accepted connections in all, 0 for no limit; 503 with Retry-After beyond it.
     pub max_connections: usize,
-    /// Most memory in which all connections together keep what they cannot pass on yet, in bytes, 0 for no limit. Beyond it
+    /// Most memory that all connections together own beyond what idle ones need, in bytes, 0 for no limit. Beyond it
     /// new ones get 503 with Retry-After, and those with the slowest readers are closed with 1013.
     pub buffer_memory: usize,
     /// What one client address may have.

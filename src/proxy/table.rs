@@ -11,6 +11,7 @@ use super::upstream::{Pool, Pools};
 use crate::deploy::Control;
 use crate::metrics::{Metrics, Reason};
 use crate::relay::{Buffers, Terms};
+use crate::session;
 use crate::tls::Accept;
 use http::{HeaderName, StatusCode};
 use prometheus::IntGauge;
@@ -138,10 +139,13 @@ impl Table {
             metrics.add_route(&route.name);
             let terms = Terms {
                 route: route.name.clone(),
-                rules: route.rules,
-                closing: route.closing.clone(),
-                liveness: route.liveness,
-                limits: route.limits,
+                settings: Arc::new(session::Settings {
+                    rules: route.rules,
+                    closing: route.closing.clone(),
+                    liveness: route.liveness,
+                    limits: route.limits,
+                    epoch: Some(Instant::now()),
+                }),
                 buffers: everybody.buffers.clone(),
                 metrics: metrics.clone(),
             };

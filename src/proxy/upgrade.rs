@@ -353,12 +353,10 @@ impl Tunnel {
         let relay = Relay::new(
             route.terms.clone(),
             self.enrolled.handle().clone(),
-            client,
-            behind,
-            switched.socket,
-            switched.behind,
-        )
-        .with_compression(switched.agreed.deflate);
+            switched.agreed.deflate,
+            (client, behind),
+            (switched.socket, switched.behind),
+        );
         route.terms.metrics.connection_opened(route.name());
         connection
             .server

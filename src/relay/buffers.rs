@@ -1,11 +1,11 @@
-//! The memory in which relays keep what they may not, or cannot, write yet: of all of them together.
+//! The memory that relays own beyond what an idle one needs, of all of them together: what they may not, or cannot, write
+//! yet, as it came or encrypted; records begun; and what it takes to inflate the next compressed message.
 //!
 //! A relay tells of it when a poll leaves it with more or less than the one before; one that keeps nothing, which is
 //! the rule, tells of nothing. Who has to let go is decided elsewhere: this knows no connection.
 
 use super::State;
 use crate::inspect::Side;
-use crate::inspect::closing::Cause;
 use crate::metrics::Metrics;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -136,9 +136,14 @@ impl Buffers {
 }
 
 impl State {
-    /// Tells of what is kept at the end of a poll.
-    pub(super) fn account(&mut self) {
-        let bytes: usize = self.pipes.iter().map(|pipe| pipe.memory()).sum();
+    /// The memory that what a side sent takes: its buffer, used or not, and what its messages need to be inflated.
+    pub(super) fn memory(&mut self, from: Side) -> usize {
+        self.pipes[from as usize].memory() + self.session.memory(from)
+    }
+
+    /// Tells of what is kept at the end of a poll, `streams` bytes of it by the streams.
+    pub(super) fn account(&mut self, streams: usize) {
+        let bytes = self.memory(Side::Client) + self.memory(Side::Upstream) + streams;
         let took = self.pipes.iter().any(|pipe| pipe.took);
         self.pipes.iter_mut().for_each(|pipe| pipe.took = false);
         let before = self.handle.holding();
@@ -164,21 +169,5 @@ impl State {
         if change != 0 {
             self.terms.buffers.handle_change(change);
         }
-    }
-
-    /// Ends the connection where its buffers are wanted back. Whether anything happened.
-    pub(super) fn poll_overload(&mut self) -> bool {
-        if self.cause.is_some() || !self.handle.is_shed() {
-            return false;
-        }
-        let [from_client, from_upstream] = self.pipes.each_ref().map(|pipe| pipe.memory());
-        let reader = if from_upstream >= from_client {
-            Side::Client
-        } else {
-            Side::Upstream
-        };
-        self.terms.metrics.slow_reader(reader, "buffer_memory");
-        self.end(Cause::Overload);
-        true
     }
 }

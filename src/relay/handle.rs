@@ -1,14 +1,15 @@
 //! What holds on to a relay from outside, to have its connection ended.
 
 use super::Holding;
+use atomic_waker::AtomicWaker;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Waker;
 
 /// Has a connection ended from outside: its client is told to reconnect, at a message boundary, or, where memory is
 /// wanted back, at once.
 ///
-/// All that outside and relay share. To look at it costs the relay one load per poll.
+/// All that the outside and the relay share. Looking at it costs the relay a few atomic operations per poll.
 #[derive(Debug, Default)]
 pub struct Handle {
     source: OnceLock<&'static str>,
@@ -18,8 +19,8 @@ pub struct Handle {
     shed: AtomicBool,
     /// What the relay keeps: bytes, then since when, 32 bits each.
     holding: AtomicU64,
-    /// Of the task that the relay lives in, from its first poll on.
-    waker: OnceLock<Waker>,
+    /// Of the task that polled the relay last.
+    waker: AtomicWaker,
 }
 
 impl Handle {
@@ -63,20 +64,13 @@ impl Handle {
     }
 
     fn wake(&self) {
-        // Either this sees the waker or the relay sees what was stored before.
-        fence(Ordering::SeqCst);
-        if let Some(waker) = self.waker.get() {
-            waker.wake_by_ref();
-        }
+        self.waker.wake();
     }
 
-    /// The source, once there is one. A relay stays in one task, so its waker is kept once.
+    /// The source, once there is one. From now on this waker is the one that is woken.
     pub(super) fn poll_drain(&self, waker: &Waker) -> Option<&'static str> {
-        if self.waker.get().is_none() {
-            // Nobody else sets it.
-            let _ = self.waker.set(waker.clone());
-            fence(Ordering::SeqCst);
-        }
+        // Registered before anything is looked at: what is stored later wakes it.
+        self.waker.register(waker);
         self.source.get().copied()
     }
 

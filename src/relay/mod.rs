@@ -1,67 +1,44 @@
-//! Bytes between two streams: the loop that reads, has the [`Flow`](crate::inspect::Flow) judge, and writes.
+//! Bytes between two legs: reads, gives the [`Session`] what was read, writes what it lets pass, and its frames.
 //!
 //! One future per connection, without channels and without tasks of its own. A side that does not read makes the other
-//! side wait: nothing is read for it while anything is unwritten, so that a connection never holds more than one held
-//! text frame and one chunk per direction. It is always true that toward a side the relay writes exactly what the other
-//! side sent, then at most one Close of ours, then the end of the stream.
+//! side wait: nothing is read for it while anything is unwritten, so that a connection never keeps more than one held text
+//! frame and one chunk per direction.
 //!
-//! It never parses a frame itself and never decides what a side is told: the first is
-//! [`inspect::flow`](crate::inspect::flow)'s, the second [`inspect::closing`](crate::inspect::closing)'s.
+//! The relay decides nothing about a connection: what passes, what each side is sent and when the connection is over is the
+//! [`session`](crate::session)'s to say.
 
-mod activity;
 mod buffers;
-mod ending;
 mod handle;
-mod judge;
-mod limits;
-mod liveness;
-mod outcome;
+mod leg;
 mod pipe;
-mod stall;
+mod report;
 
-pub use activity::count_seconds;
 pub use buffers::{Buffers, Holding, Reservation};
 pub use handle::Handle;
-pub use limits::{Beyond, Limits, Rates};
-pub use liveness::Liveness;
-pub use outcome::Outcome;
-pub use pipe::Passed;
-pub use stall::Delivery;
+pub use leg::Delivery;
 
 use crate::handshake::Deflate;
-use crate::inspect::closing::{Cause, Policy};
-use crate::inspect::{Block, Rules, Side};
+use crate::inspect::{Block, Side};
 use crate::metrics::Metrics;
-use activity::Activity;
+use crate::session::{Command, Outcome, Passage, Phase, Session, Settings, Turn};
 use bytes::BytesMut;
-use ending::{Closing, Restart};
-use judge::Found;
-use limits::Meter;
-use liveness::Watch;
-use pipe::{CHUNK, Pipe, Sink};
-use stall::Stall;
+use pipe::{CHUNK, Pipe};
 use std::cell::RefCell;
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep_until};
 
-/// What every connection of a route is held to.
+/// What every connection of a route has in common.
 #[derive(Debug)]
 pub struct Terms {
     /// Name of the route, for logs and metrics.
     pub route: String,
-    /// What frames are held to.
-    pub rules: Rules,
-    /// How connections are ended.
-    pub closing: Policy,
-    /// How it is found out whether both sides are there.
-    pub liveness: Liveness,
-    /// How much they may send, and how long they may leave what is sent to them.
-    pub limits: Limits,
-    /// Where what they keep is counted, with that of all others.
+    /// What its sessions are held to.
+    pub settings: Arc<Settings>,
+    /// Where what its connections keep in memory is counted, with that of all others.
     pub buffers: Arc<Buffers>,
     /// Where all else is counted.
     pub metrics: Arc<Metrics>,
@@ -72,59 +49,54 @@ pub struct Terms {
 #[must_use = "a relay moves nothing unless it is polled"]
 pub struct Relay<C, U> {
     client: C,
-    upstream: U,
+    server: U,
     state: State,
 }
 
+/// All of a relay but its legs.
+#[derive(Debug)]
+struct State {
+    terms: Arc<Terms>,
+    handle: Arc<Handle>,
+    session: Session,
+    /// By the side that they read from.
+    pipes: [Pipe; 2],
+    /// While the session waits for a time.
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
 impl<C, U> Relay<C, U> {
-    /// `from_client` and `from_upstream` came behind the heads of the handshake and were read with them.
-    /// `handle` has the connection drained from outside.
+    /// `from_client` and `from_server` came behind the heads of the handshake and were read with them; `compression` is
+    /// what the handshake agreed to. `handle` has the connection ended from outside.
     pub fn new(
         terms: Arc<Terms>,
         handle: Arc<Handle>,
-        client: C,
-        from_client: BytesMut,
-        upstream: U,
-        from_upstream: BytesMut,
+        compression: Option<Deflate>,
+        (client, from_client): (C, BytesMut),
+        (server, from_server): (U, BytesMut),
     ) -> Self {
-        let meter = Meter::new(&terms.limits, [from_client.len(), from_upstream.len()]);
-        let pipes = [
-            Pipe::new(Side::Client, from_client),
-            Pipe::new(Side::Upstream, from_upstream),
-        ];
-        let watch = Watch::new(terms.liveness);
+        let mut session = Session::new(terms.settings.clone(), compression, rand::random());
+        session.start(Instant::now().into_std());
+        session.handle_read(Side::Client, from_client.len());
+        session.handle_read(Side::Upstream, from_server.len());
+        let pipes = [Pipe::new(from_client), Pipe::new(from_server)];
         let state = State {
             terms,
             handle,
+            session,
             pipes,
-            cause: None,
-            restart: None,
-            watch,
-            meter,
-            stall: None,
-            closing: None,
-            overtime: false,
-            told: [None; 2],
-            activity: Activity::new(),
+            timer: None,
         };
         Relay {
             client,
-            upstream,
+            server,
             state,
         }
     }
 
-    /// The stream of the client, to look at.
+    /// The leg of the client, to look at.
     pub fn client(&self) -> &C {
         &self.client
-    }
-
-    /// What was agreed about compressed messages.
-    pub fn with_compression(mut self, agreed: Option<Deflate>) -> Self {
-        let [client, upstream] = &mut self.state.pipes;
-        client.compress(agreed.map(|agreed| agreed.client));
-        upstream.compress(agreed.map(|agreed| agreed.server));
-        self
     }
 }
 
@@ -132,12 +104,15 @@ impl<C, U> Relay<C, U> {
 struct Workspace {
     scratch: Box<[u8]>,
     block: Block,
+    /// By side, of the relay that is polled.
+    turns: [Turn; 2],
 }
 
 thread_local! {
     static WORKSPACE: RefCell<Workspace> = RefCell::new(Workspace {
         scratch: vec![0; CHUNK].into_boxed_slice(),
         block: Block::default(),
+        turns: [Turn::default(); 2],
     });
 }
 
@@ -151,35 +126,37 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
         let Relay {
             client,
-            upstream,
+            server,
             state,
         } = self.get_mut();
+        let now = Instant::now().into_std();
         WORKSPACE.with_borrow_mut(|work| {
+            work.turns = [Turn::default(); 2];
             loop {
-                let mut moved = state.poll_restart(cx);
-                moved |= state.poll_overload();
-                moved |= state.pump(Side::Client, client, upstream, cx, work);
-                moved |= state.pump(Side::Upstream, upstream, client, cx, work);
-                moved |= state.poll_liveness(cx);
-                moved |= state.poll_limits(cx);
-                moved |= state.poll_stall(cx, |side| match side {
+                let mut is_cut = false;
+                let mut moved = state.poll_commands(cx, now);
+                moved |= state.pump(Side::Client, client, server, cx, work, &mut is_cut, now);
+                moved |= state.pump(Side::Upstream, server, client, cx, work, &mut is_cut, now);
+                moved |= state.poll_timer(cx, |side| match side {
                     Side::Client => client.delivered(),
-                    Side::Upstream => upstream.delivered(),
+                    Side::Upstream => server.delivered(),
                 });
-                moved |= state.poll_deadline(cx);
-                if let Some(outcome) = state.outcome() {
-                    // Best effort: what matters has been written, and the streams are dropped after this.
-                    let [to_upstream, to_client] = &state.pipes;
-                    if !matches!(to_client.sink, Sink::Finished) {
+                if let Some(outcome) = state.session.outcome() {
+                    state.report();
+                    // Best effort: what matters has been written, and the legs are dropped after this.
+                    if !state.session.is_finished(Side::Client) {
                         let _ = Pin::new(client).poll_shutdown(cx);
                     }
-                    if !matches!(to_upstream.sink, Sink::Finished) {
-                        let _ = Pin::new(upstream).poll_shutdown(cx);
+                    if !state.session.is_finished(Side::Upstream) {
+                        let _ = Pin::new(server).poll_shutdown(cx);
                     }
                     return Poll::Ready(outcome);
                 }
                 if !moved {
-                    state.account();
+                    state.account(client.memory() + server.memory());
+                    if is_cut {
+                        yield_to_others(cx);
+                    }
                     return Poll::Pending;
                 }
             }
@@ -187,46 +164,91 @@ where
     }
 }
 
-/// All of a connection but its streams.
-#[derive(Debug)]
-struct State {
-    terms: Arc<Terms>,
-    /// By the side that they read from.
-    pipes: [Pipe; 2],
-    handle: Arc<Handle>,
-    /// Why the connection ends, once it does.
-    cause: Option<Cause>,
-    /// The client is to be told of a restart, but not yet.
-    restart: Option<Box<Restart>>,
-    /// Where the route asks whether both sides are there.
-    watch: Option<Box<Watch>>,
-    /// Where the route limits how much they may send.
-    meter: Option<Box<Meter>>,
-    /// While something waits to be written.
-    stall: Option<Box<Stall>>,
-    /// Once the connection ends.
-    closing: Option<Box<Closing>>,
-    /// The deadline has passed once and what could still be said was said.
-    overtime: bool,
-    /// Code of the Close that each side was sent.
-    told: [Option<Option<u16>>; 2],
-    /// When a message passed last.
-    activity: Activity,
-}
-
 impl Drop for State {
     fn drop(&mut self) {
         self.let_go();
-        for pipe in &mut self.pipes {
-            let freed = pipe.flow.forget();
-            self.terms.metrics.compression_memory(freed);
-        }
+        let freed = self.session.forget();
+        self.terms.metrics.compression_memory(freed);
     }
 }
 
 impl State {
-    /// Moves what can be moved from one side to the other. Whether anything happened that the rest of the connection has to
-    /// be looked at for: that bytes passed is nothing of the kind, and is most of what happens.
+    /// Passes on what the outside asks for. Whether anything happened.
+    fn poll_commands(&mut self, cx: &mut Context<'_>, now: std::time::Instant) -> bool {
+        // Asked for in any case: it is how the handle learns whom to wake.
+        let drain = self.handle.poll_drain(cx.waker());
+        let before = self.session.phase().rank();
+        if self.handle.is_hurried() && !self.session.is_hurried() {
+            self.session.handle_command(Command::Hurry, now);
+        }
+        if let (Some(source), Phase::Open) = (drain, self.session.phase()) {
+            self.session.handle_command(Command::Drain(source), now);
+        }
+        if self.handle.is_shed() && self.session.phase().cause().is_none() {
+            let [from_client, from_server] =
+                [Side::Client, Side::Upstream].map(|from| self.memory(from));
+            let slow = match from_server >= from_client {
+                true => Side::Client,
+                false => Side::Upstream,
+            };
+            self.session.handle_command(Command::Shed(slow), now);
+        }
+        let moved = self.session.phase().rank() != before;
+        if moved {
+            self.take_frames(now);
+        }
+        moved
+    }
+
+    /// Calls the session when the time that it waits for has come. Whether anything happened.
+    fn poll_timer(
+        &mut self,
+        cx: &mut Context<'_>,
+        delivered: impl Fn(Side) -> Option<u64>,
+    ) -> bool {
+        let mut moved = false;
+        // A timer that is set anew has to be polled again, or it wakes nobody.
+        while let Some(next) = self.session.poll_timeout() {
+            let next = Instant::from_std(next);
+            let timer = self
+                .timer
+                .get_or_insert_with(|| Box::pin(sleep_until(next)));
+            if timer.deadline() != next {
+                timer.as_mut().reset(next);
+            }
+            if timer.as_mut().poll(cx).is_pending() {
+                return moved;
+            }
+            // The wheel may fire late, never early.
+            let now = Instant::now().into_std();
+            self.session.handle_timeout(now, &delivered);
+            self.take_frames(now);
+            moved = true;
+        }
+        self.timer = None;
+        moved
+    }
+
+    /// Makes the frames of the session ready to be written. Whether there were any.
+    fn take_frames(&mut self, now: std::time::Instant) -> bool {
+        let mut taken = false;
+        for to in [Side::Client, Side::Upstream] {
+            while let Some(frame) = self.session.poll_frame(to, now) {
+                self.pipes[to.other() as usize].insert(&frame);
+                taken = true;
+            }
+        }
+        self.report();
+        taken
+    }
+
+    /// Moves what can be moved from one side to the other. Whether anything happened that the other direction has to be looked
+    /// at for: that bytes passed is nothing of the kind, and is most of what happens. `is_cut` says that the turn of the side ended
+    /// before all was done that could be done.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one direction of a poll, which is called twice"
+    )]
     fn pump(
         &mut self,
         from: Side,
@@ -234,113 +256,121 @@ impl State {
         sink: &mut (impl AsyncWrite + Delivery + Unpin),
         cx: &mut Context<'_>,
         work: &mut Workspace,
+        is_cut: &mut bool,
+        now: std::time::Instant,
     ) -> bool {
+        let to = from.other();
         let mut stirred = false;
+        let turn = &mut work.turns[from as usize];
         loop {
-            stirred |= self.flush(from, sink, cx);
-            let pipe = &mut self.pipes[from as usize];
-            if pipe.source.ended
-                || (pipe.is_passing() && !pipe.is_flushed())
-                || self.is_absorbed(from)
-                || self.is_slowed(from)
-            {
+            stirred |= self.flush(to, sink, cx, now);
+            let Some(most) = self.session.wants_bytes(from, now) else {
+                return stirred;
+            };
+            if turn.is_over() {
+                *is_cut = true;
                 return stirred;
             }
+            let missing = self.session.missing(from);
+            let pipe = &mut self.pipes[from as usize];
             let mut chunk: &[u8] = &[];
-            if !self.pipes[from as usize].fresh {
-                let most = self.most(from);
-                let pipe = &mut self.pipes[from as usize];
-                match pipe.poll_fill(Pin::new(source), cx, &mut work.scratch, most) {
+            if !pipe.fresh {
+                match pipe.poll_fill(Pin::new(source), cx, &mut work.scratch, most, missing) {
                     Poll::Pending => return stirred,
                     Poll::Ready(Ok(filled)) if filled.read > 0 => {
-                        if let Some(meter) = &mut self.meter {
-                            meter.handle_read(from, filled.read);
-                        }
+                        turn.handle_read(filled.read);
+                        self.session.handle_read(from, filled.read);
                         chunk = &work.scratch[..filled.in_scratch];
                     }
                     Poll::Ready(Ok(_) | Err(_)) => {
-                        self.handle_end(from);
+                        self.session.handle_eof(from, now);
+                        self.take_frames(now);
                         return true;
                     }
                 }
             }
-            if let Some(watch) = &mut self.watch {
-                watch.handle_read(from, Instant::now());
-            }
+            let before = self.session.phase().rank();
             let pipe = &mut self.pipes[from as usize];
-            if pipe.source.closed.is_some() {
-                // §5.5.1: after a Close a side sends nothing more; whatever this is, nobody gets it.
-                pipe.drop_window();
-                stirred = true;
-                continue;
-            }
-            let passing = pipe.is_passing();
-            let found = if chunk.is_empty() {
+            let passage = if chunk.is_empty() {
                 let window = pipe.take_window();
-                let judged = self.judge(from, &window, &mut work.block);
-                let pipe = &mut self.pipes[from as usize];
-                pipe.put_window(window, judged.release, judged.dropped, passing);
-                judged.found
+                let passage = self
+                    .session
+                    .handle_bytes(from, &window, &mut work.block, turn, now);
+                pipe.put_window(window, passage.forward, passage.discard);
+                passage
             } else {
-                let judged = self.judge(from, chunk, &mut work.block);
-                let (released, window) = chunk.split_at(judged.release);
-                let window = &window[judged.dropped..];
-                let released = if passing { released } else { &[] };
-                let answered = self.pipes[from.other() as usize].source.closed.is_some();
-                if answered
-                    && from == Side::Upstream
-                    && matches!(judged.found, Some(Found::Close { passed: true, .. }))
-                {
+                let passage = self
+                    .session
+                    .handle_bytes(from, chunk, &mut work.block, turn, now);
+                if self.session.ends_after_write(to) {
                     sink.finish_with_next();
                 }
-                let pipe = &mut self.pipes[from as usize];
-                if pipe.forward(released, window, Pin::new(sink), cx).is_err() {
-                    self.arm();
+                let (forward, rest) = chunk.split_at(passage.forward);
+                let window = &rest[passage.discard..];
+                if pipe.forward(forward, window, Pin::new(sink), cx).is_err() {
+                    self.session.handle_write_error(to, now);
                 }
-                judged.found
+                passage
             };
-            self.execute_order(from);
-            self.drain_at_message_end();
-            stirred |= found.is_some() || self.cause.is_some() || self.restart.is_some();
-            match found {
-                None => {}
-                Some(Found::Violation(violation)) => self.handle_violation(from, violation),
-                Some(Found::Close { code, passed }) => self.handle_close(from, code, passed),
+            self.pipes[from as usize].fresh = passage.again;
+            self.count(from, &passage);
+            let is_ending = !self.session.phase().is_open();
+            if is_ending || self.session.has_news() {
+                self.take_frames(now);
             }
+            stirred |= is_ending || self.session.phase().rank() != before;
         }
     }
 
-    /// Writes what is ready for the side opposite to `from`, and ends its stream where that is all.
+    fn count(&mut self, from: Side, passage: &Passage) {
+        let metrics = &self.terms.metrics;
+        metrics.compression_memory(self.session.memory_change());
+        if passage.tally != Default::default() {
+            metrics.passed(from, &passage.tally);
+        }
+    }
+
+    /// Writes what is ready for a side, and ends its stream where that is all. Whether the rest of the connection has to be
+    /// looked at.
     fn flush(
         &mut self,
-        from: Side,
+        to: Side,
         sink: &mut (impl AsyncWrite + Unpin),
         cx: &mut Context<'_>,
+        now: std::time::Instant,
     ) -> bool {
-        let to = from.other();
-        let pipe = &mut self.pipes[from as usize];
-        let moved = match pipe.poll_flush(Pin::new(sink), cx) {
-            Ok(moved) => moved,
+        let pipe = &mut self.pipes[to.other() as usize];
+        let wrote = match pipe.poll_flush(Pin::new(sink), cx) {
+            Ok(wrote) => wrote,
             Err(_) => {
                 // Its reading end tells soon whether it said something before it went; it has until the deadline.
-                self.arm();
+                self.session.handle_write_error(to, now);
                 return true;
             }
         };
-        let pipe = &self.pipes[from as usize];
-        let ends = pipe.is_flushed()
-            && match pipe.sink {
-                Sink::Cut => true,
-                // §7.1.1: the server ends the TCP connection first, and toward the client that is us.
-                Sink::Told => to == Side::Client && self.pipes[to as usize].source.closed.is_some(),
-                Sink::Flowing | Sink::Ordered(_) | Sink::Finished => false,
-            };
-        if ends && Pin::new(sink).poll_shutdown(cx).is_ready() {
-            self.pipes[from as usize].sink = Sink::Finished;
+        if pipe.is_flushed() {
+            self.session.handle_written(to);
+        } else {
+            self.session.handle_blocked(to, pipe.took, now);
+        }
+        if self.session.has_ping(to) && self.take_frames(now) {
             return true;
         }
-        moved
+        if self.session.wants_shutdown(to) && Pin::new(sink).poll_shutdown(cx).is_ready() {
+            self.session.handle_shutdown(to);
+            return true;
+        }
+        wrote
     }
+}
+
+/// Has the task run again when the sockets of the thread have been looked at and others have had their turn.
+///
+/// A task that only wakes itself goes to the end of the queue; but as long as the queue is not empty, tokio looks at its
+/// sockets every 61 polls alone, and all others would wait for as many turns of this one.
+fn yield_to_others(cx: &mut Context<'_>) {
+    // It defers the wake-up, and has nothing else to be polled for.
+    let _ = pin!(tokio::task::yield_now()).poll(cx);
 }
 
 #[cfg(test)]

@@ -8,9 +8,7 @@
 //! Usually both parts are empty and the pipe owns no memory: what is read into the workspace of the thread is written
 //! from there. It is always true that the sink was given a prefix of what the flow released, then at most one Close.
 
-use crate::frame::close;
-use crate::frame::deflate::Terms;
-use crate::inspect::{Flow, Side, Tally};
+use crate::session::ControlFrame;
 use bytes::{Buf, BufMut, BytesMut};
 use std::io;
 use std::pin::Pin;
@@ -36,44 +34,8 @@ pub(super) struct Filled {
     pub in_scratch: usize,
 }
 
-/// What the pipe knows of the side that it reads from.
-#[derive(Debug, Default)]
-pub(super) struct Source {
-    /// The side has sent a Close, with this code if any: nothing of it passes any more.
-    pub closed: Option<Option<u16>>,
-    /// Its stream is at its end, or broken.
-    pub ended: bool,
-}
-
-/// What the pipe does with the side that it writes to.
-#[derive(Debug)]
-pub(super) enum Sink {
-    /// It is given what the source sends.
-    Flowing,
-    /// It is given the rest of the frame under way, then this Close.
-    Ordered(Box<CloseOrder>),
-    /// A Close was written to it, or is ready to be: nothing can follow.
-    Told,
-    /// The frame under way will never end, so no Close can be sent: the stream is ended after what is ready.
-    Cut,
-    /// The stream is ended, or broken.
-    Finished,
-}
-
-/// A Close of ours.
-#[derive(Debug)]
-pub(super) struct CloseOrder {
-    pub frame: close::Frame,
-    pub code: Option<u16>,
-}
-
 #[derive(Debug)]
 pub(super) struct Pipe {
-    pub flow: Flow,
-    pub source: Source,
-    pub sink: Sink,
-    /// Messages and payload bytes passed so far.
-    pub passed: Passed,
     /// The window holds bytes that were not inspected.
     pub fresh: bool,
     /// `ready` bytes, then the window.
@@ -85,67 +47,48 @@ pub(super) struct Pipe {
     crowded: bool,
     /// The sink has taken something during this poll.
     pub took: bool,
-}
-
-/// How much has passed in one direction.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Passed {
-    /// Whole data messages.
-    pub messages: u64,
-    /// Payload of data and control frames, in bytes.
-    pub bytes: u64,
+    /// Most that the buffer could hold since it was made.
+    allocated: u32,
 }
 
 impl Pipe {
     /// `read` came from the source already, behind the handshake.
-    pub fn new(from: Side, read: BytesMut) -> Self {
+    pub fn new(read: BytesMut) -> Self {
         Pipe {
-            flow: Flow::new(from),
-            source: Source::default(),
-            sink: Sink::Flowing,
-            passed: Passed::default(),
             fresh: !read.is_empty(),
             buf: read,
             ready: 0,
             unflushed: false,
             crowded: false,
             took: false,
+            allocated: 0,
         }
     }
 
-    /// Messages of the source may be compressed, as was agreed.
-    pub fn compress(&mut self, terms: Option<Terms>) {
-        self.flow = Flow::new(self.flow.from()).with_compression(terms);
-    }
-
-    /// Whether what the source sends still goes to the sink.
-    pub fn is_passing(&self) -> bool {
-        matches!(self.sink, Sink::Flowing | Sink::Ordered(_))
-    }
-
     /// Whether all that was meant for the sink has been written.
+    #[inline]
     pub fn is_flushed(&self) -> bool {
         self.ready == 0 && !self.unflushed
     }
 
-    /// What it keeps, in bytes.
-    pub fn memory(&self) -> usize {
-        self.buf.capacity()
-    }
-
-    pub fn count(&mut self, tally: &Tally) {
-        self.passed.messages += tally.messages[0] + tally.messages[1];
-        self.passed.bytes += tally.bytes.iter().sum::<u64>();
+    /// The memory that it owns, in bytes: its buffer, used or not.
+    pub fn memory(&mut self) -> usize {
+        // A buffer does not tell what it has left behind at its front, but had once.
+        let now = u32::try_from(self.buf.capacity()).unwrap_or(u32::MAX);
+        self.allocated = if now == 0 { 0 } else { self.allocated.max(now) };
+        self.allocated as usize
     }
 
     /// Reads once, at most so many bytes. They are in `scratch`, behind what was kept before them, unless that is too much
-    /// to be copied; then they are in the window.
+    /// to be copied; then they are in the window. `missing` is how much the frame under way needs, where that is known.
+    #[inline]
     pub fn poll_fill(
         &mut self,
         source: Pin<&mut impl AsyncRead>,
         cx: &mut Context<'_>,
         scratch: &mut [u8],
         most: usize,
+        missing: usize,
     ) -> Poll<io::Result<Filled>> {
         let kept = self.buf.len();
         if self.ready == 0 && kept <= CARRIED {
@@ -167,8 +110,7 @@ impl Pipe {
             }));
         }
         // Enough for the rest of the frame, so that a held frame is read with as few calls as a passing one.
-        self.buf
-            .reserve(self.flow.missing().clamp(4096, CROWDED_CHUNK));
+        self.buf.reserve(missing.clamp(4096, CROWDED_CHUNK));
         let read = ready!(poll_read_buf(source, cx, &mut (&mut self.buf).limit(most)))?;
         Poll::Ready(Ok(Filled {
             read,
@@ -179,7 +121,8 @@ impl Pipe {
     /// Writes what is ready. `Ok(true)` if anything was written.
     ///
     /// # Errors
-    /// Those of the stream; the sink is [`Sink::Finished`] after one.
+    /// Those of the stream: what was ready is dropped then.
+    #[inline]
     pub fn poll_flush(
         &mut self,
         mut sink: Pin<&mut impl AsyncWrite>,
@@ -218,6 +161,7 @@ impl Pipe {
     ///
     /// # Errors
     /// As [`Pipe::poll_flush`].
+    #[inline]
     pub fn forward(
         &mut self,
         mut released: &[u8],
@@ -256,25 +200,14 @@ impl Pipe {
         self.buf.split_off(self.ready)
     }
 
-    /// Puts the window back, of which `released` bytes are released, and passed on if `passing`; the `dropped` ones after
-    /// them are nobody's.
-    pub fn put_window(
-        &mut self,
-        mut window: BytesMut,
-        released: usize,
-        dropped: usize,
-        passing: bool,
-    ) {
-        if dropped > 0 {
-            let mut rest = window.split_off(released);
-            rest.advance(dropped);
+    /// Puts the window back, of which the first `forward` bytes are made ready and the `discard` bytes after those are dropped.
+    pub fn put_window(&mut self, mut window: BytesMut, forward: usize, discard: usize) {
+        if discard > 0 {
+            let mut rest = window.split_off(forward);
+            rest.advance(discard);
             window.unsplit(rest);
         }
-        if passing {
-            self.ready += released;
-        } else {
-            window.advance(released);
-        }
+        self.ready += forward;
         if self.buf.is_empty() {
             self.buf = window;
         } else {
@@ -282,40 +215,15 @@ impl Pipe {
         }
     }
 
-    /// Drops the window: nothing that the source sends is of interest any more.
-    pub fn drop_window(&mut self) {
-        self.buf.truncate(self.ready);
-        self.fresh = false;
-    }
-
-    /// Makes a frame of our own ready, after all that is.
-    pub fn insert(&mut self, frame: &[u8]) {
+    /// Makes a frame of wsgate's own ready, after all that is.
+    pub fn insert(&mut self, frame: &ControlFrame) {
         let window = self.buf.split_off(self.ready);
-        self.buf.extend_from_slice(frame);
+        self.buf.extend_from_slice(frame.as_bytes());
         self.ready = self.buf.len();
         self.buf.extend_from_slice(&window);
     }
 
-    /// If the sink was ordered a Close and what it was given ends at a frame boundary, makes the Close ready and tells
-    /// its code. If no boundary can come any more, the sink is cut.
-    pub fn execute_order(&mut self) -> Option<Option<u16>> {
-        let Sink::Ordered(order) = &self.sink else {
-            return None;
-        };
-        if self.flow.frame_boundary().is_some() {
-            let (code, frame) = (order.code, order.frame);
-            self.insert(frame.as_bytes());
-            self.sink = Sink::Told;
-            return Some(code);
-        }
-        if self.source.ended || !self.flow.is_judging() {
-            self.sink = Sink::Cut;
-        }
-        None
-    }
-
     fn broken(&mut self, error: io::Error) -> io::Error {
-        self.sink = Sink::Finished;
         self.buf.advance(self.ready);
         self.ready = 0;
         self.unflushed = false;

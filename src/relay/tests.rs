@@ -1,15 +1,18 @@
 //! A world of two ends and a false clock: what each end gets is all that counts.
 
 mod buffers;
+mod compressed;
 mod limits;
 mod stall;
+mod turns;
 
 use super::*;
 use crate::frame::header::{self, MAX_LEN};
 use crate::frame::mask::Mask;
 use crate::frame::{Opcode, close};
-use crate::inspect::closing::UpstreamClose;
-use crate::inspect::{Kind, Mode};
+use crate::inspect::closing::{Cause, Policy, UpstreamClose};
+use crate::inspect::{Kind, Mode, Rules};
+use crate::session::{Beyond, Limits, Liveness, Rates};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use stall::Slow;
@@ -101,13 +104,18 @@ fn terms(rules: Rules) -> Arc<Terms> {
 
 /// Terms that say nothing but these rules.
 fn plain(rules: Rules) -> Terms {
+    with_settings(Settings {
+        rules,
+        ..Settings::default()
+    })
+}
+
+/// Terms with these settings.
+fn with_settings(settings: Settings) -> Terms {
     let metrics = Arc::new(Metrics::new());
     Terms {
         route: "test".to_owned(),
-        rules,
-        closing: Policy::default(),
-        liveness: Liveness::default(),
-        limits: Limits::default(),
+        settings: Arc::new(settings),
         buffers: Arc::new(Buffers::new(metrics.clone())),
         metrics,
     }
@@ -119,16 +127,19 @@ impl World {
     }
 
     fn with_buffers(terms: Arc<Terms>, size: usize) -> World {
+        World::with_compression(terms, size, None)
+    }
+
+    fn with_compression(terms: Arc<Terms>, size: usize, agreed: Option<Deflate>) -> World {
         let (client, near_client) = duplex(size);
         let (upstream, near_upstream) = duplex(size);
         let handle = Arc::<Handle>::default();
         let relay = Relay::new(
             terms,
             handle.clone(),
-            near_client,
-            BytesMut::new(),
-            near_upstream,
-            BytesMut::new(),
+            agreed,
+            (near_client, BytesMut::new()),
+            (near_upstream, BytesMut::new()),
         );
         World {
             handle,
@@ -345,14 +356,14 @@ async fn a_side_that_vanishes() {
         "{reason}"
     );
     assert_eq!(outcome.cause, Cause::Vanished { by: Side::Upstream });
-    assert_eq!(outcome.upstream_told, None);
+    assert_eq!(outcome.server_close, None);
 
     let mut world = World::new(terms(Rules::default()));
     world.vanish(Side::Client);
     let (_, upstream, outcome) = world.wind_up().await;
     assert_eq!(upstream.code(), Some(1001));
     assert_eq!(
-        (outcome.client_told, outcome.upstream_told),
+        (outcome.client_close, outcome.server_close),
         (None, Some(Some(1001)))
     );
 }
@@ -402,7 +413,7 @@ async fn inside_a_frame_the_stream_ends_without_a_close() {
         .await;
     let (client, upstream, outcome) = world.wind_up().await;
     assert_eq!(client.code(), Some(1007));
-    assert_eq!((upstream.frames.len(), outcome.upstream_told), (0, None));
+    assert_eq!((upstream.frames.len(), outcome.server_close), (0, None));
     assert!(upstream.unfinished <= 150_000 + MAX_LEN && upstream.unfinished > 60_000);
 }
 
@@ -501,6 +512,104 @@ async fn who_never_answers_is_cut_in_time() {
     );
 }
 
+/// Who broke a rule sees the end of the stream right behind its Close, whatever it waits for, and what it sends meanwhile is
+/// discarded. Nobody else does before its answer.
+#[tokio::test(start_paused = true)]
+async fn the_end_follows_the_close_of_who_broke_a_rule() {
+    let mut world = World::new(terms(Rules::default()));
+    let started = Instant::now();
+    world
+        .send(Side::Client, &frame(Side::Client, 0x81, BAD))
+        .await;
+    let mut got = Vec::new();
+    let client = world.end(Side::Client);
+    client.read_to_end(&mut got).await.expect("no reset");
+    assert_eq!(Got::of(&got, Side::Client).code(), Some(1007));
+    assert_eq!(started.elapsed(), Duration::ZERO);
+    // Discarded, for as long as it does not say that it is done.
+    for _ in 0..3 {
+        let late = frame(Side::Client, 0x82, &[0; 300_000]);
+        world.send(Side::Client, &late).await;
+    }
+    assert!(!world.relay.is_finished());
+    let answer = close_frame(Side::Client, 1007, "");
+    world.send(Side::Client, &answer).await;
+    let (_, upstream, outcome) = world.wind_up().await;
+    assert_eq!((upstream.frames.len(), upstream.code()), (1, Some(1001)));
+    assert!(!outcome.timed_out);
+
+    let bad = frame(Side::Upstream, 0x81, BAD);
+    let restarts = close_frame(Side::Upstream, 1012, "");
+    let closes = close_frame(Side::Upstream, 4000, "");
+    for sent in [Some(bad), Some(restarts), Some(closes), None] {
+        let mut world = World::new(terms(Rules::default()));
+        match sent {
+            Some(sent) => world.send(Side::Upstream, &sent).await,
+            None => world.handle.drain("operator"),
+        }
+        let head = world.receive(Side::Client, 2).await;
+        world.receive(Side::Client, usize::from(head[1])).await;
+        let client = world.end(Side::Client);
+        let end = tokio::time::timeout(Duration::from_secs(1), client.read_u8());
+        assert!(end.await.is_err(), "the end came before the answer");
+        let answer = close_frame(Side::Client, 1000, "");
+        world.send(Side::Client, &answer).await;
+        let (_, _, outcome) = world.wind_up().await;
+        assert!(!outcome.timed_out);
+    }
+}
+
+/// A server's reason that is no text, as a library leaves it that cuts at 123 bytes: the client is told the code, which is
+/// the application's, and the handshake goes its way. A client's is a violation.
+#[tokio::test(start_paused = true)]
+async fn a_garbled_reason_does_not_take_the_code_with_it() {
+    let garbled = |from, code: u16| {
+        let reason = ["ö".repeat(60).as_bytes(), b"!!\xC3"].concat();
+        frame(from, 0x88, &[&code.to_be_bytes()[..], &reason].concat())
+    };
+    for (code, told) in [(4001, 4001), (1000, 1000), (1001, 1012)] {
+        let terms = terms(Rules::default());
+        let mut world = World::new(terms.clone());
+        let sent = [
+            frame(Side::Upstream, 0x81, b"last words"),
+            garbled(Side::Upstream, code),
+        ];
+        world.send(Side::Upstream, &sent.concat()).await;
+        let (client, upstream, outcome) = world.wind_up().await;
+        assert_eq!(client.frames[0].1, b"last words");
+        let (got, reason) = client.close().expect("it is told");
+        assert_eq!(got, told);
+        assert_eq!(reason.is_empty(), told == code, "{reason}");
+        assert_eq!(upstream.code(), Some(code), "its answer");
+        assert_eq!(outcome.client_close, Some(Some(told)));
+        assert!(!outcome.timed_out);
+        if told == code {
+            let by = Side::Upstream;
+            let code = Some(code);
+            assert_eq!(outcome.cause, Cause::Closed { by, code });
+        }
+        let metrics = String::from_utf8(terms.metrics.render()).expect("text");
+        let line = "wsgate_violations_total{kind=\"close_reason_not_utf8\",side=\"upstream\"} 1\n";
+        assert!(metrics.contains(line), "{metrics}");
+    }
+    // As the answer to the client's own Close.
+    let mut world = World::new(terms(Rules::default()));
+    let closes = close_frame(Side::Client, 1000, "");
+    world.send(Side::Client, &closes).await;
+    world.receive(Side::Upstream, closes.len()).await;
+    let answer = garbled(Side::Upstream, 4001);
+    world.send(Side::Upstream, &answer).await;
+    let (client, _, outcome) = world.wind_up().await;
+    assert_eq!(client.close(), Some((4001, String::new())));
+    assert!(!outcome.timed_out);
+
+    let mut world = World::new(terms(Rules::default()));
+    let closes = garbled(Side::Client, 4001);
+    world.send(Side::Client, &closes).await;
+    let (client, upstream, _) = world.wind_up().await;
+    assert_eq!((client.code(), upstream.code()), (Some(1007), Some(1001)));
+}
+
 #[tokio::test(start_paused = true)]
 async fn nothing_passes_after_a_close() {
     let mut world = World::new(terms(Rules::default()));
@@ -573,10 +682,9 @@ async fn what_came_with_the_handshake_is_not_lost() {
     let relay = Relay::new(
         terms(Rules::default()),
         Arc::default(),
-        near_client,
-        BytesMut::from(&early[..cut]),
-        near_upstream,
-        BytesMut::from(&greeting[..]),
+        None,
+        (near_client, BytesMut::from(&early[..cut])),
+        (near_upstream, BytesMut::from(&greeting[..])),
     );
     let relay = tokio::spawn(relay);
     client.write_all(&early[cut..]).await.expect("taken");
@@ -646,7 +754,7 @@ async fn observing_passes_everything_and_counts_it() {
     let (client, upstream, _) = world.wind_up().await;
     assert_eq!((client.code(), upstream.code()), (Some(1000), Some(1000)));
     let metrics = String::from_utf8(terms.metrics.render()).expect("text");
-    for kind in [Kind::TextNotUtf8, Kind::ReservedBits] {
+    for kind in [Kind::TextNotUtf8, Kind::CompressionNotAgreed] {
         let line = format!(
             "wsgate_violations_total{{kind=\"{}\",side=\"client\"}} 1",
             kind.label()
@@ -657,13 +765,13 @@ async fn observing_passes_everything_and_counts_it() {
 
 #[tokio::test(start_paused = true)]
 async fn a_route_can_pass_restarts_on() {
-    let terms = Terms {
+    let terms = with_settings(Settings {
         closing: Policy {
             upstream_close: UpstreamClose::Pass,
             ..Policy::default()
         },
-        ..plain(Rules::default())
-    };
+        ..Settings::default()
+    });
     let mut world = World::new(Arc::new(terms));
     world
         .send(Side::Upstream, &close_frame(Side::Upstream, 1012, "deploy"))
@@ -894,7 +1002,7 @@ async fn a_drain_ends_without_answers() {
     let silent = world.upstream.take();
     let (client, _, outcome) = world.wind_up().await;
     assert_eq!(client.code(), Some(1012));
-    assert_eq!(outcome.upstream_told, Some(Some(1001)));
+    assert_eq!(outcome.server_close, Some(Some(1001)));
     drop(silent);
 }
 
@@ -934,13 +1042,13 @@ async fn a_drain_before_the_first_poll_and_after_the_end() {
 #[tokio::test(start_paused = true)]
 async fn a_crash_is_absorbed() {
     let started = Instant::now();
-    let terms = Arc::new(Terms {
+    let terms = Arc::new(with_settings(Settings {
         closing: Policy {
             absorb: Duration::from_secs(2),
             ..Policy::default()
         },
-        ..plain(Rules::default())
-    });
+        ..Settings::default()
+    }));
     let mut told = Vec::new();
     for _ in 0..1000 {
         let mut world = World::with_buffers(terms.clone(), 256);
@@ -995,12 +1103,20 @@ impl Delivery for DuplexStream {
         None
     }
 
+    fn memory(&self) -> usize {
+        0
+    }
+
     fn finish_with_next(&self) {}
 }
 
 impl Delivery for Choppy {
     fn delivered(&self) -> Option<u64> {
         None
+    }
+
+    fn memory(&self) -> usize {
+        0
     }
 
     fn finish_with_next(&self) {}
@@ -1094,10 +1210,9 @@ async fn every_byte_arrives_however_the_streams_behave() {
         tokio::spawn(Relay::new(
             terms,
             Arc::default(),
-            near_client,
-            BytesMut::new(),
-            near_upstream,
-            BytesMut::new(),
+            None,
+            (near_client, BytesMut::new()),
+            (near_upstream, BytesMut::new()),
         ));
         let (from_client, from_upstream) = (
             random_session(Side::Client, &mut rng),
@@ -1138,10 +1253,10 @@ fn watched(ping_interval: [u64; 2], idle_timeout: u64) -> Arc<Terms> {
         pong_timeout: Duration::from_secs(10),
         idle_timeout: Duration::from_secs(idle_timeout),
     };
-    Arc::new(Terms {
+    Arc::new(with_settings(Settings {
         liveness,
-        ..plain(Rules::default())
-    })
+        ..Settings::default()
+    }))
 }
 
 /// The Ping that a side gets next, unmasked.
@@ -1310,10 +1425,9 @@ async fn only_the_answer_to_a_clients_close_leaves_with_the_end() {
         let relay = tokio::spawn(Relay::new(
             Arc::new(plain(Rules::default())),
             Arc::default(),
-            near_client,
-            BytesMut::new(),
-            near_upstream,
-            BytesMut::new(),
+            None,
+            (near_client, BytesMut::new()),
+            (near_upstream, BytesMut::new()),
         ));
         let text = frame(Side::Upstream, 0x81, b"before it");
         upstream.write_all(&text).await.expect("taken");

@@ -16,7 +16,6 @@ use crate::deploy::Control;
 use crate::metrics::Metrics;
 use crate::proxy::settings::Address;
 use crate::proxy::{Checks, Discovery, Gate, Pools, Relief, Table};
-use crate::relay;
 use crate::service::{self, OwnerError};
 use async_trait::async_trait;
 use certificates::Said;
@@ -171,7 +170,6 @@ impl Gateway {
                 checks.run(),
                 discovery.run(),
                 relief.run(),
-                relay::count_seconds(),
                 live.run(hangup, asked),
                 write_suppressed()
             );

@@ -162,6 +162,11 @@ impl<S, E: End> Stream<S, E> {
         &self.io
     }
 
+    /// Memory that it owns, in bytes: the beginning of a record, plaintext that nobody has read, records that were not sent.
+    pub fn memory(&self) -> usize {
+        self.incoming.capacity() + self.plain.capacity() + self.outgoing.capacity()
+    }
+
     /// What carries it, without the encryption.
     #[cfg(test)]
     pub fn into_io(self) -> S {

@@ -4,9 +4,12 @@ use super::*;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::UnbufferedServerConnection;
+use std::future::poll_fn;
 use std::io::ErrorKind;
 use std::path::PathBuf;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use std::pin::Pin;
+use std::task::Poll;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
 
 fn file(name: &str) -> PathBuf {
     [env!("CARGO_MANIFEST_DIR"), "tests", "tls", name]
@@ -309,4 +312,39 @@ fn a_certificate_is_known_by_what_it_is() {
     assert_ne!(first, certificate("a-renewed.pem", "a.key").unwrap());
     assert_eq!(first.names, ["a.example", "*.a.example"]);
     assert!(first.days_left() > 30_000 && !first.has_changed());
+}
+
+/// What a stream owns: nothing when it is idle, the beginning of a record, records that the socket does not take.
+#[tokio::test]
+async fn memory_is_what_waits() {
+    let (accept, connect) = (accept(None, false, Version::Tls12), connect(None));
+    let (server, client) = shake(&accept, &connect, "a.example", 4096).await;
+    let (mut server, mut client) = (server.unwrap(), client.unwrap());
+    // What a server has left to say after the handshake goes out with its first read.
+    client.write_all(b"x").await.unwrap();
+    server.read_exact(&mut [0; 1]).await.unwrap();
+    assert_eq!(server.memory(), 0);
+
+    let taken = server.write(&[7; 60_000]).await.unwrap();
+    assert!((50_000..100_000).contains(&server.memory()), "{taken}");
+    let mut got = vec![0; taken];
+    let (flushed, read) = tokio::join!(server.flush(), client.read_exact(&mut got));
+    flushed.unwrap();
+    read.unwrap();
+    assert_eq!((server.memory(), client.memory()), (0, 0));
+
+    // 4096 bytes of a record of 10,000.
+    assert_eq!(client.write(&[7; 10_000]).await.unwrap(), 10_000);
+    let mut room = [0; 9];
+    let begun = poll_fn(|cx| {
+        let read = Pin::new(&mut server).poll_read(cx, &mut ReadBuf::new(&mut room));
+        Poll::Ready(read.is_pending())
+    });
+    assert!(begun.await, "not before the record is whole");
+    assert!((4096..20_000).contains(&server.memory()));
+    let mut got = vec![0; 10_000];
+    let (flushed, read) = tokio::join!(client.flush(), server.read_exact(&mut got));
+    flushed.unwrap();
+    read.unwrap();
+    assert_eq!((server.memory(), client.memory()), (0, 0));
 }

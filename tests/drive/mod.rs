@@ -8,7 +8,7 @@ use rand::Rng;
 use std::fmt::Display;
 use std::{env, iter, thread};
 use wsgate::frame::deflate::{Terms, window_size};
-use wsgate::inspect::{Block, Event, Flow, Mode, Rules, Side, Tally, Until, Violation};
+use wsgate::inspect::{Block, Budget, Event, Flow, Mode, Rules, Side, Tally, Until, Violation};
 
 /// Where a stream is cut into the pieces that are fed: ends of pieces, rising, the last one the length of the stream.
 pub type Cuts = Vec<usize>;
@@ -89,6 +89,19 @@ pub fn play(sender: impl Into<Sender>, rules: &Rules, stream: &[u8], cuts: &[usi
     play_with(sender, rules, stream, cuts, &mut Block::default())
 }
 
+/// The same where every call has so much to spend.
+pub fn play_spending(
+    sender: impl Into<Sender>,
+    rules: &Rules,
+    stream: &[u8],
+    cuts: &[usize],
+    budget: Budget,
+) -> Played {
+    let mut block = Block::default();
+    block.budget = budget;
+    play_with(sender, rules, stream, cuts, &mut block)
+}
+
 /// The same with a block that others have used.
 pub fn play_with(
     sender: impl Into<Sender>,
@@ -97,6 +110,7 @@ pub fn play_with(
     cuts: &[usize],
     block: &mut Block,
 ) -> Played {
+    let budget = block.budget;
     let Sender { side, deflate } = sender.into();
     let mut flow = Flow::new(side).with_compression(deflate);
     let mut played = Played::default();
@@ -106,12 +120,18 @@ pub fn play_with(
         window.extend_from_slice(&stream[fed..cut]);
         fed = cut;
         loop {
+            block.budget = budget;
             let passage = flow.inspect(rules, &window, Until::End, block, &mut played.tally);
             window.drain(..passage.release);
             taken += passage.release;
             if passing {
                 played.passed = taken;
                 assert_eq!(flow.released(), taken as u64);
+            }
+            if passage.spent {
+                assert_eq!(passage.event, None);
+                assert!(!window.is_empty(), "there is more to look at");
+                continue;
             }
             let Some(event) = passage.event else {
                 break;
@@ -121,6 +141,7 @@ pub fn play_with(
                     assert!(passing, "a second violation after one that was enforced");
                     passing = rules.mode == Mode::Observe;
                 }
+                Event::Close { garbled: true, .. } if passing => {}
                 Event::Close { frame_len, .. } if passing => {
                     flow.release_close(*frame_len, &mut played.tally);
                     assert_eq!(flow.released(), (taken + frame_len) as u64);
@@ -144,14 +165,47 @@ pub fn play_with(
 }
 
 /// Holds a flow against the judge: verdict, byte, what passed, what was counted, and the boundaries, at these cuts.
+///
+/// However little a call may do, it makes no difference. Here it may do the more, the more there is to be done; two budgets
+/// each, by what is at hand, so that all have their turn.
 pub fn agree(sender: impl Into<Sender>, rules: &Rules, stream: &[u8], cuts: &[usize]) {
+    let size = stream.len() * 4;
+    let (some, odd) = (1 + size / 1_000, 1 + size / 200 + cuts.len() % 97);
+    let budgets = [
+        Budget::new(some),
+        Budget::new(odd * 40),
+        Budget::default().inflating(some),
+        Budget::new(odd),
+        Budget::default().inflating(odd),
+    ];
+    let at = stream.len() + cuts.len();
+    let two = [at, at + 1].map(|at| budgets[at % budgets.len()]);
+    agree_spending(
+        sender,
+        rules,
+        stream,
+        cuts,
+        [Budget::default()].iter().chain(&two),
+    );
+}
+
+/// The same where every call has so much to spend, of each of these budgets.
+pub fn agree_spending<'a>(
+    sender: impl Into<Sender>,
+    rules: &Rules,
+    stream: &[u8],
+    cuts: &[usize],
+    budgets: impl IntoIterator<Item = &'a Budget>,
+) {
     let sender = sender.into();
-    let law = law(sender, rules);
-    let judgement = judge::judge(&law, stream);
-    let played = play(sender, rules, stream, cuts);
-    match rules.mode {
-        Mode::Enforce => enforced(stream, cuts, &judgement, &played),
-        Mode::Observe => observed(sender, rules, stream, cuts, &judgement, &played),
+    let judgement = judge::judge(&law(sender, rules), stream);
+    for &budget in budgets {
+        let _scene = Scene(format!("{budget:?}"));
+        let played = play_spending(sender, rules, stream, cuts, budget);
+        match rules.mode {
+            Mode::Enforce => enforced(stream, cuts, &judgement, &played),
+            Mode::Observe => observed(sender, rules, stream, cuts, &judgement, &played),
+        }
     }
 }
 
@@ -166,6 +220,7 @@ pub fn law(sender: impl Into<Sender>, rules: &Rules) -> Law {
         max_message_size: rules.max_message_size,
         max_fragments: rules.max_fragments,
         hold: rules.hold,
+        keeps_close_codes: sender.side == Side::Upstream && rules.mode == Mode::Enforce,
     }
 }
 
@@ -204,10 +259,21 @@ fn enforced(stream: &[u8], cuts: &[usize], judgement: &Judgement, played: &Playe
     );
     match (&judgement.end, played.events.as_slice()) {
         (End::Open, []) => {}
-        (End::Close { frame_len, code }, [(_, event)]) => {
-            let (frame_len, code) = (*frame_len, *code);
-            assert_eq!(*event, Event::Close { frame_len, code });
-            assert_eq!(played.tally.messages[4], 1);
+        (
+            &End::Close {
+                frame_len,
+                code,
+                garbled,
+            },
+            [(_, event)],
+        ) => {
+            let close = Event::Close {
+                frame_len,
+                code,
+                garbled,
+            };
+            assert_eq!(*event, close);
+            assert_eq!(played.tally.messages[4], u64::from(!garbled));
         }
         (End::Broken(broken), [(fed, Event::Violation(violation)), after @ ..]) => {
             assert!(
@@ -257,9 +323,19 @@ fn observed(
 ) {
     match (&judgement.end, played.events.first()) {
         (End::Open, None) => assert_eq!(played.passed, judgement.passes),
-        (End::Close { frame_len, code }, Some((_, event))) => {
-            let (frame_len, code) = (*frame_len, *code);
-            assert_eq!(*event, Event::Close { frame_len, code });
+        (
+            &End::Close {
+                frame_len, code, ..
+            },
+            Some((_, event)),
+        ) => {
+            let garbled = false;
+            let close = Event::Close {
+                frame_len,
+                code,
+                garbled,
+            };
+            assert_eq!(*event, close);
             assert_eq!(played.passed, judgement.passes);
         }
         (End::Broken(broken), Some((fed, Event::Violation(violation)))) => {

@@ -132,7 +132,7 @@ def test_observing_lets_everything_pass_and_counts_it(start_rig, sender):
     peer.send(wire)
     other.read_exactly(wire)
     kinds = {
-        "text_not_utf8", "text_unfinished", "reserved_bits", "reserved_opcode", "continuation_without_start",
+        "text_not_utf8", "text_unfinished", "compression_not_agreed", "reserved_opcode", "continuation_without_start",
         "length_not_minimal", "frame_too_big", "control_too_long", "too_many_fragments",
     }  # fmt: skip
     session.finish()

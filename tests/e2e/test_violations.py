@@ -40,7 +40,11 @@ def text(name, *payloads, kind="text_not_utf8"):
 CASES = [
     # §5.2 reserved bits
     *(
-        protocol(f"rsv{bits:03b} on opcode {opcode:#x}", "reserved_bits", (opcode, b"x", {"rsv": bits}))
+        protocol(
+            f"rsv{bits:03b} on opcode {opcode:#x}",
+            "compression_not_agreed" if bits == 0b100 and opcode in (TEXT, BINARY) else "reserved_bits",
+            (opcode, b"x", {"rsv": bits}),
+        )
         for bits in (0b001, 0b010, 0b100, 0b111)
         for opcode in (TEXT, BINARY, PING, PONG)
     ),
@@ -90,8 +94,6 @@ CASES = [
         protocol(f"Close code {code}", "close_code", (CLOSE, close_payload(code, "why"), {}))
         for code in (0, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535)
     ),
-    Case("Close reason not UTF-8", "close_reason_not_utf8", 1007, ((CLOSE, close_payload(1000, b"\xff"), {}),)),
-    Case("Close reason cut", "close_reason_not_utf8", 1007, ((CLOSE, close_payload(4000, b"\xe2\x82"), {}),)),
     # §8.1 text
     text("lone byte", b"\xff"),
     text("lone continuation byte", b"a\x80"),
@@ -147,6 +149,52 @@ by_either_side = pytest.mark.parametrize("offender", ["client", "upstream"])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_offender_is_closed_and_the_other_side_never_sees_it(rig, offender, case):
     assert_closed(rig, offender, case.kind, case.code, case.frames)
+
+
+REASONS = [
+    pytest.param(b"\xff", id="not UTF-8"),
+    pytest.param("ö".encode() * 61 + b"\xc3", id="cut at 123 bytes"),
+    pytest.param("gr\xfc\xdfe".encode("latin-1"), id="latin-1"),
+]
+
+
+@pytest.mark.parametrize("reason", REASONS)
+@pytest.mark.parametrize("packet", [None, 1])
+def test_a_clients_close_reason_that_is_no_text(rig, reason, packet):
+    payload = close_payload(4001, reason)
+    assert_closed(rig, "client", "close_reason_not_utf8", 1007, [(CLOSE, payload, {})], packet)
+
+
+@pytest.mark.parametrize("reason", REASONS)
+@pytest.mark.parametrize("code", [1000, 1011, 4001, 4999])
+def test_a_servers_code_is_kept_where_its_reason_is_no_text(rig, reason, code):
+    """The code is the application's: the client gets it, without the reason, and the server the client's answer."""
+    before = rig.gate.metrics()
+    labels = dict(side="upstream", kind="close_reason_not_utf8")
+    session = rig.open()
+    last = session.upstream.frame(TEXT, b"last words")
+    session.upstream.send(last + session.upstream.frame(CLOSE, close_payload(code, reason)))
+    session.client.read_exactly(last)
+    assert session.client.read_close() == (code, "")
+    session.client.send_close(code)
+    assert session.upstream.read_close()[0] == code
+    session.upstream.end_sending()
+    session.upstream.expect_eof()
+    session.client.expect_eof()
+    name = "wsgate_violations_total"
+    now = rig.gate.wait_for_metrics(lambda now: now.total(name) > before.total(name), "the violation")
+    assert now.total(name, **labels) - before.total(name, **labels) == 1
+
+
+@pytest.mark.parametrize("code", [1001, 1012])
+def test_a_restart_is_one_whatever_its_reason(rig, code):
+    session = rig.open()
+    session.upstream.send_frame(CLOSE, close_payload(code, b"\xc3"))
+    told, reason = session.client.read_close()
+    assert (told, reason.startswith("service restart")) == (1012, True)
+    session.client.send_close(1012)
+    assert session.upstream.read_close()[0] == code
+    session.drop()
 
 
 @pytest.mark.parametrize(("offender", "kind", "masked"), MASKING)
@@ -274,6 +322,28 @@ def test_a_large_bad_text_never_completes(rig, offender):
     passed, _ = other.read_to_end()
     assert wire.startswith(passed), "what passed is not a prefix of what was sent"
     assert len(passed) <= len(wire) - 1000, "the bad byte itself passed"
+    session.drop()
+
+
+# What the reason says to whoever has to find the cause
+
+
+@by_either_side
+@pytest.mark.parametrize(
+    ("frames", "says"),
+    [
+        ([(TEXT, b"x", {"rsv": 4})], "compressed frame (RSV1), but permessage-deflate was not agreed"),
+        ([(PING, b"x", {"rsv": 4})], "reserved bits (RSV1-3) set where no agreed extension uses them"),
+        ([(3, b"x", {})], "reserved opcode: only 0-2 and 8-10 are defined"),
+        ([(CLOSE, close_payload(1005), {})], "Close with a code that must not be sent, 1005"),
+        ([(TEXT, b"a", {"fin": False}), (TEXT, b"b", {})], "new message before the last one had its FIN: two writers?"),
+    ],
+)
+def test_what_the_offender_is_told(rig, offender, frames, says):
+    session = rig.open()
+    sender, _ = session.side(offender)
+    sender.send(b"".join(sender.frame(opcode, payload, **wrong) for opcode, payload, wrong in frames))
+    assert sender.read_close()[1].startswith(says)
     session.drop()
 
 

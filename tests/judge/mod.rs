@@ -19,6 +19,8 @@ pub struct Law {
     pub max_fragments: u32,
     /// Text frames up to this size pass whole or not at all.
     pub hold: usize,
+    /// A Close whose reason is no text is one all the same: its code is told, and nothing passes of it.
+    pub keeps_close_codes: bool,
 }
 
 /// What is to be said of a stream.
@@ -46,6 +48,8 @@ pub enum End {
     Close {
         frame_len: usize,
         code: Option<u16>,
+        /// Its reason is no text.
+        garbled: bool,
     },
     Broken(Broken),
 }
@@ -120,25 +124,28 @@ pub fn judge(law: &Law, stream: &[u8]) -> Judgement {
         let kind = match frame[0] & 0x0F {
             8 if !whole => return it,
             8 => {
+                let mut garbled = false;
                 let rule = match payload.as_slice() {
                     [] => None,
-                    [_] => Some("close_one_byte"),
+                    [_] => Some(("close_one_byte", start as u64)),
                     [a, b, reason @ ..] => {
                         let code = u16::from(*a) << 8 | u16::from(*b);
+                        garbled = std::str::from_utf8(reason).is_err();
                         if !travels(code) {
-                            Some("close_code")
-                        } else if std::str::from_utf8(reason).is_err() {
-                            Some("close_reason_not_utf8")
+                            Some(("close_code", code.into()))
+                        } else if garbled && !law.keeps_close_codes {
+                            Some(("close_reason_not_utf8", start as u64))
                         } else {
                             None
                         }
                     }
                 };
                 it.end = match rule {
-                    Some(rule) => broken(vec![(rule, start as u64)], header_len + there - 1),
+                    Some(rule) => broken(vec![rule], header_len + there - 1),
                     None => End::Close {
                         frame_len: header_len + there,
                         code: payload.get(..2).map(|c| u16::from_be_bytes([c[0], c[1]])),
+                        garbled,
                     },
                 };
                 return it;
@@ -264,8 +271,11 @@ fn broken_by_header(
     let opcode = first & 0x0F;
     let control = opcode >= 8;
     let means_compressed = law.deflate.is_some() && matches!(opcode, 1 | 2);
-    if first & (if means_compressed { 0x30 } else { 0x70 }) != 0 {
-        rules.push(("reserved_bits", at));
+    match first & 0x70 {
+        0 => {}
+        0x40 if means_compressed => {}
+        0x40 if matches!(opcode, 1 | 2) => rules.push(("compression_not_agreed", at)),
+        _ => rules.push(("reserved_bits", at)),
     }
     if matches!(opcode, 3..=7 | 11..=15) {
         rules.push(("reserved_opcode", at));

@@ -1,5 +1,6 @@
 //! What relays keep in memory: told of when it changes, given back at the end, and wanted back before.
 
+use super::compressed::{agreed, zeros};
 use super::*;
 
 fn memory(terms: &Terms) -> usize {
@@ -124,6 +125,110 @@ async fn who_keeps_too_much_is_told_to_try_again_later() {
             reader.label()
         );
         assert!(text.contains(&line), "{text}");
+    }
+}
+
+/// What it takes to inflate the next message, and the one under way, is kept, too, and is found by who looks for memory.
+#[tokio::test(start_paused = true)]
+async fn windows_and_messages_begun_are_kept() {
+    const INFLATER: usize = 48 << 10;
+    for from in [Side::Client, Side::Upstream] {
+        let terms = terms(Rules::default());
+        let mut world = World::with_compression(terms.clone(), 1 << 20, agreed(true));
+        let message = zeros(from, 100_000);
+        world.send(from, &message).await;
+        world.receive(from.other(), message.len()).await;
+        quiet().await;
+        assert_eq!(memory(&terms), 32 << 10, "a window");
+        let begun = &message[..message.len() - 1];
+        world.send(from, begun).await;
+        world.receive(from.other(), begun.len()).await;
+        quiet().await;
+        assert_eq!(memory(&terms), (32 << 10) + INFLATER);
+        assert_eq!(world.handle.holding().bytes as usize, memory(&terms));
+        let since = terms.buffers.clock() - world.handle.holding().since;
+        tokio::time::sleep(Duration::from_secs(100)).await;
+        let later = terms.buffers.clock() - world.handle.holding().since;
+        assert_eq!(later, since + 100_000);
+        world.relay.abort();
+        assert!(world.relay.await.is_err());
+        assert_eq!(memory(&terms), 0);
+    }
+    // Where no window is shared nothing is kept between messages.
+    let terms = terms(Rules::default());
+    let mut world = World::with_compression(terms.clone(), 1 << 20, agreed(false));
+    let message = zeros(Side::Client, 100_000);
+    world.send(Side::Client, &message).await;
+    world.receive(Side::Upstream, message.len()).await;
+    quiet().await;
+    assert_eq!(memory(&terms), 0);
+}
+
+/// What a stream keeps, of records begun or not sent, is part of it.
+#[tokio::test(start_paused = true)]
+async fn what_streams_keep_is_known() {
+    let terms = terms(Rules::default());
+    let (mut client, near_client) = duplex(4096);
+    let (_upstream, near_upstream) = duplex(4096);
+    let kept = Arc::new(AtomicU64::new(5_000));
+    let near_client = Keeping(near_client, kept.clone());
+    let relay = Relay::new(
+        terms.clone(),
+        Arc::default(),
+        None,
+        (near_client, BytesMut::new()),
+        (near_upstream, BytesMut::new()),
+    );
+    let _relay = tokio::spawn(relay);
+    quiet().await;
+    assert_eq!(memory(&terms), 5_000);
+    kept.store(0, Ordering::Relaxed);
+    let ping = frame(Side::Client, 0x89, b"");
+    client.write_all(&ping).await.expect("taken");
+    quiet().await;
+    assert_eq!(memory(&terms), 0);
+}
+
+/// A stream that says how much it keeps.
+struct Keeping(DuplexStream, Arc<AtomicU64>);
+
+impl Delivery for Keeping {
+    fn delivered(&self) -> Option<u64> {
+        None
+    }
+
+    fn memory(&self) -> usize {
+        self.1.load(Ordering::Relaxed) as usize
+    }
+
+    fn finish_with_next(&self) {}
+}
+
+impl AsyncRead for Keeping {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Keeping {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Limits per second: what passes, what each side is told, and when the rest comes.
 
+use super::compressed::{agreed, zeros};
 use super::*;
 
 /// What a side may send per second, and what follows beyond it.
@@ -13,26 +14,30 @@ fn limited(from: Side, rates: Rates, beyond: Beyond, mode: Mode) -> Arc<Terms> {
         mode,
         ..Rules::default()
     };
-    Arc::new(Terms {
+    Arc::new(with_settings(Settings {
         limits,
-        ..plain(rules)
-    })
+        rules,
+        ..Settings::default()
+    }))
 }
 
 const MESSAGES: Rates = Rates {
     messages: 10,
     bytes: 0,
     control: 0,
+    inflated: 0,
 };
 const BYTES: Rates = Rates {
     messages: 0,
     bytes: 1000,
     control: 0,
+    inflated: 0,
 };
 const CONTROL: Rates = Rates {
     messages: 0,
     bytes: 0,
     control: 5,
+    inflated: 0,
 };
 
 fn counted(terms: &Terms, from: Side, kind: Kind) -> bool {
@@ -297,6 +302,7 @@ async fn a_close_is_within_every_limit() {
         messages: 1,
         bytes: 0,
         control: 1,
+        inflated: 0,
     };
     for from in [Side::Client, Side::Upstream] {
         let mut world = World::new(limited(from, rates, Beyond::Close, Mode::Enforce));
@@ -314,16 +320,24 @@ async fn a_close_is_within_every_limit() {
 /// The answers to our own Pings are our own doing.
 #[tokio::test(start_paused = true)]
 async fn our_own_pings_are_not_held_against_who_answers() {
-    let limited = limited(Side::Client, CONTROL, Beyond::Close, Mode::Enforce);
-    let mut terms = Arc::into_inner(limited).expect("alone");
-    terms.limits.rates[0].control = 1;
-    terms.limits.burst = Duration::from_secs(100);
-    terms.liveness = Liveness {
-        ping_interval: [Duration::from_millis(10), Duration::ZERO],
-        pong_timeout: Duration::from_secs(1),
-        ..Liveness::default()
+    let once = Rates {
+        control: 1,
+        ..Rates::default()
     };
-    let mut world = World::new(Arc::new(terms));
+    let settings = Settings {
+        limits: Limits {
+            rates: [once, Rates::default()],
+            burst: Duration::from_secs(100),
+            ..Limits::default()
+        },
+        liveness: Liveness {
+            ping_interval: [Duration::from_millis(10), Duration::ZERO],
+            pong_timeout: Duration::from_secs(1),
+            ..Liveness::default()
+        },
+        ..Settings::default()
+    };
+    let mut world = World::new(Arc::new(with_settings(settings)));
     // All that it may send of its own.
     let own = frame(Side::Client, 0x89, b"you?").repeat(100);
     world.send(Side::Client, &own).await;
@@ -346,10 +360,9 @@ async fn what_came_with_the_handshake_counts() {
     let relay = Relay::new(
         limited(Side::Client, BYTES, Beyond::Delay, Mode::Enforce),
         Arc::default(),
-        near_client,
-        BytesMut::from(&early[..]),
-        near_upstream,
-        BytesMut::new(),
+        None,
+        (near_client, BytesMut::from(&early[..])),
+        (near_upstream, BytesMut::new()),
     );
     let relay = tokio::spawn(relay);
     let started = Instant::now();
@@ -360,4 +373,79 @@ async fn what_came_with_the_handshake_counts() {
     assert!((1000..=1200).contains(&took), "{took} ms");
     client.write_all(&early).await.expect("taken");
     relay.abort();
+}
+
+/// So many bytes per second once they are inflated.
+const INFLATED: Rates = Rates {
+    messages: 0,
+    bytes: 0,
+    control: 0,
+    inflated: 100_000,
+};
+
+fn inflating(from: Side, beyond: Beyond, mode: Mode) -> (Arc<Terms>, World) {
+    let terms = limited(from, INFLATED, beyond, mode);
+    let world = World::with_compression(terms.clone(), 1 << 20, agreed(false));
+    (terms, world)
+}
+
+/// What compressed messages inflate to is counted to the byte; what is not compressed is none of it.
+#[tokio::test(start_paused = true)]
+async fn beyond_the_limit_of_inflated_bytes_is_1008() {
+    for from in [Side::Client, Side::Upstream] {
+        let plain = frame(from, 0x82, &[0; 60_000]);
+        let within = [&zeros(from, 20_000).repeat(5)[..], &plain.repeat(3)].concat();
+        for piece in [1, 100, usize::MAX] {
+            let (terms, mut world) = inflating(from, Beyond::Close, Mode::Enforce);
+            for piece in within.chunks(piece.max(within.len() / 2_000)) {
+                world.send(from, piece).await;
+            }
+            let passed = world.receive(from.other(), within.len()).await;
+            assert!(passed == within);
+            for piece in zeros(from, 1_000).chunks(piece) {
+                world.send(from, piece).await;
+            }
+            let (client, upstream, _) = world.wind_up().await;
+            let (offender, other) = match from {
+                Side::Client => (client, upstream),
+                Side::Upstream => (upstream, client),
+            };
+            let reason = "more bytes, once inflated, than the limit of 100000 per second";
+            assert_eq!(offender.close(), Some((1008, reason.to_owned())));
+            assert!(other.frames.len() <= 1, "{other:?}");
+            assert!(counted(&terms, from, Kind::InflatedRate));
+        }
+    }
+}
+
+/// Slowed down, in the middle of a message if need be: all of it arrives, in its time.
+#[tokio::test(start_paused = true)]
+async fn inflating_is_slowed_down() {
+    for from in [Side::Client, Side::Upstream] {
+        let (terms, mut world) = inflating(from, Beyond::Delay, Mode::Enforce);
+        let sent = [zeros(from, 400_000), frame(from, 0x81, b"behind it")].concat();
+        let started = Instant::now();
+        world.send(from, &sent).await;
+        let passed = world.receive(from.other(), sent.len()).await;
+        assert!(passed == sent);
+        let took = started.elapsed().as_millis();
+        assert!((2_800..3_300).contains(&took), "{took} ms");
+        assert!(counted(&terms, from, Kind::InflatedRate));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn observing_inflates_all() {
+    for from in [Side::Client, Side::Upstream] {
+        for beyond in [Beyond::Close, Beyond::Delay] {
+            let (terms, mut world) = inflating(from, beyond, Mode::Observe);
+            let started = Instant::now();
+            let sent = zeros(from, 400_000).repeat(3);
+            world.send(from, &sent).await;
+            let passed = world.receive(from.other(), sent.len()).await;
+            assert!(passed == sent);
+            assert_eq!(started.elapsed(), Duration::ZERO);
+            assert!(counted(&terms, from, Kind::InflatedRate));
+        }
+    }
 }

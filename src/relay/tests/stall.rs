@@ -10,10 +10,10 @@ fn patient(write_timeout: Duration) -> Arc<Terms> {
         write_timeout,
         ..Limits::default()
     };
-    Arc::new(Terms {
+    Arc::new(with_settings(Settings {
         limits,
-        ..plain(Rules::default())
-    })
+        ..Settings::default()
+    }))
 }
 
 /// More than the streams of these tests take.
@@ -100,6 +100,10 @@ impl Delivery for Slow {
         Some(self.delivered.load(Ordering::Relaxed))
     }
 
+    fn memory(&self) -> usize {
+        0
+    }
+
     fn finish_with_next(&self) {
         self.finished.fetch_add(1, Ordering::Relaxed);
     }
@@ -148,10 +152,9 @@ async fn a_slow_network_is_no_stall() {
     let relay = tokio::spawn(Relay::new(
         patient(MINUTE),
         Arc::default(),
-        near_client,
-        BytesMut::new(),
-        near_upstream,
-        BytesMut::new(),
+        None,
+        (near_client, BytesMut::new()),
+        (near_upstream, BytesMut::new()),
     ));
     let sent = upstream.write_all(&much(Side::Upstream)).await;
     sent.expect("taken");
@@ -178,27 +181,26 @@ async fn an_idle_connection_has_no_timer() {
     let mut relay = Relay::new(
         patient(MINUTE),
         Arc::default(),
-        near_client,
-        BytesMut::new(),
-        near_upstream,
-        BytesMut::new(),
+        None,
+        (near_client, BytesMut::new()),
+        (near_upstream, BytesMut::new()),
     );
     let poll = |relay: &mut Relay<_, _>| {
         let mut cx = Context::from_waker(Waker::noop());
         assert!(Pin::new(relay).poll(&mut cx).is_pending());
     };
     poll(&mut relay);
-    assert!(relay.state.stall.is_none());
+    assert!(relay.state.timer.is_none());
     for _ in 0..3 {
         let sent = much(Side::Upstream);
         upstream.write_all(&sent).await.expect("taken");
         poll(&mut relay);
-        assert!(relay.state.stall.is_some());
+        assert!(relay.state.timer.is_some());
         let mut got = Vec::new();
         while got.len() < sent.len() {
             client.read_buf(&mut got).await.expect("it arrives");
             poll(&mut relay);
         }
-        assert!(relay.state.stall.is_none());
+        assert!(relay.state.timer.is_none());
     }
 }

@@ -1,0 +1,305 @@
+//! What one side sends: inspected by its flow, and held against the limits of its route.
+
+use super::limits::{Gauge, Verdict};
+use super::phase::Phase;
+use super::timers::Timer;
+use super::writing::Writing;
+use super::{Event, Session, Turn};
+use crate::frame::deflate::Terms;
+use crate::inspect::{self, Block, Flow, Mode, Side, Tally, Until, Violation};
+use std::time::Instant;
+
+/// What a session knows of what one side sends.
+#[derive(Debug)]
+pub(super) struct Inbound {
+    pub flow: Flow,
+    /// The side has sent a Close, with this code if any.
+    pub closed: Option<Option<u16>>,
+    /// Its stream is at its end, broken, or given up.
+    pub ended: bool,
+    pub passed: Passed,
+}
+
+/// How much has passed in one direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Passed {
+    /// Whole data messages.
+    pub messages: u64,
+    /// Payload of data and control frames, in bytes.
+    pub bytes: u64,
+}
+
+/// What becomes of a window.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Passage {
+    /// So many bytes from its front are forwarded to the other side.
+    pub forward: usize,
+    /// So many after those go nowhere.
+    pub discard: usize,
+    /// What is left holds bytes that were not inspected: the window is to be given again, after frames were polled.
+    pub again: bool,
+    /// What the forwarded bytes are, for the metrics.
+    pub tally: Tally,
+}
+
+impl Passage {
+    pub(super) fn discarding(discard: usize) -> Self {
+        Passage {
+            discard,
+            ..Passage::default()
+        }
+    }
+}
+
+/// What stopped the inspection of a window.
+pub(super) enum Found {
+    Violation(Violation),
+    Close { code: Option<u16>, passing: Passing },
+}
+
+/// What becomes of a Close that a side sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Passing {
+    /// It is forwarded as it came.
+    AsItCame,
+    /// Its code is sent on in a Close of wsgate, because its reason may not pass.
+    CodeAlone,
+    /// The other side does not get it.
+    Not,
+}
+
+impl Inbound {
+    pub fn new(from: Side, compression: Option<Terms>) -> Self {
+        Inbound {
+            flow: Flow::new(from).with_compression(compression),
+            closed: None,
+            ended: false,
+            passed: Passed::default(),
+        }
+    }
+}
+
+impl Session {
+    /// How far the inspection of what `from` sends may go at once.
+    fn until(&self, from: Side) -> Until {
+        match self.writing[from.other() as usize] {
+            Writing::CloseDue(_) => Until::FrameEnd,
+            Writing::Passing
+                if from == Side::Upstream && matches!(self.phase, Phase::DrainDue { .. }) =>
+            {
+                Until::MessageEnd
+            }
+            Writing::Passing | Writing::Closed(_) | Writing::Cut | Writing::Finished(_) => {
+                Until::End
+            }
+        }
+    }
+
+    /// Has the flow inspect the window, as far as it goes.
+    pub(super) fn inspect(
+        &mut self,
+        from: Side,
+        window: &[u8],
+        block: &mut Block,
+        turn: &mut Turn,
+        now: Instant,
+    ) -> (Passage, Option<Found>) {
+        let mut tally = Tally::default();
+        let is_usual = self.rare.is_none() && self.phase.is_open();
+        if !is_usual || !self.writing[from.other() as usize].is_passing() {
+            return self.inspect_on(from, window, None, tally, (block, turn), now);
+        }
+        // The way of nearly all windows: nothing is limited, nothing ends, nothing is found.
+        let inbound = &mut self.inbound[from as usize];
+        block.budget = turn.budget();
+        let rules = &self.settings.rules;
+        let inspection = inbound
+            .flow
+            .inspect(rules, window, Until::End, block, &mut tally);
+        turn.handle_inspected(&block.budget);
+        if inspection.event.is_some() || inspection.spent {
+            return self.inspect_on(from, window, Some(inspection), tally, (block, turn), now);
+        }
+        self.count(from, &tally, now);
+        let passage = Passage {
+            forward: inspection.release,
+            tally,
+            ..Passage::default()
+        };
+        (passage, None)
+    }
+
+    /// Notes what has passed to the other side.
+    fn count(&mut self, from: Side, tally: &Tally, now: Instant) {
+        if tally.has_data() && self.phase.cause().is_none() {
+            self.last_message = self.settings.seconds(now);
+        }
+        let passed = &mut self.inbound[from as usize].passed;
+        passed.messages += tally.messages[0] + tally.messages[1];
+        passed.bytes += tally.bytes.iter().sum::<u64>();
+    }
+
+    /// [`inspect`](Self::inspect) for all that is not usual; `first` is what was found already, and `tally` what it released.
+    #[inline(never)]
+    fn inspect_on(
+        &mut self,
+        from: Side,
+        window: &[u8],
+        mut first: Option<inspect::Passage>,
+        mut tally: Tally,
+        (block, turn): (&mut Block, &mut Turn),
+        now: Instant,
+    ) -> (Passage, Option<Found>) {
+        let passing = self.writing[from.other() as usize].is_passing();
+        let cause = self.phase.cause();
+        let until = self.until(from);
+        let is_client_first = self.is_client_first();
+        let settings = &*self.settings;
+        let inbound = &mut self.inbound[from as usize];
+        let (mut watch, meter) = match self.rare.as_deref_mut() {
+            Some(rare) => (rare.watch.as_mut(), rare.meter.as_mut()),
+            None => (None, None),
+        };
+        let mut gauge = match meter {
+            Some(meter) if passing && cause.is_none() => {
+                Some(Gauge::new(meter, settings, from, now))
+            }
+            _ => None,
+        };
+        // What is counted one by one is looked at one by one.
+        let counts = gauge.as_ref().is_some_and(Gauge::counts_frames);
+        let step = if counts { Until::FrameEnd } else { until };
+        let mut events = Vec::new();
+        let (mut release, mut dropped, mut again) = (0, 0, false);
+        let found = loop {
+            let verdict = match (&first, &mut gauge) {
+                (None, Some(gauge)) => gauge.look(&mut inbound.flow, &window[release..], &tally),
+                _ => Verdict::Pass,
+            };
+            let passage = match (verdict, first.take()) {
+                (_, Some(first)) => first,
+                (Verdict::Pass, None) => {
+                    let rest = &window[release..];
+                    block.budget = match &mut gauge {
+                        None => turn.budget(),
+                        Some(gauge) => turn.budget().inflating(gauge.may_inflate()),
+                    };
+                    let rules = &settings.rules;
+                    let passage = inbound.flow.inspect(rules, rest, step, block, &mut tally);
+                    turn.handle_inspected(&block.budget);
+                    if let Some(gauge) = &mut gauge {
+                        gauge.handle_inflated(block.budget.inflated());
+                    }
+                    if counts {
+                        turn.handle_counted();
+                    }
+                    passage
+                }
+                (Verdict::Wait, None) => {
+                    again = release < window.len();
+                    break None;
+                }
+                (Verdict::Violation(violation), None) => inspect::Passage {
+                    release: 0,
+                    event: Some(inspect::Event::Violation(violation)),
+                    spent: false,
+                },
+            };
+            release += passage.release;
+            match passage.event {
+                None => {
+                    let is_over = match until {
+                        Until::End => false,
+                        Until::FrameEnd => true,
+                        Until::MessageEnd => inbound.flow.message_boundary().is_some(),
+                    };
+                    // Without progress the end is not there yet: only more bytes would tell more.
+                    let steps = counts || until != Until::End;
+                    let goes_on = passage.spent || (steps && passage.release > 0);
+                    if goes_on && !is_over && release < window.len() && !turn.is_over() {
+                        continue;
+                    }
+                    again = goes_on && release < window.len();
+                    break None;
+                }
+                Some(inspect::Event::Violation(violation)) => {
+                    let enforced = settings.rules.mode == Mode::Enforce;
+                    if passing {
+                        events.push(Event::Violation {
+                            by: from,
+                            violation,
+                            enforced,
+                        });
+                    }
+                    if enforced {
+                        // What follows is not forwarded, but the Close of the side may be in it.
+                        again = release < window.len();
+                        break Some(Found::Violation(violation));
+                    }
+                }
+                Some(inspect::Event::Close {
+                    frame_len,
+                    code,
+                    garbled,
+                }) => {
+                    let is_translated = from == Side::Upstream
+                        && cause.is_none()
+                        && settings.closing.translates(code);
+                    // The client's answer to a restart is none of the server's business, which gets a 1001.
+                    let is_answer = from == Side::Client && is_client_first;
+                    if garbled && passing {
+                        events.push(Event::CloseWithoutReason { by: from, code });
+                    }
+                    let passing = match passing && !is_translated && !is_answer {
+                        false => Passing::Not,
+                        true if garbled => Passing::CodeAlone,
+                        true => Passing::AsItCame,
+                    };
+                    if passing == Passing::AsItCame {
+                        inbound.flow.release_close(frame_len, &mut tally);
+                        release += frame_len;
+                    }
+                    break Some(Found::Close { code, passing });
+                }
+                Some(inspect::Event::Pong { frame_len, payload }) => {
+                    if watch
+                        .as_mut()
+                        .is_some_and(|watch| watch.handle_pong(&payload))
+                    {
+                        dropped = frame_len;
+                        again = release + dropped < window.len();
+                        break None;
+                    }
+                    if passing {
+                        inbound.flow.release_pong(frame_len, &mut tally);
+                    }
+                    release += frame_len;
+                    if until != Until::End || turn.is_over() {
+                        again = release < window.len();
+                        break None;
+                    }
+                }
+            }
+        };
+        let slowed = gauge.map(|gauge| gauge.finish(&tally));
+        if passing {
+            self.count(from, &tally, now);
+        }
+        let passage = Passage {
+            forward: if passing { release } else { 0 },
+            discard: if passing { dropped } else { release + dropped },
+            again,
+            tally: if passing { tally } else { Tally::default() },
+        };
+        if let Some((until, event)) = slowed {
+            events.extend(event);
+            if let Some(until) = until {
+                self.set_timer(Timer::Limits, until);
+            }
+        }
+        if !events.is_empty() {
+            self.rare().events.append(&mut events);
+        }
+        (passage, found)
+    }
+}

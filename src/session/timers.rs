@@ -1,0 +1,64 @@
+//! The timers of a session: one table, of which the relay arms the earliest.
+
+use std::time::Instant;
+
+/// What is to happen at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Timer {
+    /// The client is told of a restart, message boundary or not.
+    Restart,
+    /// The closing handshake has had its time.
+    Close,
+    /// A Ping may be due, or its answer overdue.
+    Liveness,
+    /// A side that takes nothing is looked at.
+    Stall,
+    /// A side that was slowed down is read again.
+    Limits,
+}
+
+impl Timer {
+    const ALL: [Timer; 5] = [
+        Timer::Restart,
+        Timer::Close,
+        Timer::Liveness,
+        Timer::Stall,
+        Timer::Limits,
+    ];
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Timers([Option<Instant>; Timer::ALL.len()]);
+
+impl Timers {
+    pub fn set(&mut self, timer: Timer, at: Instant) {
+        self.0[timer as usize] = Some(at);
+    }
+
+    pub fn clear(&mut self, timer: Timer) {
+        self.0[timer as usize] = None;
+    }
+
+    pub fn is_set(&self, timer: Timer) -> bool {
+        self.0[timer as usize].is_some()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.iter().all(Option::is_none)
+    }
+
+    pub fn next(&self) -> Option<Instant> {
+        self.0.iter().flatten().min().copied()
+    }
+
+    /// The earliest timer that is due; it is cleared.
+    pub fn take_due(&mut self, now: Instant) -> Option<Timer> {
+        let due = |timer: &Timer| self.0[*timer as usize].filter(|at| *at <= now);
+        let timer = Timer::ALL
+            .into_iter()
+            .filter(|timer| due(timer).is_some())
+            .min_by_key(due)?;
+        self.clear(timer);
+        Some(timer)
+    }
+}
