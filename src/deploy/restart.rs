@@ -59,7 +59,7 @@ pub struct ServerClose {
 pub enum Suspicion {
     /// Nothing.
     None,
-    /// The server has to be probed: see [`RestartDetector::handle_probe`].
+    /// The server has to be probed: see `RestartDetector::handle_probe`.
     Probe,
     /// The server restarts.
     Restart,

@@ -4,6 +4,9 @@
 //! in another way than one of [`PATHS`] leads to the route of that one, or is refused. The normal forms of paths and hosts
 //! are normal forms of themselves.
 //!
+//! Whom a request is for, by `Forwarded` and `X-Forwarded-For`: no spelling of what a client wrote into them changes what
+//! the nearest proxy added.
+//!
 //! An input is two bytes of choices, then a path, an empty line, and a host.
 #![no_main]
 
@@ -12,7 +15,7 @@ use libfuzzer_sys::fuzz_target;
 use std::cell::LazyCell;
 use wsgate::config::Config;
 use wsgate::edge::{authority, path};
-use wsgate::proxy::Router;
+use wsgate::proxy::{Router, forwarded};
 
 const CONFIG: &str = r#"
 [[listener]]
@@ -238,8 +241,42 @@ fn check_host(router: &Router, host: &[u8]) {
     }
 }
 
-// `Forwarded` and `X-Forwarded-*`, which decide on the address of a client, belong here too: they never panic, no spelling
-// of an untrusted peer's header changes the address, and what is written back is read as the same address.
+/// Elements of `Forwarded` as a trusted proxy writes them.
+const WRITTEN: [&[u8]; 4] = [
+    b"for=192.0.2.43",
+    b"for=\"[2001:db8::17]:4711\";proto=https;host=a.example",
+    b"for=_hidden;host=\"a, \\\"b\\\\\"",
+    b"proto=http, for=198.51.100.7;by=unknown",
+];
+
+/// What a client writes to the left of a trusted proxy's element changes nothing of what that element says, and an
+/// address is read back as it was written.
+fn check_forwarded(of_client: &[u8]) {
+    for written in WRITTEN {
+        let joined = [of_client, b",", written].concat();
+        let alone: Vec<_> = forwarded::elements(&[written]).collect();
+        for lines in [&[joined.as_slice()][..], &[of_client, written][..]] {
+            let both = forwarded::elements(lines).take(alone.len());
+            assert!(both.eq(alone.iter().cloned()), "{}", joined.escape_ascii());
+        }
+    }
+    let last = b"192.0.2.43";
+    let joined = [of_client, b",", last].concat();
+    let nearest = forwarded::x_forwarded_for(&[&joined]).next().flatten();
+    assert_eq!(nearest, forwarded::address(last));
+    for value in forwarded::values(&[of_client]).take(forwarded::MOST) {
+        let read = forwarded::x_forwarded_for(&[value]).next().flatten();
+        if let Some(address) = read {
+            let again = address.to_string();
+            let again = forwarded::x_forwarded_for(&[again.as_bytes()]).next();
+            assert_eq!(again, Some(read));
+        }
+        if let Some(host) = forwarded::host(value) {
+            assert_eq!(host.as_bytes(), value);
+        }
+        forwarded::scheme(value);
+    }
+}
 
 fuzz_target!(|input: &[u8]| {
     let Some(([base, skip], rest)) = input.split_first_chunk() else {
@@ -267,4 +304,6 @@ fuzz_target!(|input: &[u8]| {
         }
         check_host(router, host);
     });
+    check_forwarded(path);
+    check_forwarded(host);
 });
