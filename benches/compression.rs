@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use wsgate::frame::deflate::{TAIL, Terms};
 use wsgate::frame::header::{self, MAX_LEN, Opcode};
 use wsgate::frame::mask::Mask;
-use wsgate::inspect::{Block, Flow, Rules, Side, Tally, Until};
+use wsgate::inspect::{Block, Flow, Rules, Side, StopAt, Tally};
 use zlib_rs::{Deflate, DeflateFlush, Inflate, InflateFlush};
 
 const ROUNDS: usize = 41;
@@ -192,7 +192,7 @@ fn inspect(
     while to < stream.len() {
         to = stream.len().min(to + READ);
         let window = black_box(&stream[from..to]);
-        let passage = flow.inspect(&rules, window, Until::End, block, &mut tally);
+        let passage = flow.inspect(&rules, window, StopAt::End, block, &mut tally);
         assert_eq!(passage.event, None);
         from += passage.release;
     }

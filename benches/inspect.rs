@@ -7,7 +7,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 use wsgate::frame::header::{self, MAX_LEN, Opcode};
 use wsgate::frame::mask::Mask;
-use wsgate::inspect::{Block, Flow, Rules, Side, Tally, Until};
+use wsgate::inspect::{Block, Flow, Rules, Side, StopAt, Tally};
 
 const ROUNDS: usize = 41;
 /// Bytes per measurement: the same message again and again, so that it is as warm as what the relay has just read.
@@ -113,7 +113,7 @@ impl Sent {
             while end < self.stream.len() {
                 end = self.stream.len().min(end + READ);
                 let window = black_box(&self.stream[start..end]);
-                let passage = flow.inspect(&rules, window, Until::End, block, &mut tally);
+                let passage = flow.inspect(&rules, window, StopAt::End, block, &mut tally);
                 assert_eq!(passage.event, None);
                 start += passage.release;
             }

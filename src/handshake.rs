@@ -234,7 +234,7 @@ impl fmt::Display for Refusal {
 }
 /// Why a 101 does not make a tunnel.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum BadSwitch {
+pub enum InvalidUpgradeResponse {
     /// RFC 9112 §5: lines that are folded, that are too many, or that are no headers.
     Head,
     /// §4.1: `Upgrade: websocket` is missing or says more.
@@ -253,17 +253,21 @@ pub enum BadSwitch {
     ConnectionNames,
 }
 
-impl fmt::Display for BadSwitch {
+impl fmt::Display for InvalidUpgradeResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            BadSwitch::Head => "the head of its 101 is malformed",
-            BadSwitch::Upgrade => "its 101 has no `Upgrade: websocket`",
-            BadSwitch::Connection => "its 101 has no `Connection: Upgrade`",
-            BadSwitch::Accept => "the Sec-WebSocket-Accept of its 101 does not answer the key",
-            BadSwitch::Protocol => "its 101 names a subprotocol that was not offered",
-            BadSwitch::Extension => "its 101 names an extension that was not offered",
-            BadSwitch::ExtensionParameters => "the extension parameters of its 101 answer no offer",
-            BadSwitch::ConnectionNames => {
+            InvalidUpgradeResponse::Head => "the head of its 101 is malformed",
+            InvalidUpgradeResponse::Upgrade => "its 101 has no `Upgrade: websocket`",
+            InvalidUpgradeResponse::Connection => "its 101 has no `Connection: Upgrade`",
+            InvalidUpgradeResponse::Accept => {
+                "the Sec-WebSocket-Accept of its 101 does not answer the key"
+            }
+            InvalidUpgradeResponse::Protocol => "its 101 names a subprotocol that was not offered",
+            InvalidUpgradeResponse::Extension => "its 101 names an extension that was not offered",
+            InvalidUpgradeResponse::ExtensionParameters => {
+                "the extension parameters of its 101 answer no offer"
+            }
+            InvalidUpgradeResponse::ConnectionNames => {
                 "the Connection header of its 101 holds too many or too long names"
             }
         })
@@ -364,17 +368,22 @@ pub fn check_switch(
     request: &Request,
     headers: &impl Fields,
     strictness: Strictness,
-) -> Result<Agreed, BadSwitch> {
+) -> Result<Agreed, InvalidUpgradeResponse> {
     let holds = |ok: bool, bad| if ok { Ok(()) } else { Err(bad) };
     let mut upgrade = tokens(headers, header::UPGRADE);
     holds(
         upgrade.next().is_some_and(is_websocket) && upgrade.next().is_none(),
-        BadSwitch::Upgrade,
+        InvalidUpgradeResponse::Upgrade,
     )?;
-    let is_upgrading = connection_names(headers).map_err(|_| BadSwitch::ConnectionNames)?;
-    holds(is_upgrading, BadSwitch::Connection)?;
-    let accept = single(headers, header::SEC_WEBSOCKET_ACCEPT).ok_or(BadSwitch::Accept)?;
-    holds(accept == request.accept.as_bytes(), BadSwitch::Accept)?;
+    let is_upgrading =
+        connection_names(headers).map_err(|_| InvalidUpgradeResponse::ConnectionNames)?;
+    holds(is_upgrading, InvalidUpgradeResponse::Connection)?;
+    let accept =
+        single(headers, header::SEC_WEBSOCKET_ACCEPT).ok_or(InvalidUpgradeResponse::Accept)?;
+    holds(
+        accept == request.accept.as_bytes(),
+        InvalidUpgradeResponse::Accept,
+    )?;
     let answer = deflate::answer(
         headers.lines(header::SEC_WEBSOCKET_EXTENSIONS),
         &request.offers,
@@ -382,10 +391,13 @@ pub fn check_switch(
     let mut protocols = tokens(headers, header::SEC_WEBSOCKET_PROTOCOL);
     let (mut protocol, mut violation) = (None, None);
     if let Some(chosen) = protocols.next() {
-        holds(protocols.next().is_none(), BadSwitch::Protocol)?;
-        let chosen = printable(chosen).ok_or(BadSwitch::Protocol)?;
+        holds(protocols.next().is_none(), InvalidUpgradeResponse::Protocol)?;
+        let chosen = printable(chosen).ok_or(InvalidUpgradeResponse::Protocol)?;
         if request.protocols.iter().all(|offered| offered != chosen) {
-            holds(strictness == Strictness::Observe, BadSwitch::Protocol)?;
+            holds(
+                strictness == Strictness::Observe,
+                InvalidUpgradeResponse::Protocol,
+            )?;
             violation = Some(Violation::SubprotocolNotOffered);
         }
         protocol = Some(chosen.to_owned());
@@ -576,7 +588,10 @@ mod tests {
         check_request(&Method::GET, Version::HTTP_11, headers, Strictness::Enforce)
     }
 
-    fn check_switch(request: &Request, headers: &HeaderMap) -> Result<Agreed, BadSwitch> {
+    fn check_switch(
+        request: &Request,
+        headers: &HeaderMap,
+    ) -> Result<Agreed, InvalidUpgradeResponse> {
         super::check_switch(request, headers, Strictness::Enforce)
     }
 
@@ -664,44 +679,56 @@ mod tests {
     #[test]
     fn section_4_1_answers() {
         for (name, values, bad) in [
-            ("Upgrade", &[][..], Some(BadSwitch::Upgrade)),
-            ("Upgrade", &["h2c"], Some(BadSwitch::Upgrade)),
-            ("Upgrade", &["websocket, h2c"], Some(BadSwitch::Upgrade)),
+            ("Upgrade", &[][..], Some(InvalidUpgradeResponse::Upgrade)),
+            ("Upgrade", &["h2c"], Some(InvalidUpgradeResponse::Upgrade)),
+            (
+                "Upgrade",
+                &["websocket, h2c"],
+                Some(InvalidUpgradeResponse::Upgrade),
+            ),
             ("Upgrade", &["WebSocket"], None),
-            ("Connection", &[], Some(BadSwitch::Connection)),
-            ("Connection", &["keep-alive"], Some(BadSwitch::Connection)),
-            ("Sec-WebSocket-Accept", &[], Some(BadSwitch::Accept)),
+            ("Connection", &[], Some(InvalidUpgradeResponse::Connection)),
+            (
+                "Connection",
+                &["keep-alive"],
+                Some(InvalidUpgradeResponse::Connection),
+            ),
+            (
+                "Sec-WebSocket-Accept",
+                &[],
+                Some(InvalidUpgradeResponse::Accept),
+            ),
             (
                 "Sec-WebSocket-Accept",
                 &["S3pPLMBiTxaQ9kYGzzhZRbK+xOo="],
-                Some(BadSwitch::Accept),
+                Some(InvalidUpgradeResponse::Accept),
             ),
             (
                 "Sec-WebSocket-Accept",
                 &[SWITCH[2].1, SWITCH[2].1],
-                Some(BadSwitch::Accept),
+                Some(InvalidUpgradeResponse::Accept),
             ),
             ("Sec-WebSocket-Protocol", &[], None),
             ("Sec-WebSocket-Protocol", &["superchat"], None),
             (
                 "Sec-WebSocket-Protocol",
                 &["Chat"],
-                Some(BadSwitch::Protocol),
+                Some(InvalidUpgradeResponse::Protocol),
             ),
             (
                 "Sec-WebSocket-Protocol",
                 &["mqtt"],
-                Some(BadSwitch::Protocol),
+                Some(InvalidUpgradeResponse::Protocol),
             ),
             (
                 "Sec-WebSocket-Protocol",
                 &["chat, superchat"],
-                Some(BadSwitch::Protocol),
+                Some(InvalidUpgradeResponse::Protocol),
             ),
             (
                 "Sec-WebSocket-Extensions",
                 &["permessage-deflate"],
-                Some(BadSwitch::Extension),
+                Some(InvalidUpgradeResponse::Extension),
             ),
             ("Sec-WebSocket-Extensions", &[""], None),
         ] {
@@ -762,15 +789,19 @@ mod tests {
             (
                 "Sec-WebSocket-Protocol",
                 &["mqtt, chat"],
-                Err(BadSwitch::Protocol),
+                Err(InvalidUpgradeResponse::Protocol),
             ),
             (
                 "Sec-WebSocket-Protocol",
                 &["a\tb"],
-                Err(BadSwitch::Protocol),
+                Err(InvalidUpgradeResponse::Protocol),
             ),
-            ("Sec-WebSocket-Accept", &["x"], Err(BadSwitch::Accept)),
-            ("Upgrade", &[], Err(BadSwitch::Upgrade)),
+            (
+                "Sec-WebSocket-Accept",
+                &["x"],
+                Err(InvalidUpgradeResponse::Accept),
+            ),
+            ("Upgrade", &[], Err(InvalidUpgradeResponse::Upgrade)),
         ] {
             let agreed = super::check_switch(&request(), &with(&SWITCH, name, values), strictness);
             let found = agreed.map(|agreed| agreed.violation);
@@ -828,7 +859,7 @@ mod tests {
         let many = list(MAX_CONNECTION_NAMES, ",", &number);
         named.append("connection", HeaderValue::from_str(&many).unwrap());
         let bad = check_switch(&self::request(), &named);
-        assert_eq!(bad, Err(BadSwitch::ConnectionNames));
+        assert_eq!(bad, Err(InvalidUpgradeResponse::ConnectionNames));
     }
 
     #[test]

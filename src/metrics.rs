@@ -49,7 +49,7 @@ pub enum Handshake {
     /// The upstream answered with something else than 101, which was relayed.
     Declined,
     /// The upstream's 101 was wrong: 502.
-    BadSwitch,
+    InvalidUpgradeResponse,
     /// No server could be reached, or it ended the connection before it answered: 502.
     Unreachable,
     /// The upstream did not answer in time: 504.
@@ -69,7 +69,7 @@ impl Handshake {
             Handshake::Full => "full",
             Handshake::Held => "held",
             Handshake::Declined => "declined",
-            Handshake::BadSwitch => "bad_switch",
+            Handshake::InvalidUpgradeResponse => "bad_switch",
             Handshake::Unreachable => "unreachable",
             Handshake::TimedOut => "timed_out",
             Handshake::Abandoned => "abandoned",

@@ -11,7 +11,7 @@ use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use std::env;
 use wsgate::frame::deflate::Terms;
-use wsgate::inspect::{Block, Budget, Event, Flow, Kind, Mode, Rules, Side, Tally, Until};
+use wsgate::inspect::{Block, Budget, Event, Flow, Kind, Mode, Rules, Side, StopAt, Tally};
 
 const SIDES: [Side; 2] = [Side::Client, Side::Upstream];
 
@@ -304,7 +304,7 @@ fn windows_of_every_size() {
         let mut flow = Flow::new(Side::Client).with_compression(Some(terms));
         assert_eq!(flow.memory_change(), 0);
         let (rules, mut block, mut tally) = (Rules::default(), Block::default(), Tally::default());
-        let passage = flow.inspect(&rules, &bytes, Until::End, &mut block, &mut tally);
+        let passage = flow.inspect(&rules, &bytes, StopAt::End, &mut block, &mut tally);
         assert_eq!((passage.event, passage.release), (None, bytes.len()));
         // Between messages there is the window and nothing else.
         assert_eq!(flow.memory_change(), 1 << window_bits);
@@ -379,13 +379,13 @@ fn flows_that_share_a_workshop_do_not_mix() {
         let block = &mut blocks[usize::from(rng.gen_bool(0.2))];
         let before = tally.compressed.inflated;
         let cut = rng.gen_range(0..=stream.len());
-        let first = flow.inspect(&rules, &stream[..cut], Until::End, block, &mut tally);
+        let first = flow.inspect(&rules, &stream[..cut], StopAt::End, block, &mut tally);
         assert_eq!(first.event, None);
         let block = &mut blocks[usize::from(rng.gen_bool(0.2))];
         let rest = flow.inspect(
             &rules,
             &stream[first.release..],
-            Until::End,
+            StopAt::End,
             block,
             &mut tally,
         );
@@ -518,7 +518,7 @@ fn a_budget_bounds_what_is_inflated_at_once() {
             let (mut window, mut calls) = (&stream[..], 0);
             loop {
                 block.budget = Budget::new(WORK);
-                let passage = flow.inspect(&rules, window, Until::End, &mut block, &mut tally);
+                let passage = flow.inspect(&rules, window, StopAt::End, &mut block, &mut tally);
                 assert_eq!(passage.event, None);
                 let inflated = block.budget.inflated();
                 assert!(inflated < WORK as u64 + 5_000, "{inflated} bytes");

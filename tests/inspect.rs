@@ -7,7 +7,7 @@ mod judge;
 use drive::{Cuts, Frame, Length, Played, Scene};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use wsgate::inspect::{Block, Budget, Event, Flow, Kind, Mode, Rules, Side, Tally, Until};
+use wsgate::inspect::{Block, Budget, Event, Flow, Kind, Mode, Rules, Side, StopAt, Tally};
 
 const SIDES: [Side; 2] = [Side::Client, Side::Upstream];
 
@@ -629,7 +629,7 @@ fn until_frame_end() {
         let (rules, mut block, mut tally) = tools();
         let mut flow = Flow::new(side);
         let mut until = |window: &[u8]| {
-            let passage = flow.inspect(&rules, window, Until::FrameEnd, &mut block, &mut tally);
+            let passage = flow.inspect(&rules, window, StopAt::FrameEnd, &mut block, &mut tally);
             assert_eq!(passage.event, None);
             assert_eq!(
                 flow.frame_boundary().is_some(),
@@ -670,7 +670,7 @@ fn a_budget_bounds_how_many_frames_are_looked_at_at_once() {
             let (mut window, mut before) = (&stream[..], 0);
             loop {
                 block.budget = Budget::new(WORK);
-                let passage = flow.inspect(&rules, window, Until::End, &mut block, &mut tally);
+                let passage = flow.inspect(&rules, window, StopAt::End, &mut block, &mut tally);
                 let frames: u64 = tally.messages.iter().sum();
                 assert!(frames - before <= 2_001, "{} frames", frames - before);
                 assert_eq!(passage.event, None);
@@ -781,7 +781,7 @@ fn a_violation_freezes_what_has_passed() {
             let mut flow = Flow::new(side);
             let mut window = bad;
             let passage = loop {
-                let passage = flow.inspect(&rules, &window, Until::End, &mut block, &mut tally);
+                let passage = flow.inspect(&rules, &window, StopAt::End, &mut block, &mut tally);
                 window.drain(..passage.release);
                 if passage.event.is_some() {
                     break passage;
@@ -795,7 +795,8 @@ fn a_violation_freezes_what_has_passed() {
                 assert_eq!(flow.message_boundary().is_some(), at_message);
                 assert_eq!((flow.released(), tally), then);
                 if byte < window.len() {
-                    let passage = flow.inspect(&rules, &window, Until::End, &mut block, &mut tally);
+                    let passage =
+                        flow.inspect(&rules, &window, StopAt::End, &mut block, &mut tally);
                     assert_eq!(passage.event, None);
                     window.drain(..passage.release);
                 }
@@ -817,7 +818,7 @@ fn nothing_is_kept_of_what_is_discarded() {
             window.extend_from_slice(piece);
             // A second call where an event ended the first.
             for _ in 0..2 {
-                let passage = flow.inspect(&rules, &window, Until::End, &mut block, &mut tally);
+                let passage = flow.inspect(&rules, &window, StopAt::End, &mut block, &mut tally);
                 window.drain(..passage.release);
             }
             assert!(window.len() < 14, "{} bytes kept", window.len());
@@ -1042,13 +1043,13 @@ fn missing_is_what_a_held_frame_still_needs() {
         let (rules, mut block, mut tally) = tools();
         let mut flow = Flow::new(side);
         for end in 0..starts[1] {
-            flow.inspect(&rules, &stream[..end], Until::End, &mut block, &mut tally);
+            flow.inspect(&rules, &stream[..end], StopAt::End, &mut block, &mut tally);
             let header_len = starts[1] - 10;
             let missing = if end < header_len { 0 } else { starts[1] - end };
             assert_eq!(flow.missing(), missing);
         }
         let streamed = &stream[..stream.len() - 1];
-        flow.inspect(&rules, streamed, Until::End, &mut block, &mut tally);
+        flow.inspect(&rules, streamed, StopAt::End, &mut block, &mut tally);
         assert_eq!(flow.missing(), 0);
     }
 }

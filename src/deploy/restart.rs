@@ -86,7 +86,7 @@ enum Belief {
     /// It is being probed.
     Probed,
     /// It answered a probe, and is not probed again before this time.
-    Answered { until: Instant },
+    UpstreamResponse { until: Instant },
     /// It restarts, for as long as Closes come.
     Restarts,
 }
@@ -133,8 +133,8 @@ impl RestartDetector {
         }
         match closes.belief {
             Belief::Probed | Belief::Restarts => Suspicion::None,
-            Belief::Answered { until } if now < until => Suspicion::None,
-            Belief::Serves | Belief::Answered { .. } => {
+            Belief::UpstreamResponse { until } if now < until => Suspicion::None,
+            Belief::Serves | Belief::UpstreamResponse { .. } => {
                 closes.belief = Belief::Probed;
                 Suspicion::Probe
             }
@@ -156,7 +156,7 @@ impl RestartDetector {
             return false;
         }
         closes.belief = if answered {
-            Belief::Answered {
+            Belief::UpstreamResponse {
                 until: now + threshold.within,
             }
         } else {

@@ -56,12 +56,12 @@ pub struct Step {
     /// Bytes of the room that were filled.
     pub produced: usize,
     /// Where it stands.
-    pub stand: Stand,
+    pub stand: InflateStatus,
 }
 
 /// Where an inflater stands after a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stand {
+pub enum InflateStatus {
     /// It wants more input, or more room.
     Open,
     /// A block that says it is the last one has ended (BFINAL, RFC 1951 §3.2.3). What follows is deflate data anew, from
@@ -117,10 +117,10 @@ impl Inflater {
         let stand = match status {
             Ok(Status::StreamEnd) => {
                 self.reset();
-                Stand::Final
+                InflateStatus::Final
             }
-            Ok(Status::Ok | Status::BufError) if !stuck => Stand::Open,
-            Ok(Status::Ok | Status::BufError) | Err(_) => Stand::Corrupt,
+            Ok(Status::Ok | Status::BufError) if !stuck => InflateStatus::Open,
+            Ok(Status::Ok | Status::BufError) | Err(_) => InflateStatus::Corrupt,
         };
         Step {
             consumed,
@@ -138,8 +138,8 @@ impl Inflater {
         let mut step = self.call(rest, room, InflateFlush::Block);
         ending.fed += step.consumed;
         ending.between_blocks = match step.stand {
-            Stand::Corrupt => Some(false),
-            Stand::Open | Stand::Final => match ending.fed.cmp(&TAIL.len()) {
+            InflateStatus::Corrupt => Some(false),
+            InflateStatus::Open | InflateStatus::Final => match ending.fed.cmp(&TAIL.len()) {
                 Less => None,
                 Equal => Some(self.is_at_whole_byte(&mut step.stand)),
                 Greater => Some(false),
@@ -148,17 +148,17 @@ impl Inflater {
         step
     }
 
-    fn is_at_whole_byte(&mut self, stand: &mut Stand) -> bool {
+    fn is_at_whole_byte(&mut self, stand: &mut InflateStatus) -> bool {
         let mut step = self.step(&EMPTY_BLOCK, &mut [0; 1]);
-        if step.stand == Stand::Final && step.consumed == 0 {
+        if step.stand == InflateStatus::Final && step.consumed == 0 {
             // It has stopped at the end of a last block before it said so.
-            *stand = Stand::Final;
+            *stand = InflateStatus::Final;
             step = self.step(&EMPTY_BLOCK, &mut [0; 1]);
         }
         step == Step {
             consumed: EMPTY_BLOCK.len(),
             produced: 0,
-            stand: Stand::Open,
+            stand: InflateStatus::Open,
         }
     }
 }
@@ -261,9 +261,10 @@ mod tests {
             at += step.consumed;
             out.extend_from_slice(&room[..step.produced]);
             match step.stand {
-                Stand::Corrupt => return Err(()),
-                Stand::Open | Stand::Final if at < input.len() || step.produced == room.len() => {}
-                Stand::Open | Stand::Final => return Ok(out),
+                InflateStatus::Corrupt => return Err(()),
+                InflateStatus::Open | InflateStatus::Final
+                    if at < input.len() || step.produced == room.len() => {}
+                InflateStatus::Open | InflateStatus::Final => return Ok(out),
             }
         }
     }

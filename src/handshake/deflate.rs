@@ -4,7 +4,9 @@
 //! other extension does, because nobody here could judge what it does to frames. The server's answer is held against
 //! what it was offered, and goes on with what only the client can be asked for.
 
-use super::{BadSwitch, MAX_EXTENSION_PARAMETERS, MAX_EXTENSIONS, Refusal, is_token_byte};
+use super::{
+    InvalidUpgradeResponse, MAX_EXTENSION_PARAMETERS, MAX_EXTENSIONS, Refusal, is_token_byte,
+};
 use crate::frame::deflate::Terms;
 use std::fmt;
 
@@ -107,21 +109,21 @@ pub(super) fn offers<'a>(
 pub(super) fn answer<'a>(
     lines: impl Iterator<Item = &'a [u8]>,
     offers: &[Parameters],
-) -> Result<Option<Parameters>, BadSwitch> {
-    let extensions = extensions(lines).map_err(|_| BadSwitch::Extension)?;
+) -> Result<Option<Parameters>, InvalidUpgradeResponse> {
+    let extensions = extensions(lines).map_err(|_| InvalidUpgradeResponse::Extension)?;
     let extension = match extensions.as_slice() {
         [] => return Ok(None),
         [extension] if extension.name.eq_ignore_ascii_case(NAME) && !offers.is_empty() => extension,
         // §4.1 of RFC 6455: an extension that was not offered; RFC 7692 §5: one answer to all offers.
-        [_, ..] => return Err(BadSwitch::Extension),
+        [_, ..] => return Err(InvalidUpgradeResponse::Extension),
     };
     let answer = extension
         .parameters(false)
-        .ok_or(BadSwitch::ExtensionParameters)?;
+        .ok_or(InvalidUpgradeResponse::ExtensionParameters)?;
     let offer = offers
         .iter()
         .find(|offer| offer.allows(&answer))
-        .ok_or(BadSwitch::ExtensionParameters)?;
+        .ok_or(InvalidUpgradeResponse::ExtensionParameters)?;
     Ok(Some(Parameters {
         // §7.1.1.2: an answer may demand this of every client.
         client_no_context_takeover: answer.client_no_context_takeover
@@ -455,7 +457,7 @@ mod tests {
         offer: &str,
         compression: Compression,
         answers: &[&str],
-    ) -> Result<String, BadSwitch> {
+    ) -> Result<String, InvalidUpgradeResponse> {
         let offers = offers([offer.as_bytes()].into_iter(), compression).unwrap();
         let lines = answers.iter().map(|line| line.as_bytes());
         Ok(answer(lines, &offers)?.map_or_else(String::new, |told| told.to_string()))
@@ -465,7 +467,10 @@ mod tests {
     fn section_7_1_answers_are_held_against_the_offers() {
         const PMD: &str = "permessage-deflate";
         const ALL: &str = "permessage-deflate; client_max_window_bits";
-        let (extension, parameters) = (BadSwitch::Extension, BadSwitch::ExtensionParameters);
+        let (extension, parameters) = (
+            InvalidUpgradeResponse::Extension,
+            InvalidUpgradeResponse::ExtensionParameters,
+        );
         let of = |parameters: &str| format!("{PMD}; {parameters}");
         for (offer, answer, told) in [
             (PMD.to_owned(), String::new(), Ok(String::new())),

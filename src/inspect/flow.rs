@@ -8,9 +8,9 @@
 //! it gives back after a violation that was enforced is only to be discarded, and counts for nothing.
 
 use super::inflation::{Content, Inflation, Manner, Progress};
-use super::passage::{Block, Event, Passage, Tally, Until};
+use super::passage::{Block, Event, Passage, StopAt, Tally};
 use super::violation::{Kind, Violation};
-use super::{Budget, Counted, Mode, Rules, Side};
+use super::{Budget, Mode, RateClass, Rules, Side};
 use crate::frame::close;
 use crate::frame::deflate::Terms;
 use crate::frame::header::{self, First, Header, MAX_CONTROL_PAYLOAD, Opcode, Second};
@@ -134,7 +134,7 @@ enum Form {
 #[derive(Clone, Copy)]
 struct Walk<'a> {
     window: &'a [u8],
-    until: Until,
+    until: StopAt,
     /// No frame is begun from here on: the budget may be spent.
     reach: usize,
 }
@@ -257,12 +257,12 @@ impl Flow {
 
     /// What the frame that `window` begins with counts as, where rates are limited; `None` where a frame is under way, where
     /// nothing of the next one is there, and for what no rate counts.
-    pub fn begins(&self, window: &[u8]) -> Option<Counted> {
+    pub fn begins(&self, window: &[u8]) -> Option<RateClass> {
         let at_header = matches!(self.frame, FrameState::Header) && self.stopped.is_none();
         let first = window.first().filter(|_| at_header)?;
         match First(*first).opcode()? {
-            Opcode::Text | Opcode::Binary => Some(Counted::Message),
-            Opcode::Ping | Opcode::Pong => Some(Counted::Control),
+            Opcode::Text | Opcode::Binary => Some(RateClass::Message),
+            Opcode::Ping | Opcode::Pong => Some(RateClass::Control),
             // A message counts once, however many its fragments; and whoever has had enough may always say so.
             Opcode::Continuation | Opcode::Close => None,
         }
@@ -299,7 +299,7 @@ impl Flow {
         &mut self,
         rules: &Rules,
         window: &[u8],
-        until: Until,
+        until: StopAt,
         block: &mut Block,
         tally: &mut Tally,
     ) -> Passage {
@@ -380,10 +380,10 @@ impl Flow {
             if let Some(len) = self.pass_at_once(rules, &window[*release..], block, tally) {
                 *release += len;
                 self.scanned = *release;
-                if until == Until::End && *release < reach {
+                if until == StopAt::End && *release < reach {
                     continue;
                 }
-                *spent = until == Until::End && *release < window.len();
+                *spent = until == StopAt::End && *release < window.len();
                 return None;
             }
             let mut payload = match self.frame {
@@ -473,9 +473,9 @@ impl Flow {
             self.end_frame(&payload, tally);
             *release = self.scanned;
             let reached = match until {
-                Until::End => false,
-                Until::FrameEnd => true,
-                Until::MessageEnd => self.message.is_none(),
+                StopAt::End => false,
+                StopAt::FrameEnd => true,
+                StopAt::MessageEnd => self.message.is_none(),
             };
             if reached || self.scanned == window.len() {
                 return None;

@@ -14,7 +14,9 @@ use super::passage::Block;
 use super::violation::Kind;
 use super::workshop::Tag;
 use super::{Budget, Violation};
-use crate::frame::deflate::{Ending, Inflater, Stand, Step, TAIL, Terms, Window, window_size};
+use crate::frame::deflate::{
+    Ending, InflateStatus, Inflater, Step, TAIL, Terms, Window, window_size,
+};
 use crate::frame::mask::Mask;
 use crate::frame::utf8::Utf8;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -295,13 +297,13 @@ impl Work<'_> {
         self.budget.take_inflated(consumed, produced);
         self.take_in(produced)?;
         match stand {
-            Stand::Corrupt => return Err(self.violation(Kind::DeflateInvalid)),
-            Stand::Final => self.forget(),
-            Stand::Open => {}
+            InflateStatus::Corrupt => return Err(self.violation(Kind::DeflateInvalid)),
+            InflateStatus::Final => self.forget(),
+            InflateStatus::Open => {}
         }
         Ok(Stepped {
             consumed,
-            is_all_out: !is_full || stand == Stand::Final,
+            is_all_out: !is_full || stand == InflateStatus::Final,
         })
     }
 
@@ -344,7 +346,7 @@ impl Work<'_> {
                 return Err(unfinished);
             }
             self.take_in(step.produced)?;
-            if step.stand == Stand::Final {
+            if step.stand == InflateStatus::Final {
                 self.forget();
             }
             if ending.between_blocks == Some(true) {

@@ -21,8 +21,8 @@ mod workshop;
 
 pub use budget::Budget;
 pub use flow::Flow;
-pub use passage::{Block, Compressed, Event, Passage, Tally, Until};
-pub use rate::{Bucket, Counted, Rate};
+pub use passage::{Block, Compressed, Event, Passage, StopAt, Tally};
+pub use rate::{Bucket, Rate, RateClass};
 pub use violation::{Kind, Violation};
 
 /// One end of a proxied connection.

@@ -1,12 +1,12 @@
 //! What a flow is told and what it tells: how far to go, what passes, what stopped it, and how much that was.
 
-use super::workshop::Workshop;
+use super::workshop::InflaterPool;
 use super::{Budget, Violation};
 use crate::frame::ping;
 
 /// How far to go in one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Until {
+pub enum StopAt {
     /// To the end of the window.
     End,
     /// To the end of the frame under way, because something else is to be sent after it.
@@ -95,7 +95,7 @@ impl Tally {
 pub struct Block {
     pub(super) copy: Box<[u8; Block::LEN]>,
     /// Empty before the first compressed message.
-    pub(super) workshop: Workshop,
+    pub(super) workshop: InflaterPool,
     /// How much work the calls that are given this block may still do, all together. Boundless unless it is set.
     pub budget: Budget,
 }
@@ -109,7 +109,7 @@ impl Default for Block {
     fn default() -> Self {
         Block {
             copy: Box::new([0; Block::LEN]),
-            workshop: Workshop::default(),
+            workshop: InflaterPool::default(),
             budget: Budget::default(),
         }
     }

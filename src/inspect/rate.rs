@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 /// What of a flow is counted one by one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Counted {
+pub enum RateClass {
     /// A text or binary message, whatever its fragments.
     Message,
     /// A Ping or a Pong.

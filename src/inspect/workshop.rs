@@ -11,7 +11,7 @@ pub(super) struct Tag {
 
 /// Inflaters that no message has at the moment, and room for what they bring out: what all flows of a thread share.
 #[derive(Debug, Default)]
-pub(super) struct Workshop {
+pub(super) struct InflaterPool {
     /// For the unmasked copy of what is inflated, then for what comes out.
     rooms: Vec<u8>,
     idle: Vec<Idle>,
@@ -27,7 +27,7 @@ struct Idle {
     inflater: Inflater,
 }
 
-impl Workshop {
+impl InflaterPool {
     /// Large, because each call of the library that comes to the end of it copies a window.
     const ROOM: usize = 256 << 10;
     const COPY: usize = 64 << 10;
@@ -36,8 +36,9 @@ impl Workshop {
 
     /// Room for a copy of the input, and for what comes out.
     pub fn rooms(&mut self) -> (&mut [u8], &mut [u8]) {
-        self.rooms.resize(Workshop::COPY + Workshop::ROOM, 0);
-        self.rooms.split_at_mut(Workshop::COPY)
+        self.rooms
+            .resize(InflaterPool::COPY + InflaterPool::ROOM, 0);
+        self.rooms.split_at_mut(InflaterPool::COPY)
     }
 
     /// An inflater that knows the window of this tag, or for `None` nothing.
@@ -60,7 +61,7 @@ impl Workshop {
                     .min_by_key(|(_, idle)| idle.left);
                 oldest
                     .map(|(at, _)| at)
-                    .filter(|_| self.idle.len() >= Workshop::IDLE)
+                    .filter(|_| self.idle.len() >= InflaterPool::IDLE)
             });
         let mut inflater = match taken.map(|at| self.idle.swap_remove(at)) {
             None => Inflater::new(),
@@ -79,7 +80,7 @@ impl Workshop {
 
     pub fn put(&mut self, inflater: Inflater, tag: Option<Tag>) {
         self.turn += 1;
-        if self.idle.len() < Workshop::IDLE {
+        if self.idle.len() < InflaterPool::IDLE {
             self.idle.push(Idle {
                 tag,
                 left: self.turn,

@@ -116,7 +116,7 @@ reasons! {
     /// The server gave no answer within `handshake_timeout`: 504.
     AnswerTimedOut = "answer_timed_out", TimedOut, Gate;
     /// The server's 101 is wrong: 502.
-    BadSwitch = "bad_switch", BadSwitch, Gate;
+    InvalidUpgradeResponse = "bad_switch", InvalidUpgradeResponse, Gate;
     /// The server's own answer, below 500, which the client gets as it is.
     Declined = "declined", Declined, Policy;
     /// The server's own answer of 500 and more, which the client gets as it is.

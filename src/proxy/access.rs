@@ -1,12 +1,12 @@
 //! Whom a route serves: by the client's address, and by the word of a service that is asked (`auth_url`).
 
 use super::answer::{Answer, Refused};
-use super::asked::{Asked, Caller};
-use super::headers::{self, Changes, Vouched};
+use super::asked::{Downstream, UpgradeRequest};
+use super::headers::{self, AuthHeaders, Changes};
 use super::identity::{ClientAddress, Identity, forwarded, is_in};
 use super::secured;
 use super::settings::{Access, Auth, Tcp};
-use super::shortage::Unanswered;
+use super::shortage::ProbeError;
 use super::socket::Socket;
 use super::sources::Sources;
 use super::words::words;
@@ -27,12 +27,12 @@ use tracing::Level;
 /// # Errors
 /// Why it does not.
 pub(super) async fn admit(
-    asked: &Asked<'_>,
-    caller: &Caller,
+    asked: &UpgradeRequest<'_>,
+    caller: &Downstream,
     access: &Access,
     identity: Identity,
     metrics: &Metrics,
-) -> Result<Vouched, Refused> {
+) -> Result<AuthHeaders, Refused> {
     if !is_allowed(access, identity) {
         let sentence = "this address is not served here";
         let answer = Answer::new(StatusCode::FORBIDDEN, sentence);
@@ -54,11 +54,11 @@ pub(super) async fn admit(
     match timeout(auth.timeout, asking).await {
         Ok(Ok(Verdict::Pass(vouched))) => Ok(vouched),
         Ok(Ok(Verdict::Refuse(head, body))) => Err(Refused::by_access(head, body)),
-        Ok(Err(Unanswered::Exhausted(shortage, error))) => {
+        Ok(Err(ProbeError::Exhausted(shortage, error))) => {
             shortage.report(metrics, &error);
             Err(Answer::exhausted().refusing(Reason::Exhausted))
         }
-        Ok(Err(Unanswered::Failed(error))) => {
+        Ok(Err(ProbeError::Failed(error))) => {
             const EVENT: &str = "the access service failed, and requests are refused";
             if let Some(more) = log::admit(Level::WARN, EVENT, &auth.address) {
                 tracing::warn!(service = %auth.address, error, "{EVENT}{more}");
@@ -94,7 +94,7 @@ fn is_allowed(access: &Access, identity: Identity) -> bool {
 }
 
 enum Verdict {
-    Pass(Vouched),
+    Pass(AuthHeaders),
     Refuse(Box<ResponseHeader>, BytesMut),
 }
 
@@ -103,10 +103,10 @@ const MAX_BODY: usize = 64 << 10;
 
 async fn ask(
     auth: &Auth,
-    asked: &Asked<'_>,
-    caller: &Caller,
+    asked: &UpgradeRequest<'_>,
+    caller: &Downstream,
     identity: Identity,
-) -> Result<Verdict, Unanswered> {
+) -> Result<Verdict, ProbeError> {
     let wrong = |error: Box<pingora::Error>| words(&error);
     let socket = Socket::connect(&auth.address, Tcp::OFF, &Sources::default()).await?;
     let mut service = HttpSession::new(Box::new(socket));
@@ -150,8 +150,8 @@ async fn ask(
 /// The request that is asked about, without what belongs to this hop, its handshake and its body.
 pub(super) fn question(
     auth: &Auth,
-    asked: &Asked<'_>,
-    caller: &Caller,
+    asked: &UpgradeRequest<'_>,
+    caller: &Downstream,
     identity: Identity,
 ) -> pingora::Result<RequestHeader> {
     let mut request = RequestHeader::build(Method::GET, auth.path.as_bytes(), None)?;

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 /// The head of a request. It is not copied: every new connection comes by here.
 #[derive(Debug)]
-pub(super) struct Asked<'a> {
+pub(super) struct UpgradeRequest<'a> {
     line: Line,
     target: Target<'a>,
     /// The host of an absolute target or of `:authority`.
@@ -31,14 +31,14 @@ pub(super) struct Line {
     pub version: Version,
 }
 
-impl<'a> Asked<'a> {
+impl<'a> UpgradeRequest<'a> {
     /// Reads a complete head of HTTP/1, without anything behind it.
     ///
     /// # Errors
     /// It is none.
     pub fn parse(head: &'a [u8]) -> Result<Self, HeadError> {
         let head = RequestHead::parse(head)?;
-        Ok(Asked {
+        Ok(UpgradeRequest {
             line: Line {
                 method: head.method,
                 version: head.version,
@@ -64,7 +64,7 @@ impl<'a> Asked<'a> {
         let target = Target::parse(head.raw_path())?;
         let authority = head.uri.authority();
         let authority = authority.map(|authority| authority.as_str().as_bytes());
-        Ok(Asked {
+        Ok(UpgradeRequest {
             fields: match head.has_case() {
                 true => written.collect(),
                 false => lower.collect(),
@@ -130,7 +130,7 @@ impl<'a> Asked<'a> {
     }
 }
 
-impl Fields for Asked<'_> {
+impl Fields for UpgradeRequest<'_> {
     fn lines(&self, name: HeaderName) -> impl Iterator<Item = &[u8]> {
         let fields = self.fields.iter();
         let fields = fields.filter(move |(field, _)| field.eq_ignore_ascii_case(name.as_str()));
@@ -140,7 +140,7 @@ impl Fields for Asked<'_> {
 
 /// Who sends a request, as far as the connection tells.
 #[derive(Debug, Default)]
-pub(super) struct Caller {
+pub(super) struct Downstream {
     /// `None` on a Unix socket.
     pub peer: Option<IpAddr>,
     /// `None` where nothing is encrypted.
@@ -153,13 +153,13 @@ fn unnamed(digest: Option<&Arc<ProxyDigest>>) -> Option<Unnamed> {
     digest?.user_data.as_ref()?.downcast_ref().copied()
 }
 
-impl Caller {
+impl Downstream {
     /// Who is at the other end of this.
     pub fn of(stream: &Stream) -> Self {
         let digest = stream.get_socket_digest();
         let peer = digest.as_ref().and_then(|digest| digest.peer_addr());
         let peer = peer.and_then(|address| address.as_inet());
-        Caller {
+        Downstream {
             peer: peer.map(|address| address.ip().to_canonical()),
             tls: stream.get_ssl_digest(),
             unnamed: unnamed(stream.get_proxy_digest().as_ref()),
@@ -170,7 +170,7 @@ impl Caller {
     pub fn of_session(session: &ServerSession) -> Self {
         let peer = session.client_addr().and_then(|address| address.as_inet());
         let digest = session.digest();
-        Caller {
+        Downstream {
             peer: peer.map(|address| address.ip().to_canonical()),
             tls: digest.and_then(|digest| digest.ssl_digest.clone()),
             unnamed: unnamed(digest.and_then(|digest| digest.proxy_digest.as_ref())),
@@ -196,12 +196,12 @@ mod tests {
             "*",
         ] {
             let head = format!("GET {target} HTTP/1.1\r\nHOST: a:1\r\nX-a: b\r\nx-A:c\r\n\r\n");
-            let asked = Asked::parse(head.as_bytes()).unwrap();
+            let asked = UpgradeRequest::parse(head.as_bytes()).unwrap();
             let mut read = RequestHeader::build("GET", target.as_bytes(), None).unwrap();
             for (name, value) in [("HOST", "a:1"), ("X-a", "b"), ("x-A", "c")] {
                 read.append_header(name, value).unwrap();
             }
-            let other = Asked::of(&read).unwrap();
+            let other = UpgradeRequest::of(&read).unwrap();
             assert_eq!(asked.target(), other.target());
             assert_eq!((asked.path(), asked.query()), (other.path(), other.query()));
             assert_eq!((asked.host(), other.host()), (Ok("a:1"), Ok("a:1")));

@@ -1,6 +1,6 @@
 //! What of a request decides on its server, where the balance of an upstream is by hash.
 
-use super::asked::Asked;
+use super::asked::UpgradeRequest;
 use super::settings::{Balance, HashKey};
 use super::upstream::Pool;
 use crate::handshake::Fields;
@@ -8,7 +8,11 @@ use http::header;
 use std::net::IpAddr;
 
 /// The key of a request; `None` where the upstream wants none, or it is absent.
-pub(super) fn hash_key(asked: &Asked<'_>, client: Option<IpAddr>, pool: &Pool) -> Option<Vec<u8>> {
+pub(super) fn hash_key(
+    asked: &UpgradeRequest<'_>,
+    client: Option<IpAddr>,
+    pool: &Pool,
+) -> Option<Vec<u8>> {
     let members = pool.members();
     match &members.settings.balance {
         Balance::LeastConnections | Balance::RoundRobin => None,
@@ -16,7 +20,11 @@ pub(super) fn hash_key(asked: &Asked<'_>, client: Option<IpAddr>, pool: &Pool) -
     }
 }
 
-pub(super) fn find(key: &HashKey, asked: &Asked<'_>, client: Option<IpAddr>) -> Option<Vec<u8>> {
+pub(super) fn find(
+    key: &HashKey,
+    asked: &UpgradeRequest<'_>,
+    client: Option<IpAddr>,
+) -> Option<Vec<u8>> {
     let found = match key {
         HashKey::Header(name) => {
             let mut fields = asked.fields();
@@ -62,7 +70,7 @@ mod tests {
             RequestHeader::build("GET", b"/room/7?a=1&user=ann&user=bob", None).unwrap();
         request.insert_header("Cookie", "x=1; sid=42; y=").unwrap();
         request.insert_header("X-User", "carol").unwrap();
-        let asked = Asked::of(&request).unwrap();
+        let asked = UpgradeRequest::of(&request).unwrap();
         let client = Some([10, 0, 0, 1].into());
         let name = |name: &str| name.to_owned();
         for (key, found) in [

@@ -6,9 +6,9 @@
 //! [`deploy::Health`](crate::deploy::Health)'s to say.
 
 use super::settings::{self, Check};
-use super::shortage::Unanswered;
+use super::shortage::ProbeError;
 use super::socket::Socket;
-use super::upstream::{Pool, Pools, Server, Standing};
+use super::upstream::{HealthStatus, Pool, Pools, Server};
 use super::words::words;
 use crate::deploy::{Control, Health, Turn};
 use crate::drain::{Cause, Selection, State};
@@ -70,7 +70,7 @@ impl Checks {
                         known.settings == *health && Arc::ptr_eq(&known.server, server)
                     });
                     let checked = known.unwrap_or_else(|| {
-                        let patient = Patient {
+                        let patient = HealthChecker {
                             pool: pool.clone(),
                             server: server.clone(),
                             control: self.control.clone(),
@@ -95,7 +95,7 @@ impl Checks {
 }
 
 /// A server under observation.
-struct Patient {
+struct HealthChecker {
     pool: Arc<Pool>,
     server: Arc<Server>,
     control: Arc<Control>,
@@ -106,23 +106,23 @@ struct Patient {
 /// The longest pause between two checks, as a multiple of the interval.
 const LATEST: f64 = 1.1;
 
-impl Patient {
+impl HealthChecker {
     async fn run(self) {
         let settings = &self.settings;
-        let mut health = Health::new(self.server.standing() == Standing::Good);
+        let mut health = Health::new(self.server.standing() == HealthStatus::Good);
         let mut version: Option<String> = None;
         let mut drain: Option<JoinHandle<()>> = None;
         let (upstream, server) = (self.pool.name.as_str(), &self.server.address);
         loop {
             let answer =
                 match timeout(settings.timeout, ask(&self.pool, &self.server, settings)).await {
-                    Ok(Err(Unanswered::Exhausted(shortage, error))) => {
+                    Ok(Err(ProbeError::Exhausted(shortage, error))) => {
                         // It vouches for nothing either: what was known ages.
                         shortage.report(&self.metrics, &error);
                         sleep(settings.interval).await;
                         continue;
                     }
-                    Ok(Err(Unanswered::Failed(error))) => Err(error),
+                    Ok(Err(ProbeError::Failed(error))) => Err(error),
                     Ok(Ok(version)) => Ok(version),
                     Err(_) => Err(format!("no answer within {}", Shown(settings.timeout))),
                 };
@@ -136,12 +136,12 @@ impl Patient {
                 Some(Turn::Down) => {
                     let error = answer.as_ref().err();
                     tracing::warn!(upstream, %server, error, "server fails its checks and takes no new connections");
-                    self.pool.set_standing(&self.server, Standing::Bad);
+                    self.pool.set_standing(&self.server, HealthStatus::Bad);
                     drain = Some(self.drain_once_ready());
                 }
                 Some(Turn::Up) => {
                     tracing::info!(upstream, %server, "server passes its checks and takes connections");
-                    self.pool.set_standing(&self.server, Standing::Good);
+                    self.pool.set_standing(&self.server, HealthStatus::Good);
                     if let Some(drain) = drain.take() {
                         drain.abort();
                         self.cancel();
@@ -206,7 +206,7 @@ pub(super) async fn ask(
     pool: &Pool,
     server: &Server,
     health: &settings::Health,
-) -> Result<Option<String>, Unanswered> {
+) -> Result<Option<String>, ProbeError> {
     let members = pool.members();
     let (address, name) = (&server.address, server.name.as_deref());
     let settings = &members.settings;

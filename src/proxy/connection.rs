@@ -6,7 +6,7 @@ use super::permit::TunnelPermit;
 use super::restart;
 use super::socket::Socket;
 use super::table::RouteState;
-use super::upstream::{ClientNetwork, Occupied, Server, SessionEnd};
+use super::upstream::{ClientNetwork, Server, ServerPermit, SessionEnd};
 use crate::deploy::Enrolled;
 use crate::drain::{self, Place};
 use crate::inspect::Side;
@@ -55,7 +55,7 @@ pub(super) struct Connection {
     pub permit: TunnelPermit,
     /// The client's address, where it is not that of the peer.
     pub client: Option<ClientAddress>,
-    pub server: Occupied,
+    pub server: ServerPermit,
     pub protocol: Option<Box<str>>,
     pub started: Instant,
 }

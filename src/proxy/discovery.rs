@@ -4,7 +4,7 @@
 //! here too. It is always true that a name that cannot be resolved changes nothing: the servers that it had stay.
 
 use super::settings::Address;
-use super::upstream::{Departing, Pool, Pools};
+use super::upstream::{Pool, Pools, RemovedServers};
 use crate::deploy::Control;
 use crate::drain::Cause;
 use std::collections::HashMap;
@@ -92,7 +92,7 @@ impl Lookup {
                     }
                     for server in changed.into_iter().flatten() {
                         tracing::info!(upstream, name, server = %server.address, "address has left the name");
-                        let departing = Departing::server(&self.pool, server);
+                        let departing = RemovedServers::server(&self.pool, server);
                         departing.spawn(&self.control, &self.pools, Cause::Discovery);
                     }
                     sleep(interval).await;

@@ -3,13 +3,13 @@
 //! This is what a new connection costs: neither head is copied to be changed, and of a 101 nothing is made but what goes
 //! to the client. Any other answer, one that the parser does not take included, is Pingora's to read: it may have a body.
 
-use super::asked::{Asked, Caller};
+use super::asked::{Downstream, UpgradeRequest};
 use super::head;
-use super::headers::{Changes, Vouched};
+use super::headers::{AuthHeaders, Changes};
 use super::identity::{Identity, forwarded, set_host};
 use super::settings::Route;
 use super::socket::Socket;
-use crate::handshake::{self, Agreed, BadSwitch, Fields, Request, Strictness};
+use crate::handshake::{self, Agreed, Fields, InvalidUpgradeResponse, Request, Strictness};
 use crate::inspect::Mode;
 use bytes::{BufMut, BytesMut};
 use http::StatusCode;
@@ -22,11 +22,11 @@ use std::mem::MaybeUninit;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// A server's answer.
-pub(super) enum Answered {
+pub(super) enum UpstreamResponse {
     /// The 101 that the request asked for.
     Switched(Box<Switched>),
     /// One that is none.
-    Bad(BadSwitch),
+    Bad(InvalidUpgradeResponse),
     /// Something else, of which a body is still to be read.
     Otherwise(Box<ResponseHeader>, Box<HttpSession>),
 }
@@ -46,12 +46,12 @@ pub(super) struct Switched {
 /// # Errors
 /// What came or is known of the client cannot stand in a request.
 pub(super) fn request(
-    came: &Asked<'_>,
-    caller: &Caller,
+    came: &UpgradeRequest<'_>,
+    caller: &Downstream,
     asked: &Request,
     route: &Route,
     identity: Identity,
-    vouched: &Vouched,
+    vouched: &AuthHeaders,
 ) -> Result<BytesMut> {
     let extensions = asked.extensions();
     let mut changes = Changes::of_request(handshake::hop_by_hop(came));
@@ -88,7 +88,7 @@ pub(super) async fn exchange(
     request: BytesMut,
     asked: &Request,
     route: &Route,
-) -> Result<Answered> {
+) -> Result<UpstreamResponse> {
     let writing = async {
         socket.write_all(&request).await?;
         socket.flush().await
@@ -122,9 +122,9 @@ pub(super) async fn exchange(
                             len => came.split_off(len),
                         },
                     };
-                    return Ok(Answered::Switched(Box::new(switched)));
+                    return Ok(UpstreamResponse::Switched(Box::new(switched)));
                 }
-                Read::Bad(bad) => return Ok(Answered::Bad(bad)),
+                Read::Bad(bad) => return Ok(UpstreamResponse::Bad(bad)),
                 Read::Otherwise => return Box::pin(read_otherwise(socket, came)).await,
             }
         }
@@ -147,7 +147,7 @@ enum Read {
     Interim(usize),
     /// With the head for the client.
     Switch(Box<(Agreed, BytesMut, usize)>),
-    Bad(BadSwitch),
+    Bad(InvalidUpgradeResponse),
     Otherwise,
 }
 
@@ -183,7 +183,7 @@ fn read(came: &[u8], asked: &Request, route: &Route) -> Read {
 }
 
 /// Has Pingora read an answer of which this much came.
-async fn read_otherwise(socket: Socket, came: BytesMut) -> Result<Answered> {
+async fn read_otherwise(socket: Socket, came: BytesMut) -> Result<UpstreamResponse> {
     let mut session = HttpSession::new(Box::new(Socket::Rewound(came, Box::new(socket))));
     session.read_timeout = None;
     loop {
@@ -191,11 +191,11 @@ async fn read_otherwise(socket: Socket, came: BytesMut) -> Result<Answered> {
         let head = session.resp_header();
         let head = head.ok_or_else(|| Error::new(ErrorType::InvalidHTTPHeader))?;
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
-            return Ok(Answered::Bad(BadSwitch::Head));
+            return Ok(UpstreamResponse::Bad(InvalidUpgradeResponse::Head));
         }
         if !head.status.is_informational() {
             let head = Box::new(head.clone());
-            return Ok(Answered::Otherwise(head, Box::new(session)));
+            return Ok(UpstreamResponse::Otherwise(head, Box::new(session)));
         }
     }
 }

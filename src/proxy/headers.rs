@@ -9,7 +9,7 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use std::borrow::Cow;
 
 /// Headers that a server gets because the access service said so.
-pub(super) type Vouched = Vec<(HeaderName, HeaderValue)>;
+pub(super) type AuthHeaders = Vec<(HeaderName, HeaderValue)>;
 
 /// Which headers of a message do not go on, and which come with it instead. A later change counts more than an earlier
 /// one.
@@ -97,7 +97,7 @@ impl<'a> Changes<'a> {
     }
 
     /// What the access service vouches for, and nobody else.
-    pub fn vouch(&mut self, auth: Option<&'a Auth>, vouched: &'a Vouched) {
+    pub fn vouch(&mut self, auth: Option<&'a Auth>, vouched: &'a AuthHeaders) {
         for name in auth.into_iter().flat_map(|auth| &auth.copy) {
             self.remove(name);
         }

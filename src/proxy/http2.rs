@@ -5,7 +5,7 @@
 //! streams its client may throw away. What one stream may cost is [`Transfer`]'s. When the connection ends, its tasks end
 //! with it, and what they have begun with servers.
 
-use super::Seat;
+use super::ProxyApp;
 use super::settings::Client;
 use super::transfer::Transfer;
 use crate::metrics::Metrics;
@@ -24,7 +24,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 /// Serves the connection to its end.
 pub(super) async fn serve(
-    proxy: &Arc<HttpProxy<Seat>>,
+    proxy: &Arc<HttpProxy<ProxyApp>>,
     stream: Stream,
     client: &Client,
     metrics: &Arc<Metrics>,
@@ -191,7 +191,7 @@ impl Streams {
 
     fn begin(
         &mut self,
-        proxy: &Arc<HttpProxy<Seat>>,
+        proxy: &Arc<HttpProxy<ProxyApp>>,
         session: HttpSession,
         transfer: Arc<Transfer>,
         shutdown: &ShutdownWatch,

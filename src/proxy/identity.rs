@@ -3,7 +3,7 @@
 //!
 //! Address, scheme and host are taken from the same element: the one that the last proxy that is trusted wrote.
 
-use super::asked::Caller;
+use super::asked::Downstream;
 use super::forwarded::{self, MOST};
 use super::headers::Changes;
 use super::secured;
@@ -100,7 +100,7 @@ pub(super) fn is_trusted(peer: Option<IpAddr>, settings: &Client) -> bool {
 }
 
 /// Who a request comes from.
-pub(super) fn identify(caller: &Caller, headers: &impl Fields, settings: &Client) -> Identity {
+pub(super) fn identify(caller: &Downstream, headers: &impl Fields, settings: &Client) -> Identity {
     let peer = caller.peer;
     let is_trusted = is_trusted(peer, settings);
     let (client, believed) = match caller.unnamed {
@@ -173,7 +173,7 @@ pub(super) fn forwarded<'a>(
     headers: &impl Fields,
     identity: Identity,
     host: &'a str,
-    caller: &'a Caller,
+    caller: &'a Downstream,
 ) -> Result<()> {
     if identity.believed != Some(ForwardedHeader::XForwardedFor) {
         changes.drop_claims();
@@ -319,10 +319,10 @@ mod tests {
         headers
     }
 
-    fn peer(address: &str) -> Caller {
-        Caller {
+    fn peer(address: &str) -> Downstream {
+        Downstream {
             peer: address.parse().ok(),
-            ..Caller::default()
+            ..Downstream::default()
         }
     }
 
@@ -422,7 +422,7 @@ mod tests {
 
     /// What a server gets of these headers.
     fn told(
-        caller: &Caller,
+        caller: &Downstream,
         family: ForwardedHeader,
         came: &[(&'static str, &str)],
     ) -> Vec<String> {
@@ -493,7 +493,7 @@ mod tests {
             ("x-forwarded-for", "1.2.3.4"),
             ("x-forwarded-proto", "https"),
         ];
-        let unnamed = |address, unnamed| Caller {
+        let unnamed = |address, unnamed| Downstream {
             unnamed: Some(unnamed),
             ..peer(address)
         };

@@ -1,7 +1,7 @@
 //! The seat on Pingora; the only room that names its HTTP types.
 //!
 //! [`Gate`] takes the connections of the listeners and reads the head of each request. A plain request takes Pingora's
-//! ordinary path to the same pools; [`Seat`] is the [`ProxyHttp`] that Pingora's proxy asks. An upgrade request does not
+//! ordinary path to the same pools; [`ProxyApp`] is the [`ProxyHttp`] that Pingora's proxy asks. An upgrade request does not
 //! come there (`upgrade`): it is read where it lies and becomes a tunnel of our own, because body filters run only when
 //! bytes arrive, and an idle connection could then never be told anything. Pingora's sessions serve those that are refused.
 
@@ -49,26 +49,26 @@ mod words;
 
 pub use checks::Checks;
 pub use discovery::Discovery;
-pub use relief::Relief;
+pub use relief::LoadShedder;
 pub use router::{PathError, Router};
-pub use shortage::Shortage;
+pub use shortage::Exhaustion;
 pub use socket::{Socket, Unnamed};
 pub use table::Table;
-pub use upstream::{Departing, Departure, Pool, Pools, Server, State};
+pub use upstream::{Departure, Pool, Pools, RemovedServers, Server, State};
 
 use crate::edge::{Target, TargetError};
 use crate::handshake::{self, Refusal};
 use crate::log;
 use crate::metrics::Reason;
 use answer::{Answer, Refused};
-use asked::{Asked, Caller};
+use asked::{Downstream, UpgradeRequest};
 use async_trait::async_trait;
 use balance::hash_key;
 use bytes::{Bytes, BytesMut};
 use clients::{Admitted, Throttled};
 use framed::Framed;
 use head::NoHead;
-use headers::{Changes, Vouched};
+use headers::{AuthHeaders, Changes};
 use http::{HeaderName, Method, StatusCode, Version, header};
 use identity::{ClientAddress, Identity};
 use paced::Paced;
@@ -89,7 +89,7 @@ use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
-use table::{RouteState, Ticket};
+use table::{RoutePermit, RouteState};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 use tracing::Level;
@@ -100,7 +100,7 @@ use upstream::EjectionReason;
 /// Takes the connections of the listeners. Clones share everything.
 #[derive(Clone)]
 pub struct Gate {
-    proxy: Arc<HttpProxy<Seat>>,
+    proxy: Arc<HttpProxy<ProxyApp>>,
     tables: Tables,
     requests: Arc<Requests>,
     /// Whose connections it takes, as the configuration has it.
@@ -143,9 +143,9 @@ impl Gate {
     /// A gate that obeys this table.
     pub fn new(table: Table, conf: &Arc<ServerConf>) -> Self {
         let tables = Tables(Arc::new(RwLock::new(Arc::new(table))));
-        let mut proxy = HttpProxy::new(Seat(tables.clone()), conf.clone());
+        let mut proxy = HttpProxy::new(ProxyApp(tables.clone()), conf.clone());
         let mut options = HttpServerOptions::default();
-        // So that CONNECT comes to `Seat`, which refuses it: Pingora's own refusal has no sentence.
+        // So that CONNECT comes to `ProxyApp`, which refuses it: Pingora's own refusal has no sentence.
         options.allow_connect_method_proxying = true;
         proxy.server_options = Some(options);
         proxy.handle_init_modules();
@@ -340,10 +340,10 @@ impl ServerApp for Gate {
             is_first = false;
             if head::may_upgrade(&head.bytes[..head.len]) {
                 match upgrade::serve(&self.tables, stream, head, &mut permit).await {
-                    Served::Answered => return None,
+                    Served::UpstreamResponse => return None,
                     Served::Plain(plain, its) => (stream, head) = (plain, its),
                     Served::Malformed(stream, error) => {
-                        let caller = Caller::of(&stream);
+                        let caller = Downstream::of(&stream);
                         refusal::report_malformed(&table.metrics, &error.to_string(), &caller);
                         let answer = head::malformed(&error);
                         self.part(stream, answer, &table, without_body).await;
@@ -390,7 +390,7 @@ impl ServerApp for Gate {
 const FIRST_REQUEST: Duration = Duration::from_secs(1);
 
 /// What Pingora's proxy asks for each request.
-pub struct Seat(Tables);
+pub struct ProxyApp(Tables);
 
 /// What is remembered of a plain request between Pingora's calls.
 #[derive(Default)]
@@ -404,13 +404,13 @@ pub struct Plain {
     /// There was no descriptor, memory or local port for a connection to one.
     exhausted: bool,
     identity: Option<Identity>,
-    vouched: Vouched,
+    vouched: AuthHeaders,
     /// It asks for a WebSocket, and its refusal is counted and logged as one of those.
     is_attempt: bool,
     /// It was sent to a server, or may have been.
     is_sent: bool,
     /// It counts against its route,
-    ticket: Option<Ticket>,
+    ticket: Option<RoutePermit>,
     /// and against its client's address, where many clients share a connection.
     admitted: Option<Box<Admitted>>,
     transfer: Option<Arc<Transfer>>,
@@ -432,8 +432,8 @@ impl Plain {
             let allowed = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
             return Err(answer.with(header::ALLOW, allowed).refusing(Reason::Method));
         }
-        let mut asked = Asked::of(head).map_err(malformed)?;
-        let caller = Caller::of_session(session);
+        let mut asked = UpgradeRequest::of(head).map_err(malformed)?;
+        let caller = Downstream::of_session(session);
         self.is_attempt = handshake::is_attempt(&asked);
         let routed = table.route(&mut asked, &caller);
         let (route, identity) = routed.inspect_err(|refused| {
@@ -485,7 +485,7 @@ impl Plain {
             let spent = clients.spend(client, &route.client.per_address, now);
             spent.map_err(throttled)?;
         }
-        let ticket = Ticket::take(route)?;
+        let ticket = RoutePermit::take(route)?;
         self.ticket = Some(ticket);
         Ok(())
     }
@@ -494,7 +494,7 @@ impl Plain {
     fn report(&self, table: &Table, session: &ServerSession, status: StatusCode, sentence: &str) {
         let client = match &self.identity {
             Some(identity) => identity.client,
-            None => ClientAddress::of_peer(Caller::of_session(session).peer),
+            None => ClientAddress::of_peer(Downstream::of_session(session).peer),
         };
         let route = self.route.as_ref().map(|route| route.name());
         refusals::report_request(&table.metrics, status, sentence, route, client);
@@ -544,7 +544,7 @@ fn make_origin_form(head: &mut RequestHeader) -> Result<()> {
 }
 
 #[async_trait]
-impl ProxyHttp for Seat {
+impl ProxyHttp for ProxyApp {
     type CTX = Plain;
 
     fn new_ctx(&self) -> Plain {
@@ -618,7 +618,7 @@ impl ProxyHttp for Seat {
         mut error: Box<Error>,
     ) -> Box<Error> {
         let cause = error.root_cause().downcast_ref::<io::Error>();
-        let shortage = cause.and_then(|cause| Some((Shortage::of(cause)?, cause)));
+        let shortage = cause.and_then(|cause| Some((Exhaustion::of(cause)?, cause)));
         let mut is_for_every_server = false;
         if let Some(route) = &plain.route {
             let metrics = &route.terms.metrics;
@@ -698,8 +698,8 @@ impl ProxyHttp for Seat {
             transfer.expect_body();
         }
         let settings = &route.settings;
-        let caller = Caller::of_session(session);
-        let asked = Asked::of(session.req_header());
+        let caller = Downstream::of_session(session);
+        let asked = UpgradeRequest::of(session.req_header());
         let asked = asked
             .map_err(|error| Error::explain(ErrorType::InvalidHTTPHeader, error.to_string()))?;
         // Routing has looked at it.

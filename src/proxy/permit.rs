@@ -4,7 +4,7 @@
 use super::answer::Answer;
 use super::clients::{Admitted, Throttled};
 use super::identity;
-use super::table::{Everybody, RouteState, Table, Ticket};
+use super::table::{GlobalLimits, RoutePermit, RouteState, Table};
 use http::{StatusCode, header};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub(super) struct Permit {
     /// `None` once a tunnel has the place.
-    everybody: Option<Arc<Everybody>>,
+    everybody: Option<Arc<GlobalLimits>>,
     /// The connection counts against the address of its client, where that is limited. Those of trusted proxies, which carry
     /// many clients, do not.
     address: Option<Box<Admitted>>,
@@ -23,7 +23,7 @@ pub(super) struct Permit {
 /// The same of a connection that is a tunnel. It says nothing twice, as each idle WebSocket has one.
 pub(super) struct TunnelPermit {
     /// The place among all connections as well: it is the same `everybody`, whatever a reload made of the routes.
-    ticket: Ticket,
+    ticket: RoutePermit,
     /// As in [`Permit`]; that of the WebSocket, where a trusted proxy speaks for its client.
     _address: Option<Box<Admitted>>,
 }
@@ -81,7 +81,11 @@ impl Permit {
     }
 
     /// The connection is a tunnel of a route; `admitted` is its client behind a trusted proxy.
-    pub fn into_tunnel(mut self, ticket: Ticket, admitted: Option<Box<Admitted>>) -> TunnelPermit {
+    pub fn into_tunnel(
+        mut self,
+        ticket: RoutePermit,
+        admitted: Option<Box<Admitted>>,
+    ) -> TunnelPermit {
         self.everybody = None;
         TunnelPermit {
             ticket,

@@ -3,7 +3,7 @@
 
 use super::Router;
 use super::access;
-use super::asked::{Asked, Caller};
+use super::asked::{Downstream, UpgradeRequest};
 use super::balance;
 use super::exchange;
 use super::head;
@@ -36,7 +36,7 @@ impl Probe {
         if head::end(bytes) != Some(bytes.len()) || !head::may_upgrade(bytes) {
             return Err("no upgrade request".to_owned());
         }
-        let asked = Asked::parse(bytes).map_err(|error| error.to_string())?;
+        let asked = UpgradeRequest::parse(bytes).map_err(|error| error.to_string())?;
         if !handshake::is_attempt(&asked) {
             return Err("no upgrade request".to_owned());
         }
@@ -45,9 +45,9 @@ impl Probe {
         let found = found.map_err(|error| error.to_string())?;
         let route = found.and_then(|found| self.settings.routes.get(found));
         let route = route.ok_or("no route")?;
-        let caller = Caller {
+        let caller = Downstream {
             peer: Some([127, 0, 0, 1].into()),
-            ..Caller::default()
+            ..Downstream::default()
         };
         let identity = identify(&caller, &asked, &self.settings.client);
         let (line, strictness) = (asked.line(), exchange::strictness(route));

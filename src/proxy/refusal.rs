@@ -5,7 +5,7 @@
 //! servers, is a warning, written once a minute per route and reason with the number of those in between (each of them at the level `debug`).
 
 use super::answer::Refused;
-use super::asked::{Asked, Caller};
+use super::asked::{Downstream, UpgradeRequest};
 use super::head::NoHead;
 use super::identity::ClientAddress;
 use crate::handshake::Refusal;
@@ -31,7 +31,11 @@ pub(super) struct About<'a> {
 }
 
 impl<'a> About<'a> {
-    pub fn new(asked: &'a Asked<'_>, route: Option<&'a str>, client: ClientAddress) -> Self {
+    pub fn new(
+        asked: &'a UpgradeRequest<'_>,
+        route: Option<&'a str>,
+        client: ClientAddress,
+    ) -> Self {
         About {
             route,
             client,
@@ -79,12 +83,12 @@ pub(super) fn report_unread(metrics: &Metrics, why: &NoHead, stream: &Stream) {
             "its head is larger than `max_header_size`",
         ),
     };
-    let about = About::unread(Caller::of(stream).peer);
+    let about = About::unread(Downstream::of(stream).peer);
     report_as(metrics, REQUEST, reason, status, sentence, &about);
 }
 
 /// The same for one whose head is no HTTP.
-pub(super) fn report_malformed(metrics: &Metrics, sentence: &str, caller: &Caller) {
+pub(super) fn report_malformed(metrics: &Metrics, sentence: &str, caller: &Downstream) {
     let about = About::unread(caller.peer);
     report_as(metrics, REQUEST, Reason::Malformed, 400, sentence, &about);
 }

@@ -3,7 +3,7 @@
 
 use super::Gate;
 use super::answer::Answer;
-use super::asked::Caller;
+use super::asked::Downstream;
 use super::identity::ClientAddress;
 use super::opening::Foreign;
 use super::permit::Denied;
@@ -144,7 +144,7 @@ impl Gate {
         table: &Table,
         without_body: bool,
     ) {
-        let client = ClientAddress::of_peer(Caller::of(&stream).peer);
+        let client = ClientAddress::of_peer(Downstream::of(&stream).peer);
         let (status, sentence) = (answer.status(), answer.sentence());
         report_request(&table.metrics, status, sentence, None, client);
         let lingering = &table.everybody.lingering;

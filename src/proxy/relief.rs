@@ -7,15 +7,15 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 /// Closes the slowest readers as long as the buffers are over their limit.
-pub struct Relief {
+pub struct LoadShedder {
     control: Arc<Control>,
     buffers: Arc<Buffers>,
 }
 
-impl Relief {
+impl LoadShedder {
     /// Among the connections that `control` knows.
     pub fn new(control: Arc<Control>, buffers: Arc<Buffers>) -> Self {
-        Relief { control, buffers }
+        LoadShedder { control, buffers }
     }
 
     /// Watches for as long as it is polled.

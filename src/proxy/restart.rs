@@ -3,16 +3,16 @@
 
 use super::checks;
 use super::connection::place;
-use super::shortage::Unanswered;
+use super::shortage::ProbeError;
 use super::table::RouteState;
-use super::upstream::Occupied;
+use super::upstream::ServerPermit;
 use crate::deploy::{ServerClose, Suspicion};
 use crate::session::Outcome;
 use std::time::Duration;
 use tokio::time::timeout;
 
 /// A server has closed a connection, which ended so.
-pub(super) fn handle_close(route: &RouteState, server: &Occupied, outcome: &Outcome) {
+pub(super) fn handle_close(route: &RouteState, server: &ServerPermit, outcome: &Outcome) {
     let (control, pool) = (route.control.clone(), route.pool.clone());
     let place = place(route, server);
     let name = format!("{} {}", pool.name, server.address);
@@ -31,11 +31,11 @@ pub(super) fn handle_close(route: &RouteState, server: &Occupied, outcome: &Outc
         let answered = match timeout(health.timeout, checks::ask(&pool, &server, &health)).await {
             Ok(Ok(_)) => true,
             // What we cannot ask says nothing of the server.
-            Ok(Err(Unanswered::Exhausted(shortage, error))) => {
+            Ok(Err(ProbeError::Exhausted(shortage, error))) => {
                 shortage.report(&metrics, &error);
                 true
             }
-            Ok(Err(Unanswered::Failed(_))) | Err(_) => false,
+            Ok(Err(ProbeError::Failed(_))) | Err(_) => false,
         };
         control.handle_probe(place, &name, answered);
     });

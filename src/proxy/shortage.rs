@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 /// What the system has no more of, so that there can be no other connection now. That is nobody's fault but wsgate's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shortage {
+pub enum Exhaustion {
     /// Of file descriptors, in this process or in the system.
     Descriptors,
     /// Of memory for sockets.
@@ -23,25 +23,25 @@ pub enum Shortage {
 
 /// Why somebody who was to be asked has not given a good answer.
 #[derive(Debug)]
-pub(super) enum Unanswered {
+pub(super) enum ProbeError {
     /// There was nothing to ask with: that says nothing of who was to be asked.
-    Exhausted(Shortage, io::Error),
+    Exhausted(Exhaustion, io::Error),
     /// What was wrong with it, in words.
     Failed(String),
 }
 
-impl From<io::Error> for Unanswered {
+impl From<io::Error> for ProbeError {
     fn from(error: io::Error) -> Self {
-        match Shortage::of(&error) {
-            Some(shortage) => Unanswered::Exhausted(shortage, error),
-            None => Unanswered::Failed(error.to_string()),
+        match Exhaustion::of(&error) {
+            Some(shortage) => ProbeError::Exhausted(shortage, error),
+            None => ProbeError::Failed(error.to_string()),
         }
     }
 }
 
-impl From<String> for Unanswered {
+impl From<String> for ProbeError {
     fn from(error: String) -> Self {
-        Unanswered::Failed(error)
+        ProbeError::Failed(error)
     }
 }
 
@@ -60,20 +60,20 @@ impl std::error::Error for ForeignSource {}
 /// How often the log is told of a shortage, for as long as it lasts.
 const REMINDER: Duration = Duration::from_secs(60);
 
-impl Shortage {
+impl Exhaustion {
     /// Whether an error is one: accept(2), socket(2), bind(2), connect(2).
-    pub fn of(error: &io::Error) -> Option<Shortage> {
+    pub fn of(error: &io::Error) -> Option<Exhaustion> {
         if error
             .get_ref()
             .is_some_and(|inner| inner.is::<ForeignSource>())
         {
-            return Some(Shortage::Source);
+            return Some(Exhaustion::Source);
         }
         match Errno::from_io_error(error)? {
-            Errno::MFILE | Errno::NFILE => Some(Shortage::Descriptors),
-            Errno::NOBUFS | Errno::NOMEM => Some(Shortage::Memory),
+            Errno::MFILE | Errno::NFILE => Some(Exhaustion::Descriptors),
+            Errno::NOBUFS | Errno::NOMEM => Some(Exhaustion::Memory),
             // connect(2) has the one, bind(2) to port 0 the other.
-            Errno::ADDRNOTAVAIL | Errno::ADDRINUSE => Some(Shortage::LocalPorts),
+            Errno::ADDRNOTAVAIL | Errno::ADDRINUSE => Some(Exhaustion::LocalPorts),
             _ => None,
         }
     }
@@ -106,31 +106,31 @@ impl Shortage {
     /// Whether a connection to another server would meet the same: ports are counted by the server's address.
     pub fn is_for_every_server(self) -> bool {
         match self {
-            Shortage::Descriptors | Shortage::Memory => true,
-            Shortage::LocalPorts | Shortage::Source => false,
+            Exhaustion::Descriptors | Exhaustion::Memory => true,
+            Exhaustion::LocalPorts | Exhaustion::Source => false,
         }
     }
 
     const fn label(self) -> &'static str {
         match self {
-            Shortage::Descriptors => "file_descriptors",
-            Shortage::Memory => "memory",
-            Shortage::LocalPorts => "local_ports",
-            Shortage::Source => "source",
+            Exhaustion::Descriptors => "file_descriptors",
+            Exhaustion::Memory => "memory",
+            Exhaustion::LocalPorts => "local_ports",
+            Exhaustion::Source => "source",
         }
     }
 
     const fn advice(self) -> &'static str {
         match self {
-            Shortage::Descriptors => {
+            Exhaustion::Descriptors => {
                 "raise the hard limit of file descriptors (LimitNOFILE of systemd); a WebSocket needs two"
             }
-            Shortage::Memory => "give the machine more memory, or fewer connections",
-            Shortage::LocalPorts => {
+            Exhaustion::Memory => "give the machine more memory, or fewer connections",
+            Exhaustion::LocalPorts => {
                 "no local port is free toward a server; give the upstream more addresses in `source`, or more server \
                  addresses, or widen net.ipv4.ip_local_port_range"
             }
-            Shortage::Source => {
+            Exhaustion::Source => {
                 "give the machine that address, or correct `source` of the upstream"
             }
         }
@@ -177,13 +177,13 @@ mod tests {
 
     #[test]
     fn whose_fault_an_error_is() {
-        let of = |errno: Errno| Shortage::of(&errno.into());
+        let of = |errno: Errno| Exhaustion::of(&errno.into());
         for (errno, shortage) in [
-            (Errno::MFILE, Some(Shortage::Descriptors)),
-            (Errno::NFILE, Some(Shortage::Descriptors)),
-            (Errno::NOBUFS, Some(Shortage::Memory)),
-            (Errno::ADDRNOTAVAIL, Some(Shortage::LocalPorts)),
-            (Errno::ADDRINUSE, Some(Shortage::LocalPorts)),
+            (Errno::MFILE, Some(Exhaustion::Descriptors)),
+            (Errno::NFILE, Some(Exhaustion::Descriptors)),
+            (Errno::NOBUFS, Some(Exhaustion::Memory)),
+            (Errno::ADDRNOTAVAIL, Some(Exhaustion::LocalPorts)),
+            (Errno::ADDRINUSE, Some(Exhaustion::LocalPorts)),
             (Errno::CONNREFUSED, None),
             (Errno::TIMEDOUT, None),
             (Errno::CONNABORTED, None),
@@ -197,14 +197,18 @@ mod tests {
     fn an_address_of_another_machine_is_no_lack_of_ports() {
         // RFC 5737: addresses for documentation, which no machine has.
         let source = [192, 0, 2, 1].into();
-        let error = Shortage::of_bind(Errno::ADDRNOTAVAIL.into(), source);
-        assert_eq!(Shortage::of(&error), Some(Shortage::Source));
+        let error = Exhaustion::of_bind(Errno::ADDRNOTAVAIL.into(), source);
+        assert_eq!(Exhaustion::of(&error), Some(Exhaustion::Source));
         assert!(error.to_string().contains("192.0.2.1"), "{error}");
         // From there this one cannot be reached, and so there is no port to run out of.
         let server = ([127, 0, 0, 1], 9).into();
-        let error = Shortage::of_connect(Errno::ADDRNOTAVAIL.into(), Some(source), server);
-        assert_eq!(Shortage::of(&error), None, "{error}");
-        let error = Shortage::of_connect(Errno::ADDRNOTAVAIL.into(), None, server);
-        assert_eq!(Shortage::of(&error), Some(Shortage::LocalPorts), "{error}");
+        let error = Exhaustion::of_connect(Errno::ADDRNOTAVAIL.into(), Some(source), server);
+        assert_eq!(Exhaustion::of(&error), None, "{error}");
+        let error = Exhaustion::of_connect(Errno::ADDRNOTAVAIL.into(), None, server);
+        assert_eq!(
+            Exhaustion::of(&error),
+            Some(Exhaustion::LocalPorts),
+            "{error}"
+        );
     }
 }

@@ -6,7 +6,7 @@
 
 use super::proxy_protocol::Source;
 use super::settings::{Address, Tcp};
-use super::shortage::Shortage;
+use super::shortage::Exhaustion;
 use super::sources::Sources;
 use crate::tls;
 use async_trait::async_trait;
@@ -108,25 +108,25 @@ impl Socket {
         for source in sources.of(address) {
             let socket = match prepare(address, tcp, source) {
                 Ok(socket) => socket,
-                Err(error) => match Shortage::of(&error) {
+                Err(error) => match Exhaustion::of(&error) {
                     // The others serve meanwhile; an operator is to know.
-                    Some(Shortage::Source) => {
-                        Shortage::Source.say(&error);
+                    Some(Exhaustion::Source) => {
+                        Exhaustion::Source.say(&error);
                         failed = error;
                         continue;
                     }
-                    Some(Shortage::LocalPorts) => {
+                    Some(Exhaustion::LocalPorts) => {
                         failed = error;
                         continue;
                     }
-                    Some(Shortage::Descriptors | Shortage::Memory) | None => return Err(error),
+                    Some(Exhaustion::Descriptors | Exhaustion::Memory) | None => return Err(error),
                 },
             };
             let error = match socket.connect(address).await {
                 Ok(stream) => return Ok(Socket::Tcp(stream, address)),
-                Err(error) => Shortage::of_connect(error, source, address),
+                Err(error) => Exhaustion::of_connect(error, source, address),
             };
-            if Shortage::of(&error) != Some(Shortage::LocalPorts) {
+            if Exhaustion::of(&error) != Some(Exhaustion::LocalPorts) {
                 return Err(error);
             }
             failed = error;
@@ -207,7 +207,7 @@ fn prepare(address: SocketAddr, tcp: Tcp, source: Option<IpAddr>) -> io::Result<
         #[cfg(target_os = "linux")]
         setsockopt(&socket, IpBindAddressNoPort, &true)?;
         let bound = socket.bind((source, 0).into());
-        bound.map_err(|error| Shortage::of_bind(error, source))?;
+        bound.map_err(|error| Exhaustion::of_bind(error, source))?;
     }
     Ok(socket)
 }

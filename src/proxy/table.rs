@@ -2,7 +2,7 @@
 
 use super::Router;
 use super::answer::{Answer, Refused};
-use super::asked::{Asked, Caller};
+use super::asked::{Downstream, UpgradeRequest};
 use super::clients::{Admitted, Clients, Throttled};
 use super::farewell::Lingering;
 use super::identity::{ClientAddress, Identity, identify, is_trusted};
@@ -32,12 +32,12 @@ pub struct Table {
     pub(super) metrics: Arc<Metrics>,
     router: Router,
     routes: Vec<Arc<RouteState>>,
-    pub(super) everybody: Arc<Everybody>,
+    pub(super) everybody: Arc<GlobalLimits>,
 }
 
 /// What counts whatever the route is; a reload does not begin anew.
 #[derive(Debug)]
-pub(super) struct Everybody {
+pub(super) struct GlobalLimits {
     /// Accepted connections.
     open: AtomicUsize,
     exported: IntGauge,
@@ -49,9 +49,9 @@ pub(super) struct Everybody {
     buffers: Arc<Buffers>,
 }
 
-impl Everybody {
-    fn new(metrics: &Arc<Metrics>) -> Arc<Everybody> {
-        Arc::new(Everybody {
+impl GlobalLimits {
+    fn new(metrics: &Arc<Metrics>) -> Arc<GlobalLimits> {
+        Arc::new(GlobalLimits {
             open: AtomicUsize::new(0),
             exported: metrics.client_connections(),
             clients: Arc::default(),
@@ -95,7 +95,7 @@ pub(super) struct RouteState {
     open: Arc<AtomicUsize>,
     /// How requests of clients are read, and what they may have.
     pub client: Client,
-    pub everybody: Arc<Everybody>,
+    pub everybody: Arc<GlobalLimits>,
 }
 
 impl RouteState {
@@ -131,7 +131,7 @@ impl Table {
     ) -> Self {
         let pools = pools.current();
         let everybody = match before {
-            None => Everybody::new(metrics),
+            None => GlobalLimits::new(metrics),
             Some(table) => table.everybody.clone(),
         };
         everybody.buffers.set_limit(settings.client.buffer_memory);
@@ -191,8 +191,8 @@ impl Table {
     /// The answer that there is none, or that the request does not say which.
     pub(super) fn route(
         &self,
-        asked: &mut Asked<'_>,
-        caller: &Caller,
+        asked: &mut UpgradeRequest<'_>,
+        caller: &Downstream,
     ) -> Result<(Arc<RouteState>, Identity), Refused> {
         let refuse = |status, sentence: String, reason| {
             let answer = Answer::new(status, sentence);
@@ -217,7 +217,7 @@ impl Table {
     }
 
     /// Who sends a request for which there is no route.
-    pub(super) fn client(&self, asked: &Asked<'_>, caller: &Caller) -> ClientAddress {
+    pub(super) fn client(&self, asked: &UpgradeRequest<'_>, caller: &Downstream) -> ClientAddress {
         identify(caller, asked, &self.client).client
     }
 
@@ -253,16 +253,16 @@ impl Table {
 }
 
 /// A WebSocket connection, or a plain request, counts against its route as long as this lives.
-pub(super) struct Ticket {
+pub(super) struct RoutePermit {
     pub route: Arc<RouteState>,
 }
 
-impl Ticket {
+impl RoutePermit {
     /// # Errors
     /// The answer that the route has all that it may have.
-    pub fn take(route: &Arc<RouteState>) -> Result<Ticket, Refused> {
+    pub fn take(route: &Arc<RouteState>) -> Result<RoutePermit, Refused> {
         // Dropping the ticket gives the place back.
-        let ticket = Ticket {
+        let ticket = RoutePermit {
             route: route.clone(),
         };
         let before = route.open.fetch_add(1, Ordering::Relaxed);
@@ -277,7 +277,7 @@ impl Ticket {
     }
 }
 
-impl Drop for Ticket {
+impl Drop for RoutePermit {
     fn drop(&mut self) {
         self.route.open.fetch_sub(1, Ordering::Relaxed);
     }

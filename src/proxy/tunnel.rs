@@ -6,7 +6,7 @@
 //! connections: that looks at a real socket.
 
 use super::settings::{Address, Tcp, Upstream};
-use super::shortage::Shortage;
+use super::shortage::Exhaustion;
 use super::socket::Socket;
 use super::sources::Sources;
 use super::upstream::{Server, warn_unreachable};
@@ -90,7 +90,7 @@ impl L4Connect for Tunnel {
             Ok(Socket::Tcp(stream, _)) => return Ok(stream.into()),
             Ok(socket) => socket,
             Err(error) => {
-                if Shortage::of(&error).is_none() {
+                if Exhaustion::of(&error).is_none() {
                     warn_unreachable(None, &self.address, &error);
                 }
                 let kind = match error.kind() {

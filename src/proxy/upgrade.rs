@@ -7,19 +7,19 @@
 use super::Tables;
 use super::access;
 use super::answer::{Answer, Refused};
-use super::asked::{Asked, Caller};
+use super::asked::{Downstream, UpgradeRequest};
 use super::balance::hash_key;
 use super::clients::Admitted;
 use super::connection::{Connection, client_network, place};
-use super::exchange::{self, Answered, Switched};
+use super::exchange::{self, Switched, UpstreamResponse};
 use super::head::Head;
 use super::headers;
 use super::identity::{ClientAddress, Identity};
 use super::permit::Permit;
 use super::refusal::{self, About};
-use super::table::{RouteState, Ticket};
+use super::table::{RoutePermit, RouteState};
 use super::transfer::WRITE_TIMEOUT;
-use super::upstream::{ClientNetwork, EjectionReason, Occupied, Unreachable};
+use super::upstream::{ClientNetwork, EjectionReason, ServerPermit, Unreachable};
 use super::words::words;
 use crate::deploy::Enrolled;
 use crate::drain;
@@ -43,7 +43,7 @@ use tokio::time::timeout;
 /// What became of a request that may mean to open a WebSocket.
 pub(super) enum Served {
     /// It was answered, with a tunnel or with the reason why there is none. The connection is not there any more.
-    Answered,
+    UpstreamResponse,
     /// It means nothing of the kind: it is given back, with its connection and what came behind its head.
     Plain(Stream, Head),
     /// Its head cannot be read, and it was not answered.
@@ -59,7 +59,7 @@ pub(super) async fn serve(
 ) -> Served {
     let behind = head.split_behind();
     let mut head = head.bytes;
-    let asked = match Asked::parse(&head) {
+    let asked = match UpgradeRequest::parse(&head) {
         Ok(asked) => asked,
         Err(error) => return Served::Malformed(stream, error),
     };
@@ -68,12 +68,12 @@ pub(super) async fn serve(
         head.unsplit(behind);
         return Served::Plain(stream, Head { bytes: head, len });
     }
-    match attend(tables, asked, &Caller::of(&stream)).await {
+    match attend(tables, asked, &Downstream::of(&stream)).await {
         Ok(tunnel) => tunnel.open(stream, behind, permit).await,
         // What few requests come to is in a box of its own.
         Err(refused) => Box::pin(refuse_on(stream, head, refused)).await,
     }
-    Served::Answered
+    Served::UpstreamResponse
 }
 
 /// Tells a client why its request is refused.
@@ -126,8 +126,8 @@ async fn tell(refused: Refused, mut session: ServerSession) {
 /// Why there is none.
 async fn attend(
     tables: &Tables,
-    mut asked: Asked<'_>,
-    caller: &Caller,
+    mut asked: UpgradeRequest<'_>,
+    caller: &Downstream,
 ) -> Result<Box<Tunnel>, Refused> {
     let started = Instant::now();
     let table = tables.current();
@@ -154,7 +154,7 @@ fn count(route: &RouteState, counted: Handshake, started: Instant) {
 fn note(route: &RouteState, counted: Handshake, started: Instant) {
     let answered = match counted {
         Handshake::Ok => true,
-        Handshake::BadSwitch | Handshake::Unreachable | Handshake::TimedOut => false,
+        Handshake::InvalidUpgradeResponse | Handshake::Unreachable | Handshake::TimedOut => false,
         // These say nothing of the servers.
         Handshake::BadRequest
         | Handshake::Forbidden
@@ -177,8 +177,8 @@ fn note(route: &RouteState, counted: Handshake, started: Instant) {
 /// # Errors
 /// Why there is no tunnel.
 async fn negotiate(
-    asked: &Asked<'_>,
-    caller: &Caller,
+    asked: &UpgradeRequest<'_>,
+    caller: &Downstream,
     route: &Arc<RouteState>,
     identity: Identity,
     started: Instant,
@@ -204,7 +204,7 @@ async fn negotiate(
         let answer = Answer::unavailable("all memory for slow connections is taken");
         return Err(answer.refusing(Reason::Memory));
     }
-    let ticket = Ticket::take(route)?;
+    let ticket = RoutePermit::take(route)?;
     let (settings, metrics) = (&route.settings, &route.terms.metrics);
     let vouched = access::admit(asked, caller, &settings.access, identity, metrics).await?;
 
@@ -258,14 +258,16 @@ async fn negotiate(
     };
     metrics.upstream_answered(connecting.elapsed());
     let mut switched = match answered {
-        Answered::Switched(switched) => switched,
-        Answered::Bad(bad) => {
+        UpstreamResponse::Switched(switched) => switched,
+        UpstreamResponse::Bad(bad) => {
             server.handle_doubt();
             let sentence = format!("the server's handshake is wrong: {bad}");
             let answer = Answer::new(StatusCode::BAD_GATEWAY, sentence);
-            return Err(answer.refusing(Reason::BadSwitch).because(at()));
+            return Err(answer
+                .refusing(Reason::InvalidUpgradeResponse)
+                .because(at()));
         }
-        Answered::Otherwise(mut head, session) => {
+        UpstreamResponse::Otherwise(mut head, session) => {
             match head.status {
                 StatusCode::BAD_GATEWAY
                 | StatusCode::SERVICE_UNAVAILABLE
@@ -307,13 +309,13 @@ fn observe(route: &RouteState, violations: &[Violation]) {
 struct Tunnel {
     switched: Box<Switched>,
     enrolled: Enrolled,
-    ticket: Ticket,
+    ticket: RoutePermit,
     /// The client behind a trusted proxy.
     admitted: Option<Box<Admitted>>,
     client: Option<ClientAddress>,
     /// By which failures of one client are told from those of several.
     whose: ClientNetwork,
-    server: Occupied,
+    server: ServerPermit,
     protocol: Option<Box<str>>,
     asked: Instant,
 }

@@ -6,7 +6,7 @@
 
 use crate::metrics::Metrics;
 use crate::proxy::settings::Address;
-use crate::proxy::{Shortage, Socket};
+use crate::proxy::{Exhaustion, Socket};
 use pingora::apps::ServerApp;
 use pingora::protocols::Stream;
 use pingora::server::ShutdownWatch;
@@ -76,7 +76,7 @@ impl Acceptor {
                 }
                 Err(error) => error,
             };
-            let Some(shortage) = Shortage::of(&error) else {
+            let Some(shortage) = Exhaustion::of(&error) else {
                 // accept(2) tells of errors that are those of the one connection, which is gone.
                 tracing::debug!(%address, %error, "a connection was gone before it was accepted");
                 continue;

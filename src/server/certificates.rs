@@ -15,9 +15,9 @@ pub(super) const LOOK: Duration = Duration::from_secs(5);
 
 /// What was said of files that are not good, so that it is said once.
 #[derive(Default)]
-pub(super) struct Said(HashMap<PathBuf, String>);
+pub(super) struct ReportedErrors(HashMap<PathBuf, String>);
 
-impl Said {
+impl ReportedErrors {
     /// What was read, or what is in force where that is not good.
     fn settle<T: Clone>(&mut self, file: &Path, read: Result<T, Fault>, in_force: &T) -> (T, bool) {
         match read {
@@ -90,7 +90,7 @@ fn said<T>(made: Result<T, String>) -> Option<T> {
         .ok()
 }
 
-impl Said {
+impl ReportedErrors {
     /// Takes what was written anew into the settings. Whether there was anything.
     pub fn renew(&mut self, settings: &mut Settings) -> bool {
         let mut is_new = false;

@@ -15,10 +15,10 @@ use crate::config::Config;
 use crate::deploy::Control;
 use crate::metrics::Metrics;
 use crate::proxy::settings::Address;
-use crate::proxy::{Checks, Discovery, Gate, Pools, Relief, Table};
+use crate::proxy::{Checks, Discovery, Gate, LoadShedder, Pools, Table};
 use crate::service::{self, OwnerError};
 use async_trait::async_trait;
-use certificates::Said;
+use certificates::ReportedErrors;
 use ending::{Ending, Signals};
 use listening::{Bound, Listeners, Serving, SocketAccess};
 use pingora::server::configuration::ServerConf;
@@ -39,7 +39,7 @@ pub struct Gateway {
     live: Live,
     checks: Checks,
     discovery: Discovery,
-    relief: Relief,
+    relief: LoadShedder,
     asked: mpsc::Receiver<crate::admin::Reload>,
     inherited: Option<Inherited>,
 }
@@ -79,7 +79,7 @@ impl Gateway {
             .map(|inherited| std::mem::take(&mut inherited.sockets))
             .unwrap_or_default();
         let table = Table::new(&config.proxy, &pools, &control, &metrics, None);
-        let relief = Relief::new(control.clone(), table.buffers().clone());
+        let relief = LoadShedder::new(control.clone(), table.buffers().clone());
         let gate = Listeners::new(
             "gate",
             Gate::new(table, &server.configuration),
@@ -117,7 +117,7 @@ impl Gateway {
             metrics,
             gate,
             admin,
-            said: Said::default(),
+            said: ReportedErrors::default(),
         };
         Ok(Gateway {
             server,

@@ -4,7 +4,7 @@
 //! connection is touched but those whose server, or generation, the new configuration has left behind: those are drained
 //! as soon as somebody else can take them.
 
-use super::certificates::{self, Said};
+use super::certificates::{self, ReportedErrors};
 use super::listening::{BindError, Bound, Listeners, SocketAccess};
 use crate::admin::{Admin, Reload};
 use crate::config::Config;
@@ -13,7 +13,7 @@ use crate::drain::Cause;
 use crate::log;
 use crate::metrics::Metrics;
 use crate::proxy::settings::Address;
-use crate::proxy::{Departing, Departure, Gate, Pool, Pools, Table};
+use crate::proxy::{Departure, Gate, Pool, Pools, RemovedServers, Table};
 use crate::service;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ pub(super) struct Live {
     pub metrics: Arc<Metrics>,
     pub gate: Listeners<Gate>,
     pub admin: Option<Listeners<Admin>>,
-    pub said: Said,
+    pub said: ReportedErrors,
 }
 
 impl Live {
@@ -191,11 +191,11 @@ impl Live {
         } = departure;
         let mut departing = Vec::new();
         if dropped {
-            departing.push(Departing::pool(&pool, heirs));
+            departing.push(RemovedServers::pool(&pool, heirs));
         } else {
             let servers = left.into_iter();
-            departing.extend(servers.map(|server| Departing::server(&pool, server)));
-            departing.extend(generation.map(|first| Departing::older(&pool, first)));
+            departing.extend(servers.map(|server| RemovedServers::server(&pool, server)));
+            departing.extend(generation.map(|first| RemovedServers::older(&pool, first)));
         }
         for departing in departing {
             departing.spawn(&self.control, &self.pools, Cause::Reload);

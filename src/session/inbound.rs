@@ -6,7 +6,7 @@ use super::timers::Timer;
 use super::writing::Writing;
 use super::{Event, Session, Turn};
 use crate::frame::deflate::Terms;
-use crate::inspect::{self, Block, Flow, Mode, Side, Tally, Until, Violation};
+use crate::inspect::{self, Block, Flow, Mode, Side, StopAt, Tally, Violation};
 use std::time::Instant;
 
 /// What a session knows of what one side sends.
@@ -81,16 +81,16 @@ impl Inbound {
 
 impl Session {
     /// How far the inspection of what `from` sends may go at once.
-    fn until(&self, from: Side) -> Until {
+    fn until(&self, from: Side) -> StopAt {
         match self.writing[from.other() as usize] {
-            Writing::CloseDue(_) => Until::FrameEnd,
+            Writing::CloseDue(_) => StopAt::FrameEnd,
             Writing::Passing
                 if from == Side::Upstream && matches!(self.phase, Phase::DrainDue { .. }) =>
             {
-                Until::MessageEnd
+                StopAt::MessageEnd
             }
             Writing::Passing | Writing::Closed(_) | Writing::Cut | Writing::Finished(_) => {
-                Until::End
+                StopAt::End
             }
         }
     }
@@ -115,7 +115,7 @@ impl Session {
         let rules = &self.settings.rules;
         let inspection = inbound
             .flow
-            .inspect(rules, window, Until::End, block, &mut tally);
+            .inspect(rules, window, StopAt::End, block, &mut tally);
         turn.handle_inspected(&block.budget);
         if inspection.event.is_some() || inspection.spent {
             return self.inspect_on(from, window, Some(inspection), tally, (block, turn), now);
@@ -168,7 +168,7 @@ impl Session {
         };
         // What is counted one by one is looked at one by one.
         let counts = gauge.as_ref().is_some_and(Gauge::counts_frames);
-        let step = if counts { Until::FrameEnd } else { until };
+        let step = if counts { StopAt::FrameEnd } else { until };
         let mut events = Vec::new();
         let (mut release, mut dropped, mut again) = (0, 0, false);
         let found = loop {
@@ -209,12 +209,12 @@ impl Session {
             match passage.event {
                 None => {
                     let is_over = match until {
-                        Until::End => false,
-                        Until::FrameEnd => true,
-                        Until::MessageEnd => inbound.flow.message_boundary().is_some(),
+                        StopAt::End => false,
+                        StopAt::FrameEnd => true,
+                        StopAt::MessageEnd => inbound.flow.message_boundary().is_some(),
                     };
                     // Without progress the end is not there yet: only more bytes would tell more.
-                    let steps = counts || until != Until::End;
+                    let steps = counts || until != StopAt::End;
                     let goes_on = passage.spent || (steps && passage.release > 0);
                     if goes_on && !is_over && release < window.len() && !turn.is_over() {
                         continue;
@@ -274,7 +274,7 @@ impl Session {
                         inbound.flow.release_pong(frame_len, &mut tally);
                     }
                     release += frame_len;
-                    if until != Until::End || turn.is_over() {
+                    if until != StopAt::End || turn.is_over() {
                         again = release < window.len();
                         break None;
                     }

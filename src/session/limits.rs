@@ -6,7 +6,7 @@
 
 use super::timers::Timer;
 use super::{Event, SIDES, Session, Settings};
-use crate::inspect::{Bucket, Counted, Flow, Kind, Mode, Rate, Side, Tally, Violation};
+use crate::inspect::{Bucket, Flow, Kind, Mode, Rate, RateClass, Side, Tally, Violation};
 use std::time::{Duration, Instant};
 
 /// How much the sides of a connection may send, and how long they may leave what is sent to them.
@@ -220,8 +220,8 @@ impl<'a> Gauge<'a> {
             }
         }
         let measure = match flow.begins(window) {
-            Some(Counted::Message) => Measure::Messages,
-            Some(Counted::Control) => Measure::Control,
+            Some(RateClass::Message) => Measure::Messages,
+            Some(RateClass::Control) => Measure::Control,
             None => return Verdict::Pass,
         };
         if self.tokens(measure) < 1.0 {

@@ -8,7 +8,7 @@ use rand::Rng;
 use std::fmt::Display;
 use std::{env, iter, thread};
 use wsgate::frame::deflate::{Terms, window_size};
-use wsgate::inspect::{Block, Budget, Event, Flow, Mode, Rules, Side, Tally, Until, Violation};
+use wsgate::inspect::{Block, Budget, Event, Flow, Mode, Rules, Side, StopAt, Tally, Violation};
 
 /// Where a stream is cut into the pieces that are fed: ends of pieces, rising, the last one the length of the stream.
 pub type Cuts = Vec<usize>;
@@ -121,7 +121,7 @@ pub fn play_with(
         fed = cut;
         loop {
             block.budget = budget;
-            let passage = flow.inspect(rules, &window, Until::End, block, &mut played.tally);
+            let passage = flow.inspect(rules, &window, StopAt::End, block, &mut played.tally);
             window.drain(..passage.release);
             taken += passage.release;
             if passing {

@@ -6,7 +6,7 @@ use crate::drain::{Cause, Selection};
 use std::sync::Arc;
 
 /// Connections that are to go somewhere else.
-pub struct Departing {
+pub struct RemovedServers {
     selection: Selection,
     /// What logs call it.
     name: String,
@@ -16,10 +16,10 @@ pub struct Departing {
     server: Option<Arc<Server>>,
 }
 
-impl Departing {
+impl RemovedServers {
     /// Those of a server that its pool does not have any more.
     pub fn server(pool: &Arc<Pool>, server: Arc<Server>) -> Self {
-        Departing {
+        RemovedServers {
             selection: Selection::Server {
                 upstream: pool.index,
                 server: server.number,
@@ -32,7 +32,7 @@ impl Departing {
 
     /// Those of earlier generations of a pool.
     pub fn older(pool: &Arc<Pool>, generation: u32) -> Self {
-        Departing {
+        RemovedServers {
             selection: Selection::OlderThan {
                 upstream: pool.index,
                 generation,
@@ -45,7 +45,7 @@ impl Departing {
 
     /// All of a pool that the configuration does not have any more.
     pub fn pool(pool: &Pool, heirs: Vec<Arc<Pool>>) -> Self {
-        Departing {
+        RemovedServers {
             selection: Selection::Upstream {
                 upstream: pool.index,
             },

@@ -104,7 +104,7 @@ enum Clients {
     #[default]
     None,
     One(ClientNetwork),
-    Several,
+    RestartThreshold,
 }
 
 impl Clients {
@@ -112,7 +112,7 @@ impl Clients {
         *self = match *self {
             Clients::None => Clients::One(client),
             Clients::One(known) if known == client => *self,
-            Clients::One(_) | Clients::Several => Clients::Several,
+            Clients::One(_) | Clients::RestartThreshold => Clients::RestartThreshold,
         };
     }
 }
@@ -224,9 +224,10 @@ impl Ejector {
             ..
         } = *sessions;
         let is_most = u64::from(dropped) * 2 > u64::from(opened.saturating_sub(unclear));
-        let is_one_of_several = dropped_of != Clients::Several && opened_by == Clients::Several;
-        let is_alone_at_fault =
-            is_one_of_several || (dropped_of != Clients::Several && self.has_older_sessions(now));
+        let is_one_of_several =
+            dropped_of != Clients::RestartThreshold && opened_by == Clients::RestartThreshold;
+        let is_alone_at_fault = is_one_of_several
+            || (dropped_of != Clients::RestartThreshold && self.has_older_sessions(now));
         needed.is_some_and(|needed| dropped >= needed)
             && is_most
             && !is_alone_at_fault

@@ -10,13 +10,13 @@ mod ejection;
 mod pools;
 mod server;
 
-pub use departing::Departing;
+pub use departing::RemovedServers;
 pub use ejection::{ClientNetwork, Ejected, EjectionReason, SessionEnd};
 pub use pools::{Departure, Pools};
-pub use server::{Occupied, Server, Standing, State};
+pub use server::{HealthStatus, Server, ServerPermit, State};
 
 use super::settings::{Address, Balance, Upstream};
-use super::shortage::Shortage;
+use super::shortage::Exhaustion;
 use super::socket::Socket;
 use super::tunnel;
 use crate::duration::Shown;
@@ -82,7 +82,7 @@ impl Members {
     /// that would are left alone for their failures, those, as one of them may have recovered.
     fn taking(&self) -> Vec<Arc<Server>> {
         let would = |server: &Arc<Server>| {
-            !server.is_drained() && server.standing() == Standing::Good && !server.is_full()
+            !server.is_drained() && server.standing() == HealthStatus::Good && !server.is_full()
         };
         let tiers = [
             (&self.servers, false),
@@ -169,7 +169,7 @@ impl Pool {
     }
 
     /// What the checks of a server say now.
-    pub fn set_standing(&self, server: &Server, standing: Standing) {
+    pub fn set_standing(&self, server: &Server, standing: HealthStatus) {
         server.set_standing(standing);
         self.changed.notify_waiters();
     }
@@ -180,7 +180,7 @@ impl Pool {
         let members = self.members();
         let is_here = |known: &Arc<Server>| known.number == server.number;
         !server.is_drained()
-            && server.standing() == Standing::Good
+            && server.standing() == HealthStatus::Good
             && (members.servers.iter().any(is_here) || members.taking().iter().any(is_here))
     }
 
@@ -222,7 +222,7 @@ impl Pool {
         &self,
         key: Option<&[u8]>,
         metrics: &Metrics,
-    ) -> Result<(Socket, Occupied), Unreachable> {
+    ) -> Result<(Socket, ServerPermit), Unreachable> {
         let deadline = Instant::now() + self.members().settings.hold;
         let mut held = None;
         loop {
@@ -253,7 +253,7 @@ impl Pool {
         &self,
         key: Option<&[u8]>,
         metrics: &Metrics,
-    ) -> Result<(Socket, Occupied), Unreachable> {
+    ) -> Result<(Socket, ServerPermit), Unreachable> {
         let mut unreachable = Unreachable {
             timed_out: false,
             none_taking: true,
@@ -282,7 +282,7 @@ impl Pool {
                     return Ok((socket, occupied));
                 }
                 Ok(Err(error)) => {
-                    if let Some(shortage) = Shortage::of(&error) {
+                    if let Some(shortage) = Exhaustion::of(&error) {
                         // No server's fault.
                         shortage.report(metrics, &error);
                         unreachable.exhausted = true;
@@ -359,7 +359,7 @@ impl Pool {
         let deciding = self.ejecting.lock().unwrap_or_else(PoisonError::into_inner);
         let members = self.members();
         let serves =
-            |server: &&Arc<Server>| !server.is_drained() && server.standing() == Standing::Good;
+            |server: &&Arc<Server>| !server.is_drained() && server.standing() == HealthStatus::Good;
         let serving = members.servers.iter().filter(serves);
         let (count, out) = serving.fold((0, 0), |(count, out), server| {
             (count + 1, out + usize::from(server.is_ejected()))

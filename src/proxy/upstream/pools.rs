@@ -1,6 +1,6 @@
 //! The pools of all upstreams, and what a new configuration changes of them.
 
-use super::{Members, Pool, Server, Standing};
+use super::{HealthStatus, Members, Pool, Server};
 use crate::drain::Cause;
 use crate::proxy::settings::{Address, ServerSettings, Upstream};
 use std::collections::HashMap;
@@ -190,16 +190,16 @@ impl Pool {
                 // wsgate starts with all of them: who waits for the first round of checks refuses everybody meanwhile.
                 // Later others serve, so one that comes is used when it has shown that it can.
                 let standing = if is_checked && !is_first {
-                    Standing::Untried
+                    HealthStatus::Untried
                 } else {
-                    Standing::Good
+                    HealthStatus::Good
                 };
                 Arc::new(Server::new(&wanted, number, standing))
             });
             server.apply(&wanted);
             server.set_left(None);
             if !is_checked {
-                server.set_standing(Standing::Good);
+                server.set_standing(HealthStatus::Good);
             }
             after.servers.push(server);
         }
@@ -234,7 +234,7 @@ impl Pool {
             members
                 .servers
                 .iter()
-                .for_each(|server| server.set_standing(Standing::Untried));
+                .for_each(|server| server.set_standing(HealthStatus::Untried));
         }
     }
 

@@ -40,16 +40,16 @@ const LEFT_BY_DISCOVERY: u8 = 2;
 
 /// A connection counts against its server as long as this lives.
 #[derive(Debug)]
-pub struct Occupied(Arc<Server>);
+pub struct ServerPermit(Arc<Server>);
 
-impl Occupied {
+impl ServerPermit {
     /// The server, beyond the life of this connection.
     pub(in crate::proxy) fn server(&self) -> &Arc<Server> {
         &self.0
     }
 }
 
-impl Deref for Occupied {
+impl Deref for ServerPermit {
     type Target = Server;
 
     fn deref(&self) -> &Server {
@@ -57,7 +57,7 @@ impl Deref for Occupied {
     }
 }
 
-impl Drop for Occupied {
+impl Drop for ServerPermit {
     fn drop(&mut self) {
         self.0.connections.fetch_sub(1, Ordering::Relaxed);
     }
@@ -66,7 +66,7 @@ impl Drop for Occupied {
 /// What the checks of a server say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Standing {
+pub enum HealthStatus {
     /// It passes them, or has none.
     Good = 0,
     /// It is new and has not passed one yet.
@@ -101,7 +101,7 @@ impl State {
 }
 
 impl Server {
-    pub(super) fn new(settings: &ServerSettings, number: u32, standing: Standing) -> Self {
+    pub(super) fn new(settings: &ServerSettings, number: u32, standing: HealthStatus) -> Self {
         let server = Server {
             address: settings.address.clone(),
             name: settings.name.clone(),
@@ -147,11 +147,11 @@ impl Server {
     }
 
     /// A place for one more connection; `None` where it has all that it may have.
-    pub(super) fn occupy(self: &Arc<Self>) -> Option<Occupied> {
+    pub(super) fn occupy(self: &Arc<Self>) -> Option<ServerPermit> {
         let max = self.max_connections.load(Ordering::Relaxed);
         let before = self.connections.fetch_add(1, Ordering::Relaxed);
         // Dropped, it gives the place back.
-        let occupied = Occupied(self.clone());
+        let occupied = ServerPermit(self.clone());
         (max == 0 || before < max).then_some(occupied)
     }
 
@@ -210,11 +210,11 @@ impl Server {
     }
 
     /// What its checks say.
-    pub fn standing(&self) -> Standing {
+    pub fn standing(&self) -> HealthStatus {
         match self.standing.load(Ordering::Relaxed) {
-            0 => Standing::Good,
-            1 => Standing::Untried,
-            _ => Standing::Bad,
+            0 => HealthStatus::Good,
+            1 => HealthStatus::Untried,
+            _ => HealthStatus::Bad,
         }
     }
 
@@ -222,7 +222,7 @@ impl Server {
     pub fn state(&self) -> State {
         if self.is_drained() || self.has_left() {
             State::Draining
-        } else if self.standing() == Standing::Good && !self.is_ejected() {
+        } else if self.standing() == HealthStatus::Good && !self.is_ejected() {
             State::Up
         } else {
             State::Down
@@ -244,9 +244,9 @@ impl Server {
         self.left.store(by, Ordering::Relaxed);
     }
 
-    pub(super) fn set_standing(&self, standing: Standing) {
+    pub(super) fn set_standing(&self, standing: HealthStatus) {
         let before = self.standing.swap(standing as u8, Ordering::Relaxed);
-        if standing == Standing::Good && before != Standing::Good as u8 {
+        if standing == HealthStatus::Good && before != HealthStatus::Good as u8 {
             self.is_back();
         }
     }

@@ -25,7 +25,7 @@ fn numbers(servers: Vec<Arc<Server>>) -> Vec<u32> {
 }
 
 /// Makes so many connections, each with a key of its own, and says how many each server has of all.
-fn connect(pool: &Pool, count: usize, held: &mut Vec<Occupied>) -> Vec<usize> {
+fn connect(pool: &Pool, count: usize, held: &mut Vec<ServerPermit>) -> Vec<usize> {
     for _ in 0..count {
         let key = held.len().to_string();
         let server = pool.candidates(Some(key.as_bytes())).remove(0);
@@ -133,7 +133,7 @@ fn no_more_than_half_of_the_servers_are_left_alone() {
     let pool = pool(4, Balance::RoundRobin);
     let servers = pool.members().servers.clone();
     pool.set_drained(&servers[0], true);
-    pool.set_standing(&servers[1], Standing::Bad);
+    pool.set_standing(&servers[1], HealthStatus::Bad);
     fail(&pool, &servers[2], 5);
     fail(&pool, &servers[3], 5);
     assert_eq!(ejected(&pool), [2]);
@@ -188,7 +188,7 @@ fn a_server_that_is_drained_or_down_has_no_turn() {
     }
     pool.set_drained(&second, false);
     assert_eq!(order(&pool).len(), 3);
-    pool.set_standing(&second, Standing::Bad);
+    pool.set_standing(&second, HealthStatus::Bad);
     assert_eq!((order(&pool).len(), second.state()), (2, State::Down));
 }
 
@@ -204,7 +204,7 @@ fn a_server_that_left_serves_until_another_one_can() {
     assert_eq!(update.left.len(), 1);
     assert_eq!(order(&pool), [0], "the new one has not passed its checks");
     let new = pool.members().servers[0].clone();
-    pool.set_standing(&new, Standing::Good);
+    pool.set_standing(&new, HealthStatus::Good);
     assert_eq!(order(&pool), [1]);
 }
 
@@ -221,8 +221,8 @@ fn who_comes_back_slowly_gets_less() {
             ..pool.members().settings.clone()
         });
         let second = pool.members().servers[1].clone();
-        pool.set_standing(&second, Standing::Bad);
-        pool.set_standing(&second, Standing::Good);
+        pool.set_standing(&second, HealthStatus::Bad);
+        pool.set_standing(&second, HealthStatus::Good);
         let shares = connect(&pool, 1100, &mut Vec::new());
         assert!((90..=120).contains(&shares[1]), "{shares:?}");
     }
@@ -269,7 +269,7 @@ fn loads_after_a_rolling_deploy() {
         let mut held = Vec::new();
         let before = connect(&pool, 5000, &mut held);
         // Clients come back one by one, with the keys that they had.
-        let reconnect = |held: &mut Vec<Occupied>, client: usize| {
+        let reconnect = |held: &mut Vec<ServerPermit>, client: usize| {
             let key = client.to_string();
             let next = pool.candidates(Some(key.as_bytes())).remove(0);
             held[client] = next.occupy().expect("there is room");
