@@ -45,7 +45,7 @@ pub enum Handshake {
     /// The route, or wsgate, has all the connections that it may have, or all the memory for slow ones: 503.
     Full,
     /// All servers are drained and none came back in time: 503.
-    Held,
+    QueueTimeout,
     /// The upstream answered with something else than 101, which was relayed.
     Declined,
     /// The upstream's 101 was wrong: 502.
@@ -67,9 +67,9 @@ impl Handshake {
             Handshake::Throttled => "throttled",
             Handshake::Unchecked => "unchecked",
             Handshake::Full => "full",
-            Handshake::Held => "held",
+            Handshake::QueueTimeout => "queue_timeout",
             Handshake::Declined => "declined",
-            Handshake::InvalidUpgradeResponse => "bad_switch",
+            Handshake::InvalidUpgradeResponse => "invalid_upgrade",
             Handshake::Unreachable => "unreachable",
             Handshake::TimedOut => "timed_out",
             Handshake::Abandoned => "abandoned",
@@ -79,7 +79,7 @@ impl Handshake {
 
 /// How the wait of an upgrade request for a server ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HoldEnd {
+pub enum QueueEnd {
     /// A server took it.
     Served,
     /// None did in time.
@@ -88,12 +88,12 @@ pub enum HoldEnd {
     Abandoned,
 }
 
-impl HoldEnd {
+impl QueueEnd {
     const fn label(self) -> &'static str {
         match self {
-            HoldEnd::Served => "served",
-            HoldEnd::Expired => "expired",
-            HoldEnd::Abandoned => "abandoned",
+            QueueEnd::Served => "served",
+            QueueEnd::Expired => "expired",
+            QueueEnd::Abandoned => "abandoned",
         }
     }
 }
@@ -154,14 +154,14 @@ pub struct Metrics {
     refusals: IntCounterVec,
     handshake_violations: IntCounterVec,
     upstream_handshake: Histogram,
-    upgrades_held: IntGauge,
+    upgrades_queued: IntGauge,
     drains_open: IntGauge,
     drains_waiting: IntGauge,
     drained: IntCounterVec,
     drains: IntCounterVec,
     drains_raised: IntCounterVec,
     drain_rate: Gauge,
-    holds: IntCounterVec,
+    dequeued: IntCounterVec,
     reconnects: HistogramVec,
     server_state: IntGaugeVec,
     server_connections: IntGaugeVec,
@@ -229,7 +229,7 @@ impl Metrics {
             &["side", "kind"],
         );
         let drained = counter(
-            "wsgate_drained_total",
+            "wsgate_drain_connections_total",
             "Connections whose client was told to reconnect, by cause.",
             &["cause"],
         );
@@ -243,8 +243,8 @@ impl Metrics {
             "Drains whose pace could not hold their deadline and was raised, by cause.",
             &["cause"],
         );
-        let holds = counter(
-            "wsgate_holds_total",
+        let dequeued = counter(
+            "wsgate_upgrades_dequeued_total",
             "Upgrade requests that waited for a server, by how that ended.",
             &["upstream", "end"],
         );
@@ -291,7 +291,7 @@ impl Metrics {
         let closes = counter(
             "wsgate_closes_total",
             "Close frames by whose they are and which side they were sent to.",
-            &["initiator", "told", "code"],
+            &["initiator", "to", "code"],
         );
         let slow_readers = counter(
             "wsgate_slow_readers_closed_total",
@@ -337,9 +337,9 @@ impl Metrics {
                 .expect("no series is there twice");
             series
         };
-        let upgrades_held = gauge(
-            "wsgate_upgrades_held",
-            "Upgrade requests that wait for a server because all are drained.",
+        let upgrades_queued = gauge(
+            "wsgate_upgrades_queued",
+            "Upgrade requests that wait for a server, because all are drained, down or full.",
         );
         let client_connections = gauge(
             "wsgate_client_connections_open",
@@ -451,14 +451,14 @@ impl Metrics {
             refusals,
             handshake_violations,
             upstream_handshake,
-            upgrades_held,
+            upgrades_queued,
             drains_open,
             drains_waiting,
             drained,
             drains,
             drains_raised,
             drain_rate,
-            holds,
+            dequeued,
             reconnects,
             server_state,
             server_connections,
@@ -540,13 +540,13 @@ impl Metrics {
     }
 
     /// An upgrade request waits for a server of this upstream, as long as what is returned lives.
-    pub fn hold(&self, upstream: &str) -> Held {
-        self.upgrades_held.inc();
-        Held {
-            now: self.upgrades_held.clone(),
-            ends: self.holds.clone(),
+    pub fn queue(&self, upstream: &str) -> Queued {
+        self.upgrades_queued.inc();
+        Queued {
+            now: self.upgrades_queued.clone(),
+            ends: self.dequeued.clone(),
             upstream: upstream.to_owned(),
-            end: HoldEnd::Abandoned,
+            end: QueueEnd::Abandoned,
         }
     }
 
@@ -745,23 +745,23 @@ impl Metrics {
     }
 }
 
-/// An upgrade request that waits. Dropped without [an end](Held::end), its client has left.
+/// An upgrade request that waits. Dropped without [an end](Queued::end), its client has left.
 #[derive(Debug)]
-pub struct Held {
+pub struct Queued {
     now: IntGauge,
     ends: IntCounterVec,
     upstream: String,
-    end: HoldEnd,
+    end: QueueEnd,
 }
 
-impl Held {
+impl Queued {
     /// It waits no more.
-    pub fn end(mut self, end: HoldEnd) {
+    pub fn end(mut self, end: QueueEnd) {
         self.end = end;
     }
 }
 
-impl Drop for Held {
+impl Drop for Queued {
     fn drop(&mut self) {
         self.now.dec();
         self.ends
@@ -929,7 +929,7 @@ mod tests {
         metrics.connection_ended("chat", Duration::from_secs(2));
         metrics.drained("operator");
         metrics.draining(1, 7, 0.0);
-        let held = metrics.hold("a");
+        let held = metrics.queue("a");
         metrics.violation(Side::Client, Kind::TextNotUtf8);
         assert_eq!(metrics.buffer_memory(4096), 4096);
         metrics.slow_reader(Side::Client, "write_timeout");
@@ -944,12 +944,12 @@ mod tests {
             "wsgate_handshakes_total{result=\"bad_request\",route=\"\"} 1",
             "wsgate_handshakes_refused_total{reason=\"no_route\",route=\"\"} 1",
             "wsgate_violations_total{kind=\"text_not_utf8\",side=\"client\"} 1",
-            "wsgate_closes_total{code=\"1007\",initiator=\"gate\",told=\"client\"} 1",
-            "wsgate_closes_total{code=\"4xxx\",initiator=\"upstream\",told=\"client\"} 1",
+            "wsgate_closes_total{code=\"1007\",initiator=\"gate\",to=\"client\"} 1",
+            "wsgate_closes_total{code=\"4xxx\",initiator=\"upstream\",to=\"client\"} 1",
             "wsgate_buffer_memory_bytes 4096",
             "wsgate_slow_readers_closed_total{limit=\"write_timeout\",side=\"client\"} 1",
-            "wsgate_drained_total{cause=\"operator\"} 1",
-            "wsgate_upgrades_held 1",
+            "wsgate_drain_connections_total{cause=\"operator\"} 1",
+            "wsgate_upgrades_queued 1",
             "wsgate_drains_open 1",
             "wsgate_drains_waiting 7",
             "wsgate_connection_duration_seconds_count{route=\"chat\"} 1",
@@ -959,6 +959,6 @@ mod tests {
             assert!(text.contains(line), "{line} is missing in\n{text}");
         }
         drop(held);
-        assert!(rendered(&metrics).contains("wsgate_upgrades_held 0"));
+        assert!(rendered(&metrics).contains("wsgate_upgrades_queued 0"));
     }
 }

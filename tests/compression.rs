@@ -312,12 +312,12 @@ fn windows_of_every_size() {
     }
 }
 
-/// Compressed text up to the hold passes whole or not at all; what is longer passes in pieces, never with its end.
+/// Compressed text up to the text buffer passes whole or not at all; what is longer passes in pieces, never with its end.
 #[test]
 fn compressed_text_is_held_like_plain_text() {
     for hold in [20, 64 << 10] {
         let rules = Rules {
-            hold,
+            text_buffer: hold,
             ..Rules::default()
         };
         for terms in BOTH {
@@ -480,7 +480,7 @@ fn every_budget_comes_to_the_same() {
             for hold in [10, 64 << 10] {
                 let rules = Rules {
                     max_message_size,
-                    hold,
+                    text_buffer: hold,
                     ..Rules::default()
                 };
                 for side in SIDES {
@@ -625,7 +625,7 @@ fn sender(rng: &mut StdRng) -> Sender {
 fn rules(rng: &mut StdRng, mode: Mode) -> Rules {
     Rules {
         mode,
-        hold: *[0, 7, 125, 1000, 64 << 10].choose(rng).unwrap(),
+        text_buffer: *[0, 7, 125, 1000, 64 << 10].choose(rng).unwrap(),
         ..Rules::default()
     }
 }
@@ -715,8 +715,8 @@ fn check_all(rules: &Rules, deflate: Option<Terms>, sent: &[Frame], want: Want) 
                     assert_eq!((violation.kind, violation.at), (kind, at));
                     let more = starts[frames]..starts[frames + 1];
                     assert!(more.contains(&played.passed), "{} passed", played.passed);
-                    let held =
-                        sent[frames].first & 0x0F == 1 && sent[frames].payload.len() <= rules.hold;
+                    let held = sent[frames].first & 0x0F == 1
+                        && sent[frames].payload.len() <= rules.text_buffer;
                     assert!(!held || played.passed == starts[frames]);
                 }
                 (want, first) => panic!("{first:?} where {want:?} is right"),

@@ -511,11 +511,11 @@ fn ten_thousand_empty_fragments() {
     }
 }
 
-/// Text frames up to the hold are forwarded whole or not at all.
+/// Text frames up to the text buffer are forwarded whole or not at all.
 #[test]
 fn text_up_to_the_hold_passes_whole_or_not_at_all() {
     let rules = Rules {
-        hold: 300,
+        text_buffer: 300,
         ..Rules::default()
     };
     for side in SIDES {
@@ -545,7 +545,7 @@ fn text_up_to_the_hold_passes_whole_or_not_at_all() {
 fn text_larger_than_the_hold_passes_in_whole_code_points() {
     for hold in [0, 1, 300, 8 << 10, 64 << 10] {
         let rules = Rules {
-            hold,
+            text_buffer: hold,
             ..Rules::default()
         };
         let pattern = "aé世🌍";
@@ -592,7 +592,7 @@ fn text_larger_than_the_hold_passes_in_whole_code_points() {
 #[test]
 fn streamed_fragments_share_code_points() {
     let rules = Rules {
-        hold: 4,
+        text_buffer: 4,
         ..Rules::default()
     };
     let shared = [
@@ -690,7 +690,7 @@ fn a_budget_bounds_how_many_frames_are_looked_at_at_once() {
 #[test]
 fn boundaries() {
     let hold = Rules {
-        hold: 8,
+        text_buffer: 8,
         ..Rules::default()
     };
     // What was sent so far, the bytes that are missing of its last frame; at a frame's end, at a message's end.
@@ -754,7 +754,7 @@ fn boundaries() {
 #[test]
 fn a_violation_freezes_what_has_passed() {
     let rules = Rules {
-        hold: 8,
+        text_buffer: 8,
         ..Rules::default()
     };
     let top_bit = || frame(BINARY, "abc").length(Length::Claimed(1 << 63));
@@ -886,7 +886,7 @@ fn observing_lets_everything_pass_and_tells_each_kind_once() {
         max_frame_size: 400,
         max_message_size: 500,
         max_fragments: 2,
-        hold: 50,
+        text_buffer: 50,
         ..Rules::default()
     };
     let long_text = [&[b'a'; 60][..], b"\xFF", &[b'b'; 60]].concat();

@@ -18,7 +18,7 @@ fn right_sessions_pass_whole() {
     for_each_case(4_000, |rng, size| {
         let side = side(rng);
         let rules = generous(rng);
-        let stream = written_session(rng, side, rules.hold, size);
+        let stream = written_session(rng, side, rules.text_buffer, size);
         let judgement = judge::judge(&drive::law(side, &rules), &stream);
         assert!(
             !matches!(judgement.end, judge::End::Broken(_)),
@@ -42,7 +42,7 @@ fn truncated_sessions() {
     for_each_case(2_000, |rng, size| {
         let side = side(rng);
         let rules = generous(rng);
-        let mut stream = written_session(rng, side, rules.hold, size);
+        let mut stream = written_session(rng, side, rules.text_buffer, size);
         stream.truncate(rng.gen_range(0..=stream.len()));
         drive::agree(
             side,
@@ -61,7 +61,7 @@ fn corrupted_sessions() {
             mode: mode(rng),
             ..generous(rng)
         };
-        let stream = corrupted(rng, side, rules.hold, size);
+        let stream = corrupted(rng, side, rules.text_buffer, size);
         drive::agree(
             side,
             &rules,
@@ -81,7 +81,7 @@ fn sessions_beyond_the_limits() {
             max_frame_size: length(rng, hold, size) as u64,
             max_message_size: length(rng, hold, size) as u64,
             max_fragments: rng.gen_range(0..6),
-            hold,
+            text_buffer: hold,
             ..Rules::default()
         };
         let stream = written_session(rng, side, hold, size);
@@ -100,7 +100,7 @@ fn at_every_byte_all_that_is_proven_has_passed_and_nothing_else() {
     for_each_case(400, |rng, _| {
         let side = side(rng);
         let rules = Rules {
-            hold: *[0, 5, 125, 1000].choose(rng).unwrap(),
+            text_buffer: *[0, 5, 125, 1000].choose(rng).unwrap(),
             ..Rules::default()
         };
         let mut stream = corrupted(rng, side, 10, 8);
@@ -143,7 +143,7 @@ fn hold(rng: &mut StdRng) -> usize {
 /// No limit is in the way of a session.
 fn generous(rng: &mut StdRng) -> Rules {
     Rules {
-        hold: hold(rng),
+        text_buffer: hold(rng),
         ..Rules::default()
     }
 }
@@ -210,7 +210,7 @@ fn payload(rng: &mut StdRng, is_text: bool, hold: usize, size: usize) -> Vec<u8>
     }
 }
 
-/// Around the edges of the three forms of length and of the hold, or any.
+/// Around the edges of the three forms of length and of the text buffer, or any.
 fn length(rng: &mut StdRng, hold: usize, size: usize) -> usize {
     let near = |edge: usize, rng: &mut StdRng| (edge + 3).saturating_sub(rng.gen_range(0..6));
     match rng.gen_range(0..size.max(2)) {

@@ -3,7 +3,7 @@
 use super::error::Error;
 use super::meaning::Reader;
 use super::units::Size;
-use super::written::{self, BeyondRate};
+use super::written::{self, RateAction};
 use crate::session::{Beyond, Limits, Rates};
 use toml::Spanned;
 
@@ -35,10 +35,10 @@ impl Reader<'_> {
                 },
             ],
             burst: written.rate_burst.map_or(default.burst, |time| time.0),
-            beyond: match written.beyond_rate {
+            beyond: match written.rate_action {
                 None => default.beyond,
-                Some(BeyondRate::Close) => Beyond::Close,
-                Some(BeyondRate::Delay) => Beyond::Delay,
+                Some(RateAction::Close) => Beyond::Close,
+                Some(RateAction::Delay) => Beyond::Delay,
             },
             write_timeout: written
                 .write_timeout

@@ -179,11 +179,11 @@ impl Reader<'_> {
     fn drain(&self, written: written::Drain) -> Result<deploy::Settings, Error> {
         let default = deploy::Settings::default();
         let terms = default.terms;
-        let at_once = self.whole(
-            written.at_once,
-            terms.at_once as i64,
+        let max_closing = self.whole(
+            written.max_closing,
+            terms.max_closing as i64,
             1..=i64::from(u32::MAX),
-            "at_once",
+            "max_closing",
         )?;
         let terms = Terms {
             pace: match written.pace {
@@ -192,7 +192,7 @@ impl Reader<'_> {
                 Some(super::units::Pace::Rate(rate)) => Pace::Rate(f64::from(rate)),
             },
             deadline: written.deadline.map_or(terms.deadline, |time| time.0),
-            at_once: at_once as usize,
+            max_closing: max_closing as usize,
             order: match written.order {
                 None => terms.order,
                 Some(written::Order::Oldest) => Order::OldestFirst,

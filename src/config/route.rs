@@ -169,11 +169,11 @@ impl Reader<'_> {
                 1..=i64::from(u32::MAX),
                 "max_fragments",
             )? as u32,
-            hold: self.size(
-                written.text_hold,
-                rules.hold as u64,
+            text_buffer: self.size(
+                written.text_buffer,
+                rules.text_buffer as u64,
                 125..=16 << 20,
-                "text_hold",
+                "text_buffer",
             )? as usize,
         };
         let max_window_bits = self.whole(written.max_window_bits, 15, 9..=15, "max_window_bits")?;

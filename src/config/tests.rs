@@ -242,7 +242,7 @@ fn what_is_written_is_what_is_meant() {
         upstream = "b"
         allowed_origins = ["HTTPS://Example.com:8443", "null"]
         mode = "observe"
-        text_hold = "1KiB"
+        text_buffer = "1KiB"
         restart_code = 4999
         reconnect_after = "0s-250ms"
         upstream_close = "pass"
@@ -260,7 +260,10 @@ fn what_is_written_is_what_is_meant() {
         config.proxy.upstreams[route.upstream].servers,
         [ServerSettings::new(Address::Name("b.internal".into(), 1))]
     );
-    assert_eq!((route.rules.hold, route.closing.restart_code), (1024, 4999));
+    assert_eq!(
+        (route.rules.text_buffer, route.closing.restart_code),
+        (1024, 4999)
+    );
     assert_eq!(route.closing.reconnect_after.1.as_millis(), 250);
     let other = &config.proxy.upstreams[config.proxy.routes[1].upstream];
     assert_eq!(

@@ -90,7 +90,9 @@ impl Reader<'_> {
                 after: after as u32,
                 pause: written.eject_pause.map_or(ejection.pause, |time| time.0),
             },
-            hold: written.hold.map_or(default.hold, |wait| wait.0),
+            queue_timeout: written
+                .queue_timeout
+                .map_or(default.queue_timeout, |wait| wait.0),
             connect_timeout: written
                 .connect_timeout
                 .map_or(default.connect_timeout, |time| time.0),

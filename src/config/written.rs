@@ -75,7 +75,7 @@ pub(super) struct Admin {
 pub(super) struct Drain {
     pub pace: Option<Pace>,
     pub order: Option<Order>,
-    pub at_once: Option<Spanned<i64>>,
+    pub max_closing: Option<Spanned<i64>>,
     pub deadline: Option<Time>,
     pub upstream_closes: Option<Spanned<i64>>,
     pub upstream_share: Option<Percent>,
@@ -168,7 +168,7 @@ pub(super) struct Upstream {
     pub eject_after: Option<Spanned<i64>>,
     pub eject_pause: Option<Time>,
     pub connect_timeout: Option<Time>,
-    pub hold: Option<Wait>,
+    pub queue_timeout: Option<Wait>,
     pub handshake_timeout: Option<Time>,
     pub read_timeout: Option<Time>,
     pub keepalive_timeout: Option<Time>,
@@ -285,7 +285,7 @@ pub(super) struct Route {
     pub max_frame_size: Option<Spanned<Size>>,
     pub max_message_size: Option<Spanned<Size>>,
     pub max_fragments: Option<Spanned<i64>>,
-    pub text_hold: Option<Spanned<Size>>,
+    pub text_buffer: Option<Spanned<Size>>,
     pub compression: Option<Compression>,
     pub context_takeover: Option<bool>,
     pub max_window_bits: Option<Spanned<i64>>,
@@ -298,7 +298,7 @@ pub(super) struct Route {
     pub upstream_control_rate: Option<Spanned<i64>>,
     pub upstream_inflated_rate: Option<Spanned<Size>>,
     pub rate_burst: Option<Time>,
-    pub beyond_rate: Option<BeyondRate>,
+    pub rate_action: Option<RateAction>,
     pub write_timeout: Option<Wait>,
     pub ping_interval: Option<Wait>,
     pub upstream_ping_interval: Option<Wait>,
@@ -329,7 +329,7 @@ pub(super) enum Compression {
 
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum BeyondRate {
+pub(super) enum RateAction {
     Close,
     Delay,
 }

@@ -49,14 +49,14 @@ const STEPS: [Step; 4] = [
         sends: b"restart",
         client_gets: 1012,
         backend_gets: Some(1001),
-        metric: "wsgate_closes_total{code=\"1012\",initiator=\"gate\",told=\"client\"}",
+        metric: "wsgate_closes_total{code=\"1012\",initiator=\"gate\",to=\"client\"}",
     },
     Step {
         title: "A backend crashes",
         sends: b"crash",
         client_gets: 1012,
         backend_gets: None,
-        metric: "wsgate_closes_total{code=\"1012\",initiator=\"gate\",told=\"client\"}",
+        metric: "wsgate_closes_total{code=\"1012\",initiator=\"gate\",to=\"client\"}",
     },
 ];
 

@@ -43,7 +43,7 @@ impl Default for Settings {
             terms: Terms {
                 pace: Pace::Adaptive,
                 deadline: Duration::from_secs(60),
-                at_once: 1000,
+                max_closing: 1000,
                 order: Order::OldestFirst,
             },
             restart: RestartThreshold::default(),

@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 ///     conductor.enroll(Place { upstream: 0, server: 0, generation: 0 }, client);
 /// }
 /// let pace = Pace::Over(Duration::from_secs(10));
-/// let terms = Terms { pace, deadline: Duration::from_secs(60), at_once: 1000, order: Order::Random };
+/// let terms = Terms { pace, deadline: Duration::from_secs(60), max_closing: 1000, order: Order::Random };
 /// let drain = conductor.start(Selection::Everything, terms, Cause::Deploy, now);
 /// while let Some(wake) = conductor.next_wake() {
 ///     now = now.max(wake);

@@ -10,13 +10,13 @@
 //! [`Pace::Over`] and [`Pace::Rate`] follow a time table: slots of equal length, one member in each, at a random moment
 //! of its slot. [`Pace::Adaptive`] listens. What all of them have in common:
 //!
-//! - `at_once` bounds how many closings are under way: told, and not gone yet.
+//! - `max_closing` bounds how many closings are under way: told, and not gone yet.
 //! - If number, pace and deadline cannot all hold, the pace is raised from the beginning, and [`Forecast::raised`] and
 //!   [`Progress::raised`] say so.
 //! - Nothing holds back beyond the *latest line*. Whoever waits for slots or for clients that never come back would
 //!   close all that are left in one blow at the deadline. So a drain is never further behind than on the straight line
 //!   from the first third of its time to the deadline, which takes 1.5 times the rate of an even spread at the most, and
-//!   `at_once` yields to it. What is left at the deadline is handed out at once.
+//!   `max_closing` yields to it. What is left at the deadline is handed out at once.
 //! - A member that goes by itself counts as closed, and those who follow wait as if it had been told: it will come back
 //!   like those who were, and a herd of them after a crash is a herd that must not grow.
 //! - A poll that comes late (a suspended machine, a clock that jumped) does not make up for what it missed: the time
@@ -151,7 +151,7 @@ pub struct Terms {
     /// From the start to the moment at which what is left is closed at once. [`Pace::Over`] replaces it.
     pub deadline: Duration,
     /// How many closings may be under way: told, and not gone yet. At least one.
-    pub at_once: usize,
+    pub max_closing: usize,
     /// Who is first.
     pub order: Order,
 }

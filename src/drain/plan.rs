@@ -123,7 +123,7 @@ impl Plan {
             .latest
             .due(lane.settled, lane.jitter)
             .min(self.deadline);
-        if self.closing >= self.terms.at_once.max(1) {
+        if self.closing >= self.terms.max_closing.max(1) {
             return Some(latest);
         }
         let by_pace = match &lane.even {

@@ -352,7 +352,7 @@ impl World {
         Terms {
             pace,
             deadline: Duration::from_secs(self.rng.gen_range(0..90)),
-            at_once: self.rng.gen_range(0..1000),
+            max_closing: self.rng.gen_range(0..1000),
             order: if self.rng.r#gen() {
                 Order::Random
             } else {
@@ -405,7 +405,7 @@ fn pace_and_closings_stay_within_their_bounds() {
         let terms = Terms {
             pace: paces[rng.gen_range(0..3)],
             deadline: Duration::from_secs(rng.gen_range(5..90)),
-            at_once: rng.gen_range(1..400),
+            max_closing: rng.gen_range(1..400),
             order: Order::Random,
         };
         let mut world = World::new(rng.r#gen(), 3000, &[1], 500.0);
@@ -417,7 +417,7 @@ fn pace_and_closings_stay_within_their_bounds() {
         let lasted = *world.tellings.last().unwrap() - began;
         assert!(lasted <= deadline + Duration::from_millis(2), "{terms:?}");
         assert_eq!(world.told.len(), 3000);
-        assert!(world.most <= terms.at_once, "{} {terms:?}", world.most);
+        assert!(world.most <= terms.max_closing, "{} {terms:?}", world.most);
         // No second has more than the pace, or than the latest line, makes of it: there is no big bang.
         let latest = 1.5 * 3000.0 / deadline.as_secs_f64();
         let bound = match terms.pace {
@@ -461,7 +461,7 @@ fn deploy(seed: u64, pace: Pace, capacity: f64, returning: bool) -> Figures {
     let terms = Terms {
         pace,
         deadline: Duration::from_secs(60),
-        at_once: 1000,
+        max_closing: 1000,
         order: Order::Random,
     };
     let began = world.now;

@@ -57,7 +57,7 @@ fn terms(pace: Pace) -> Terms {
     Terms {
         pace,
         deadline: Duration::from_secs(60),
-        at_once: usize::MAX,
+        max_closing: usize::MAX,
         order: Order::OldestFirst,
     }
 }
@@ -122,10 +122,10 @@ fn nothing_to_do_is_done_at_once() {
 }
 
 #[test]
-fn at_once_bounds_the_closings_until_the_deadline_calls() {
+fn max_closing_bounds_the_closings_until_the_deadline_calls() {
     let (mut scene, ids) = Scene::new(100);
     let held = Terms {
-        at_once: 3,
+        max_closing: 3,
         ..terms(Pace::Rate(1000.0))
     };
     scene.begin(UPSTREAM, held, 0.0);

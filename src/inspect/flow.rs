@@ -673,7 +673,7 @@ impl Flow {
         }
         let judged = self.message.is_some_and(|message| message.content.judged);
         let held = match kind {
-            FrameKind::Data => judged && len.value <= rules.hold as u64,
+            FrameKind::Data => judged && len.value <= rules.text_buffer as u64,
             FrameKind::Close | FrameKind::Ping | FrameKind::Pong => true,
             FrameKind::Unknown => false,
         };

@@ -78,7 +78,7 @@ pub struct Rules {
     /// Most frames that one message may consist of; 1008.
     pub max_fragments: u32,
     /// A text frame up to this size is forwarded whole or not at all; a larger one in validated chunks.
-    pub hold: usize,
+    pub text_buffer: usize,
 }
 
 impl Default for Rules {
@@ -89,7 +89,7 @@ impl Default for Rules {
             max_frame_size: 16 << 20,
             max_message_size: 16 << 20,
             max_fragments: 1024,
-            hold: 64 << 10,
+            text_buffer: 64 << 10,
         }
     }
 }

@@ -105,8 +105,8 @@ reasons! {
     Memory = "memory", Full, Gate;
     /// The system has no descriptor or no memory for another connection: 503.
     Exhausted = "exhausted", Full, Gate;
-    /// No server takes connections, and none did within `hold`: 503.
-    NoServer = "no_server", Held, Gate;
+    /// No server takes connections, and none did within `queue_timeout`: 503.
+    NoServer = "no_server", QueueTimeout, Gate;
     /// No server can be reached: 502.
     Unreachable = "unreachable", Unreachable, Gate;
     /// No server could be reached within `connect_timeout`: 504.
@@ -116,7 +116,7 @@ reasons! {
     /// The server gave no answer within `handshake_timeout`: 504.
     AnswerTimedOut = "answer_timed_out", TimedOut, Gate;
     /// The server's 101 is wrong: 502.
-    InvalidUpgradeResponse = "bad_switch", InvalidUpgradeResponse, Gate;
+    InvalidUpgradeResponse = "invalid_upgrade", InvalidUpgradeResponse, Gate;
     /// The server's own answer, below 500, which the client gets as it is.
     Declined = "declined", Declined, Policy;
     /// The server's own answer of 500 and more, which the client gets as it is.

@@ -184,7 +184,7 @@ pub struct Upstream {
     /// From the connect to the server's answer to the upgrade; 504 beyond it.
     pub handshake_timeout: Duration,
     /// How long an upgrade waits for a server where all of them are drained; 503 beyond it.
-    pub hold: Duration,
+    pub queue_timeout: Duration,
     /// How long a server may stay silent in answering a plain HTTP request; 504 beyond it.
     pub read_timeout: Duration,
     /// How long a connection to a server is kept for the next plain HTTP request.
@@ -346,7 +346,7 @@ impl Upstream {
             ejection: Ejection::default(),
             connect_timeout: Duration::from_secs(5),
             handshake_timeout: Duration::from_secs(10),
-            hold: Duration::from_secs(5),
+            queue_timeout: Duration::from_secs(5),
             read_timeout: Duration::from_secs(120),
             keepalive_timeout: Duration::from_secs(4),
             generation: None,

@@ -161,7 +161,7 @@ fn note(route: &RouteState, counted: Handshake, started: Instant) {
         | Handshake::Throttled
         | Handshake::Unchecked
         | Handshake::Full
-        | Handshake::Held
+        | Handshake::QueueTimeout
         | Handshake::Declined
         | Handshake::Abandoned => return,
     };

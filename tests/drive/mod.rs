@@ -219,7 +219,7 @@ pub fn law(sender: impl Into<Sender>, rules: &Rules) -> Law {
         max_frame_size: rules.max_frame_size,
         max_message_size: rules.max_message_size,
         max_fragments: rules.max_fragments,
-        hold: rules.hold,
+        text_buffer: rules.text_buffer,
         keeps_close_codes: sender.side == Side::Upstream && rules.mode == Mode::Enforce,
     }
 }
@@ -360,7 +360,7 @@ fn observed(
     let closed = matches!(kinds.last(), Some(Event::Close { .. }));
     let kept = stream.len() - played.passed;
     assert!(
-        closed || kept < rules.hold.max(125) + 14,
+        closed || kept < rules.text_buffer.max(125) + 14,
         "{kept} bytes kept back"
     );
     let at_once = play(sender, rules, stream, &whole(stream.len()));

@@ -16,7 +16,7 @@ def shared_rig(tmp_path_factory):
             "max_frame_size": "256KiB",
             "max_message_size": "512KiB",
             "max_fragments": 64,
-            "text_hold": "64KiB",
+            "text_buffer": "64KiB",
             "close_timeout": "2s",
         },
     )

@@ -69,7 +69,7 @@ def test_what_belongs_together_comes_together(start, servers, balance, options):
 def test_a_server_that_is_full_and_its_backup(start, servers):
     full = f'{{ address = "{servers[0].address}", max_connections = 2 }}'
     backup = f'{{ address = "{servers[1].address}", max_connections = 1, backup = true }}'
-    wsgate = started(start, servers, upstream={"hold": "200ms"}, entries=[full, backup])
+    wsgate = started(start, servers, upstream={"queue_timeout": "200ms"}, entries=[full, backup])
     with clients(wsgate, 2):
         assert connections(wsgate, servers) == [2, 0]
         with clients(wsgate, 1):

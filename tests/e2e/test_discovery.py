@@ -81,7 +81,7 @@ def test_addresses_come_and_go(start, tmp_path, request):
         crowd.wait_for(lambda: len(crowd.back) == crowd.size, "all to be with the second server")
         assert (crowd.closes, crowd.refused) == ({1012: crowd.size}, {})
         crowd.wait_for(lambda: states(wsgate) == {"127.0.0.3:9000": "up"}, "the first server to be forgotten")
-        assert wsgate.metrics().total("wsgate_drained_total", cause="discovery") == crowd.size
+        assert wsgate.metrics().total("wsgate_drain_connections_total", cause="discovery") == crowd.size
     wsgate.stop()
     for server in servers:
         server.stop()
@@ -94,7 +94,7 @@ def test_a_name_that_does_not_resolve_yet(start, tmp_path, request):
     server = Counting(host="127.0.0.2", port=9000)
     request.addfinalizer(server.process.kill)
     dns.code = 3
-    upstream = {"resolve_interval": "100ms", "hold": "200ms"}
+    upstream = {"resolve_interval": "100ms", "queue_timeout": "200ms"}
     wsgate = start(text=gate.config(["chat.example:9000"], upstream=upstream))
     with pytest.raises(InvalidStatus) as refused:
         connect(f"ws://{wsgate.url}")

@@ -48,7 +48,7 @@ def test_a_deploy_closes_everybody_once(start, servers):
         assert (drained["total"], drained["closed"]) == (crowd.size, crowd.size), drained
         assert {server["state"] for server in status(wsgate).values()} == {"up"}
         metrics = wsgate.metrics()
-        assert metrics.total("wsgate_drained_total", cause="deploy") == crowd.size
+        assert metrics.total("wsgate_drain_connections_total", cause="deploy") == crowd.size
     wsgate.stop()
     for server in servers:
         server.stop()
@@ -113,7 +113,7 @@ def test_a_server_that_says_it_restarts_is_believed(start_rig):
         assert session.client.read_close()[0] == 1012, "it is told ahead of the server's death"
         session.client.send_close(1012)
         assert session.upstream.read_close()[0] == 1001
-    rig.gate.wait_for_metrics(lambda now: now.total("wsgate_drained_total", cause="upstream") == 6, "all to be counted")
+    rig.gate.wait_for_metrics(lambda now: now.total("wsgate_drain_connections_total", cause="upstream") == 6, "all to be counted")
 
 
 @pytest.mark.parametrize("verb", ["drain", "deploy"])
@@ -213,7 +213,7 @@ def test_a_maximal_age_is_a_drain_that_never_ends(start, servers):
         assert set(crowd.closes) == {1012} and crowd.refused == {}
         assert crowd.peak() < crowd.size / 2, f"{crowd.peak()} of {crowd.size} within a quarter of a second"
         metrics = wsgate.metrics()
-        assert metrics.total("wsgate_drained_total", cause="max_age") >= 2 * crowd.size
+        assert metrics.total("wsgate_drain_connections_total", cause="max_age") >= 2 * crowd.size
     wsgate.stop()
     for server in servers:
         server.stop()
@@ -262,7 +262,7 @@ def test_what_is_cancelled_stays(start, servers):
 
 
 def test_where_all_are_drained_an_upgrade_is_held(start, servers):
-    wsgate = start(upstream={"hold": "300ms"})
+    wsgate = start(upstream={"queue_timeout": "300ms"})
     assert request(wsgate, "POST", "/v1/upstreams/main/drain")[0] in (200, 202)
     began = time.monotonic()
     with pytest.raises(InvalidStatus) as refused:
@@ -273,21 +273,21 @@ def test_where_all_are_drained_an_upgrade_is_held(start, servers):
 
 
 def test_how_a_hold_ended_is_counted(start, servers):
-    wsgate = start(upstream={"hold": "200ms"})
+    wsgate = start(upstream={"queue_timeout": "200ms"})
     assert request(wsgate, "POST", "/v1/upstreams/main/drain")[0] in (200, 202)
     with pytest.raises(InvalidStatus):
         connect(f"ws://{wsgate.url}")
-    wsgate.wait_for_metrics(lambda now: now.total("wsgate_holds_total", upstream="main", end="expired") == 1, "the hold")
+    wsgate.wait_for_metrics(lambda now: now.total("wsgate_upgrades_dequeued_total", upstream="main", end="expired") == 1, "the hold")
 
 
 def test_a_held_upgrade_is_served_when_a_server_is_back(start, servers):
-    wsgate = start(upstream={"hold": "20s"})
+    wsgate = start(upstream={"queue_timeout": "20s"})
     assert request(wsgate, "POST", "/v1/upstreams/main/drain")[0] in (200, 202)
     crowd = Crowd(f"ws://{wsgate.url}", size=5)
     resumed = []
 
     def resume_once_they_wait():
-        wsgate.wait_for_metrics(lambda now: now.total("wsgate_upgrades_held") == crowd.size, "all to be held")
+        wsgate.wait_for_metrics(lambda now: now.total("wsgate_upgrades_queued") == crowd.size, "all to be queued")
         resumed.append(request(wsgate, "POST", "/v1/upstreams/main/resume")[0])
 
     thread = threading.Thread(target=resume_once_they_wait)
@@ -295,7 +295,7 @@ def test_a_held_upgrade_is_served_when_a_server_is_back(start, servers):
     with crowd:
         thread.join(TIMEOUT)
     assert (resumed, crowd.refused) == ([200], {})
-    assert wsgate.metrics().total("wsgate_upgrades_held") == 0
+    assert wsgate.metrics().total("wsgate_upgrades_queued") == 0
 
 
 def test_requests_that_are_refused(start, tmp_path):

@@ -129,7 +129,7 @@ def test_more_inflated_bytes_than_the_limit_is_1008(start_rig, side):
 @by_either_side
 def test_inflating_slowly(start_rig, side):
     """Three seconds' worth, one of them at once: it takes two, and nobody else waits."""
-    rig = start_rig(route={f"{side}_inflated_rate": "1MiB", "beyond_rate": "delay"})
+    rig = start_rig(route={f"{side}_inflated_rate": "1MiB", "rate_action": "delay"})
     session = open_compressed(rig)
     sender, other = session.side(side)
     started = time.monotonic()

@@ -45,7 +45,7 @@ def test_a_server_that_fails_is_drained_and_one_that_returns_is_used(start, serv
 
 def test_where_no_other_server_is_up_nobody_is_driven_away(start, servers):
     first, second = servers
-    wsgate = start(health=HTTP, upstream={"hold": "300ms"})
+    wsgate = start(health=HTTP, upstream={"queue_timeout": "300ms"})
     with Crowd(f"ws://{wsgate.url}", size=20) as crowd:
         for server in servers:
             server.say(503, "v1")

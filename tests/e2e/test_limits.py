@@ -91,7 +91,7 @@ def test_a_library_is_told_the_limit(start_rig):
 @by_limit
 def test_slow_reading(start_rig, offender, limit):
     """Two seconds' worth more than may come at once: all of it arrives, after two seconds; the other direction goes on."""
-    rig = start_rig(route=limited(offender, limit, beyond_rate="delay"))
+    rig = start_rig(route=limited(offender, limit, rate_action="delay"))
     session = rig.open()
     sender, other = session.side(offender)
     _, within, _ = LIMITS[limit]
@@ -110,7 +110,7 @@ def test_slow_reading(start_rig, offender, limit):
 
 def test_a_flood_is_left_with_its_sender(start_rig):
     """Slow reading keeps nothing: what is not read stays in the sender's socket, and then with the sender."""
-    rig = start_rig(route=limited("client", "byte_rate", beyond_rate="delay"))
+    rig = start_rig(route=limited("client", "byte_rate", rate_action="delay"))
     session = rig.open()
     before = rig.gate.resident()
     pump = Pump(session.client, session.client.frame(BINARY, b"x" * 60_000), 1000)
@@ -125,7 +125,7 @@ def test_a_flood_is_left_with_its_sender(start_rig):
 @by_limit
 @pytest.mark.parametrize("beyond", ["close", "delay"])
 def test_observing_counts_and_passes(start_rig, offender, limit, beyond):
-    rig = start_rig(route=limited(offender, limit, beyond_rate=beyond, mode="observe"))
+    rig = start_rig(route=limited(offender, limit, rate_action=beyond, mode="observe"))
     session = rig.open()
     sender, other = session.side(offender)
     _, within, _ = LIMITS[limit]

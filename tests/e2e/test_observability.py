@@ -17,7 +17,7 @@ SERIES = {
     "wsgate_messages_total": {"direction", "kind"},
     "wsgate_bytes_total": {"direction", "kind"},
     "wsgate_violations_total": {"side", "kind"},
-    "wsgate_closes_total": {"initiator", "told", "code"},
+    "wsgate_closes_total": {"initiator", "to", "code"},
     "wsgate_connection_duration_seconds_bucket": {"le"},
     "wsgate_upstream_handshake_seconds_bucket": {"le"},
 }
@@ -125,7 +125,7 @@ def test_handshakes_by_result(counted):
         "ok": moved_by(lambda: counted.open().finish()),
         "bad_request": moved_by(broken),
         "declined": moved_by(lambda: answered(http.response("403 Forbidden", b"no"))),
-        "bad_switch": moved_by(lambda: answered(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")),
+        "invalid_upgrade": moved_by(lambda: answered(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")),
         "unreachable": moved_by(lambda: answered(b"")),
     }
     assert moved == {result: {result} for result in moved}
@@ -165,7 +165,7 @@ def test_closes(counted, act, closes):
 
     def samples(now):
         return [
-            (s.labels["initiator"], s.labels["told"], s.labels["code"])
+            (s.labels["initiator"], s.labels["to"], s.labels["code"])
             for s in now.samples
             if s.name == name and s.value
         ]

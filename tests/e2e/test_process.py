@@ -23,7 +23,7 @@ BROKEN = {
     "unknown table": (GOOD + "\n[lissener]\n", "lissener"),
     "wrong type": (gate.config(["127.0.0.1:9"], route={"max_connections": "many"}), "max_connections"),
     "no duration": (gate.config(["127.0.0.1:9"], route={"close_timeout": "soon"}), "soon"),
-    "no size": (gate.config(["127.0.0.1:9"], route={"text_hold": "much"}), "much"),
+    "no size": (gate.config(["127.0.0.1:9"], route={"text_buffer": "much"}), "much"),
     "no address": (gate.config(["127.0.0.1:9"], listen=["nowhere"]), "nowhere"),
     "unknown upstream": (gate.config(["127.0.0.1:9"], route={"upstream": "missing"}), "missing"),
     "two listeners on one address": (gate.config(["127.0.0.1:9"], listen=["127.0.0.1:7001"] * 2), "7001"),

@@ -244,7 +244,7 @@ def answered(rig, wire):
     [
         (b"", 502, "no_answer", ["WARN", "the connection ended: after 0 bytes"]),
         (b"SSH-2.0-" + b"x" * 10_000 + b"\r\n\r\n", 502, "no_answer", ["WARN", "it begins with SSH-2.0-xxx"]),
-        (b"HTTP/1.1 101 Switching Protocols\r\n\r\n", 502, "bad_switch", ["WARN", "Upgrade: websocket"]),
+        (b"HTTP/1.1 101 Switching Protocols\r\n\r\n", 502, "invalid_upgrade", ["WARN", "Upgrade: websocket"]),
         (http.response("401 Unauthorized", b"no"), 401, "declined", ["INFO"]),
         (http.response("500 Oops", b"no"), 500, "server_error", ["WARN"]),
     ],
@@ -285,7 +285,7 @@ def test_a_server_that_cannot_be_reached(start_rig):
 
 
 def test_no_server_takes_connections(start_rig):
-    rig = start_rig(upstream={"hold": "100ms"})
+    rig = start_rig(upstream={"queue_timeout": "100ms"})
     status, _ = gate.run(["drain", "main", "--admin", "{}:{}".format(*rig.gate.admin)])
     assert status == 0
     client = rig.connect()

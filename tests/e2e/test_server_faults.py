@@ -34,11 +34,11 @@ def close_by_server(sessions):
 
 def assert_stay(rig, sessions, closed):
     """Nothing was drained beside the `closed` ones, and these sessions still pass messages."""
-    rig.gate.wait_for_metrics(lambda now: now.total("wsgate_drained_total") >= closed, "the ends to be counted")
+    rig.gate.wait_for_metrics(lambda now: now.total("wsgate_drain_connections_total") >= closed, "the ends to be counted")
     for session in sessions:
         session.client.read_exactly(session.upstream.send_frame(TEXT, b"still here"))
     now = rig.gate.metrics()
-    assert (now.total("wsgate_drained_total"), now.total("wsgate_drains_total")) == (closed, 0)
+    assert (now.total("wsgate_drain_connections_total"), now.total("wsgate_drains_total")) == (closed, 0)
 
 
 def test_an_idle_time_out_is_no_restart(start_rig):
@@ -82,7 +82,7 @@ def test_a_server_that_does_not_answer_restarts(start_rig):
         assert session.client.read_close()[0] == 1012, "it is told ahead of the server's death"
         session.client.send_close(1012)
         assert session.upstream.read_close()[0] == 1001
-    rig.gate.wait_for_metrics(lambda now: now.total("wsgate_drained_total", cause="upstream") == 12, "all to be counted")
+    rig.gate.wait_for_metrics(lambda now: now.total("wsgate_drain_connections_total", cause="upstream") == 12, "all to be counted")
 
 
 def test_a_server_that_fails_its_check_restarts(start, servers):
@@ -363,8 +363,8 @@ def test_a_server_that_leaves_by_dns_while_it_is_connected_to(start_gate_by_name
     client.send_close(1012)
     assert server.read_close()[0] == 1001
     server.close()
-    now = wsgate.wait_for_metrics(lambda now: now.total("wsgate_drained_total") == 1, "the drain to be counted")
-    assert now.total("wsgate_drained_total", cause="discovery") == 1, now
+    now = wsgate.wait_for_metrics(lambda now: now.total("wsgate_drain_connections_total") == 1, "the drain to be counted")
+    assert now.total("wsgate_drain_connections_total", cause="discovery") == 1, now
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ fuzz_target!(|input: &[u8]| {
             Mode::Observe
         },
         max_message_size: [1 << 20, 300, 15, u64::MAX][usize::from(limits & 3)],
-        hold: usize::from(hold),
+        text_buffer: usize::from(hold),
         ..Rules::default()
     };
     let side = if how & 1 == 0 {

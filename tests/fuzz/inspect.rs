@@ -27,7 +27,7 @@ fuzz_target!(|input: &[u8]| {
         max_frame_size: pick(limits, [1 << 20, 200, 10, u64::MAX]),
         max_message_size: pick(limits >> 2, [1 << 20, 300, 15, u64::MAX]),
         max_fragments: pick(limits >> 4, [1024, 4, 2, 0]) as u32,
-        hold: usize::from(hold),
+        text_buffer: usize::from(hold),
         ..Rules::default()
     };
     let side = if how & 1 == 0 {

@@ -18,7 +18,7 @@ pub struct Law {
     pub max_message_size: u64,
     pub max_fragments: u32,
     /// Text frames up to this size pass whole or not at all.
-    pub hold: usize,
+    pub text_buffer: usize,
     /// A Close whose reason is no text is one all the same: its code is told, and nothing passes of it.
     pub keeps_close_codes: bool,
 }
@@ -166,7 +166,7 @@ pub fn judge(law: &Law, stream: &[u8]) -> Judgement {
                 if let (true, Some(sender)) = (message.compressed, &mut sender) {
                     let deflated =
                         sender.inflate(&message.payload, whole && fin, law, message.text);
-                    let pieces = !message.text || len > law.hold as u64;
+                    let pieces = !message.text || len > law.text_buffer as u64;
                     match deflated {
                         Deflated::Broken { rules, proof } => {
                             let at =
@@ -197,7 +197,7 @@ pub fn judge(law: &Law, stream: &[u8]) -> Judgement {
                     // How much of this frame is whole code points, and which byte proves that it is no text.
                     let (valid, wrong) = look_at_text(&message.payload);
                     let valid = valid.saturating_sub(before);
-                    let streamed = len > law.hold as u64 && valid > 0;
+                    let streamed = len > law.text_buffer as u64 && valid > 0;
                     if (!whole || wrong.is_some()) && streamed {
                         it.passes = start + header_len + valid;
                         it.bytes[TEXT] += valid as u64;

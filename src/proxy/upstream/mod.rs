@@ -21,7 +21,7 @@ use super::socket::Socket;
 use super::tunnel;
 use crate::duration::Shown;
 use crate::log;
-use crate::metrics::{HoldEnd, Metrics};
+use crate::metrics::{Metrics, QueueEnd};
 use balance::{Ring, Turns};
 use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
 use pingora::{Error, ErrorType, Result};
@@ -46,7 +46,7 @@ pub struct Pool {
     turns: Turns,
     /// A server may take connections that took none before.
     changed: Notify,
-    /// Held while it is decided whether a server may be ejected.
+    /// Queued while it is decided whether a server may be ejected.
     ejecting: Mutex<()>,
 }
 
@@ -217,31 +217,31 @@ impl Pool {
         )
     }
 
-    /// A connection to the first candidate that takes one. Where none does, it waits for one up to `hold`.
+    /// A connection to the first candidate that takes one. Where none does, it waits for one up to `queue_timeout`.
     pub(super) async fn connect(
         &self,
         key: Option<&[u8]>,
         metrics: &Metrics,
     ) -> Result<(Socket, ServerPermit), Unreachable> {
-        let deadline = Instant::now() + self.members().settings.hold;
+        let deadline = Instant::now() + self.members().settings.queue_timeout;
         let mut held = None;
         loop {
             let changed = self.changed.notified();
             match self.connect_now(key, metrics).await {
                 Err(unreachable) if unreachable.none_taking => {
-                    held.get_or_insert_with(|| metrics.hold(&self.name));
+                    held.get_or_insert_with(|| metrics.queue(&self.name));
                     // A place that becomes free, or a pause that ends, is told to nobody.
                     let look = deadline.min(Instant::now() + GLANCE);
                     if timeout_at(look, changed).await.is_err() && Instant::now() >= deadline {
                         if let Some(held) = held {
-                            held.end(HoldEnd::Expired);
+                            held.end(QueueEnd::Expired);
                         }
                         return Err(unreachable);
                     }
                 }
                 result => {
                     if let Some(held) = held {
-                        held.end(HoldEnd::Served);
+                        held.end(QueueEnd::Served);
                     }
                     return result;
                 }

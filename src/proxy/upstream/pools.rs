@@ -339,7 +339,7 @@ mod tests {
         assert!(pool.resolve(key, vec![address(1), address(3)]).is_none());
         // A reload that keeps the name keeps what it was resolved to.
         let settings = Upstream {
-            hold: std::time::Duration::ZERO,
+            queue_timeout: std::time::Duration::ZERO,
             ..pool.members().settings.clone()
         };
         assert!(pools.apply(&[settings]).is_empty());

@@ -237,12 +237,12 @@ async fn where_none_takes_it_an_upgrade_waits_for_one() {
     let server = pool.members().servers[0].clone();
     pool.set_drained(&server, true);
     let metrics = Metrics::new();
-    let (held, hold) = (Instant::now(), pool.members().settings.hold);
+    let (held, timeout) = (Instant::now(), pool.members().settings.queue_timeout);
     let unreachable = pool.connect(None, &metrics).await.expect_err("it is out");
     assert!(unreachable.none_taking);
-    assert_eq!(held.elapsed(), hold);
+    assert_eq!(held.elapsed(), timeout);
     let (unreachable, ()) = tokio::join!(pool.connect(None, &metrics), async {
-        tokio::time::sleep(hold / 2).await;
+        tokio::time::sleep(timeout / 2).await;
         pool.set_drained(&server, false);
     });
     assert!(

@@ -41,7 +41,7 @@ fn script(rng: &mut StdRng, from: Side) -> Vec<Vec<u8>> {
 fn settings(rng: &mut StdRng) -> Settings {
     let mut settings = Settings::default();
     settings.rules.max_frame_size = 4000;
-    settings.rules.hold = *[0, 100, 64 << 10].choose(rng).expect("some");
+    settings.rules.text_buffer = *[0, 100, 64 << 10].choose(rng).expect("some");
     if rng.gen_bool(0.1) {
         settings.rules.mode = crate::inspect::Mode::Observe;
     }
