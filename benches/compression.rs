@@ -7,7 +7,7 @@
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
-use wsgate::frame::deflate::{TAIL, Terms};
+use wsgate::frame::deflate::{DeflateParams, TAIL};
 use wsgate::frame::header::{self, MAX_LEN, Opcode};
 use wsgate::frame::mask::Mask;
 use wsgate::inspect::{Block, Flow, Rules, Side, StopAt, Tally};
@@ -182,7 +182,7 @@ fn inspect(
     inflated: usize,
 ) -> Duration {
     let (rules, mut tally) = (Rules::default(), Tally::default());
-    let terms = Terms {
+    let terms = DeflateParams {
         takeover,
         window_bits: 15,
     };

@@ -10,7 +10,7 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use std::env;
-use wsgate::frame::deflate::Terms;
+use wsgate::frame::deflate::DeflateParams;
 use wsgate::inspect::{Block, Budget, Event, Flow, Kind, Mode, Rules, Side, StopAt, Tally};
 
 const SIDES: [Side; 2] = [Side::Client, Side::Upstream];
@@ -25,15 +25,15 @@ const LAST: u8 = 0x80;
 const PLAIN_TEXT: u8 = 0x81;
 const PING: u8 = 0x89;
 
-const SHARED: Terms = Terms {
+const SHARED: DeflateParams = DeflateParams {
     takeover: true,
     window_bits: 15,
 };
-const ALONE: Terms = Terms {
+const ALONE: DeflateParams = DeflateParams {
     takeover: false,
     window_bits: 15,
 };
-const BOTH: [Terms; 2] = [SHARED, ALONE];
+const BOTH: [DeflateParams; 2] = [SHARED, ALONE];
 
 /// §7.2.3: "Hello" in one block, without compression, in a last block, and in two blocks.
 const HELLO: [&[u8]; 4] = [
@@ -283,7 +283,7 @@ fn windows_of_every_size() {
         })
         .collect();
     for window_bits in 9..=15 {
-        let terms = Terms {
+        let terms = DeflateParams {
             takeover: true,
             window_bits,
         };
@@ -615,7 +615,7 @@ fn for_each_case(cases: u64, case: impl Fn(&mut StdRng, usize)) {
 fn sender(rng: &mut StdRng) -> Sender {
     Sender {
         side: *SIDES.choose(rng).unwrap(),
-        deflate: Some(Terms {
+        deflate: Some(DeflateParams {
             takeover: rng.r#gen(),
             window_bits: rng.gen_range(8..=15),
         }),
@@ -686,11 +686,11 @@ fn frame(first: u8, payload: impl AsRef<[u8]>) -> Frame {
     Frame::new(first, payload)
 }
 
-fn check(terms: Terms, sent: &[Frame], want: Want) {
+fn check(terms: DeflateParams, sent: &[Frame], want: Want) {
     check_all(&Rules::default(), Some(terms), sent, want);
 }
 
-fn check_all(rules: &Rules, deflate: Option<Terms>, sent: &[Frame], want: Want) {
+fn check_all(rules: &Rules, deflate: Option<DeflateParams>, sent: &[Frame], want: Want) {
     let mut rng = StdRng::seed_from_u64(drive::seed());
     for side in SIDES {
         let sender = Sender { side, deflate };
@@ -726,7 +726,7 @@ fn check_all(rules: &Rules, deflate: Option<Terms>, sent: &[Frame], want: Want) 
     }
 }
 
-fn all_passes(rules: &Rules, terms: Terms, sent: &[Frame], kinds: &[Kind]) {
+fn all_passes(rules: &Rules, terms: DeflateParams, sent: &[Frame], kinds: &[Kind]) {
     let mut rng = StdRng::seed_from_u64(drive::seed());
     for side in SIDES {
         let deflate = Some(terms);

@@ -968,7 +968,7 @@ fn without_inspection_frames_are_held_to_the_protocol() {
         (vec![frame(TEXT, [b'a'; 501])], 0, Some(Kind::MessageTooBig)),
     ] {
         for side in SIDES {
-            let deflate = Some(wsgate::frame::deflate::Terms::default());
+            let deflate = Some(wsgate::frame::deflate::DeflateParams::default());
             let sender = drive::Sender { side, deflate };
             let (stream, starts) = written(side, &sent);
             let mut rng = StdRng::seed_from_u64(drive::seed());

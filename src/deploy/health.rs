@@ -24,7 +24,7 @@ impl Default for Thresholds {
 
 /// What follows from a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Turn {
+pub enum HealthChange {
     /// The server is taken out.
     Down,
     /// It is let in.
@@ -61,7 +61,7 @@ impl Health {
     }
 
     /// A check has passed or failed. What follows, if anything.
-    pub fn handle_check(&mut self, passed: bool, thresholds: Thresholds) -> Option<Turn> {
+    pub fn handle_check(&mut self, passed: bool, thresholds: Thresholds) -> Option<HealthChange> {
         if passed == self.is_up {
             self.against = 0;
             if self.is_up {
@@ -84,10 +84,10 @@ impl Health {
         self.is_up = passed;
         (self.against, self.stood) = (0, 0);
         if passed {
-            Some(Turn::Up)
+            Some(HealthChange::Up)
         } else {
             self.falls = (self.falls + 1).min(MOST_FALLS);
-            Some(Turn::Down)
+            Some(HealthChange::Down)
         }
     }
 
@@ -107,8 +107,8 @@ mod tests {
     fn run(health: &mut Health, checks: &str) -> String {
         let turn = |check| match health.handle_check(check == '+', Thresholds::default()) {
             None => '.',
-            Some(Turn::Down) => 'D',
-            Some(Turn::Up) => 'U',
+            Some(HealthChange::Down) => 'D',
+            Some(HealthChange::Up) => 'U',
         };
         checks.chars().map(turn).collect()
     }

@@ -6,7 +6,7 @@
 mod health;
 mod restart;
 
-pub use health::{Health, Thresholds, Turn};
+pub use health::{Health, HealthChange, Thresholds};
 pub use restart::{RestartThreshold, ServerClose, Suspicion};
 
 use crate::drain::{

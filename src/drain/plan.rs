@@ -95,7 +95,7 @@ impl Plan {
             // Every lane ends with the others: the rate is shared by number.
             lane.even = (self.terms.pace != Pace::Adaptive)
                 .then(|| Line::new(now, end, lane.settled, lane.total));
-            lane.blind = None;
+            lane.no_signal = None;
             lane.latest = Line::new(now + left / LATEST, self.deadline, lane.settled, lane.total);
         }
     }
@@ -128,7 +128,7 @@ impl Plan {
         }
         let by_pace = match &lane.even {
             Some(even) => even.due(lane.settled, lane.jitter),
-            None => match &lane.blind {
+            None => match &lane.no_signal {
                 Some(line) => line.due(lane.settled, lane.jitter).min(pulse.due()),
                 None => pulse.due(),
             },
@@ -151,8 +151,8 @@ impl Plan {
         if is_late(&lane.latest) {
             lane.latest = Line::new(now, self.deadline, lane.settled, lane.total);
         }
-        lane.blind = match lane.blind {
-            _ if lane.even.is_some() || !pulse.is_blind() => None,
+        lane.no_signal = match lane.no_signal {
+            _ if lane.even.is_some() || !pulse.has_no_signal() => None,
             Some(line) if !is_late(&line) => Some(line),
             _ => Some(Line::new(now, self.deadline, lane.settled, lane.total)),
         };
@@ -222,7 +222,7 @@ pub(super) struct Lane {
     /// The latest time table that still ends by the deadline without haste: nothing holds back beyond it.
     latest: Line,
     /// The even spread of what is left, while the pace listens and there is nothing to hear.
-    blind: Option<Line>,
+    no_signal: Option<Line>,
     /// Of the next one, 0 to 1 slots.
     pub(super) jitter: f64,
 }
@@ -236,7 +236,7 @@ impl Lane {
             settled: 0,
             even: None,
             latest: Line::new(now, now, 0, 0),
-            blind: None,
+            no_signal: None,
             jitter,
         }
     }

@@ -23,9 +23,9 @@ pub(super) struct Pulse {
     /// Upgrades that would have come anyway and have not been seen yet.
     background: f64,
     /// Last upgrade seen while somebody was away.
-    heard: Instant,
-    /// How many in a row were given up: who never sees anybody come back is blind.
-    lost: usize,
+    last_reconnect: Instant,
+    /// How many in a row were given up: a pace that sees nobody come back has no signal.
+    timed_out: usize,
     window: Window,
 }
 
@@ -63,8 +63,8 @@ impl Pulse {
             away: VecDeque::new(),
             deaf_since: None,
             background: 0.0,
-            heard: now,
-            lost: 0,
+            last_reconnect: now,
+            timed_out: 0,
             window: Window::new(now, INITIAL_WINDOW),
         }
     }
@@ -77,7 +77,7 @@ impl Pulse {
             let returning = self.window.returning;
             self.window = Window::new(now, initial_window(members, returning, deadline));
             self.window.returning = returning;
-            self.lost = 0;
+            self.timed_out = 0;
         }
         self.lanes += 1;
     }
@@ -130,21 +130,23 @@ impl Pulse {
             return Heard::Background;
         };
         if !ok {
-            // Somebody knocks: not blind.
-            self.lost = 0;
+            // A client that comes back is a signal.
+            self.timed_out = 0;
             return Heard::Failed(front.drain);
         }
-        let since = now.saturating_duration_since(self.heard).as_secs_f64();
+        let since = now
+            .saturating_duration_since(self.last_reconnect)
+            .as_secs_f64();
         let usual = self.arrivals_before(now);
         self.background = (self.background + usual * since).min((usual * 2.0).max(1.0));
-        self.heard = self.heard.max(now);
+        self.last_reconnect = self.last_reconnect.max(now);
         if self.background >= 1.0 {
             self.background -= 1.0;
             return Heard::Background;
         }
         let busy = self.away.len() as f64 * 2.0 >= self.window.size;
         self.away.pop_front();
-        self.lost = 0;
+        self.timed_out = 0;
         // Which of them it was does not matter: the mean of the differences is the same for every pairing.
         let after = now.saturating_duration_since(front.since);
         self.window.handle_back(after, busy && !strained);
@@ -158,7 +160,7 @@ impl Pulse {
     pub(super) fn expire(&mut self, now: Instant) {
         while self.away.front().is_some_and(|away| away.until <= now) {
             self.away.pop_front();
-            self.lost += 1;
+            self.timed_out += 1;
         }
     }
 
@@ -173,8 +175,8 @@ impl Pulse {
     }
 
     /// Nobody has been seen to come back for as long as one is waited for: there is nothing to listen to.
-    pub(super) fn is_blind(&self) -> bool {
-        self.lost >= BLIND
+    pub(super) fn has_no_signal(&self) -> bool {
+        self.timed_out >= NO_SIGNAL
     }
 
     /// How many a second would come anyway. Of those who came before, only as many as went: a crowd that has just come, or
@@ -204,7 +206,7 @@ impl Pulse {
     fn deafen(&mut self, now: Instant) {
         if self.deaf_since.is_none() {
             self.deaf_since = Some(now);
-            self.heard = now;
+            self.last_reconnect = now;
             self.background = 0.0;
         }
     }
@@ -324,8 +326,8 @@ const HOLD: Duration = Duration::from_millis(250);
 /// Changes of the handshake time below this say nothing, seconds: they are the network's and the scheduler's.
 const NOISE: f64 = 0.02;
 
-/// So many given up in a row make a drain blind.
-const BLIND: usize = 8;
+/// So many given up in a row leave a drain without a signal.
+const NO_SIGNAL: usize = 8;
 
 /// How long somebody who was told is expected to come back, at most: twice the longest delay suggested by default.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);

@@ -28,17 +28,17 @@ const EMPTY_BLOCK: [u8; 5] = [0x00, 0x00, 0x00, 0xFF, 0xFF];
 
 /// What was agreed for one direction, §7.1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Terms {
+pub struct DeflateParams {
     /// Whether a message may refer back to those before it.
     pub takeover: bool,
     /// How far it may refer back: 2 to the power of this, in bytes. 8 to 15.
     pub window_bits: u8,
 }
 
-impl Default for Terms {
+impl Default for DeflateParams {
     /// What holds where nothing is said (§7.1.1, §7.1.2).
     fn default() -> Self {
-        Terms {
+        DeflateParams {
             takeover: true,
             window_bits: 15,
         }
@@ -238,7 +238,7 @@ impl Default for Window {
 /// How large the window of a direction is.
 ///
 /// Never less than 512 bytes: zlib knows no smaller ones, and quietly takes 512 where 256 was agreed.
-pub const fn window_size(terms: Terms) -> usize {
+pub const fn window_size(terms: DeflateParams) -> usize {
     let bits = if terms.window_bits < 9 {
         9
     } else if terms.window_bits > 15 {

@@ -7,7 +7,7 @@
 use super::{
     InvalidUpgradeResponse, MAX_EXTENSION_PARAMETERS, MAX_EXTENSIONS, Refusal, is_token_byte,
 };
-use crate::frame::deflate::Terms;
+use crate::frame::deflate::DeflateParams;
 use std::fmt;
 
 /// What is done about compression on a route.
@@ -37,9 +37,9 @@ impl Default for Compression {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Deflate {
     /// What the client sends.
-    pub client: Terms,
+    pub client: DeflateParams,
     /// What the server sends.
-    pub server: Terms,
+    pub server: DeflateParams,
 }
 
 /// The parameters of one offer or answer (§7.1).
@@ -158,11 +158,11 @@ impl Parameters {
 
     pub(super) fn agreed(&self) -> Deflate {
         Deflate {
-            client: Terms {
+            client: DeflateParams {
                 takeover: !self.client_no_context_takeover,
                 window_bits: self.client_max_window_bits.flatten().unwrap_or(LARGEST),
             },
-            server: Terms {
+            server: DeflateParams {
                 takeover: !self.server_no_context_takeover,
                 window_bits: self.server_max_window_bits.unwrap_or(LARGEST),
             },

@@ -7,12 +7,12 @@
 //! has released, from the first one on, are a prefix of what the side sent, and that this prefix breaks no rule. What
 //! it gives back after a violation that was enforced is only to be discarded, and counts for nothing.
 
-use super::inflation::{Content, Inflation, Manner, Progress};
-use super::passage::{Block, Event, Passage, StopAt, Tally};
+use super::inflation::{Content, InflateLimits, Inflation, Progress};
+use super::passage::{Block, Event, Inspection, StopAt, Tally};
 use super::violation::{Kind, Violation};
 use super::{Budget, Mode, RateClass, Rules, Side};
 use crate::frame::close;
-use crate::frame::deflate::Terms;
+use crate::frame::deflate::DeflateParams;
 use crate::frame::header::{self, First, Header, MAX_CONTROL_PAYLOAD, Opcode, Second};
 use crate::frame::mask::Mask;
 use crate::frame::ping;
@@ -179,7 +179,7 @@ impl Flow {
     }
 
     /// The same where both sides agreed that messages of this direction may be compressed (RFC 7692).
-    pub fn with_compression(self, terms: Option<Terms>) -> Self {
+    pub fn with_compression(self, terms: Option<DeflateParams>) -> Self {
         Flow {
             inflation: terms.map(|terms| Box::new(Inflation::new(terms))),
             ..self
@@ -302,7 +302,7 @@ impl Flow {
         until: StopAt,
         block: &mut Block,
         tally: &mut Tally,
-    ) -> Passage {
+    ) -> Inspection {
         let was_stopped = self.stopped.is_some();
         let (mut release, mut spent) = (0_usize, false);
         // What is in a small window costs less than to read it: it is not counted.
@@ -334,7 +334,7 @@ impl Flow {
         if !was_stopped {
             self.released += release as u64;
         }
-        Passage {
+        Inspection {
             release,
             event,
             spent,
@@ -769,7 +769,7 @@ impl Flow {
             Form::Plain | Form::Inflated | Form::Opaque => (chunk.len(), inflation.take_owed()),
             Form::Compressed => {
                 let fin = payload.fin && payload.remaining == chunk.len() as u64;
-                let manner = Manner {
+                let manner = InflateLimits {
                     limit: rules.max_message_size,
                     observing: rules.mode == Mode::Observe,
                 };

@@ -15,7 +15,7 @@ use super::violation::Kind;
 use super::workshop::Tag;
 use super::{Budget, Violation};
 use crate::frame::deflate::{
-    Ending, InflateStatus, Inflater, Step, TAIL, Terms, Window, window_size,
+    DeflateParams, Ending, InflateStatus, Inflater, Step, TAIL, Window, window_size,
 };
 use crate::frame::mask::Mask;
 use crate::frame::utf8::Utf8;
@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// What is kept of a direction in which messages may be compressed.
 #[derive(Debug)]
 pub(super) struct Inflation {
-    terms: Terms,
+    terms: DeflateParams,
     /// Which inflater in a workshop is this direction's.
     tag: Tag,
     /// What the next message may refer back to.
@@ -51,7 +51,7 @@ pub(super) struct Content {
 
 /// How a message is looked at.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Manner {
+pub(super) struct InflateLimits {
     /// Most bytes that it may inflate to.
     pub limit: u64,
     /// Whether it passes whatever is found, and the next one has to be understood.
@@ -59,7 +59,7 @@ pub(super) struct Manner {
 }
 
 impl Inflation {
-    pub fn new(terms: Terms) -> Self {
+    pub fn new(terms: DeflateParams) -> Self {
         static FLOWS: AtomicU64 = AtomicU64::new(0);
         Inflation {
             terms,
@@ -126,7 +126,7 @@ impl Inflation {
         mask: Option<&mut Mask>,
         fin: bool,
         content: &mut Content,
-        manner: Manner,
+        manner: InflateLimits,
         block: &mut Block,
     ) -> Fed {
         let takeover = self.terms.takeover;
@@ -253,7 +253,7 @@ struct Work<'a> {
     /// Where the last of it is kept, and how much of it, if it is.
     window: Option<(&'a mut Window, usize)>,
     content: &'a mut Content,
-    manner: Manner,
+    manner: InflateLimits,
     /// Observing: what is wrong with the text.
     found: Option<Violation>,
     budget: &'a mut Budget,
@@ -295,7 +295,7 @@ impl Work<'_> {
         } = self.inflater.step(input, &mut self.room[self.at..end]);
         let is_full = self.at + produced == end;
         self.budget.take_inflated(consumed, produced);
-        self.take_in(produced)?;
+        self.push(produced)?;
         match stand {
             InflateStatus::Corrupt => return Err(self.violation(Kind::DeflateInvalid)),
             InflateStatus::Final => self.forget(),
@@ -345,7 +345,7 @@ impl Work<'_> {
                 // What has come out may be more than the tail's.
                 return Err(unfinished);
             }
-            self.take_in(step.produced)?;
+            self.push(step.produced)?;
             if step.stand == InflateStatus::Final {
                 self.forget();
             }
@@ -356,7 +356,7 @@ impl Work<'_> {
     }
 
     /// Judges what was inflated.
-    fn take_in(&mut self, produced: usize) -> Result<(), Violation> {
+    fn push(&mut self, produced: usize) -> Result<(), Violation> {
         let limit = self.manner.limit;
         let fits = limit.saturating_sub(self.content.len);
         let fits = usize::try_from(fits).map_or(produced, |fits| fits.min(produced));

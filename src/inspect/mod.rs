@@ -21,7 +21,7 @@ mod workshop;
 
 pub use budget::Budget;
 pub use flow::Flow;
-pub use passage::{Block, Compressed, Event, Passage, StopAt, Tally};
+pub use passage::{Block, Compressed, Event, Inspection, StopAt, Tally};
 pub use rate::{Bucket, Rate, RateClass};
 pub use violation::{Kind, Violation};
 

@@ -17,7 +17,7 @@ pub enum StopAt {
 
 /// What a call found.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Passage {
+pub struct Inspection {
     /// How many bytes of the window, from its front, may go on to the other side.
     pub release: usize,
     /// What stopped the walk, if anything did.

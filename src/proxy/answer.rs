@@ -99,7 +99,7 @@ impl Answer {
             head.insert_header(title_case(&name), &*value)?;
         }
         if let Some(rules) = rules {
-            headers::obey(&mut head, rules)?;
+            headers::apply_rules(&mut head, rules)?;
         }
         session.set_keepalive(None);
         let without_body = session.req_header().method == http::Method::HEAD;
@@ -215,16 +215,17 @@ impl Refused {
         session.set_keepalive(None);
         let parts = *self.parts;
         let rules = parts.rules.as_ref();
-        let obey = |head: &mut ResponseHeader| rules.map_or(Ok(()), |of| headers::obey(head, of));
+        let apply_rules =
+            |head: &mut ResponseHeader| rules.map_or(Ok(()), |of| headers::apply_rules(head, of));
         match parts.told {
             Told::Ours(answer) => answer.write(session, rules).await,
             Told::Access(mut head, body) => {
-                obey(&mut head)?;
+                apply_rules(&mut head)?;
                 session.write_response_header(head).await?;
                 session.write_response_body(body.freeze(), true).await
             }
             Told::Server(mut head, mut server, limit) => {
-                obey(&mut head)?;
+                apply_rules(&mut head)?;
                 session.write_response_header(head).await?;
                 loop {
                     let chunk = timeout(limit, server.read_body_bytes()).await;

@@ -10,7 +10,7 @@ use super::shortage::ProbeError;
 use super::socket::Socket;
 use super::upstream::{HealthStatus, Pool, Pools, Server};
 use super::words::words;
-use crate::deploy::{Control, Health, Turn};
+use crate::deploy::{Control, Health, HealthChange};
 use crate::drain::{Cause, Selection, State};
 use crate::duration::Shown;
 use crate::frame::close;
@@ -133,13 +133,13 @@ impl HealthChecker {
             self.pool
                 .handle_check(&self.server, answer.is_ok().then_some(due));
             match health.handle_check(answer.is_ok(), settings.thresholds) {
-                Some(Turn::Down) => {
+                Some(HealthChange::Down) => {
                     let error = answer.as_ref().err();
                     tracing::warn!(upstream, %server, error, "server fails its checks and takes no new connections");
                     self.pool.set_standing(&self.server, HealthStatus::Bad);
                     drain = Some(self.drain_once_ready());
                 }
-                Some(Turn::Up) => {
+                Some(HealthChange::Up) => {
                     tracing::info!(upstream, %server, "server passes its checks and takes connections");
                     self.pool.set_standing(&self.server, HealthStatus::Good);
                     if let Some(drain) = drain.take() {

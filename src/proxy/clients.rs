@@ -48,12 +48,12 @@ impl Throttled {
 
 /// A connection, or a request under way, counts against its address as long as this lives.
 #[derive(Debug)]
-pub(super) struct Admitted {
+pub(super) struct AddressPermit {
     clients: Arc<Clients>,
     address: IpAddr,
 }
 
-impl Drop for Admitted {
+impl Drop for AddressPermit {
     fn drop(&mut self) {
         let mut known = self.clients.lock();
         if let Some(account) = known.addresses.get_mut(&self.address) {
@@ -62,7 +62,7 @@ impl Drop for Admitted {
     }
 }
 
-impl Admitted {
+impl AddressPermit {
     /// One more request of the same address.
     ///
     /// # Errors
@@ -82,7 +82,7 @@ impl Clients {
         address: IpAddr,
         limits: &AddressLimits,
         now: Instant,
-    ) -> Result<Admitted, Throttled> {
+    ) -> Result<AddressPermit, Throttled> {
         let address = network_of(address, limits.ipv6_prefix);
         let rate = Rate::new(u64::from(limits.rate), Duration::from_secs(1));
         let mut known = self.lock();
@@ -93,7 +93,7 @@ impl Clients {
         }
         account.spend(rate, now)?;
         account.open += 1;
-        Ok(Admitted {
+        Ok(AddressPermit {
             clients: self.clone(),
             address,
         })

@@ -67,7 +67,7 @@ pub(super) fn request(
     forwarded(&mut changes, came, identity, host, caller)?;
     set_host(&mut changes, came, host);
     changes.vouch(route.access.auth.as_ref(), vouched);
-    changes.obey(&route.headers[0]);
+    changes.apply_rules(&route.headers[0]);
 
     // Nearly all need no second allocation.
     let mut written = BytesMut::with_capacity(1024);
@@ -210,7 +210,7 @@ fn switch(headers: &Lines<'_>, asked: &Request, agreed: &Agreed, route: &Route) 
     if let Some(extensions) = &agreed.extensions {
         changes.add("Sec-WebSocket-Extensions", extensions.as_bytes());
     }
-    changes.obey(&route.headers[1]);
+    changes.apply_rules(&route.headers[1]);
     changes.add("Upgrade", &b"websocket"[..]);
     changes.add("Connection", &b"Upgrade"[..]);
     changes.set("Sec-WebSocket-Accept", asked.accept().as_bytes());

@@ -84,7 +84,7 @@ impl<'a> Changes<'a> {
     }
 
     /// The rules of a route.
-    pub fn obey(&mut self, rules: &'a HeaderRules) {
+    pub fn apply_rules(&mut self, rules: &'a HeaderRules) {
         for name in &rules.remove {
             self.remove(name);
         }
@@ -223,9 +223,9 @@ pub(super) fn end_hop(head: &mut ResponseHeader) {
 ///
 /// # Errors
 /// None: names and values have been looked at.
-pub(super) fn obey(head: &mut ResponseHeader, rules: &HeaderRules) -> Result<()> {
+pub(super) fn apply_rules(head: &mut ResponseHeader, rules: &HeaderRules) -> Result<()> {
     let mut changes = Changes::of_response(std::iter::empty());
-    changes.obey(rules);
+    changes.apply_rules(rules);
     changes.apply(head)
 }
 

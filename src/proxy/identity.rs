@@ -178,7 +178,7 @@ pub(super) fn forwarded<'a>(
     if identity.believed != Some(ForwardedHeader::XForwardedFor) {
         changes.drop_claims();
     }
-    // CGI makes of it the variable HTTP_PROXY, which many programs obey (CVE-2016-5385).
+    // CGI makes of it the variable HTTP_PROXY, which many programs apply_rules (CVE-2016-5385).
     changes.remove("Proxy");
     // RFC 7239 §8.1: of two headers that say the same, one may be the client's. Servers get one.
     changes.remove("Forwarded");

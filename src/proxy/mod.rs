@@ -1,6 +1,6 @@
 //! The seat on Pingora; the only room that names its HTTP types.
 //!
-//! [`Gate`] takes the connections of the listeners and reads the head of each request. A plain request takes Pingora's
+//! [`ConnectionHandler`] takes the connections of the listeners and reads the head of each request. A plain request takes Pingora's
 //! ordinary path to the same pools; [`ProxyApp`] is the [`ProxyHttp`] that Pingora's proxy asks. An upgrade request does not
 //! come there (`upgrade`): it is read where it lies and becomes a tunnel of our own, because body filters run only when
 //! bytes arrive, and an idle connection could then never be told anything. Pingora's sessions serve those that are refused.
@@ -65,7 +65,7 @@ use asked::{Downstream, UpgradeRequest};
 use async_trait::async_trait;
 use balance::hash_key;
 use bytes::{Bytes, BytesMut};
-use clients::{Admitted, Throttled};
+use clients::{AddressPermit, Throttled};
 use framed::Framed;
 use head::NoHead;
 use headers::{AuthHeaders, Changes};
@@ -99,7 +99,7 @@ use upstream::EjectionReason;
 
 /// Takes the connections of the listeners. Clones share everything.
 #[derive(Clone)]
-pub struct Gate {
+pub struct ConnectionHandler {
     proxy: Arc<HttpProxy<ProxyApp>>,
     tables: Tables,
     requests: Arc<Requests>,
@@ -139,7 +139,7 @@ impl Tables {
     }
 }
 
-impl Gate {
+impl ConnectionHandler {
     /// A gate that obeys this table.
     pub fn new(table: Table, conf: &Arc<ServerConf>) -> Self {
         let tables = Tables(Arc::new(RwLock::new(Arc::new(table))));
@@ -149,7 +149,7 @@ impl Gate {
         options.allow_connect_method_proxying = true;
         proxy.server_options = Some(options);
         proxy.handle_init_modules();
-        Gate {
+        ConnectionHandler {
             proxy: Arc::new(proxy),
             tables,
             requests: Arc::default(),
@@ -161,7 +161,7 @@ impl Gate {
     /// The same for the connections of one listener. Their sockets have this from the listening one; what changes later is
     /// told to each.
     pub fn at(&self, listener: &settings::Address, inherited: Tcp) -> Self {
-        Gate {
+        ConnectionHandler {
             listener: Some(listener.clone()),
             inherited,
             ..self.clone()
@@ -170,9 +170,9 @@ impl Gate {
 
     /// The connection, as if it were the client's itself where a proxy in front says whose it is. `None`: it does not come to
     /// anything.
-    async fn introduce(&self, stream: Stream, table: &Table) -> Option<Box<Socket>> {
+    async fn accept_proxy_header(&self, stream: Stream, table: &Table) -> Option<Box<Socket>> {
         let mut socket = stream.into_any().downcast::<Socket>().ok()?;
-        if let Err(error) = socket.obey(table.client.tcp, self.inherited) {
+        if let Err(error) = socket.apply(table.client.tcp, self.inherited) {
             tracing::debug!(%error, "the options of a client's socket cannot be set");
         }
         let listener = self.listener.as_ref();
@@ -202,7 +202,7 @@ impl Gate {
     }
 
     /// The connection as its listener wants it: with TLS, where it does. `None`: it does not come to anything.
-    async fn secure(&self, socket: Box<Socket>, table: &Table) -> Option<Secure> {
+    async fn accept_tls(&self, socket: Box<Socket>, table: &Table) -> Option<Secure> {
         let listener = self.listener.as_ref();
         let Some((listener, tls)) = listener.and_then(|at| Some((at, table.tls(at)?))) else {
             return Some(Secure::Http1(socket));
@@ -273,7 +273,7 @@ enum Secure {
 }
 
 #[async_trait]
-impl ServerApp for Gate {
+impl ServerApp for ConnectionHandler {
     async fn process_new(
         self: &Arc<Self>,
         stream: Stream,
@@ -283,7 +283,7 @@ impl ServerApp for Gate {
         let _request = Request(self.requests.clone());
         let mut table = self.table();
         let mut idle = table.client.header_timeout;
-        let socket = self.introduce(stream, &table).await?;
+        let socket = self.accept_proxy_header(stream, &table).await?;
         let peer = socket.peer().map(|peer| peer.ip().to_canonical());
         let mut permit = match table.permit(peer) {
             Ok(permit) => Some(permit),
@@ -292,7 +292,7 @@ impl ServerApp for Gate {
                 return None;
             }
         };
-        let mut stream = match self.secure(socket, &table).await? {
+        let mut stream = match self.accept_tls(socket, &table).await? {
             Secure::Http1(stream) => stream,
             Secure::Http2(stream) => {
                 let (client, metrics) = (&table.client, &table.metrics);
@@ -412,7 +412,7 @@ pub struct Plain {
     /// It counts against its route,
     ticket: Option<RoutePermit>,
     /// and against its client's address, where many clients share a connection.
-    admitted: Option<Box<Admitted>>,
+    admitted: Option<Box<AddressPermit>>,
     transfer: Option<Arc<Transfer>>,
 }
 
@@ -708,7 +708,7 @@ impl ProxyHttp for ProxyApp {
         identity::forwarded(&mut changes, &asked, identity, host, &caller)?;
         identity::set_host(&mut changes, &request.headers, host);
         changes.vouch(settings.access.auth.as_ref(), &plain.vouched);
-        changes.obey(&settings.headers[0]);
+        changes.apply_rules(&settings.headers[0]);
         changes.apply(request)
     }
 
@@ -757,7 +757,7 @@ impl ProxyHttp for ProxyApp {
         }
         headers::end_hop(response);
         match plain.answer_rules() {
-            Some(rules) => headers::obey(response, rules),
+            Some(rules) => headers::apply_rules(response, rules),
             None => Ok(()),
         }
     }

@@ -2,7 +2,7 @@
 //! came of it: HTTP, a WebSocket, or nothing.
 
 use super::answer::Answer;
-use super::clients::{Admitted, Throttled};
+use super::clients::{AddressPermit, Throttled};
 use super::identity;
 use super::table::{GlobalLimits, RoutePermit, RouteState, Table};
 use http::{StatusCode, header};
@@ -17,7 +17,7 @@ pub(super) struct Permit {
     everybody: Option<Arc<GlobalLimits>>,
     /// The connection counts against the address of its client, where that is limited. Those of trusted proxies, which carry
     /// many clients, do not.
-    address: Option<Box<Admitted>>,
+    address: Option<Box<AddressPermit>>,
 }
 
 /// The same of a connection that is a tunnel. It says nothing twice, as each idle WebSocket has one.
@@ -25,7 +25,7 @@ pub(super) struct TunnelPermit {
     /// The place among all connections as well: it is the same `everybody`, whatever a reload made of the routes.
     ticket: RoutePermit,
     /// As in [`Permit`]; that of the WebSocket, where a trusted proxy speaks for its client.
-    _address: Option<Box<Admitted>>,
+    _address: Option<Box<AddressPermit>>,
 }
 
 /// Why there is no permit.
@@ -84,7 +84,7 @@ impl Permit {
     pub fn into_tunnel(
         mut self,
         ticket: RoutePermit,
-        admitted: Option<Box<Admitted>>,
+        admitted: Option<Box<AddressPermit>>,
     ) -> TunnelPermit {
         self.everybody = None;
         TunnelPermit {

@@ -1,7 +1,7 @@
 //! Refusals of connections and of plain requests: each is answered, where anything can be said, and counted; a cause is in the
 //! log once a minute, with the number of those in between (each of them at the level `debug`).
 
-use super::Gate;
+use super::ConnectionHandler;
 use super::answer::Answer;
 use super::asked::Downstream;
 use super::identity::ClientAddress;
@@ -90,7 +90,7 @@ pub(super) fn report_request(
 /// How the line of a connection begins that ends before it has a request.
 const CONNECTION: &str = "connection refused";
 
-impl Gate {
+impl ConnectionHandler {
     /// Ends a connection beyond a limit, before anything of it is read.
     pub(super) async fn deny(&self, socket: Stream, denied: Denied, table: &Table) {
         let (listener, peer) = self.names(&socket);

@@ -139,12 +139,12 @@ impl Socket {
     ///
     /// # Errors
     /// Those of the socket.
-    pub(super) fn obey(&self, tcp: Tcp, had: Tcp) -> io::Result<()> {
+    pub(super) fn apply(&self, tcp: Tcp, had: Tcp) -> io::Result<()> {
         match self {
             Socket::Tcp(stream, _) => tcp.apply(stream, had),
             Socket::Unix(..) => Ok(()),
-            Socket::Tls(stream) => stream.io().obey(tcp, had),
-            Socket::Rewound(_, socket) | Socket::Unnamed(_, socket) => socket.obey(tcp, had),
+            Socket::Tls(stream) => stream.io().apply(tcp, had),
+            Socket::Rewound(_, socket) | Socket::Unnamed(_, socket) => socket.apply(tcp, had),
         }
     }
 

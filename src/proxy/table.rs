@@ -3,14 +3,14 @@
 use super::Router;
 use super::answer::{Answer, Refused};
 use super::asked::{Downstream, UpgradeRequest};
-use super::clients::{Admitted, Clients, Throttled};
+use super::clients::{AddressPermit, Clients, Throttled};
 use super::farewell::Lingering;
 use super::identity::{ClientAddress, Identity, identify, is_trusted};
 use super::settings::{Address, Client, Route, Settings};
 use super::upstream::{Pool, Pools};
 use crate::deploy::Control;
 use crate::metrics::{Metrics, Reason};
-use crate::relay::{Buffers, Terms};
+use crate::relay::{Buffers, RouteContext};
 use crate::session;
 use crate::tls::Accept;
 use http::{HeaderName, StatusCode};
@@ -88,7 +88,7 @@ impl GlobalLimits {
 /// A route at run time.
 pub(super) struct RouteState {
     pub settings: Route,
-    pub terms: Arc<Terms>,
+    pub terms: Arc<RouteContext>,
     pub pool: Arc<Pool>,
     pub control: Arc<Control>,
     /// WebSocket connections and plain requests under way, those from before a reload included.
@@ -108,7 +108,10 @@ impl RouteState {
     ///
     /// # Errors
     /// Why it has to wait.
-    pub fn admit_forwarded(&self, identity: &Identity) -> Result<Option<Box<Admitted>>, Throttled> {
+    pub fn admit_forwarded(
+        &self,
+        identity: &Identity,
+    ) -> Result<Option<Box<AddressPermit>>, Throttled> {
         let limits = &self.client.per_address;
         let is_limited = limits.is_some() && is_trusted(identity.peer, &self.client);
         let Some(client) = identity.account().filter(|_| is_limited) else {
@@ -137,7 +140,7 @@ impl Table {
         everybody.buffers.set_limit(settings.client.buffer_memory);
         let state = |route: &Route| {
             metrics.add_route(&route.name);
-            let terms = Terms {
+            let terms = RouteContext {
                 route: route.name.clone(),
                 settings: Arc::new(session::Settings {
                     rules: route.rules,
@@ -241,7 +244,7 @@ impl Table {
     }
 
     /// The pools that take over from one: those of the routes that used it and that are in this table too.
-    pub fn heirs(&self, of: &Pool, before: &Table) -> Vec<Arc<Pool>> {
+    pub fn successors(&self, of: &Pool, before: &Table) -> Vec<Arc<Pool>> {
         let used = before
             .routes
             .iter()

@@ -9,7 +9,7 @@ use super::access;
 use super::answer::{Answer, Refused};
 use super::asked::{Downstream, UpgradeRequest};
 use super::balance::hash_key;
-use super::clients::Admitted;
+use super::clients::AddressPermit;
 use super::connection::{Connection, client_network, place};
 use super::exchange::{self, Switched, UpstreamResponse};
 use super::head::Head;
@@ -68,7 +68,7 @@ pub(super) async fn serve(
         head.unsplit(behind);
         return Served::Plain(stream, Head { bytes: head, len });
     }
-    match attend(tables, asked, &Downstream::of(&stream)).await {
+    match handle_upgrade(tables, asked, &Downstream::of(&stream)).await {
         Ok(tunnel) => tunnel.open(stream, behind, permit).await,
         // What few requests come to is in a box of its own.
         Err(refused) => Box::pin(refuse_on(stream, head, refused)).await,
@@ -87,7 +87,7 @@ async fn refuse_on(stream: Stream, head: BytesMut, refused: Refused) {
         }
     };
     if let Some(session) = session {
-        tell(refused, session).await;
+        write_response(refused, session).await;
     }
 }
 
@@ -108,7 +108,7 @@ async fn session(stream: Stream, head: BytesMut) -> Result<ServerSession, Stream
 }
 
 /// Tells a client why it is refused.
-async fn tell(refused: Refused, mut session: ServerSession) {
+async fn write_response(refused: Refused, mut session: ServerSession) {
     // A server's own answer may be long. Each piece of it has so much time.
     session.set_write_timeout(Some(WRITE_TIMEOUT));
     let telling = async {
@@ -124,7 +124,7 @@ async fn tell(refused: Refused, mut session: ServerSession) {
 ///
 /// # Errors
 /// Why there is none.
-async fn attend(
+async fn handle_upgrade(
     tables: &Tables,
     mut asked: UpgradeRequest<'_>,
     caller: &Downstream,
@@ -136,7 +136,7 @@ async fn attend(
         refusal::report(&table.metrics, refused, &About::new(&asked, None, client));
     })?;
     drop(table);
-    let negotiated = negotiate(&asked, caller, &route, identity, started).await;
+    let negotiated = connect_upstream(&asked, caller, &route, identity, started).await;
     negotiated.map_err(|refused| {
         let about = About::new(&asked, Some(route.name()), identity.client);
         refusal::report(&route.terms.metrics, &refused, &about);
@@ -176,7 +176,7 @@ fn note(route: &RouteState, counted: Handshake, started: Instant) {
 ///
 /// # Errors
 /// Why there is no tunnel.
-async fn negotiate(
+async fn connect_upstream(
     asked: &UpgradeRequest<'_>,
     caller: &Downstream,
     route: &Arc<RouteState>,
@@ -311,7 +311,7 @@ struct Tunnel {
     enrolled: Enrolled,
     ticket: RoutePermit,
     /// The client behind a trusted proxy.
-    admitted: Option<Box<Admitted>>,
+    admitted: Option<Box<AddressPermit>>,
     client: Option<ClientAddress>,
     /// By which failures of one client are told from those of several.
     whose: ClientNetwork,

@@ -33,7 +33,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 /// What every connection of a route has in common.
 #[derive(Debug)]
-pub struct Terms {
+pub struct RouteContext {
     /// Name of the route, for logs and metrics.
     pub route: String,
     /// What its sessions are held to.
@@ -56,7 +56,7 @@ pub struct Relay<C, U> {
 /// All of a relay but its legs.
 #[derive(Debug)]
 struct State {
-    terms: Arc<Terms>,
+    terms: Arc<RouteContext>,
     handle: Arc<Handle>,
     session: Session,
     /// By the side that they read from.
@@ -69,7 +69,7 @@ impl<C, U> Relay<C, U> {
     /// `from_client` and `from_server` came behind the heads of the handshake and were read with them; `compression` is
     /// what the handshake agreed to. `handle` has the connection ended from outside.
     pub fn new(
-        terms: Arc<Terms>,
+        terms: Arc<RouteContext>,
         handle: Arc<Handle>,
         compression: Option<Deflate>,
         (client, from_client): (C, BytesMut),

@@ -98,22 +98,22 @@ struct World {
     relay: JoinHandle<Outcome>,
 }
 
-fn terms(rules: Rules) -> Arc<Terms> {
+fn terms(rules: Rules) -> Arc<RouteContext> {
     Arc::new(plain(rules))
 }
 
-/// Terms that say nothing but these rules.
-fn plain(rules: Rules) -> Terms {
+/// A context that says nothing but these rules.
+fn plain(rules: Rules) -> RouteContext {
     with_settings(Settings {
         rules,
         ..Settings::default()
     })
 }
 
-/// Terms with these settings.
-fn with_settings(settings: Settings) -> Terms {
+/// A context with these settings.
+fn with_settings(settings: Settings) -> RouteContext {
     let metrics = Arc::new(Metrics::new());
-    Terms {
+    RouteContext {
         route: "test".to_owned(),
         settings: Arc::new(settings),
         buffers: Arc::new(Buffers::new(metrics.clone())),
@@ -122,15 +122,15 @@ fn with_settings(settings: Settings) -> Terms {
 }
 
 impl World {
-    fn new(terms: Arc<Terms>) -> World {
+    fn new(terms: Arc<RouteContext>) -> World {
         World::with_buffers(terms, 1 << 20)
     }
 
-    fn with_buffers(terms: Arc<Terms>, size: usize) -> World {
+    fn with_buffers(terms: Arc<RouteContext>, size: usize) -> World {
         World::with_compression(terms, size, None)
     }
 
-    fn with_compression(terms: Arc<Terms>, size: usize, agreed: Option<Deflate>) -> World {
+    fn with_compression(terms: Arc<RouteContext>, size: usize, agreed: Option<Deflate>) -> World {
         let (client, near_client) = duplex(size);
         let (upstream, near_upstream) = duplex(size);
         let handle = Arc::<Handle>::default();
@@ -1247,7 +1247,7 @@ fn a_relay_is_small() {
     assert!(size <= 480, "{size} bytes");
 }
 
-fn watched(ping_interval: [u64; 2], idle_timeout: u64) -> Arc<Terms> {
+fn watched(ping_interval: [u64; 2], idle_timeout: u64) -> Arc<RouteContext> {
     let liveness = Liveness {
         ping_interval: ping_interval.map(Duration::from_secs),
         pong_timeout: Duration::from_secs(10),

@@ -5,7 +5,7 @@ use super::listening::Listeners;
 use crate::admin::Admin;
 use crate::deploy::{Control, Settings};
 use crate::drain::{Cause, Pace, Selection, Terms};
-use crate::proxy::Gate;
+use crate::proxy::ConnectionHandler;
 use crate::service;
 use async_trait::async_trait;
 use pingora::server::{ShutdownSignal, ShutdownSignalWatch};
@@ -22,7 +22,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 /// What has to end.
 pub(super) struct Ending {
     pub control: Arc<Control>,
-    pub gate: Listeners<Gate>,
+    pub gate: Listeners<ConnectionHandler>,
     pub admin: Option<Listeners<Admin>>,
     /// What `/readyz` answers.
     pub ready: Arc<AtomicBool>,

@@ -3,7 +3,7 @@
 use super::accepting::Acceptor;
 use crate::admin::Admin;
 use crate::metrics::Metrics;
-use crate::proxy::Gate;
+use crate::proxy::ConnectionHandler;
 use crate::proxy::settings::{Address, Tcp};
 use crate::service::Owner;
 use async_trait::async_trait;
@@ -228,9 +228,9 @@ pub(super) trait At: ServerApp + Clone + Send + Sync + 'static {
     fn at(&self, listener: &Address, inherited: Tcp) -> Self;
 }
 
-impl At for Gate {
+impl At for ConnectionHandler {
     fn at(&self, listener: &Address, inherited: Tcp) -> Self {
-        Gate::at(self, listener, inherited)
+        ConnectionHandler::at(self, listener, inherited)
     }
 }
 

@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::deploy::Control;
 use crate::metrics::Metrics;
 use crate::proxy::settings::Address;
-use crate::proxy::{Checks, Discovery, Gate, LoadShedder, Pools, Table};
+use crate::proxy::{Checks, ConnectionHandler, Discovery, LoadShedder, Pools, Table};
 use crate::service::{self, OwnerError};
 use async_trait::async_trait;
 use certificates::ReportedErrors;
@@ -82,7 +82,7 @@ impl Gateway {
         let relief = LoadShedder::new(control.clone(), table.buffers().clone());
         let gate = Listeners::new(
             "gate",
-            Gate::new(table, &server.configuration),
+            ConnectionHandler::new(table, &server.configuration),
             metrics.clone(),
         );
         let listeners = config.proxy.listeners.iter();

@@ -13,7 +13,7 @@ use crate::drain::Cause;
 use crate::log;
 use crate::metrics::Metrics;
 use crate::proxy::settings::Address;
-use crate::proxy::{Departure, Gate, Pool, Pools, RemovedServers, Table};
+use crate::proxy::{ConnectionHandler, Departure, Pool, Pools, RemovedServers, Table};
 use crate::service;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ pub(super) struct Live {
     pub control: Arc<Control>,
     pub pools: Arc<Pools>,
     pub metrics: Arc<Metrics>,
-    pub gate: Listeners<Gate>,
+    pub gate: Listeners<ConnectionHandler>,
     pub admin: Option<Listeners<Admin>>,
     pub said: ReportedErrors,
 }
@@ -140,8 +140,8 @@ impl Live {
             Some(&before),
         );
         for departure in departures {
-            let heirs = table.heirs(&departure.pool, &before);
-            self.drain(departure, heirs);
+            let successors = table.successors(&departure.pool, &before);
+            self.drain(departure, successors);
         }
         gate.apply(table);
         for bound in &bound {
@@ -182,7 +182,7 @@ impl Live {
     }
 
     /// Drains what a configuration has left behind, as soon as a server that it has can take those clients.
-    fn drain(&self, departure: Departure, heirs: Vec<Arc<Pool>>) {
+    fn drain(&self, departure: Departure, successors: Vec<Arc<Pool>>) {
         let Departure {
             pool,
             dropped,
@@ -191,7 +191,7 @@ impl Live {
         } = departure;
         let mut departing = Vec::new();
         if dropped {
-            departing.push(RemovedServers::pool(&pool, heirs));
+            departing.push(RemovedServers::pool(&pool, successors));
         } else {
             let servers = left.into_iter();
             departing.extend(servers.map(|server| RemovedServers::server(&pool, server)));

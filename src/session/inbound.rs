@@ -5,7 +5,7 @@ use super::phase::Phase;
 use super::timers::Timer;
 use super::writing::Writing;
 use super::{Event, Session, Turn};
-use crate::frame::deflate::Terms;
+use crate::frame::deflate::DeflateParams;
 use crate::inspect::{self, Block, Flow, Mode, Side, StopAt, Tally, Violation};
 use std::time::Instant;
 
@@ -69,7 +69,7 @@ pub(super) enum Passing {
 }
 
 impl Inbound {
-    pub fn new(from: Side, compression: Option<Terms>) -> Self {
+    pub fn new(from: Side, compression: Option<DeflateParams>) -> Self {
         Inbound {
             flow: Flow::new(from).with_compression(compression),
             closed: None,
@@ -145,7 +145,7 @@ impl Session {
         &mut self,
         from: Side,
         window: &[u8],
-        mut first: Option<inspect::Passage>,
+        mut first: Option<inspect::Inspection>,
         mut tally: Tally,
         (block, turn): (&mut Block, &mut Turn),
         now: Instant,
@@ -199,7 +199,7 @@ impl Session {
                     again = release < window.len();
                     break None;
                 }
-                (Verdict::Violation(violation), None) => inspect::Passage {
+                (Verdict::Violation(violation), None) => inspect::Inspection {
                     release: 0,
                     event: Some(inspect::Event::Violation(violation)),
                     spent: false,

@@ -1,16 +1,16 @@
 //! A sender that compresses, as RFC 7692 §7.2.1 says.
 
 use rand::Rng;
-use wsgate::frame::deflate::{TAIL, Terms};
+use wsgate::frame::deflate::{DeflateParams, TAIL};
 use zlib_rs::{Deflate, DeflateFlush, Status};
 
 pub struct Compressor {
-    terms: Terms,
+    terms: DeflateParams,
     deflate: Deflate,
 }
 
 impl Compressor {
-    pub fn new(terms: Terms) -> Self {
+    pub fn new(terms: DeflateParams) -> Self {
         Compressor {
             terms,
             deflate: new(terms, 6),
@@ -77,6 +77,6 @@ impl Compressor {
     }
 }
 
-fn new(terms: Terms, level: i32) -> Deflate {
+fn new(terms: DeflateParams, level: i32) -> Deflate {
     Deflate::new(level, false, terms.window_bits.max(9))
 }

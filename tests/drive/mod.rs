@@ -7,7 +7,7 @@ use crate::judge::{self, End, Judgement, Law};
 use rand::Rng;
 use std::fmt::Display;
 use std::{env, iter, thread};
-use wsgate::frame::deflate::{Terms, window_size};
+use wsgate::frame::deflate::{DeflateParams, window_size};
 use wsgate::inspect::{Block, Budget, Event, Flow, Mode, Rules, Side, StopAt, Tally, Violation};
 
 /// Where a stream is cut into the pieces that are fed: ends of pieces, rising, the last one the length of the stream.
@@ -74,7 +74,7 @@ pub struct Played {
 #[derive(Clone, Copy, Debug)]
 pub struct Sender {
     pub side: Side,
-    pub deflate: Option<Terms>,
+    pub deflate: Option<DeflateParams>,
 }
 
 impl From<Side> for Sender {

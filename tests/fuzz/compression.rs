@@ -14,7 +14,7 @@ use drive::{Frame, Sender};
 use libfuzzer_sys::fuzz_target;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use wsgate::frame::deflate::Terms;
+use wsgate::frame::deflate::DeflateParams;
 use wsgate::inspect::{Mode, Rules, Side};
 
 /// Compressed and plain messages, whole or begun, their fragments, and a Ping.
@@ -39,7 +39,7 @@ fuzz_target!(|input: &[u8]| {
     } else {
         Side::Upstream
     };
-    let deflate = Some(Terms {
+    let deflate = Some(DeflateParams {
         takeover: how & 4 == 0,
         window_bits: 8 + bits % 8,
     });

@@ -11,7 +11,7 @@ pub struct RemovedServers {
     /// What logs call it.
     name: String,
     /// The pools that take over.
-    heirs: Vec<Arc<Pool>>,
+    successors: Vec<Arc<Pool>>,
     /// Only if that one is still gone then.
     server: Option<Arc<Server>>,
 }
@@ -25,7 +25,7 @@ impl RemovedServers {
                 server: server.number,
             },
             name: format!("{} {}", pool.name, server.address),
-            heirs: vec![pool.clone()],
+            successors: vec![pool.clone()],
             server: Some(server),
         }
     }
@@ -38,29 +38,29 @@ impl RemovedServers {
                 generation,
             },
             name: format!("{} before this generation", pool.name),
-            heirs: vec![pool.clone()],
+            successors: vec![pool.clone()],
             server: None,
         }
     }
 
     /// All of a pool that the configuration does not have any more.
-    pub fn pool(pool: &Pool, heirs: Vec<Arc<Pool>>) -> Self {
+    pub fn pool(pool: &Pool, successors: Vec<Arc<Pool>>) -> Self {
         RemovedServers {
             selection: Selection::Upstream {
                 upstream: pool.index,
             },
             name: pool.name.clone(),
-            heirs,
+            successors,
             server: None,
         }
     }
 
-    /// Drains them in a task of its own, as soon as the heirs have a server that takes connections; then they are
+    /// Drains them in a task of its own, as soon as the successors have a server that takes connections; then they are
     /// forgotten.
     pub fn spawn(self, control: &Arc<Control>, pools: &Arc<Pools>, cause: Cause) {
         let (control, pools) = (control.clone(), pools.clone());
         tokio::spawn(async move {
-            for heir in &self.heirs {
+            for heir in &self.successors {
                 heir.ready(None).await;
             }
             if self.server.is_some_and(|server| !server.has_left()) {

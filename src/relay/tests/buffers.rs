@@ -3,7 +3,7 @@
 use super::compressed::{agreed, zeros};
 use super::*;
 
-fn memory(terms: &Terms) -> usize {
+fn memory(terms: &RouteContext) -> usize {
     terms.metrics.buffer_memory(0)
 }
 

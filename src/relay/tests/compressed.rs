@@ -1,7 +1,7 @@
 //! Compressed messages for the tests of a relay.
 
 use super::*;
-use crate::frame::deflate::{TAIL, Terms as Window};
+use crate::frame::deflate::{DeflateParams as Window, TAIL};
 use zlib_rs::{Deflate as Deflater, DeflateFlush};
 
 /// What both sides agreed on, where messages share a window or do not.

@@ -4,7 +4,7 @@ use super::compressed::{agreed, zeros};
 use super::*;
 
 /// What a side may send per second, and what follows beyond it.
-fn limited(from: Side, rates: Rates, beyond: Beyond, mode: Mode) -> Arc<Terms> {
+fn limited(from: Side, rates: Rates, beyond: Beyond, mode: Mode) -> Arc<RouteContext> {
     let mut limits = Limits {
         beyond,
         ..Limits::default()
@@ -40,7 +40,7 @@ const CONTROL: Rates = Rates {
     inflated: 0,
 };
 
-fn counted(terms: &Terms, from: Side, kind: Kind) -> bool {
+fn counted(terms: &RouteContext, from: Side, kind: Kind) -> bool {
     let text = String::from_utf8(terms.metrics.render()).expect("text");
     let (kind, side) = (kind.label(), from.label());
     let line = format!("wsgate_violations_total{{kind=\"{kind}\",side=\"{side}\"}} 1\n");
@@ -383,7 +383,7 @@ const INFLATED: Rates = Rates {
     inflated: 100_000,
 };
 
-fn inflating(from: Side, beyond: Beyond, mode: Mode) -> (Arc<Terms>, World) {
+fn inflating(from: Side, beyond: Beyond, mode: Mode) -> (Arc<RouteContext>, World) {
     let terms = limited(from, INFLATED, beyond, mode);
     let world = World::with_compression(terms.clone(), 1 << 20, agreed(false));
     (terms, world)

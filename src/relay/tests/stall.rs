@@ -5,7 +5,7 @@ use std::task::Waker;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-fn patient(write_timeout: Duration) -> Arc<Terms> {
+fn patient(write_timeout: Duration) -> Arc<RouteContext> {
     let limits = Limits {
         write_timeout,
         ..Limits::default()
@@ -22,7 +22,7 @@ fn much(from: Side) -> Vec<u8> {
 }
 
 /// A world in which something waits for a side that does not read.
-async fn stalled(terms: Arc<Terms>, reader: Side) -> World {
+async fn stalled(terms: Arc<RouteContext>, reader: Side) -> World {
     let mut world = World::with_buffers(terms, 4096);
     world.send(reader.other(), &much(reader.other())).await;
     quiet().await;

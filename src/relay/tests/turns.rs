@@ -5,7 +5,7 @@ use super::*;
 use tokio::task::yield_now;
 
 /// A flow of dear frames: how many turns somebody else had while it passed.
-async fn turns_of_others(sent: Vec<u8>, from: Side, terms: Arc<Terms>) -> usize {
+async fn turns_of_others(sent: Vec<u8>, from: Side, terms: Arc<RouteContext>) -> usize {
     let mut world = World::with_compression(terms, 2 * sent.len() + 1, agreed(true));
     world.send(from, &sent).await;
     let mut end = match from {
