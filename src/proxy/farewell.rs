@@ -2,11 +2,14 @@
 
 use super::answer::Answer;
 use pingora::protocols::Stream;
+use std::future::{Future, poll_fn};
 use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{Sleep, sleep, timeout};
 
 /// Connections that were answered and are still open, so that the client can read the answer: never more than
 /// [`MOST`](Lingering::MOST), as a client that is refused for its number of connections has each of them refused.
@@ -45,19 +48,46 @@ impl Lingering {
 /// Reads what a client still sends to a connection of which the sending side is shut down: closing a socket with unread
 /// bytes resets it, and the reset may overtake the answer. Bounded in time and bytes.
 pub(super) async fn read_out(stream: &mut Stream) {
-    let reading = async {
-        let mut rest = [0; 4096];
-        let mut unread = MAX_UNREAD;
-        while unread > 0 {
-            match stream.read(&mut rest).await? {
-                0 => break,
-                n => unread = unread.saturating_sub(n),
+    let mut rest = Unread::default();
+    poll_fn(|cx| rest.poll_read_out(stream, cx)).await;
+}
+
+/// What is left of the bounds of [`read_out`].
+#[derive(Debug)]
+pub(super) struct Unread {
+    bytes: usize,
+    until: Pin<Box<Sleep>>,
+}
+
+impl Default for Unread {
+    fn default() -> Self {
+        Unread {
+            bytes: MAX_UNREAD,
+            until: Box::pin(sleep(FAREWELL)),
+        }
+    }
+}
+
+impl Unread {
+    /// Ready at the end of the stream, or at a bound; and from then on.
+    pub fn poll_read_out(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<()> {
+        let mut chunk = [0; 4096];
+        while self.bytes > 0 {
+            if self.until.as_mut().poll(cx).is_ready() {
+                break;
+            }
+            let mut chunk = ReadBuf::new(&mut chunk);
+            match ready!(Pin::new(&mut *stream).poll_read(cx, &mut chunk)) {
+                Ok(()) if !chunk.filled().is_empty() => {
+                    self.bytes = self.bytes.saturating_sub(chunk.filled().len());
+                }
+                // The answer is sent: whether the client stays to read it changes nothing.
+                Ok(()) | Err(_) => break,
             }
         }
-        io::Result::Ok(())
-    };
-    // The answer is sent: whether the client stays to read it changes nothing.
-    let _ = timeout(FAREWELL, reading).await;
+        self.bytes = 0;
+        Poll::Ready(())
+    }
 }
 
 /// How long a client that is refused may take to read why.
@@ -71,7 +101,7 @@ mod tests {
     use super::*;
     use http::StatusCode;
     use std::sync::Arc;
-    use tokio::io::duplex;
+    use tokio::io::{AsyncReadExt, duplex};
 
     #[tokio::test(start_paused = true)]
     async fn answers_go_out_however_many_linger() {

@@ -38,6 +38,8 @@ pub(super) struct Framed {
     /// What came behind the head and was not read from here yet; once the body is over, the beginning of the next request.
     behind: BytesMut,
     body: Body,
+    /// The sending side is shut down, and the client may still send.
+    unread: Option<farewell::Unread>,
 }
 
 /// How much of the next request is read before its turn comes, in bytes, just to see whether the client is still there.
@@ -50,6 +52,7 @@ impl Framed {
             stream,
             behind,
             body,
+            unread: None,
         }
     }
 
@@ -244,8 +247,18 @@ impl AsyncWrite for Framed {
         Pin::new(&mut self.get_mut().stream).poll_flush(cx)
     }
 
+    /// Also reads what the client still sends, if its request was not read to the end: all ways of Pingora to give up a
+    /// connection come here, and end the socket next.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+        let this = self.get_mut();
+        if this.unread.is_none() {
+            ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
+            if this.body.is_over() && this.behind.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        let unread = this.unread.get_or_insert_default();
+        unread.poll_read_out(&mut this.stream, cx).map(Ok)
     }
 }
 
@@ -256,9 +269,6 @@ impl Shutdown for Framed {
     async fn shutdown(&mut self) {
         // The connection is given up: whether the far end heard it changes nothing.
         let _ = AsyncWriteExt::shutdown(self).await;
-        if !self.body.is_over() || !self.behind.is_empty() {
-            Box::pin(farewell::read_out(&mut self.stream)).await;
-        }
     }
 }
 

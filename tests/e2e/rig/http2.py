@@ -72,6 +72,7 @@ class Connection:
         """`values` are the settings that the client announces."""
         self.sock = tls(address)
         self.polite = polite
+        self.goaway = None  # of the last GOAWAY: the last stream that is served, and the code
         self._buffer = b""
         self._decoder = hpack.Decoder()
         self.send(PREFACE + settings(**values))
@@ -89,6 +90,8 @@ class Connection:
         payload = self._exactly(int.from_bytes(head[:3], "big"))
         if self.polite and kind in (SETTINGS, PING) and not flags & ACK:
             self.send(frame(kind, ACK, 0, payload if kind == PING else b""))
+        if kind == GOAWAY:
+            self.goaway = struct.unpack(">II", payload[:8])
         if kind == HEADERS:
             payload = dict(self._decoder.decode(payload))
         return kind, flags, stream, payload
@@ -124,11 +127,10 @@ class Connection:
 
     def read_to_end(self):
         """Until the connection ends: the code of the last GOAWAY (`None` without one), and how long it took."""
-        begun, last = time.monotonic(), None
-        for kind, _, _, payload in self.frames():
-            if kind == GOAWAY:
-                last = struct.unpack(">I", payload[4:8])[0]
-        return last, time.monotonic() - begun
+        begun = time.monotonic()
+        for _ in self.frames():
+            pass
+        return self.goaway and self.goaway[1], time.monotonic() - begun
 
     def close(self):
         """Closes the socket."""
