@@ -24,14 +24,14 @@ use crate::frame::utf8::Utf8;
 /// [`Flow::inspect`] whenever the window has grown and takes what was released off its front:
 ///
 /// ```
-/// use wsgate::inspect::{Block, Event, Flow, Rules, Side, Tally, Until};
+/// use wsgate::inspect::{Block, Event, Flow, Rules, Side, Tally, StopAt};
 ///
 /// let (rules, mut block, mut tally) = (Rules::default(), Block::default(), Tally::default());
 /// let mut flow = Flow::new(Side::Upstream);
 /// let (mut window, mut passed) = (Vec::new(), Vec::new());
 /// for byte in *b"\x81\x02hi\x81\x02\xc3\x28" {
 ///     window.push(byte);
-///     let passage = flow.inspect(&rules, &window, Until::End, &mut block, &mut tally);
+///     let passage = flow.inspect(&rules, &window, StopAt::End, &mut block, &mut tally);
 ///     passed.extend(window.drain(..passage.release));
 ///     if let Some(Event::Violation(violation)) = passage.event {
 ///         assert_eq!(violation.to_string(), "invalid UTF-8 at byte 1 of the message; send raw bytes as binary");
