@@ -1,4 +1,4 @@
-//! wsgate stands between WebSocket clients and the backends that serve them, and reads every frame.
+//! wsgate stands between WebSocket clients and the servers behind it, and reads every frame.
 //!
 //! Two promises follow. **Nothing invalid passes:** text is UTF-8, the protocol is kept, limits hold, in both
 //! directions, or the offender is closed and the other side never receives the message. **The end of a connection is
@@ -15,17 +15,44 @@
 //! | [`session`] | one proxied WebSocket after its 101: its phases, limits, timers, frames of wsgate, outcome. Pure |
 //! | [`relay`] | bytes between two streams: the loop around a session, back-pressure, memory |
 //! | [`drain`] | who is closed, and when. Pure |
-//! | [`deploy`] | where deploys are learnt, and what carries the drains out |
-//! | [`proxy`] | the seat on Pingora: listeners' connections, routes, servers, the upgrade |
+//! | [`deploy`] | what is taken for a deploy, and what carries the drains out |
+//! | [`proxy`] | connections of listeners, routes, servers, the upgrade; plain requests, by Pingora |
+//! | [`tls`] | TLS toward clients and servers: certificates, verification, errors as sentences |
 //! | [`config`] | the TOML as written and what it means; errors with their place |
 //! | [`metrics`], [`log`] | every series; the log |
 //! | [`service`] | the process: its user, and what the service manager is told |
 //! | [`admin`] | /metrics, /healthz, /readyz, /v1 |
-//! | [`server`] | assembly, signals, reloads, the hand-over: the only one that knows everybody |
+//! | [`server`] | assembly, signals, reloads, the hand-over: the only room that uses all others |
 //! | [`cli`], [`demo`] | the command line; the tour |
 //!
 //! Arrows point down: `cli -> server -> {proxy, admin, config}`, `proxy -> {edge, handshake, relay, metrics}`,
-//! `edge -> handshake`, `relay -> {session, metrics}`, `session -> inspect -> frame`. Settings belong to the room that obeys them.
+//! `edge -> handshake`, `relay -> {session, metrics}`, `session -> inspect -> frame`. Settings belong to the room
+//! that obeys them.
+//!
+//! # Five trips
+//!
+//! **A message.** `relay` reads bytes of one side into that side's window (`relay::pipe`). `session` gives the window to
+//! `inspect::Flow`, which walks the headers (`frame`) and inspects text and deflate. `session` adds limits and time, and says
+//! how many bytes are forwarded. `relay` writes those, and behind them the frames that `session` makes at a frame boundary.
+//! After each step `relay` arms its only timer for the earliest deadline of the session.
+//!
+//! **An upgrade.** `proxy::ConnectionHandler` takes a connection, with its PROXY header and TLS, and reads a head
+//! (`proxy::head`). `edge` reads target, host and path; the router in `proxy` finds the route. `proxy::upgrade` checks the
+//! handshake (`handshake`), the lists, the access service and the limits. It connects to a server of the upstream, sends the
+//! request, and verifies the 101. Then `proxy::connection` enrolls the session with `deploy`, and `relay` runs it.
+//!
+//! **A deploy.** An operator (`admin`), a failed check (`proxy::checks`, `deploy::Health`), a server's Close
+//! (`deploy::restart`), discovery or a reload starts a drain in `deploy::Control`. `drain` decides in which order and at which
+//! pace connections are closed, and looks at how upgrades go. `deploy` wakes the `relay::Handle` of each. Its session sends
+//! Close 1012 at a message boundary, and delivers what the client sent before its answer.
+//!
+//! **A reload.** SIGHUP or `admin` reaches `server::reload`. `config` reads the file and reports each mistake with its place.
+//! `server` binds what is new, and `proxy::Table` is replaced in one step: connections keep the route that they had.
+//! Servers that the file no longer has become `proxy::RemovedServers`, which are drained once a successor takes connections.
+//!
+//! **A crash.** The stream of a server ends without a Close. `session` makes of it a cause (`inspect::closing`): the client
+//! gets 1012 with a delay, the server nothing. `proxy::connection` logs and counts the outcome, and tells
+//! `proxy::upstream`, where a server that ends many sessions is ejected. The next upgrades go to other servers.
 //!
 //! # Lexicon
 //!
