@@ -160,6 +160,13 @@ class Gate:
         """Number of its open file descriptors."""
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
 
+    def wait_for_open_files(self, most):
+        """Until it has no more open file descriptors than that."""
+        deadline = time.monotonic() + TIMEOUT
+        while (now := self.open_files()) > most:
+            assert time.monotonic() < deadline, f"waited {TIMEOUT} s for {most} descriptors: {now} are open"
+            time.sleep(0.02)
+
     def stop(self):
         """Ends it with SIGTERM; fails where it had crashed, panicked or does not end."""
         if self.process.poll() is None:
