@@ -30,7 +30,7 @@ PMD = "permessage-deflate; server_no_context_takeover; client_no_context_takeove
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
-# What the one sends
+# What the costly client sends
 
 
 def masked(first, payload):

@@ -52,7 +52,7 @@ fn head(host: &str, target: &str, lines: &str) -> String {
     )
 }
 
-/// What an ordinary Chromium sends.
+/// The request head of an ordinary Chromium.
 const BROWSER: &str = "Connection: Upgrade\r\n\
     Pragma: no-cache\r\nCache-Control: no-cache\r\n\
     User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/131.0.0.0 Safari/537.36\r\n\

@@ -55,7 +55,7 @@ pub(super) struct Connections(Arc<Mutex<Open>>);
 #[derive(Default)]
 struct Open {
     number: usize,
-    /// Those that wait for their clients, by when they began.
+    /// Connections that wait for their clients, in the order in which they began to wait.
     waiting: BTreeMap<u64, Arc<Notify>>,
     next: u64,
 }

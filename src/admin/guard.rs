@@ -1,4 +1,4 @@
-//! Who may ask what of the admin listener: by the name that is asked for, the page that asks, and the token.
+//! Which requests the admin listener serves: decided by their Host, by the page that sent them, and by their token.
 //!
 //! A browser on the same machine, or in the same network, reaches the listener and can be made to send requests by any
 //! page that it shows. It is always true that such a request neither changes anything nor tells the page anything but
@@ -19,7 +19,7 @@ use http::header;
 /// The header of ours that a change without a body bears.
 pub(super) const HEADER: &str = "X-Wsgate";
 
-/// What a request has to be to be answered.
+/// The conditions that a request has to meet.
 pub(super) struct Guard {
     access: Access,
     metrics_token: bool,
@@ -27,13 +27,13 @@ pub(super) struct Guard {
     names: Vec<String>,
 }
 
-/// Who may use the API.
+/// The condition for the use of `/v1`.
 enum Access {
-    /// Whoever reaches the listener: no other machine does.
+    /// None: the listener is on a loopback or Unix address, which no other machine reaches.
     Local,
-    /// Who bears this.
+    /// Requests have to bear this token.
     Bearer(Token),
-    /// Nobody may change anything.
+    /// Requests that only read are served; those that change are refused.
     ReadOnly,
 }
 

@@ -32,7 +32,7 @@ use tokio::sync::{mpsc, oneshot};
 pub struct Settings {
     /// `None`: there is none.
     pub listen: Option<Address>,
-    /// What a request under `/v1` has to bear.
+    /// The token that a request under `/v1` has to bear.
     pub token: Option<Token>,
     /// `/metrics` wants the token too.
     pub metrics_token: bool,

@@ -41,7 +41,7 @@ impl Request {
     /// Reads a complete head.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// What is wrong with the request.
     pub fn parse(head: &[u8]) -> Result<Request, Refusal> {
         let malformed = |sentence: String| Refusal::new(StatusCode::BAD_REQUEST, sentence);
         let mut fields = [httparse::EMPTY_HEADER; MAX_HEADERS];
@@ -247,7 +247,7 @@ mod tests {
         }
     }
 
-    /// Whatever a head is, it is an answer and no panic, and what is read of it is what was written.
+    /// No head makes the parser panic, and what it reads is what was written.
     #[test]
     fn heads_that_are_cut_or_changed() {
         let head = b"POST http://a:1/v1/x?y HTTP/1.1\r\nHost: [::1]:1\r\nContent-Length: 2\r\nConnection: a, close\r\n\r\n";

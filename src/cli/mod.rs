@@ -104,7 +104,7 @@ impl Run {
             Ok(gateway) => gateway,
             Err(error) => return fail(&format_args!("error: {error}")),
         };
-        if let Err(error) = gateway.settle() {
+        if let Err(error) = gateway.drop_privileges() {
             return fail(&format_args!("error: {error}"));
         }
         match gateway.run() {

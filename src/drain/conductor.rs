@@ -126,7 +126,7 @@ impl<H: Clone> Conductor<H> {
             } else if plan.is_running() {
                 plan.closed += 1;
                 plan.left += 1;
-                self.settle(drain, member.place.upstream);
+                self.handle_member_done(drain, member.place.upstream);
             }
             self.finish(drain, now);
         }
@@ -419,7 +419,7 @@ impl<H: Clone> Conductor<H> {
         for drain in drains {
             if let Some(plan) = self.drains.get_mut(&drain) {
                 plan.handle_told(now);
-                self.settle(drain, upstream);
+                self.handle_member_done(drain, upstream);
             }
         }
         let plan = self.drains.get(&by)?;
@@ -429,7 +429,7 @@ impl<H: Clone> Conductor<H> {
     }
 
     /// One member less waits in a drain.
-    fn settle(&mut self, drain: DrainId, upstream: u32) {
+    fn handle_member_done(&mut self, drain: DrainId, upstream: u32) {
         let lane = self
             .drains
             .get_mut(&drain)
@@ -445,7 +445,7 @@ impl<H: Clone> Conductor<H> {
         if self
             .drains
             .get_mut(&drain)
-            .is_some_and(|plan| plan.settle(now))
+            .is_some_and(|plan| plan.end_if_done(now))
         {
             self.archive(drain);
         }

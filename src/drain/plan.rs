@@ -164,7 +164,7 @@ impl Plan {
     }
 
     /// Ends it where nobody is left.
-    pub(super) fn settle(&mut self, now: Instant) -> bool {
+    pub(super) fn end_if_done(&mut self, now: Instant) -> bool {
         let done = self.is_running() && self.closing == 0 && self.waiting() == 0;
         if done {
             self.end(State::Done, now);

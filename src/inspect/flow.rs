@@ -192,7 +192,7 @@ impl Flow {
     }
 
     /// Gives up what is kept to inflate messages, for good: what [`Flow::memory_change`] says then.
-    pub fn forget(&mut self) -> isize {
+    pub fn stop_inflating(&mut self) -> isize {
         if let Some(inflation) = &mut self.inflation {
             inflation.stop();
         }

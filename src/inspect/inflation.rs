@@ -298,7 +298,7 @@ impl Work<'_> {
         self.push(produced)?;
         match stand {
             InflateStatus::Corrupt => return Err(self.violation(Kind::DeflateInvalid)),
-            InflateStatus::Final => self.forget(),
+            InflateStatus::Final => self.clear_window(),
             InflateStatus::Open => {}
         }
         Ok(Stepped {
@@ -347,7 +347,7 @@ impl Work<'_> {
             }
             self.push(step.produced)?;
             if step.stand == InflateStatus::Final {
-                self.forget();
+                self.clear_window();
             }
             if ending.between_blocks == Some(true) {
                 return Ok(());
@@ -394,7 +394,7 @@ impl Work<'_> {
     }
 
     /// What was inflated so far cannot be referred to any more.
-    fn forget(&mut self) {
+    fn clear_window(&mut self) {
         if let Some((window, _)) = &mut self.window {
             window.clear();
         }

@@ -118,7 +118,7 @@ impl<'a> UpgradeRequest<'a> {
     }
 
     /// Behaves as if headers of these names had not come, in any spelling that servers take for the same.
-    pub fn forget(&mut self, names: &[HeaderName]) {
+    pub fn remove(&mut self, names: &[HeaderName]) {
         if !names.is_empty() {
             let is = |name: &str| {
                 names

@@ -86,7 +86,7 @@ impl Clients {
         let address = network_of(address, limits.ipv6_prefix);
         let rate = Rate::new(u64::from(limits.rate), Duration::from_secs(1));
         let mut known = self.lock();
-        known.forget(rate, now);
+        known.sweep(rate, now);
         let account = known.account(address);
         if limits.max_connections != 0 && account.open >= limits.max_connections {
             return Err(Throttled::TooMany);
@@ -114,7 +114,7 @@ impl Clients {
         };
         let address = network_of(address, limits.ipv6_prefix);
         let mut known = self.lock();
-        known.forget(Some(rate), now);
+        known.sweep(Some(rate), now);
         known.account(address).spend(Some(rate), now)
     }
 
@@ -146,9 +146,9 @@ impl Known {
         })
     }
 
-    /// Who is not connected and has all of its tokens is as good as unknown. Looked for whenever the number has doubled,
+    /// Removes addresses without a connection whose tokens are all back. This happens whenever the number has doubled,
     /// so that a connection costs the same however many there are.
-    fn forget(&mut self, rate: Option<Rate>, now: Instant) {
+    fn sweep(&mut self, rate: Option<Rate>, now: Instant) {
         if self.addresses.len() < self.sweep_at.max(1024) {
             return;
         }

@@ -421,7 +421,7 @@ mod tests {
     }
 
     /// What a server gets of these headers.
-    fn told(
+    fn sent_headers(
         caller: &Downstream,
         family: ForwardedHeader,
         came: &[(&'static str, &str)],
@@ -464,7 +464,7 @@ mod tests {
             "X-Forwarded-Proto: http",
             "x-user: ann",
         ];
-        assert_eq!(told(&peer("192.0.2.1"), XFF, &came), seen);
+        assert_eq!(sent_headers(&peer("192.0.2.1"), XFF, &came), seen);
         // Whom we trust may say it.
         let said = [
             "X-Forwarded-For: 203.0.113.7, 10.0.0.1, 10.0.0.2",
@@ -474,8 +474,8 @@ mod tests {
             "x-real-ip: 10.0.0.1",
             "x-user: ann",
         ];
-        assert_eq!(told(&peer("10.0.0.2"), XFF, &came), said);
-        let empty = told(&peer("10.0.0.2"), XFF, &[("x-forwarded-for", " ")]);
+        assert_eq!(sent_headers(&peer("10.0.0.2"), XFF, &came), said);
+        let empty = sent_headers(&peer("10.0.0.2"), XFF, &[("x-forwarded-for", " ")]);
         assert_eq!(empty[0], "X-Forwarded-For: unknown, 10.0.0.2");
         // Where the proxy speaks by `Forwarded`, the client may have written the other headers.
         let other = [
@@ -484,7 +484,7 @@ mod tests {
             "X-Forwarded-Proto: http",
             "x-user: ann",
         ];
-        assert_eq!(told(&peer("10.0.0.2"), FORWARDED, &came), other);
+        assert_eq!(sent_headers(&peer("10.0.0.2"), FORWARDED, &came), other);
     }
 
     #[test]
@@ -522,7 +522,7 @@ mod tests {
             };
             let identity = identify(&caller, &headers(&came), &settings);
             assert_eq!(identity.client.to_string(), client, "{caller:?}");
-            let lines = told(&caller, XFF, &came);
+            let lines = sent_headers(&caller, XFF, &came);
             assert_eq!(lines[0], format!("X-Forwarded-For: {chain}"));
             let is_believed = lines.contains(&"X-Forwarded-Proto: https".to_owned());
             assert_eq!(is_believed, caller.unnamed.is_none());
@@ -540,7 +540,7 @@ mod tests {
                 .to_owned()
         };
         let of = |family, came: &[(&'static str, &str)]| {
-            let lines = told(&peer("10.0.0.1"), family, came);
+            let lines = sent_headers(&peer("10.0.0.1"), family, came);
             (
                 line(&lines, "X-Forwarded-Proto"),
                 line(&lines, "X-Forwarded-Host"),

@@ -120,7 +120,7 @@ pub(super) async fn examine_plain(head: &mut Head, table: &Table) -> Result<Body
 /// Makes sure that Pingora takes a head, of which the target is percent-encoded where that is what it takes.
 ///
 /// # Errors
-/// What is wrong with it.
+/// What is wrong with the request.
 pub(super) async fn examine(head: &mut Head, table: &Table) -> Result<Examined, Malformed> {
     encode_target(head, table.client.max_header_size)?;
     let (examined, is_usual) = parse(&head.bytes[..head.len])?;

@@ -214,7 +214,7 @@ impl Table {
             return refuse(StatusCode::NOT_FOUND, sentence, Reason::NoRoute);
         };
         // Only wsgate may tell a server the subject of a client's certificate: what the client itself says there is removed.
-        asked.forget(&self.subject_headers);
+        asked.remove(&self.subject_headers);
         let identity = identify(caller, asked, &self.client);
         Ok((route.clone(), identity))
     }

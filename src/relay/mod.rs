@@ -167,7 +167,7 @@ where
 impl Drop for State {
     fn drop(&mut self) {
         self.let_go();
-        let freed = self.session.forget();
+        let freed = self.session.stop_inflating();
         self.terms.metrics.compression_memory(freed);
     }
 }

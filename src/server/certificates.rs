@@ -19,7 +19,12 @@ pub(super) struct ReportedErrors(HashMap<PathBuf, String>);
 
 impl ReportedErrors {
     /// What was read, or what is in force where that is not good.
-    fn settle<T: Clone>(&mut self, file: &Path, read: Result<T, Fault>, in_force: &T) -> (T, bool) {
+    fn new_or_in_force<T: Clone>(
+        &mut self,
+        file: &Path,
+        read: Result<T, Fault>,
+        in_force: &T,
+    ) -> (T, bool) {
         match read {
             Ok(new) => {
                 self.0.remove(file);
@@ -43,13 +48,13 @@ impl ReportedErrors {
         }
         let before = std::slice::from_ref(in_force);
         let read = Certificate::load(&in_force.cert, &in_force.key, before);
-        self.settle(&in_force.cert, read, in_force)
+        self.new_or_in_force(&in_force.cert, read, in_force)
     }
 
     fn authorities(&mut self, in_force: &Authorities) -> (Authorities, bool) {
         match &in_force.file {
             Some(file) if in_force.has_changed() => {
-                self.settle(file, Authorities::load(file), in_force)
+                self.new_or_in_force(file, Authorities::load(file), in_force)
             }
             Some(_) | None => (in_force.clone(), false),
         }

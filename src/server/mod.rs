@@ -135,7 +135,7 @@ impl Gateway {
     ///
     /// # Errors
     /// Where the process may not.
-    pub fn settle(&self) -> Result<(), OwnerError> {
+    pub fn drop_privileges(&self) -> Result<(), OwnerError> {
         match &self.live.config.owner {
             Some(owner) => owner.take_over(),
             None => Ok(()),

@@ -188,7 +188,7 @@ impl Session {
     }
 
     /// After every call: what follows from the state of both sides together.
-    pub(super) fn settle(&mut self, now: Instant) {
+    pub(super) fn advance(&mut self, now: Instant) {
         self.drain_at_message_boundary(now);
         self.release_server();
         self.answer_closes();

@@ -283,7 +283,7 @@ impl Session {
                 passage.again = false;
             }
         }
-        self.settle(now);
+        self.advance(now);
         passage
     }
 
@@ -300,7 +300,7 @@ impl Session {
     /// The stream of a side is at its end, or reading from it failed.
     pub fn handle_eof(&mut self, from: Side, now: Instant) {
         self.lose(from, Cause::Vanished { by: from }, now);
-        self.settle(now);
+        self.advance(now);
     }
 
     /// Writing to a side failed: nothing reaches it any more. What it sent before is still read.
@@ -308,7 +308,7 @@ impl Session {
         self.writing[to as usize].finish();
         self.blocked[to as usize] = false;
         self.arm_close(now);
-        self.settle(now);
+        self.advance(now);
     }
 
     /// All that was meant for a side is written.
@@ -349,7 +349,7 @@ impl Session {
             }
             Command::Shed(slow) => self.shed(slow, now),
         }
-        self.settle(now);
+        self.advance(now);
     }
 
     /// The time that [`poll_timeout`](Self::poll_timeout) named has come. `delivered` says how many bytes the far end of a
@@ -366,7 +366,7 @@ impl Session {
                 Timer::Limits => self.resume_reading(now),
             }
         }
-        self.settle(now);
+        self.advance(now);
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) is to be called, if nothing else happens before.
@@ -485,9 +485,9 @@ impl Session {
     }
 
     /// Gives up what is kept to inflate messages, for good: what [`memory_change`](Self::memory_change) says then.
-    pub fn forget(&mut self) -> isize {
+    pub fn stop_inflating(&mut self) -> isize {
         let flows = self.inbound.iter_mut();
-        flows.map(|inbound| inbound.flow.forget()).sum()
+        flows.map(|inbound| inbound.flow.stop_inflating()).sum()
     }
 
     fn rare(&mut self) -> &mut Rare {

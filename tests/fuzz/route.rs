@@ -130,8 +130,11 @@ fn slashes(path: &[u8]) -> Vec<u8> {
         .collect()
 }
 
+/// A path as a kind of server reads it.
+type Reader = fn(&[u8]) -> Vec<u8>;
+
 /// How servers read a path.
-const READERS: [(&str, fn(&[u8]) -> Vec<u8>); 10] = [
+const READERS: [(&str, Reader); 10] = [
     ("as it is written", |path| path.to_vec()),
     ("nginx: decoded, slashes merged, dots resolved", |path| {
         resolve(&decode_once(path), true)

@@ -69,7 +69,7 @@ impl RemovedServers {
             let terms = control.settings().terms;
             let drain = control.start(self.selection, &self.name, terms, cause);
             control.finished(drain).await;
-            pools.forget(|pool, server| {
+            pools.remove_unused(|pool, server| {
                 let upstream = pool.index;
                 control.count(match server {
                     None => Selection::Upstream { upstream },

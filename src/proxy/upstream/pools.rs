@@ -125,12 +125,12 @@ impl Pools {
         self.version.send_modify(|version| *version += 1);
     }
 
-    /// Forgets dropped pools, and servers that left, that nobody is connected to.
-    pub fn forget(&self, connections: impl Fn(&Pool, Option<&Server>) -> usize) {
+    /// Removes dropped pools, and servers that left, that have no connection.
+    pub fn remove_unused(&self, connections: impl Fn(&Pool, Option<&Server>) -> usize) {
         let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
         inner.dropped.retain(|pool| connections(pool, None) > 0);
         for pool in &inner.current {
-            pool.forget(|server| connections(pool, Some(server)) == 0);
+            pool.remove_unused(|server| connections(pool, Some(server)) == 0);
         }
     }
 
@@ -238,8 +238,8 @@ impl Pool {
         }
     }
 
-    /// Forgets those of the servers that left which have no connection.
-    fn forget(&self, is_empty: impl Fn(&Server) -> bool) {
+    /// Removes the servers that left and have no connection.
+    fn remove_unused(&self, is_empty: impl Fn(&Server) -> bool) {
         let mut members = self.members.write().unwrap_or_else(PoisonError::into_inner);
         if members.left.iter().any(|server| is_empty(server)) {
             let mut kept = members.left.clone();
@@ -316,7 +316,7 @@ mod tests {
         );
         assert_eq!(pools.apply(&[upstream("a", &[1, 2])]).len(), 1);
         assert!(!second.has_left() && Arc::ptr_eq(&second, &pool.members().servers[1]));
-        pools.forget(|_, _| 0);
+        pools.remove_unused(|_, _| 0);
         assert!(pool.members().left.is_empty());
     }
 
@@ -355,7 +355,7 @@ mod tests {
         assert_eq!(departures[0].generation, Some(1));
         assert!(departures[1].dropped && departures[1].pool.name == "b");
         assert_eq!((pools.current().len(), pools.all().len()), (1, 2));
-        pools.forget(|_, _| 0);
+        pools.remove_unused(|_, _| 0);
         assert_eq!(pools.all().len(), 1);
         assert!(pools.apply(&[next]).is_empty(), "it is no change any more");
     }

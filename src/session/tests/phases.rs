@@ -46,7 +46,7 @@ fn happens(world: &mut World, what: Happening) {
         Drain => world.command(Command::Drain("test")),
         Shed => world.command(Command::Shed(Side::Client)),
     }
-    world.settle();
+    world.run_until_idle();
 }
 
 fn settings() -> Settings {
@@ -125,7 +125,7 @@ fn drain_due() {
     let rest = frame(Side::Upstream, 0x80, b"done");
     let mut world = World::new(settings(), 3);
     world.send(Side::Upstream, &start);
-    world.settle();
+    world.run_until_idle();
     world.command(Command::Drain("test"));
     assert_eq!(world.session.phase(), &Phase::DrainDue { source: "test" });
     world.advance(Duration::from_secs(4));
@@ -134,7 +134,7 @@ fn drain_due() {
         Side::Upstream,
         &[rest.clone(), frame(Side::Upstream, 0x81, b"more")].concat(),
     );
-    world.settle();
+    world.run_until_idle();
     assert_eq!(world.close_to(Side::Client), Some(1012));
     assert_eq!(
         world.directions[1].forwarded,
@@ -147,7 +147,7 @@ fn drain_due() {
     ] {
         let mut world = World::new(settings(), 3);
         world.send(Side::Upstream, &start);
-        world.settle();
+        world.run_until_idle();
         world.command(Command::Drain("test"));
         ends_grace(&mut world);
         assert_eq!(world.close_to(Side::Client), Some(1012));
@@ -163,7 +163,7 @@ fn from_drain_due() {
     {
         let mut world = World::new(settings(), 4);
         world.send(Side::Upstream, &frame(Side::Upstream, 0x01, b"begun"));
-        world.settle();
+        world.run_until_idle();
         world.command(Command::Drain("test"));
         happens(&mut world, what);
         world.advance(Duration::from_millis(100));
@@ -182,18 +182,18 @@ fn client_told() {
     assert!(matches!(world.session.phase(), Phase::ClientTold { .. }));
     let late = frame(Side::Client, 0x81, b"late");
     world.send(Side::Client, &late);
-    world.settle();
+    world.run_until_idle();
     assert_eq!(world.directions[0].forwarded, late);
     assert_eq!(world.close_to(Side::Upstream), None);
     world.send(Side::Client, &close_frame(Side::Client, 1012));
-    world.settle();
+    world.run_until_idle();
     assert_eq!(world.close_to(Side::Upstream), Some(1001));
     assert_eq!(
         world.directions[0].forwarded, late,
         "its Close is not the server's business"
     );
     world.send(Side::Upstream, &close_frame(Side::Upstream, 1001));
-    world.settle();
+    world.run_until_idle();
     let outcome = world.session.outcome().expect("it is over");
     assert_eq!(
         (outcome.client_close, outcome.server_close),
@@ -212,7 +212,7 @@ fn absorbing() {
         let mut world = World::new(settings.clone(), seed);
         happens(&mut world, ServerVanishes);
         world.send(Side::Client, &frame(Side::Client, 0x81, b"not read"));
-        world.settle();
+        world.run_until_idle();
         assert!(matches!(world.session.phase(), Phase::Absorbing { .. }));
         let start = world.now;
         while world.close_to(Side::Client).is_none() {
@@ -233,7 +233,7 @@ fn a_side_that_does_not_read() {
         let mut world = World::new(settings(), 6);
         world.appetite[side as usize] = 100;
         world.send(side.other(), &frame(side.other(), 0x82, &[7; 5000]));
-        world.settle();
+        world.run_until_idle();
         world.advance(Duration::from_secs(50));
         assert_eq!(world.session.phase(), &Phase::Open);
         world.advance(Duration::from_secs(15));
@@ -253,10 +253,10 @@ fn a_write_that_fails() {
     let mut world = World::new(settings(), 7);
     world.broken[Side::Client as usize] = true;
     world.send(Side::Upstream, &frame(Side::Upstream, 0x81, b"lost"));
-    world.settle();
+    world.run_until_idle();
     assert_eq!(world.session.phase().cause(), None);
     world.send(Side::Client, &frame(Side::Client, 0x81, b"last words"));
-    world.settle();
+    world.run_until_idle();
     assert_eq!(
         world.directions[0].forwarded,
         frame(Side::Client, 0x81, b"last words")
@@ -284,7 +284,7 @@ fn liveness() {
         let (first, payload) = frames[turn - 1].clone();
         assert_eq!(first, 0x89);
         world.send(Side::Client, &frame(Side::Client, 0x8a, &payload));
-        world.settle();
+        world.run_until_idle();
     }
     assert!(world.directions[0].forwarded.is_empty());
     world.advance(Duration::from_secs(21));
@@ -304,7 +304,7 @@ fn a_limit_per_second() {
     let messages = frame(Side::Client, 0x81, b"x").repeat(15);
     let mut world = World::new(settings.clone(), 9);
     world.send(Side::Client, &messages);
-    world.settle();
+    world.run_until_idle();
     assert_eq!(world.close_to(Side::Client), Some(1008));
     assert_eq!(
         world.directions[0].forwarded.len(),
@@ -314,7 +314,7 @@ fn a_limit_per_second() {
     settings.limits.beyond = Beyond::Delay;
     let mut world = World::new(settings, 9);
     world.send(Side::Client, &messages);
-    world.settle();
+    world.run_until_idle();
     assert_eq!(
         world.directions[0].forwarded.len(),
         messages.len() / 15 * 10
@@ -331,15 +331,15 @@ fn silence() {
     let mut world = World::new(settings(), 10);
     world.advance(Duration::from_secs(30));
     world.send(Side::Upstream, &frame(Side::Upstream, 0x81, b"news"));
-    world.settle();
+    world.run_until_idle();
     for _ in 0..2 {
         world.advance(Duration::from_secs(10));
         world.send(Side::Client, &frame(Side::Client, 0x89, b"ping"));
-        world.settle();
+        world.run_until_idle();
     }
     happens(&mut world, ServerRestarts);
     world.send(Side::Client, &frame(Side::Client, 0x81, b"late"));
-    world.settle();
+    world.run_until_idle();
     world.advance(Duration::from_secs(6));
     let outcome = world.session.outcome().expect("it is over");
     assert_eq!(outcome.silent, Duration::from_secs(20));

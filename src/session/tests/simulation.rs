@@ -151,7 +151,7 @@ fn run(seed: u64) -> [Vec<u8>; 2] {
                 world.send(side, &close_frame(side, 1000));
             }
         }
-        world.settle();
+        world.run_until_idle();
         check(&world, seed, observing);
     }
     // Whatever was left open: once a drain is asked for, the end comes within the sum of all time-outs.

@@ -87,7 +87,7 @@ impl World {
 
     pub fn command(&mut self, command: Command) {
         self.session.handle_command(command, self.now);
-        self.settle();
+        self.run_until_idle();
     }
 
     /// What a side was sent, as whole frames by first byte and unmasked payload; and how much of an unfinished one followed.
@@ -117,7 +117,7 @@ impl World {
     }
 
     /// Everything that can happen without more time and without more from the peers.
-    pub fn settle(&mut self) {
+    pub fn run_until_idle(&mut self) {
         for _ in 0..10_000 {
             let mut moved = self.poll_frames();
             for from in SIDES {
@@ -148,7 +148,7 @@ impl World {
             let now = self.now;
             self.session
                 .handle_timeout(now, |side| Some(taken[side as usize]));
-            self.settle();
+            self.run_until_idle();
         }
         panic!("timers fire for ever: {:?}", self.session);
     }
