@@ -46,7 +46,7 @@ fn row(name: &str, len: usize, takeover: bool, rounds: usize) {
     let inflated: usize = texts.iter().map(Vec::len).sum();
     let messages = compress(&texts, takeover);
     let deflated: usize = messages.iter().map(Vec::len).sum();
-    let unmasked = written(Side::Upstream, &messages);
+    let unmasked = written(Side::Server, &messages);
     let masked = written(Side::Client, &messages);
     let mut block = Block::default();
     let mut room = vec![0; READ];
@@ -54,7 +54,7 @@ fn row(name: &str, len: usize, takeover: bool, rounds: usize) {
     for _ in 0..rounds {
         samples[0].push(bare(&messages, takeover, &mut room, inflated));
         samples[1].push(inspect(
-            Side::Upstream,
+            Side::Server,
             &unmasked,
             takeover,
             &mut block,

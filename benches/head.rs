@@ -8,7 +8,7 @@ use std::fmt::Write;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 use wsgate::config::Config;
-use wsgate::proxy::probe::Probe;
+use wsgate::edge::probe::Probe;
 
 const ROUNDS: usize = 21;
 

@@ -46,7 +46,7 @@ fn main() {
 
 fn row(name: &str, opcode: Opcode, payload: &[u8], len: usize, rounds: usize) {
     let times = (BYTES / payload.len()).max(1);
-    let unmasked = Sent::new(Side::Upstream, opcode, payload);
+    let unmasked = Sent::new(Side::Server, opcode, payload);
     let masked = Sent::new(Side::Client, opcode, payload);
     let mut copy = vec![0; payload.len()];
     let mut block = Block::default();

@@ -10,8 +10,8 @@
 //! |---|---|
 //! | [`frame`] | the wire: headers, masks, UTF-8, deflate, Close frames. Bytes in, values out |
 //! | [`handshake`] | the opening handshake: a request and a 101. Pure |
-//! | [`edge`] | what of a request decides on its route: target, host, path. Pure |
-//! | [`inspect`] | one direction of a connection, frame by frame: what may pass; the table of what each side is told. Pure |
+//! //! | [`limit`] | token buckets, and what one client address may have. Pure |
+| [`inspect`] | one direction of a connection, frame by frame: what may pass; the table of what each side is told. Pure |
 //! | [`session`] | one proxied WebSocket after its 101: its phases, limits, timers, frames of wsgate, outcome. Pure |
 //! | [`relay`] | bytes between two streams: the loop around a session, back-pressure, memory |
 //! | [`drain`] | who is closed, and when. Pure |
@@ -25,9 +25,9 @@
 //! | [`server`] | assembly, signals, reloads, the hand-over: the only room that uses all others |
 //! | [`cli`], [`demo`] | the command line; the tour |
 //!
-//! Arrows point down: `cli -> server -> {proxy, admin, config}`, `proxy -> {edge, handshake, relay, metrics}`,
-//! `edge -> handshake`, `relay -> {session, metrics}`, `session -> inspect -> frame`. Settings belong to the room
-//! that obeys them.
+//! Arrows point down: `cli -> server -> {admin, config} -> edge -> upstream -> deploy -> relay -> transport -> metrics`, and
+//! all of them to the pure rooms `session -> {inspect, limit} -> frame`, `drain`, `handshake`. `tests/rooms.rs` holds this
+//! order. Settings belong to the room that applies them.
 //!
 //! # Five trips
 //!
@@ -36,23 +36,23 @@
 //! how many bytes are forwarded. `relay` writes those, and behind them the frames that `session` makes at a frame boundary.
 //! After each step `relay` arms its only timer for the earliest deadline of the session.
 //!
-//! **An upgrade.** `proxy::ConnectionHandler` takes a connection, with its PROXY header and TLS, and reads a head
-//! (`proxy::head`). `edge` reads target, host and path; the router in `proxy` finds the route. `proxy::upgrade` checks the
+//! **An upgrade.** `edge::connections` takes a connection, with its PROXY header and TLS, and reads a head
+//! (`edge::http::head`). `edge::route` reads target, host and path, and finds the route. `edge::upgrade` checks the
 //! handshake (`handshake`), the lists, the access service and the limits. It connects to a server of the upstream, sends the
-//! request, and verifies the 101. Then `proxy::connection` enrolls the session with `deploy`, and `relay` runs it.
+//! request, and verifies the 101. Then `edge::upgrade::connection` enrolls the session with `deploy`, and `relay` runs it.
 //!
-//! **A deploy.** An operator (`admin`), a failed check (`proxy::checks`, `deploy::Health`), a server's Close
+//! **A deploy.** An operator (`admin`), a failed check (`upstream::health_checks`, `deploy::Health`), a server's Close
 //! (`deploy::restart`), discovery or a reload starts a drain in `deploy::Control`. `drain` decides in which order and at which
 //! pace connections are closed, and looks at how upgrades go. `deploy` wakes the `relay::Handle` of each. Its session sends
 //! Close 1012 at a message boundary, and delivers what the client sent before its answer.
 //!
 //! **A reload.** SIGHUP or `admin` reaches `server::reload`. `config` reads the file and reports each mistake with its place.
-//! `server` binds what is new, and `proxy::Table` is replaced in one step: connections keep the route that they had.
-//! Servers that the file no longer has become `proxy::RemovedServers`, which are drained once a successor takes connections.
+//! `server` binds what is new, and `edge::route::table::Table` is replaced in one step: connections keep the route that they had.
+//! Servers that the file no longer has become `upstream::RemovedServers`, which are drained once a successor takes connections.
 //!
 //! **A crash.** The stream of a server ends without a Close. `session` makes of it a cause (`inspect::closing`): the client
-//! gets 1012 with a delay, the server nothing. `proxy::connection` logs and counts the outcome, and tells
-//! `proxy::upstream`, where a server that ends many sessions is ejected. The next upgrades go to other servers.
+//! gets 1012 with a delay, the server nothing. `edge::upgrade::connection` logs and counts the outcome, and tells
+//! `upstream`, where a server that ends many sessions is ejected. The next upgrades go to other servers.
 //!
 //! # Lexicon
 //!
@@ -73,11 +73,13 @@ pub mod edge;
 pub mod frame;
 pub mod handshake;
 pub mod inspect;
+pub mod limit;
 pub mod log;
 pub mod metrics;
-pub mod proxy;
 pub mod relay;
 pub mod server;
 pub mod service;
 pub mod session;
 pub mod tls;
+pub mod transport;
+pub mod upstream;

@@ -130,7 +130,7 @@ pub enum Initiator {
     /// Passed on from this side.
     Side(Side),
     /// Ours.
-    Gate,
+    Wsgate,
 }
 
 impl Initiator {
@@ -138,7 +138,7 @@ impl Initiator {
     pub const fn label(self) -> &'static str {
         match self {
             Initiator::Side(side) => side.label(),
-            Initiator::Gate => "gate",
+            Initiator::Wsgate => "wsgate",
         }
     }
 }
@@ -713,7 +713,7 @@ impl Metrics {
                 .exported
                 .lock()
                 .unwrap_or_else(std::sync::PoisonError::into_inner);
-            for from in [Side::Client, Side::Upstream] {
+            for from in [Side::Client, Side::Server] {
                 let sum = self.traffic.sum(from);
                 for (kind, label) in Tally::LABELS.into_iter().enumerate() {
                     let labels = [direction(from), label];
@@ -779,8 +779,8 @@ impl Default for Metrics {
 /// The label of the direction in which `from` sends.
 const fn direction(from: Side) -> &'static str {
     match from {
-        Side::Client => "client_to_upstream",
-        Side::Upstream => "upstream_to_client",
+        Side::Client => "client_to_server",
+        Side::Server => "server_to_client",
     }
 }
 
@@ -899,19 +899,19 @@ mod tests {
             let text = rendered(&metrics);
             assert!(
                 text.contains(
-                    "wsgate_messages_total{direction=\"client_to_upstream\",kind=\"text\"} 24"
+                    "wsgate_messages_total{direction=\"client_to_server\",kind=\"text\"} 24"
                 ),
                 "{text}"
             );
             assert!(
                 text.contains(
-                    "wsgate_bytes_total{direction=\"client_to_upstream\",kind=\"text\"} 2400"
+                    "wsgate_bytes_total{direction=\"client_to_server\",kind=\"text\"} 2400"
                 ),
                 "{text}"
             );
             assert!(
                 text.contains(
-                    "wsgate_messages_total{direction=\"upstream_to_client\",kind=\"text\"} 0"
+                    "wsgate_messages_total{direction=\"server_to_client\",kind=\"text\"} 0"
                 ),
                 "{text}"
             );
@@ -933,8 +933,8 @@ mod tests {
         metrics.violation(Side::Client, Kind::TextNotUtf8);
         assert_eq!(metrics.buffer_memory(4096), 4096);
         metrics.slow_reader(Side::Client, "write_timeout");
-        metrics.close(Initiator::Gate, Side::Client, Some(1007));
-        metrics.close(Initiator::Side(Side::Upstream), Side::Client, Some(4321));
+        metrics.close(Initiator::Wsgate, Side::Client, Some(1007));
+        metrics.close(Initiator::Side(Side::Server), Side::Client, Some(4321));
         let text = rendered(&metrics);
         for line in [
             "wsgate_build_info{version=\"",
@@ -944,8 +944,8 @@ mod tests {
             "wsgate_handshakes_total{result=\"bad_request\",route=\"\"} 1",
             "wsgate_handshakes_refused_total{reason=\"no_route\",route=\"\"} 1",
             "wsgate_violations_total{kind=\"text_not_utf8\",side=\"client\"} 1",
-            "wsgate_closes_total{code=\"1007\",initiator=\"gate\",to=\"client\"} 1",
-            "wsgate_closes_total{code=\"4xxx\",initiator=\"upstream\",to=\"client\"} 1",
+            "wsgate_closes_total{code=\"1007\",initiator=\"wsgate\",to=\"client\"} 1",
+            "wsgate_closes_total{code=\"4xxx\",initiator=\"server\",to=\"client\"} 1",
             "wsgate_buffer_memory_bytes 4096",
             "wsgate_slow_readers_closed_total{limit=\"write_timeout\",side=\"client\"} 1",
             "wsgate_drain_connections_total{cause=\"operator\"} 1",

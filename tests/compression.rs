@@ -13,7 +13,7 @@ use std::env;
 use wsgate::frame::deflate::DeflateParams;
 use wsgate::inspect::{Block, Budget, Event, Flow, Kind, Mode, Rules, Side, StopAt, Tally};
 
-const SIDES: [Side; 2] = [Side::Client, Side::Upstream];
+const SIDES: [Side; 2] = [Side::Client, Side::Server];
 
 /// FIN, RSV1 and opcode of compressed messages, and of their fragments.
 const TEXT: u8 = 0xC1;
@@ -353,7 +353,7 @@ fn flows_that_share_a_workshop_do_not_mix() {
         .map(|i| {
             let terms = if i % 4 == 3 { ALONE } else { SHARED };
             (
-                Flow::new(Side::Upstream).with_compression(Some(terms)),
+                Flow::new(Side::Server).with_compression(Some(terms)),
                 Compressor::new(terms),
                 i,
             )
@@ -373,7 +373,7 @@ fn flows_that_share_a_workshop_do_not_mix() {
         )
         .repeat(rng.gen_range(1..5));
         let (stream, _) = written(
-            Side::Upstream,
+            Side::Server,
             &[frame(TEXT, compressor.message(text.as_bytes()))],
         );
         let block = &mut blocks[usize::from(rng.gen_bool(0.2))];

@@ -9,7 +9,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use wsgate::inspect::{Block, Budget, Event, Flow, Kind, Mode, Rules, Side, StopAt, Tally};
 
-const SIDES: [Side; 2] = [Side::Client, Side::Upstream];
+const SIDES: [Side; 2] = [Side::Client, Side::Server];
 
 /// FIN and opcode of whole messages, and of their fragments.
 const TEXT: u8 = 0x81;
@@ -45,7 +45,7 @@ fn section_5_1_masking() {
             for side in SIDES {
                 let kind = match side {
                     Side::Client => Kind::MaskMissing,
-                    Side::Upstream => Kind::MaskPresent,
+                    Side::Server => Kind::MaskPresent,
                 };
                 check_from(
                     side,
@@ -287,7 +287,7 @@ fn section_5_5_1_close() {
         );
         // What a server's application says by the code is told without the reason.
         check_from(
-            Side::Upstream,
+            Side::Server,
             &Rules::default(),
             &sent,
             frames(1),
@@ -934,7 +934,7 @@ fn observing_lets_everything_pass_and_tells_each_kind_once() {
     for side in SIDES {
         let kind = match side {
             Side::Client => Kind::MaskMissing,
-            Side::Upstream => Kind::MaskPresent,
+            Side::Server => Kind::MaskPresent,
         };
         let stream = [text("a").contrary(), text("b"), frame(TEXT, "c").contrary()];
         all_passes_from(side, &rules, &stream, &[kind]);

@@ -127,7 +127,7 @@ fn for_each_case(cases: u64, case: impl Fn(&mut StdRng, usize)) {
 }
 
 fn side(rng: &mut StdRng) -> Side {
-    *[Side::Client, Side::Upstream].choose(rng).unwrap()
+    *[Side::Client, Side::Server].choose(rng).unwrap()
 }
 
 fn mode(rng: &mut StdRng) -> Mode {

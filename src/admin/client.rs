@@ -1,6 +1,6 @@
 //! The other end of the admin API, for the command line: one request, one answer, nothing kept open.
 
-use crate::proxy::settings::Address;
+use crate::transport::address::Address;
 use serde_json::Value;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;

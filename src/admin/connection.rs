@@ -6,8 +6,9 @@
 use super::request::{Refusal, Request};
 use super::{Admin, refuse};
 use crate::duration::Shown;
-use crate::proxy::head::{self, Head, NoHead};
-use crate::proxy::settings::Client;
+use crate::edge::http::head;
+use crate::edge::http::head::{Head, NoHead};
+use crate::edge::settings::Client;
 use async_trait::async_trait;
 use bytes::BytesMut;
 use http::{Method, Response, StatusCode, header};

@@ -20,7 +20,7 @@ use crate::deploy::Control;
 use crate::drain::{Cause, DrainId, Pace, Progress, Selection, State, Terms};
 use crate::duration;
 use crate::metrics::ServerFigures;
-use crate::proxy::{Pool, Pools, Server, State as ServerState};
+use crate::upstream::{Pool, Pools, Server, State as ServerState};
 use http::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -423,7 +423,8 @@ fn not_allowed(methods: &str) -> Answer {
 mod tests {
     use super::*;
     use crate::deploy::Settings;
-    use crate::proxy::settings::{Address, Upstream};
+    use crate::transport::address::Address;
+    use crate::upstream::settings::Upstream;
     use std::time::Duration;
 
     fn drains() -> Drains {

@@ -12,7 +12,7 @@
 
 use super::request::{Host, Refusal, Request};
 use super::{Settings, Token};
-use crate::proxy::settings::Address;
+use crate::transport::address::Address;
 use http::StatusCode;
 use http::header;
 

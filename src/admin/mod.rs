@@ -17,7 +17,7 @@ pub use drains::Drains;
 pub use names::encode as encode_name;
 
 use crate::metrics::Metrics;
-use crate::proxy::settings::Address;
+use crate::transport::address::Address;
 use connection::Connections;
 use guard::Guard;
 use http::{Method, Response, StatusCode, header};
@@ -265,7 +265,8 @@ fn respond(status: StatusCode, content_type: &'static str, body: Vec<u8>) -> Res
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::deploy::{self, Control};
+    use crate::deploy;
+    use crate::deploy::Control;
 
     fn admin(settings: &Settings, ready: Arc<AtomicBool>) -> Admin {
         let drains = Drains::new(

@@ -1,6 +1,6 @@
 //! Addresses as they are written: `10.0.0.5:9000`, `chat.internal:9000`, `unix:/run/chat.sock`.
 
-use crate::proxy::settings::Address;
+use crate::transport::address::Address;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 

@@ -2,9 +2,10 @@
 
 use super::error::Error;
 use super::meaning::Reader;
-use super::written::{self, Table};
+use super::written;
+use super::written::Table;
 use crate::deploy::Thresholds;
-use crate::proxy::settings::{Check, Health};
+use crate::upstream::settings::{Check, HealthCheck};
 use http::{HeaderName, HeaderValue, Uri};
 use toml::Spanned;
 
@@ -12,10 +13,10 @@ impl Reader<'_> {
     pub(super) fn health(
         &self,
         written: Spanned<Table<written::Health>>,
-    ) -> Result<Option<Health>, Error> {
+    ) -> Result<Option<HealthCheck>, Error> {
         let span = written.span();
         let written = written.into_inner().0;
-        let default = Health::default();
+        let default = HealthCheck::default();
         let Some(kind) = written.check else {
             let help = "add check = \"tcp\", \"http\", \"websocket\" or \"off\"";
             return Err(self.source.error(
@@ -106,7 +107,7 @@ impl Reader<'_> {
                 "healthy",
             )? as u32,
         };
-        Ok(check.map(|check| Health {
+        Ok(check.map(|check| HealthCheck {
             check,
             interval: written.interval.map_or(default.interval, |time| time.0),
             timeout: written.timeout.map_or(default.timeout, |time| time.0),

@@ -3,7 +3,8 @@
 use super::error::Error;
 use super::meaning::Reader;
 use super::units::Size;
-use super::written::{self, RateAction};
+use super::written;
+use super::written::RateAction;
 use crate::session::{Beyond, Limits, Rates};
 use toml::Spanned;
 

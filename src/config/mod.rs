@@ -21,11 +21,13 @@ mod written;
 pub use error::Error;
 
 use crate::admin::Settings as Admin;
+use crate::edge::settings::{Client, Listener, Route, Settings};
 use crate::handshake::Compression;
 use crate::inspect::Rules;
 use crate::inspect::closing::Policy;
-use crate::proxy::settings::{Address, Client, Listener, Route, Settings, Upstream};
 use crate::service::Owner;
+use crate::transport::address::Address;
+use crate::upstream::settings::Upstream;
 use crate::{deploy, log};
 use error::Source;
 use std::io;

@@ -3,7 +3,7 @@
 use super::error::Error;
 use super::meaning::Reader;
 use super::units::Wait;
-use crate::proxy::settings::Tcp;
+use crate::transport::address::Tcp;
 use std::time::Duration;
 use toml::Spanned;
 

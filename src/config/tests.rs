@@ -1,7 +1,8 @@
 //! Every kind of mistake with what the user sees, and the files that are shipped.
 
 use super::Config;
-use crate::proxy::settings::{Address, ServerSettings};
+use crate::transport::address::Address;
+use crate::upstream::settings::ServerSettings;
 
 const REFERENCE: &str = include_str!("../../conf/reference.toml");
 const EXAMPLE: &str = include_str!("../../conf/wsgate.toml");

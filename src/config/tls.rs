@@ -3,9 +3,11 @@
 
 use super::error::Error;
 use super::meaning::Reader;
-use super::written::{self, Table};
-use crate::proxy::settings::{Address, ServerSettings};
+use super::written;
+use super::written::Table;
 use crate::tls::{Accept, Authorities, Certificate, Connect, Fault, Part, Version};
+use crate::transport::address::Address;
+use crate::upstream::settings::ServerSettings;
 use http::HeaderName;
 use std::path::Path;
 use toml::Spanned;

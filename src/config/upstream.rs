@@ -3,10 +3,11 @@
 use super::address;
 use super::error::Error;
 use super::meaning::Reader;
-use super::written::{self, Table};
-use crate::proxy::settings::{
-    Address, Balance, Ejection, HashKey, ServerSettings, Sources, Upstream,
-};
+use super::written;
+use super::written::Table;
+use crate::transport::address::Address;
+use crate::transport::source_addresses::Sources;
+use crate::upstream::settings::{Balance, Ejection, HashKey, ServerSettings, Upstream};
 use http::HeaderName;
 use std::net::IpAddr;
 use std::sync::Arc;

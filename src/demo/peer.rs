@@ -1,6 +1,7 @@
 //! One end of a WebSocket, as small as a demo needs it: whole frames, no fragments.
 
-use crate::frame::header::{self, MAX_LEN};
+use crate::frame::header;
+use crate::frame::header::MAX_LEN;
 use crate::frame::mask::Mask;
 use crate::frame::{Opcode, close};
 use crate::handshake;

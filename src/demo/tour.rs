@@ -42,21 +42,21 @@ const STEPS: [Step; 4] = [
         sends: b"bad",
         client_gets: 1011,
         backend_gets: Some(1007),
-        metric: "wsgate_violations_total{kind=\"text_not_utf8\",side=\"upstream\"}",
+        metric: "wsgate_violations_total{kind=\"text_not_utf8\",side=\"server\"}",
     },
     Step {
         title: "A backend is restarted (it says 1001; the client learns when to come back)",
         sends: b"restart",
         client_gets: 1012,
         backend_gets: Some(1001),
-        metric: "wsgate_closes_total{code=\"1012\",initiator=\"gate\",to=\"client\"}",
+        metric: "wsgate_closes_total{code=\"1012\",initiator=\"wsgate\",to=\"client\"}",
     },
     Step {
         title: "A backend crashes",
         sends: b"crash",
         client_gets: 1012,
         backend_gets: None,
-        metric: "wsgate_closes_total{code=\"1012\",initiator=\"gate\",to=\"client\"}",
+        metric: "wsgate_closes_total{code=\"1012\",initiator=\"wsgate\",to=\"client\"}",
     },
 ];
 

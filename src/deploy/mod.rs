@@ -4,6 +4,7 @@
 //! decides to the handles of the connections. It knows nothing of frames and never decides who is closed, or when.
 
 mod health;
+pub(crate) mod load_shedder;
 mod restart;
 
 pub use health::{Health, HealthChange, Thresholds};

@@ -1,7 +1,9 @@
 //! The face of the room: every drain and every member, and what the time has come for.
 
-use super::plan::{self, Lane, Plan};
-use super::pulse::{self, Heard, Pulse};
+use super::plan;
+use super::plan::{Lane, Plan};
+use super::pulse;
+use super::pulse::{Heard, Pulse};
 use super::roster::Roster;
 use super::{
     Cause, DrainId, Forecast, MemberId, Order, Pace, Place, Progress, Selection, State, Terms,

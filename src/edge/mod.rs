@@ -1,14 +1,24 @@
-//! What of a request head decides on its route: the request target, the host, the path. Pure: bytes in, values or errors
-//! out, in time linear in the bytes.
+//! HTTP toward clients, from the accepted connection to the response or the 101.
 //!
-//! A route can carry access rules, so what decides on the route is compared in a form in which every spelling of the same
-//! thing is the same ([`path`], [`authority`]). What a server gets are the bytes that the client wrote.
+//! | room | what it knows |
+//! |---|---|
+//! | [`http`] | request heads, bodies and responses as bytes on a connection; their limits of time and size |
+//! | [`client`] | who the client is: its address behind trusted proxies, what it may have |
+//! | [`route`] | which route a request takes, and what the route needs at run time |
+//! | [`upgrade`] | an upgrade request, from its head to the relay that carries the WebSocket |
+//! | [`connections`], [`http2`] | the requests of a connection, one after another or as streams |
+//! | [`plain`] | plain requests, which Pingora serves |
+//!
+//! A later row may use the rows above it; none uses the rows below it.
 
-pub mod authority;
-pub mod path;
-pub mod request;
-pub mod target;
-
-pub use authority::HostError;
-pub use request::{HeadError, RequestHead};
-pub use target::{Target, TargetError};
+pub mod client;
+pub mod connections;
+pub mod http;
+pub(crate) mod http2;
+pub(crate) mod plain;
+#[doc(hidden)]
+pub mod probe;
+pub(crate) mod refusals;
+pub mod route;
+pub mod settings;
+pub(crate) mod upgrade;

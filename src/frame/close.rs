@@ -1,6 +1,7 @@
 //! Close frames: codes (RFC 6455 §7.4) and payload (§5.5.1).
 
-use super::header::{self, MAX_LEN, Opcode};
+use super::header;
+use super::header::{MAX_LEN, Opcode};
 use super::mask::Mask;
 use std::str;
 

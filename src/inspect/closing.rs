@@ -73,7 +73,7 @@ pub enum Cause {
         code: Option<u16>,
     },
     /// The upstream sent a Close that means a restart, and the policy translates it.
-    UpstreamRestarts {
+    ServerRestarts {
         /// 1001 or 1012.
         code: u16,
     },
@@ -104,7 +104,7 @@ impl Cause {
         match self {
             Cause::Violation { .. } => "violation",
             Cause::Closed { .. } => "closed",
-            Cause::UpstreamRestarts { .. } => "restart",
+            Cause::ServerRestarts { .. } => "restart",
             Cause::Drained { .. } => "drained",
             Cause::Vanished { .. } => "vanished",
             Cause::Stalled { .. } => "stalled",
@@ -126,10 +126,10 @@ impl Cause {
                 by: Side::Client, ..
             } => true,
             Cause::Violation {
-                by: Side::Upstream, ..
+                by: Side::Server, ..
             }
             | Cause::Closed { .. }
-            | Cause::UpstreamRestarts { .. }
+            | Cause::ServerRestarts { .. }
             | Cause::Drained { .. }
             | Cause::Vanished { .. }
             | Cause::Stalled { .. }
@@ -138,16 +138,16 @@ impl Cause {
         }
     }
 
-    /// Whose doing it was: `client`, `upstream`, `deploy` or `gate`.
+    /// Whose doing it was: `client`, `server`, `deploy` or `wsgate`.
     pub const fn initiator(&self) -> &'static str {
         match self {
             Cause::Violation { by, .. }
             | Cause::Closed { by, .. }
             | Cause::Vanished { by }
             | Cause::Stalled { by } => by.label(),
-            Cause::UpstreamRestarts { .. } => Side::Upstream.label(),
+            Cause::ServerRestarts { .. } => Side::Server.label(),
             Cause::Drained { .. } => "deploy",
-            Cause::Idle | Cause::Overload => "gate",
+            Cause::Idle | Cause::Overload => "wsgate",
         }
     }
 }
@@ -200,7 +200,7 @@ pub fn orders(cause: &Cause, policy: &Policy, delay: Duration) -> Orders {
         },
         // Never the offender's code: the client did nothing wrong.
         Cause::Violation {
-            by: Side::Upstream,
+            by: Side::Server,
             violation,
         } => Orders {
             client: close(
@@ -213,7 +213,7 @@ pub fn orders(cause: &Cause, policy: &Policy, delay: Duration) -> Orders {
             client: Order::Nothing,
             upstream: Order::Nothing,
         },
-        Cause::UpstreamRestarts { code } => Orders {
+        Cause::ServerRestarts { code } => Orders {
             client: restart(),
             // §5.5.1: "the endpoint typically echos the status code it received".
             upstream: close(code, String::new()),
@@ -228,7 +228,7 @@ pub fn orders(cause: &Cause, policy: &Policy, delay: Duration) -> Orders {
             client: Order::Nothing,
             upstream: close(close::GOING_AWAY, "client does not read".to_owned()),
         },
-        Cause::Vanished { by: Side::Upstream } | Cause::Stalled { by: Side::Upstream } => Orders {
+        Cause::Vanished { by: Side::Server } | Cause::Stalled { by: Side::Server } => Orders {
             client: restart(),
             upstream: Order::Nothing,
         },
@@ -278,18 +278,18 @@ mod tests {
             let violation = Violation { kind, at: 5 };
             let by = |by| Cause::Violation { by, violation };
             assert_eq!(codes(by(Side::Client), &policy), (Some(code), Some(1001)));
-            assert_eq!(codes(by(Side::Upstream), &policy), (Some(1011), Some(code)));
+            assert_eq!(codes(by(Side::Server), &policy), (Some(1011), Some(code)));
         }
         for code in [1001, 1012] {
-            let cause = Cause::UpstreamRestarts { code };
+            let cause = Cause::ServerRestarts { code };
             assert_eq!(codes(cause, &policy), (Some(1012), Some(code)));
         }
         for cause in [|by| Cause::Vanished { by }, |by| Cause::Stalled { by }] {
-            assert_eq!(codes(cause(Side::Upstream), &policy), (Some(1012), None));
+            assert_eq!(codes(cause(Side::Server), &policy), (Some(1012), None));
             assert_eq!(codes(cause(Side::Client), &policy), (None, Some(1001)));
         }
         assert_eq!(codes(Cause::Overload, &policy), (Some(1013), Some(1001)));
-        for by in [Side::Client, Side::Upstream] {
+        for by in [Side::Client, Side::Server] {
             assert_eq!(
                 codes(
                     Cause::Closed {
@@ -319,10 +319,10 @@ mod tests {
         let by = |by| Cause::Violation { by, violation };
         assert!(by(Side::Client).ends_client_at_once());
         for cause in [
-            by(Side::Upstream),
-            Cause::UpstreamRestarts { code: 1012 },
+            by(Side::Server),
+            Cause::ServerRestarts { code: 1012 },
             Cause::Drained { source: "operator" },
-            Cause::Vanished { by: Side::Upstream },
+            Cause::Vanished { by: Side::Server },
             Cause::Idle,
             Cause::Overload,
         ] {
@@ -342,12 +342,12 @@ mod tests {
             at: 0,
         };
         let fault = Cause::Violation {
-            by: Side::Upstream,
+            by: Side::Server,
             violation,
         };
         assert_eq!(codes(fault, &policy), (Some(4011), Some(1002)));
         assert_eq!(
-            codes(Cause::Vanished { by: Side::Upstream }, &policy),
+            codes(Cause::Vanished { by: Side::Server }, &policy),
             (Some(4012), None)
         );
     }
@@ -370,7 +370,7 @@ mod tests {
             reason,
             "invalid UTF-8 at byte 5 of the message; send raw bytes as binary"
         );
-        let cause = Cause::Vanished { by: Side::Upstream };
+        let cause = Cause::Vanished { by: Side::Server };
         let orders = orders(&cause, &Policy::default(), Duration::from_millis(2400));
         let reason = "service restart; retry-after-ms=2400".to_owned();
         assert_eq!(

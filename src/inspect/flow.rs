@@ -13,7 +13,8 @@ use super::violation::{Kind, Violation};
 use super::{Budget, Mode, RateClass, Rules, Side};
 use crate::frame::close;
 use crate::frame::deflate::DeflateParams;
-use crate::frame::header::{self, First, Header, MAX_CONTROL_PAYLOAD, Opcode, Second};
+use crate::frame::header;
+use crate::frame::header::{First, Header, MAX_CONTROL_PAYLOAD, Opcode, Second};
 use crate::frame::mask::Mask;
 use crate::frame::ping;
 use crate::frame::utf8::Utf8;
@@ -27,7 +28,7 @@ use crate::frame::utf8::Utf8;
 /// use wsgate::inspect::{Block, Event, Flow, Rules, Side, Tally, StopAt};
 ///
 /// let (rules, mut block, mut tally) = (Rules::default(), Block::default(), Tally::default());
-/// let mut flow = Flow::new(Side::Upstream);
+/// let mut flow = Flow::new(Side::Server);
 /// let (mut window, mut passed) = (Vec::new(), Vec::new());
 /// for byte in *b"\x81\x02hi\x81\x02\xc3\x28" {
 ///     window.push(byte);
@@ -608,7 +609,7 @@ impl Flow {
             // §5.1: "a client MUST mask all frames that it sends to the server".
             Side::Client => self.check(second.masked(), rules, Kind::MaskMissing, at)?,
             // §5.1: "A server MUST NOT mask any frames that it sends to the client."
-            Side::Upstream => self.check(!second.masked(), rules, Kind::MaskPresent, at)?,
+            Side::Server => self.check(!second.masked(), rules, Kind::MaskPresent, at)?,
         }
         // §5.5: "All control frames MUST have a payload length of 125 bytes or less". The form alone tells.
         let short = u64::from(second.short_len()) <= MAX_CONTROL_PAYLOAD;
@@ -840,7 +841,7 @@ impl Flow {
         // A server says by the code why its application ends the connection, and often cuts the reason at 123 bytes, inside a
         // character. The client is told the code.
         let keeps_code = kind == Kind::CloseReasonNotUtf8
-            && self.from == Side::Upstream
+            && self.from == Side::Server
             && rules.mode == Mode::Enforce
             && self.stopped.is_none();
         if keeps_code {

@@ -15,15 +15,22 @@ pub mod closing;
 pub mod flow;
 mod inflation;
 pub mod passage;
-pub mod rate;
 pub mod violation;
 mod workshop;
 
 pub use budget::Budget;
 pub use flow::Flow;
 pub use passage::{Block, Compressed, Event, Inspection, StopAt, Tally};
-pub use rate::{Bucket, Rate, RateClass};
 pub use violation::{Kind, Violation};
+
+/// What a route can limit the rate of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RateClass {
+    /// A text or binary message, whatever its fragments.
+    Message,
+    /// A Ping or a Pong.
+    Control,
+}
 
 /// One end of a proxied connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -31,15 +38,15 @@ pub enum Side {
     /// Who asked for the connection.
     Client,
     /// The server that was chosen for it.
-    Upstream,
+    Server,
 }
 
 impl Side {
     /// The opposite one.
     pub const fn other(self) -> Side {
         match self {
-            Side::Client => Side::Upstream,
-            Side::Upstream => Side::Client,
+            Side::Client => Side::Server,
+            Side::Server => Side::Client,
         }
     }
 
@@ -47,7 +54,7 @@ impl Side {
     pub const fn label(self) -> &'static str {
         match self {
             Side::Client => "client",
-            Side::Upstream => "upstream",
+            Side::Server => "server",
         }
     }
 }

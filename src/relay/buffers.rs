@@ -143,7 +143,7 @@ impl State {
 
     /// Tells of what is kept at the end of a poll, `streams` bytes of it by the streams.
     pub(super) fn account(&mut self, streams: usize) {
-        let bytes = self.memory(Side::Client) + self.memory(Side::Upstream) + streams;
+        let bytes = self.memory(Side::Client) + self.memory(Side::Server) + streams;
         let took = self.pipes.iter().any(|pipe| pipe.took);
         self.pipes.iter_mut().for_each(|pipe| pipe.took = false);
         let before = self.handle.holding();

@@ -78,7 +78,7 @@ impl<C, U> Relay<C, U> {
         let mut session = Session::new(terms.settings.clone(), compression, rand::random());
         session.start(Instant::now().into_std());
         session.handle_read(Side::Client, from_client.len());
-        session.handle_read(Side::Upstream, from_server.len());
+        session.handle_read(Side::Server, from_server.len());
         let pipes = [Pipe::new(from_client), Pipe::new(from_server)];
         let state = State {
             terms,
@@ -136,10 +136,10 @@ where
                 let mut is_cut = false;
                 let mut moved = state.poll_commands(cx, now);
                 moved |= state.pump(Side::Client, client, server, cx, work, &mut is_cut, now);
-                moved |= state.pump(Side::Upstream, server, client, cx, work, &mut is_cut, now);
+                moved |= state.pump(Side::Server, server, client, cx, work, &mut is_cut, now);
                 moved |= state.poll_timer(cx, |side| match side {
                     Side::Client => client.delivered(),
-                    Side::Upstream => server.delivered(),
+                    Side::Server => server.delivered(),
                 });
                 if let Some(outcome) = state.session.outcome() {
                     state.report();
@@ -147,7 +147,7 @@ where
                     if !state.session.is_finished(Side::Client) {
                         let _ = Pin::new(client).poll_shutdown(cx);
                     }
-                    if !state.session.is_finished(Side::Upstream) {
+                    if !state.session.is_finished(Side::Server) {
                         let _ = Pin::new(server).poll_shutdown(cx);
                     }
                     return Poll::Ready(outcome);
@@ -186,10 +186,10 @@ impl State {
         }
         if self.handle.is_shed() && self.session.phase().cause().is_none() {
             let [from_client, from_server] =
-                [Side::Client, Side::Upstream].map(|from| self.memory(from));
+                [Side::Client, Side::Server].map(|from| self.memory(from));
             let slow = match from_server >= from_client {
                 true => Side::Client,
-                false => Side::Upstream,
+                false => Side::Server,
             };
             self.session.handle_command(Command::Shed(slow), now);
         }
@@ -232,7 +232,7 @@ impl State {
     /// Makes the frames of the session ready to be written. Whether there were any.
     fn take_frames(&mut self, now: std::time::Instant) -> bool {
         let mut taken = false;
-        for to in [Side::Client, Side::Upstream] {
+        for to in [Side::Client, Side::Server] {
             while let Some(frame) = self.session.poll_frame(to, now) {
                 self.pipes[to.other() as usize].insert(&frame);
                 taken = true;

@@ -34,7 +34,7 @@ impl State {
                     tracing::warn!(route, side, kind, %violation, "slowed down");
                 }
                 Event::Close { from, to, code } => {
-                    metrics.close(from.map_or(Initiator::Gate, Initiator::Side), to, code);
+                    metrics.close(from.map_or(Initiator::Wsgate, Initiator::Side), to, code);
                 }
                 Event::SlowReader { side, limit } => metrics.slow_reader(side, limit),
                 Event::NoPong { side } => {

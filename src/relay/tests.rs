@@ -7,7 +7,8 @@ mod stall;
 mod turns;
 
 use super::*;
-use crate::frame::header::{self, MAX_LEN};
+use crate::frame::header;
+use crate::frame::header::MAX_LEN;
 use crate::frame::mask::Mask;
 use crate::frame::{Opcode, close};
 use crate::inspect::closing::{Cause, Policy, UpstreamClose};
@@ -63,7 +64,7 @@ impl Got {
             }
             assert_eq!(
                 header.mask.is_some(),
-                to == Side::Upstream,
+                to == Side::Server,
                 "only what goes to the upstream is masked"
             );
             let mut payload = bytes[header.len..end].to_vec();
@@ -187,7 +188,7 @@ impl World {
     /// Both sides answer the Close that they get, until the relay is over: what they got from now on.
     async fn wind_up(mut self) -> (Got, Got, Outcome) {
         let client = tokio::spawn(answering(self.client.take(), Side::Client));
-        let upstream = tokio::spawn(answering(self.upstream.take(), Side::Upstream));
+        let upstream = tokio::spawn(answering(self.upstream.take(), Side::Server));
         let outcome = self.relay.await.expect("the relay does not panic");
         (
             client.await.expect("read"),
@@ -239,7 +240,7 @@ async fn what_each_side_is_told() {
         ),
         (
             Side::Client,
-            frame(Side::Upstream, 0x81, b"no mask"),
+            frame(Side::Server, 0x81, b"no mask"),
             Some(1002),
             Some(1001),
         ),
@@ -250,44 +251,44 @@ async fn what_each_side_is_told() {
             Some(1001),
         ),
         (
-            Side::Upstream,
-            text(Side::Upstream, BAD),
+            Side::Server,
+            text(Side::Server, BAD),
             Some(1011),
             Some(1007),
         ),
         (
-            Side::Upstream,
+            Side::Server,
             frame(Side::Client, 0x81, b"mask"),
             Some(1011),
             Some(1002),
         ),
         (
-            Side::Upstream,
-            frame(Side::Upstream, 0x82, &[0; 2000]),
+            Side::Server,
+            frame(Side::Server, 0x82, &[0; 2000]),
             Some(1011),
             Some(1009),
         ),
         (
-            Side::Upstream,
-            close_frame(Side::Upstream, 1001, "bye"),
+            Side::Server,
+            close_frame(Side::Server, 1001, "bye"),
             Some(1012),
             Some(1001),
         ),
         (
-            Side::Upstream,
-            close_frame(Side::Upstream, 1012, ""),
+            Side::Server,
+            close_frame(Side::Server, 1012, ""),
             Some(1012),
             Some(1012),
         ),
         (
-            Side::Upstream,
-            close_frame(Side::Upstream, 1011, "oops"),
+            Side::Server,
+            close_frame(Side::Server, 1011, "oops"),
             Some(1011),
             Some(1011),
         ),
         (
-            Side::Upstream,
-            close_frame(Side::Upstream, 4001, "own"),
+            Side::Server,
+            close_frame(Side::Server, 4001, "own"),
             Some(4001),
             Some(4001),
         ),
@@ -344,7 +345,7 @@ async fn what_each_side_is_told() {
 #[tokio::test(start_paused = true)]
 async fn a_side_that_vanishes() {
     let mut world = World::new(terms(Rules::default()));
-    world.vanish(Side::Upstream);
+    world.vanish(Side::Server);
     let (client, _, outcome) = world.wind_up().await;
     let (code, reason) = client.close().expect("the client is told");
     assert_eq!(code, 1012);
@@ -355,7 +356,7 @@ async fn a_side_that_vanishes() {
         (1000..=5000).contains(&delay.parse().expect("a number")),
         "{reason}"
     );
-    assert_eq!(outcome.cause, Cause::Vanished { by: Side::Upstream });
+    assert_eq!(outcome.cause, Cause::Vanished { by: Side::Server });
     assert_eq!(outcome.server_close, None);
 
     let mut world = World::new(terms(Rules::default()));
@@ -370,7 +371,7 @@ async fn a_side_that_vanishes() {
 
 #[tokio::test(start_paused = true)]
 async fn what_a_side_sent_before_it_vanished_is_delivered() {
-    for from in [Side::Client, Side::Upstream] {
+    for from in [Side::Client, Side::Server] {
         let mut world = World::new(terms(Rules::default()));
         world.send(from, &frame(from, 0x81, b"last words")).await;
         world.vanish(from);
@@ -391,11 +392,11 @@ async fn what_a_side_sent_before_it_vanished_is_delivered() {
 /// A Close of ours can only stand between frames: where a frame will never end, the stream does.
 #[tokio::test(start_paused = true)]
 async fn inside_a_frame_the_stream_ends_without_a_close() {
-    let large = frame(Side::Upstream, 0x82, &vec![7; 200_000]);
+    let large = frame(Side::Server, 0x82, &vec![7; 200_000]);
     let mut world = World::new(terms(Rules::default()));
-    world.send(Side::Upstream, &large[..100_000]).await;
+    world.send(Side::Server, &large[..100_000]).await;
     world.receive(Side::Client, 90_000).await;
-    world.vanish(Side::Upstream);
+    world.vanish(Side::Server);
     let mut rest = Vec::new();
     world
         .end(Side::Client)
@@ -420,21 +421,21 @@ async fn inside_a_frame_the_stream_ends_without_a_close() {
 /// The client is at fault while the upstream is inside a frame toward it: the frame ends, then comes the Close.
 #[tokio::test(start_paused = true)]
 async fn a_close_waits_for_the_end_of_the_frame_under_way() {
-    let large = frame(Side::Upstream, 0x82, &vec![7; 100_000]);
+    let large = frame(Side::Server, 0x82, &vec![7; 100_000]);
     let mut world = World::new(terms(Rules::default()));
-    world.send(Side::Upstream, &large[..50_000]).await;
+    world.send(Side::Server, &large[..50_000]).await;
     world.receive(Side::Client, 50_000).await;
     world
         .send(Side::Client, &frame(Side::Client, 0x81, BAD))
         .await;
     // The upstream is told at once.
     let told = world
-        .receive(Side::Upstream, 6 + 2 + "client broke the protocol".len())
+        .receive(Side::Server, 6 + 2 + "client broke the protocol".len())
         .await;
-    assert_eq!(Got::of(&told, Side::Upstream).code(), Some(1001));
-    world.send(Side::Upstream, &large[50_000..]).await;
+    assert_eq!(Got::of(&told, Side::Server).code(), Some(1001));
+    world.send(Side::Server, &large[50_000..]).await;
     world
-        .send(Side::Upstream, &frame(Side::Upstream, 0x81, b"too late"))
+        .send(Side::Server, &frame(Side::Server, 0x81, b"too late"))
         .await;
     let rest = world.receive(Side::Client, large.len() - 50_000).await;
     assert!(rest == large[50_000..], "the frame arrives whole");
@@ -455,7 +456,7 @@ async fn who_breaks_a_rule_and_goes_on_sending_still_gets_its_close() {
         }
         writer.write_all(&close_frame(Side::Client, 1007, "")).await
     });
-    let upstream = tokio::spawn(answering(world.upstream.take(), Side::Upstream));
+    let upstream = tokio::spawn(answering(world.upstream.take(), Side::Server));
     let mut bytes = Vec::new();
     reader.read_to_end(&mut bytes).await.expect("no reset");
     assert_eq!(Got::of(&bytes, Side::Client).code(), Some(1007));
@@ -499,8 +500,8 @@ async fn who_never_answers_is_cut_in_time() {
     world
         .send(Side::Client, &close_frame(Side::Client, 4000, ""))
         .await;
-    world.receive(Side::Upstream, 8).await;
-    world.vanish(Side::Upstream);
+    world.receive(Side::Server, 8).await;
+    world.vanish(Side::Server);
     let (client, _, outcome) = world.wind_up().await;
     assert_eq!(client.code(), Some(4000));
     assert_eq!(
@@ -538,13 +539,13 @@ async fn the_end_follows_the_close_of_who_broke_a_rule() {
     assert_eq!((upstream.frames.len(), upstream.code()), (1, Some(1001)));
     assert!(!outcome.timed_out);
 
-    let bad = frame(Side::Upstream, 0x81, BAD);
-    let restarts = close_frame(Side::Upstream, 1012, "");
-    let closes = close_frame(Side::Upstream, 4000, "");
+    let bad = frame(Side::Server, 0x81, BAD);
+    let restarts = close_frame(Side::Server, 1012, "");
+    let closes = close_frame(Side::Server, 4000, "");
     for sent in [Some(bad), Some(restarts), Some(closes), None] {
         let mut world = World::new(terms(Rules::default()));
         match sent {
-            Some(sent) => world.send(Side::Upstream, &sent).await,
+            Some(sent) => world.send(Side::Server, &sent).await,
             None => world.handle.drain("operator"),
         }
         let head = world.receive(Side::Client, 2).await;
@@ -571,10 +572,10 @@ async fn a_garbled_reason_does_not_take_the_code_with_it() {
         let terms = terms(Rules::default());
         let mut world = World::new(terms.clone());
         let sent = [
-            frame(Side::Upstream, 0x81, b"last words"),
-            garbled(Side::Upstream, code),
+            frame(Side::Server, 0x81, b"last words"),
+            garbled(Side::Server, code),
         ];
-        world.send(Side::Upstream, &sent.concat()).await;
+        world.send(Side::Server, &sent.concat()).await;
         let (client, upstream, outcome) = world.wind_up().await;
         assert_eq!(client.frames[0].1, b"last words");
         let (got, reason) = client.close().expect("it is told");
@@ -584,21 +585,21 @@ async fn a_garbled_reason_does_not_take_the_code_with_it() {
         assert_eq!(outcome.client_close, Some(Some(told)));
         assert!(!outcome.timed_out);
         if told == code {
-            let by = Side::Upstream;
+            let by = Side::Server;
             let code = Some(code);
             assert_eq!(outcome.cause, Cause::Closed { by, code });
         }
         let metrics = String::from_utf8(terms.metrics.render()).expect("text");
-        let line = "wsgate_violations_total{kind=\"close_reason_not_utf8\",side=\"upstream\"} 1\n";
+        let line = "wsgate_violations_total{kind=\"close_reason_not_utf8\",side=\"server\"} 1\n";
         assert!(metrics.contains(line), "{metrics}");
     }
     // As the answer to the client's own Close.
     let mut world = World::new(terms(Rules::default()));
     let closes = close_frame(Side::Client, 1000, "");
     world.send(Side::Client, &closes).await;
-    world.receive(Side::Upstream, closes.len()).await;
-    let answer = garbled(Side::Upstream, 4001);
-    world.send(Side::Upstream, &answer).await;
+    world.receive(Side::Server, closes.len()).await;
+    let answer = garbled(Side::Server, 4001);
+    world.send(Side::Server, &answer).await;
     let (client, _, outcome) = world.wind_up().await;
     assert_eq!(client.close(), Some((4001, String::new())));
     assert!(!outcome.timed_out);
@@ -627,7 +628,7 @@ async fn nothing_passes_after_a_close() {
 #[tokio::test(start_paused = true)]
 async fn back_pressure() {
     const PIPE: usize = 4096;
-    for from in [Side::Client, Side::Upstream] {
+    for from in [Side::Client, Side::Server] {
         let mut world = World::with_buffers(terms(Rules::default()), PIPE);
         let bytes = frame(from, 0x82, &[1; 10_000]).repeat(200);
         let mut end = if from == Side::Client {
@@ -664,10 +665,10 @@ async fn a_text_frame_is_held_until_it_is_whole() {
         world.send(Side::Client, &[*byte]).await;
     }
     let early =
-        tokio::time::timeout(Duration::from_secs(1), world.end(Side::Upstream).read_u8()).await;
+        tokio::time::timeout(Duration::from_secs(1), world.end(Side::Server).read_u8()).await;
     assert!(early.is_err(), "a byte passed before the frame was whole");
     world.send(Side::Client, &bytes[bytes.len() - 1..]).await;
-    assert_eq!(world.receive(Side::Upstream, bytes.len()).await, bytes);
+    assert_eq!(world.receive(Side::Server, bytes.len()).await, bytes);
 }
 
 #[tokio::test(start_paused = true)]
@@ -676,7 +677,7 @@ async fn what_came_with_the_handshake_is_not_lost() {
     let (mut upstream, near_upstream) = duplex(4096);
     let (early, greeting) = (
         frame(Side::Client, 0x81, b"early"),
-        frame(Side::Upstream, 0x81, b"welcome"),
+        frame(Side::Server, 0x81, b"welcome"),
     );
     let cut = early.len() - 2;
     let relay = Relay::new(
@@ -704,14 +705,14 @@ async fn waiting_for_an_end_is_no_work() {
     // A drain waits for the end of the message; the last frame of it is held, and half of it is there.
     let mut world = World::new(terms(Rules::default()));
     world
-        .send(Side::Upstream, &frame(Side::Upstream, 0x01, b"first "))
+        .send(Side::Server, &frame(Side::Server, 0x01, b"first "))
         .await;
     world.receive(Side::Client, 8).await;
-    let last = frame(Side::Upstream, 0x80, b"last");
+    let last = frame(Side::Server, 0x80, b"last");
     world.handle.drain("operator");
-    world.send(Side::Upstream, &last[..4]).await;
+    world.send(Side::Server, &last[..4]).await;
     quiet().await;
-    world.send(Side::Upstream, &last[4..]).await;
+    world.send(Side::Server, &last[4..]).await;
     world.receive(Side::Client, last.len()).await;
     let (client, _, _) = world.wind_up().await;
     assert_eq!(client.code(), Some(1012));
@@ -720,9 +721,9 @@ async fn waiting_for_an_end_is_no_work() {
     let text = frame(Side::Client, 0x81, "ä".repeat(40_000).as_bytes());
     let mut world = World::new(terms(Rules::default()));
     world.send(Side::Client, &text[..70_001]).await;
-    world.receive(Side::Upstream, 70_000).await;
+    world.receive(Side::Server, 70_000).await;
     world
-        .send(Side::Upstream, &frame(Side::Upstream, 0xc1, b"x"))
+        .send(Side::Server, &frame(Side::Server, 0xc1, b"x"))
         .await;
     quiet().await;
     world.send(Side::Client, &text[70_001..75_001]).await;
@@ -747,7 +748,7 @@ async fn observing_passes_everything_and_counts_it() {
     ]
     .concat();
     world.send(Side::Client, &bytes).await;
-    assert_eq!(world.receive(Side::Upstream, bytes.len()).await, bytes);
+    assert_eq!(world.receive(Side::Server, bytes.len()).await, bytes);
     world
         .send(Side::Client, &close_frame(Side::Client, 1000, ""))
         .await;
@@ -774,7 +775,7 @@ async fn a_route_can_pass_restarts_on() {
     });
     let mut world = World::new(Arc::new(terms));
     world
-        .send(Side::Upstream, &close_frame(Side::Upstream, 1012, "deploy"))
+        .send(Side::Server, &close_frame(Side::Server, 1012, "deploy"))
         .await;
     let (client, upstream, _) = world.wind_up().await;
     assert_eq!(client.close(), Some((1012, "deploy".to_owned())));
@@ -794,7 +795,7 @@ async fn a_peer_may_vanish_at_every_byte() {
         ];
         frames.concat()
     };
-    for from in [Side::Client, Side::Upstream] {
+    for from in [Side::Client, Side::Server] {
         let bytes = session(from);
         for end in 0..bytes.len() {
             let mut world = World::new(terms(Rules::default()));
@@ -867,20 +868,20 @@ async fn a_drain_of_an_idle_connection() {
 #[tokio::test(start_paused = true)]
 async fn a_drain_waits_for_the_end_of_the_message() {
     let message = [
-        frame(Side::Upstream, 0x02, &[1; 100_000]),
-        frame(Side::Upstream, 0x89, b"ping"),
-        frame(Side::Upstream, 0x80, &[2; 1000]),
+        frame(Side::Server, 0x02, &[1; 100_000]),
+        frame(Side::Server, 0x89, b"ping"),
+        frame(Side::Server, 0x80, &[2; 1000]),
     ]
     .concat();
-    let after = frame(Side::Upstream, 0x81, b"too late");
+    let after = frame(Side::Server, 0x81, b"too late");
     for cut in [1, 50_000, 100_010, 100_012, 100_020, message.len() - 1] {
         let mut world = World::new(terms(Rules::default()));
-        world.send(Side::Upstream, &message[..cut]).await;
+        world.send(Side::Server, &message[..cut]).await;
         quiet().await;
         world.handle.drain("deploy");
         quiet().await;
         world
-            .send(Side::Upstream, &[&message[cut..], &after].concat())
+            .send(Side::Server, &[&message[cut..], &after].concat())
             .await;
         let (client, upstream, _) = world.wind_up().await;
         let opcodes: Vec<u8> = client.frames.iter().map(|(first, _)| *first).collect();
@@ -899,10 +900,7 @@ async fn a_message_that_does_not_end_has_its_grace() {
     let started = Instant::now();
     let mut world = World::new(terms(Rules::default()));
     world
-        .send(
-            Side::Upstream,
-            &frame(Side::Upstream, 0x01, b"first fragment"),
-        )
+        .send(Side::Server, &frame(Side::Server, 0x01, b"first fragment"))
         .await;
     quiet().await;
     world.handle.drain("deploy");
@@ -924,7 +922,7 @@ async fn a_server_that_restarts_gets_what_was_on_its_way() {
             quiet().await;
         }
         world
-            .send(Side::Upstream, &close_frame(Side::Upstream, 1001, "bye"))
+            .send(Side::Server, &close_frame(Side::Server, 1001, "bye"))
             .await;
         quiet().await;
         let mut told = vec![0; 2 + 2 + "service restart; retry-after-ms=1000".len()];
@@ -954,10 +952,7 @@ async fn a_last_call_waits_for_nothing_but_the_frame() {
     let started = Instant::now();
     let mut world = World::new(terms(Rules::default()));
     world
-        .send(
-            Side::Upstream,
-            &frame(Side::Upstream, 0x01, b"first fragment"),
-        )
+        .send(Side::Server, &frame(Side::Server, 0x01, b"first fragment"))
         .await;
     quiet().await;
     world.handle.drain("shutdown");
@@ -969,7 +964,7 @@ async fn a_last_call_waits_for_nothing_but_the_frame() {
 
     for _ in 0..20 {
         let mut world = World::new(terms(Rules::default()));
-        world.vanish(Side::Upstream);
+        world.vanish(Side::Server);
         quiet().await;
         world.handle.drain("shutdown");
         world.handle.hurry();
@@ -986,7 +981,7 @@ async fn a_drain_ends_without_answers() {
     quiet().await;
     world.handle.drain("deploy");
     let client = world.client.take();
-    let upstream = tokio::spawn(answering(world.upstream.take(), Side::Upstream));
+    let upstream = tokio::spawn(answering(world.upstream.take(), Side::Server));
     let outcome = world.relay.await.expect("no panic");
     assert!(outcome.timed_out);
     assert_eq!(
@@ -1017,10 +1012,10 @@ async fn a_drain_before_the_first_poll_and_after_the_end() {
     world
         .send(Side::Client, &close_frame(Side::Client, 1000, ""))
         .await;
-    world.receive(Side::Upstream, 8).await;
+    world.receive(Side::Server, 8).await;
     world.handle.drain("deploy");
     world
-        .send(Side::Upstream, &close_frame(Side::Upstream, 1000, ""))
+        .send(Side::Server, &close_frame(Side::Server, 1000, ""))
         .await;
     let (client, _, outcome) = world.wind_up().await;
     assert_eq!(
@@ -1052,7 +1047,7 @@ async fn a_crash_is_absorbed() {
     let mut told = Vec::new();
     for _ in 0..1000 {
         let mut world = World::with_buffers(terms.clone(), 256);
-        world.vanish(Side::Upstream);
+        world.vanish(Side::Server);
         told.push(tokio::spawn(async move {
             let (client, _, _) = world.wind_up().await;
             assert_eq!(client.code(), Some(1012));
@@ -1070,7 +1065,7 @@ async fn a_crash_is_absorbed() {
     );
 
     let mut world = World::with_buffers(terms, 64);
-    world.vanish(Side::Upstream);
+    world.vanish(Side::Server);
     quiet().await;
     let flood = frame(Side::Client, 0x82, &[0; 1000]);
     let sent = tokio::time::timeout(
@@ -1216,7 +1211,7 @@ async fn every_byte_arrives_however_the_streams_behave() {
         ));
         let (from_client, from_upstream) = (
             random_session(Side::Client, &mut rng),
-            random_session(Side::Upstream, &mut rng),
+            random_session(Side::Server, &mut rng),
         );
         let talk = |end: DuplexStream, sends: Vec<u8>, gets: Vec<u8>| async move {
             let (mut reader, mut writer) = tokio::io::split(end);
@@ -1261,7 +1256,7 @@ fn watched(ping_interval: [u64; 2], idle_timeout: u64) -> Arc<RouteContext> {
 
 /// The Ping that a side gets next, unmasked.
 async fn ping_of(world: &mut World, side: Side) -> Vec<u8> {
-    let masked = 4 * usize::from(side == Side::Upstream);
+    let masked = 4 * usize::from(side == Side::Server);
     let bytes = world.receive(side, 2 + masked + 8).await;
     let got = Got::of(&bytes, side);
     assert_eq!(got.frames[0].0, 0x89);
@@ -1274,7 +1269,7 @@ async fn pings_are_answered_and_nobody_else_hears_of_it() {
     let started = Instant::now();
     let mut world = World::new(watched([20, 20], 0));
     for turn in 1..=3 {
-        for side in [Side::Upstream, Side::Client] {
+        for side in [Side::Server, Side::Client] {
             let said = ping_of(&mut world, side).await;
             world.send(side, &frame(side, 0x8A, &said)).await;
         }
@@ -1289,7 +1284,7 @@ async fn pings_are_answered_and_nobody_else_hears_of_it() {
     ]
     .concat();
     world.send(Side::Client, &foreign).await;
-    world.receive(Side::Upstream, foreign.len()).await;
+    world.receive(Side::Server, foreign.len()).await;
     world
         .send(Side::Client, &close_frame(Side::Client, 1000, ""))
         .await;
@@ -1321,7 +1316,7 @@ async fn our_pong_is_taken_out_wherever_it_is() {
         world.send(Side::Client, &sent[..cut]).await;
         quiet().await;
         world.send(Side::Client, &sent[cut..]).await;
-        let got = world.receive(Side::Upstream, expected.len()).await;
+        let got = world.receive(Side::Server, expected.len()).await;
         assert!(got == expected, "cut at {cut}");
     }
 }
@@ -1341,11 +1336,11 @@ async fn who_never_answers_is_gone() {
     drop(silent);
 
     let mut world = World::new(watched([0, 30], 0));
-    ping_of(&mut world, Side::Upstream).await;
+    ping_of(&mut world, Side::Server).await;
     let silent = world.upstream.take();
     let (client, _, outcome) = world.wind_up().await;
     assert_eq!(client.code(), Some(1012), "as of a server that crashed");
-    assert_eq!(outcome.cause, Cause::Vanished { by: Side::Upstream });
+    assert_eq!(outcome.cause, Cause::Vanished { by: Side::Server });
     drop(silent);
 
     let mut world = World::new(watched([30, 0], 0));
@@ -1370,7 +1365,7 @@ async fn who_is_not_read_is_not_gone() {
     });
     tokio::time::sleep(Duration::from_secs(50)).await;
     assert!(!world.relay.is_finished());
-    let got = world.receive(Side::Upstream, message.len()).await;
+    let got = world.receive(Side::Server, message.len()).await;
     assert!(got == message);
     world.client = Some(sending.await.unwrap());
     ping_of(&mut world, Side::Client).await;
@@ -1380,10 +1375,10 @@ async fn who_is_not_read_is_not_gone() {
 #[tokio::test(start_paused = true)]
 async fn a_ping_stands_between_frames() {
     let mut world = World::new(watched([30, 0], 0));
-    let message = frame(Side::Upstream, 0x82, &[7; 1000]);
-    world.send(Side::Upstream, &message[..500]).await;
+    let message = frame(Side::Server, 0x82, &[7; 1000]);
+    world.send(Side::Server, &message[..500]).await;
     tokio::time::sleep(Duration::from_secs(35)).await;
-    world.send(Side::Upstream, &message[500..]).await;
+    world.send(Side::Server, &message[500..]).await;
     let got = world.receive(Side::Client, message.len()).await;
     assert!(got == message, "the frame is whole");
     ping_of(&mut world, Side::Client).await;
@@ -1413,7 +1408,7 @@ async fn an_idle_connection_is_closed_whatever_it_answers() {
 /// A stream that is told so keeps what it is given until its end follows, which after any other Close may be long.
 #[tokio::test(start_paused = true)]
 async fn only_the_answer_to_a_clients_close_leaves_with_the_end() {
-    for (closer, times) in [(Side::Client, 1), (Side::Upstream, 0)] {
+    for (closer, times) in [(Side::Client, 1), (Side::Server, 0)] {
         let (mut client, near_client) = duplex(4096);
         let (mut upstream, near_upstream) = duplex(4096);
         let finished: Arc<AtomicU64> = Arc::default();
@@ -1429,17 +1424,17 @@ async fn only_the_answer_to_a_clients_close_leaves_with_the_end() {
             (near_client, BytesMut::new()),
             (near_upstream, BytesMut::new()),
         ));
-        let text = frame(Side::Upstream, 0x81, b"before it");
+        let text = frame(Side::Server, 0x81, b"before it");
         upstream.write_all(&text).await.expect("taken");
         let end = match closer {
             Side::Client => &mut client,
-            Side::Upstream => &mut upstream,
+            Side::Server => &mut upstream,
         };
         let close = close_frame(closer, 1000, "");
         end.write_all(&close).await.expect("taken");
         let (told, answered) = tokio::join!(
             answering(Some(client), Side::Client),
-            answering(Some(upstream), Side::Upstream)
+            answering(Some(upstream), Side::Server)
         );
         assert_eq!((told.code(), answered.code()), (Some(1000), Some(1000)));
         assert_eq!(

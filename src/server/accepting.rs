@@ -5,8 +5,9 @@
 //! socket and the address of its peer. What is done with it is Pingora's again.
 
 use crate::metrics::Metrics;
-use crate::proxy::settings::Address;
-use crate::proxy::{Exhaustion, Socket};
+use crate::transport::address::Address;
+use crate::transport::exhaustion::Exhaustion;
+use crate::transport::socket::Socket;
 use pingora::apps::ServerApp;
 use pingora::protocols::Stream;
 use pingora::server::ShutdownWatch;

@@ -3,8 +3,8 @@
 //! It is always true that a certificate that is not good changes nothing: the one before stays in force, and the log says
 //! once why. No connection is touched; the next one gets what is in force then.
 
+use crate::edge::settings::Settings;
 use crate::metrics::Days;
-use crate::proxy::settings::Settings;
 use crate::tls::{Accept, Authorities, Certificate, Connect, Fault};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

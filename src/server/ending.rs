@@ -5,7 +5,7 @@ use super::listening::Listeners;
 use crate::admin::Admin;
 use crate::deploy::{Control, Settings};
 use crate::drain::{Cause, Pace, Selection, Terms};
-use crate::proxy::ConnectionHandler;
+use crate::edge::connections::ConnectionHandler;
 use crate::service;
 use async_trait::async_trait;
 use pingora::server::{ShutdownSignal, ShutdownSignalWatch};

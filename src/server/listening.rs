@@ -2,10 +2,10 @@
 
 use super::accepting::Acceptor;
 use crate::admin::Admin;
+use crate::edge::connections::ConnectionHandler;
 use crate::metrics::Metrics;
-use crate::proxy::ConnectionHandler;
-use crate::proxy::settings::{Address, Tcp};
 use crate::service::Owner;
+use crate::transport::address::{Address, Tcp};
 use async_trait::async_trait;
 use pingora::apps::ServerApp;
 use pingora::server::{ListenFds, ShutdownWatch};

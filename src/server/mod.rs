@@ -13,10 +13,16 @@ pub use listening::BindError;
 use crate::admin::{Admin, Drains};
 use crate::config::Config;
 use crate::deploy::Control;
+use crate::deploy::load_shedder::LoadShedder;
+use crate::edge::connections::ConnectionHandler;
+use crate::edge::route::table::Table;
 use crate::metrics::Metrics;
-use crate::proxy::settings::Address;
-use crate::proxy::{Checks, ConnectionHandler, Discovery, LoadShedder, Pools, Table};
-use crate::service::{self, OwnerError};
+use crate::service;
+use crate::service::OwnerError;
+use crate::transport::address::Address;
+use crate::upstream::Pools;
+use crate::upstream::discovery::Discovery;
+use crate::upstream::health_checks::Checks;
 use async_trait::async_trait;
 use certificates::ReportedErrors;
 use ending::{Ending, Signals};
@@ -81,7 +87,7 @@ impl Gateway {
         let table = Table::new(&config.proxy, &pools, &control, &metrics, None);
         let relief = LoadShedder::new(control.clone(), table.buffers().clone());
         let gate = Listeners::new(
-            "gate",
+            "wsgate",
             ConnectionHandler::new(table, &server.configuration),
             metrics.clone(),
         );

@@ -4,17 +4,20 @@
 //! connection is touched but those whose server, or generation, the new configuration has left behind: those are drained
 //! as soon as somebody else can take them.
 
-use super::certificates::{self, ReportedErrors};
+use super::certificates;
+use super::certificates::ReportedErrors;
 use super::listening::{BindError, Bound, Listeners, SocketAccess};
 use crate::admin::{Admin, Reload};
 use crate::config::Config;
 use crate::deploy::Control;
 use crate::drain::Cause;
+use crate::edge::connections::ConnectionHandler;
+use crate::edge::route::table::Table;
 use crate::log;
 use crate::metrics::Metrics;
-use crate::proxy::settings::Address;
-use crate::proxy::{ConnectionHandler, Departure, Pool, Pools, RemovedServers, Table};
 use crate::service;
+use crate::transport::address::Address;
+use crate::upstream::{Departure, Pool, Pools, RemovedServers};
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::signal::unix::Signal;

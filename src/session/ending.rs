@@ -9,7 +9,8 @@ use super::writing::{CloseDue, Writing};
 use super::{ControlFrame, Event, SIDES, Session};
 use crate::frame::close;
 use crate::inspect::Side;
-use crate::inspect::closing::{self, Cause, Order, Orders};
+use crate::inspect::closing;
+use crate::inspect::closing::{Cause, Order, Orders};
 use std::time::{Duration, Instant};
 
 /// What a side has to take the answer that the other side owed it.
@@ -55,7 +56,7 @@ impl Session {
         let absorb = self.settings.closing.absorb;
         match cause {
             // All clients of the server learn it at this moment: each is told in its turn.
-            Cause::Vanished { by: Side::Upstream } | Cause::Stalled { by: Side::Upstream }
+            Cause::Vanished { by: Side::Server } | Cause::Stalled { by: Side::Server }
                 if !absorb.is_zero() && !self.is_hurried() =>
             {
                 let turn = self.generator.between(Duration::ZERO, absorb);
@@ -63,7 +64,7 @@ impl Session {
                 self.phase.advance(Phase::Absorbing { cause: first });
             }
             // The server is told when the client has answered: see `release_server`.
-            Cause::Drained { .. } | Cause::UpstreamRestarts { .. } => {
+            Cause::Drained { .. } | Cause::ServerRestarts { .. } => {
                 self.arm_close(now);
                 self.order(Side::Client, orders.client);
                 self.phase.advance(Phase::ClientTold { cause: first });
@@ -78,7 +79,7 @@ impl Session {
             | Cause::Overload => {
                 self.arm_close(now);
                 self.order(Side::Client, orders.client);
-                self.order(Side::Upstream, orders.upstream);
+                self.order(Side::Server, orders.upstream);
                 self.phase.advance(Phase::BothTold { cause: first });
             }
         }
@@ -132,7 +133,7 @@ impl Session {
             }
             Passing::Not if self.phase.cause().is_none() => {
                 let code = code.unwrap_or(close::GOING_AWAY);
-                self.end(Cause::UpstreamRestarts { code }, now);
+                self.end(Cause::ServerRestarts { code }, now);
             }
             Passing::Not => {}
         }
@@ -219,7 +220,7 @@ impl Session {
         let Phase::DrainDue { source } = self.phase else {
             return;
         };
-        let flow = &self.inbound[Side::Upstream as usize].flow;
+        let flow = &self.inbound[Side::Server as usize].flow;
         if flow.message_boundary().is_some() {
             self.end(Cause::Drained { source }, now);
         }
@@ -234,7 +235,7 @@ impl Session {
         let is_answered = client.closed.is_some() || client.ended;
         if is_answered || server.ended || self.is_overtime() {
             let orders = self.orders(&cause);
-            self.order(Side::Upstream, orders.upstream);
+            self.order(Side::Server, orders.upstream);
             self.phase.advance(Phase::BothTold { cause });
         }
     }
@@ -258,7 +259,7 @@ impl Session {
     pub(super) fn is_client_first(&self) -> bool {
         matches!(
             self.phase.cause(),
-            Some(Cause::Drained { .. } | Cause::UpstreamRestarts { .. })
+            Some(Cause::Drained { .. } | Cause::ServerRestarts { .. })
         )
     }
 
@@ -290,7 +291,7 @@ impl Session {
             return;
         }
         // RFC 6455 §5.3: toward the server wsgate is the client, and masks.
-        let mask = (to == Side::Upstream).then(|| self.generator.mask());
+        let mask = (to == Side::Server).then(|| self.generator.mask());
         let frame = close::Frame::new(code, reason, mask);
         let due = Box::new(CloseDue { frame, code });
         self.writing[to as usize] = Writing::CloseDue(due);
@@ -310,7 +311,7 @@ impl Session {
             None => {
                 let by = match self.writing[Side::Client as usize] {
                     Writing::Finished(_) => Side::Client,
-                    _ => Side::Upstream,
+                    _ => Side::Server,
                 };
                 self.lose(by, Cause::Vanished { by }, now);
             }

@@ -6,7 +6,8 @@ use super::timers::Timer;
 use super::writing::Writing;
 use super::{Event, Session, Turn};
 use crate::frame::deflate::DeflateParams;
-use crate::inspect::{self, Block, Flow, Mode, Side, StopAt, Tally, Violation};
+use crate::inspect;
+use crate::inspect::{Block, Flow, Mode, Side, StopAt, Tally, Violation};
 use std::time::Instant;
 
 /// What a session knows of what one side sends.
@@ -85,7 +86,7 @@ impl Session {
         match self.writing[from.other() as usize] {
             Writing::CloseDue(_) => StopAt::FrameEnd,
             Writing::Passing
-                if from == Side::Upstream && matches!(self.phase, Phase::DrainDue { .. }) =>
+                if from == Side::Server && matches!(self.phase, Phase::DrainDue { .. }) =>
             {
                 StopAt::MessageEnd
             }
@@ -242,7 +243,7 @@ impl Session {
                     code,
                     garbled,
                 }) => {
-                    let is_translated = from == Side::Upstream
+                    let is_translated = from == Side::Server
                         && cause.is_none()
                         && settings.closing.translates(code);
                     // The client's answer to a restart is none of the server's business, which gets a 1001.

@@ -6,7 +6,8 @@
 
 use super::timers::Timer;
 use super::{Event, SIDES, Session, Settings};
-use crate::inspect::{Bucket, Flow, Kind, Mode, Rate, RateClass, Side, Tally, Violation};
+use crate::inspect::{Flow, Kind, Mode, RateClass, Side, Tally, Violation};
+use crate::limit::rate::{Bucket, Rate};
 use std::time::{Duration, Instant};
 
 /// How much the sides of a connection may send, and how long they may leave what is sent to them.

@@ -174,7 +174,7 @@ impl Session {
         // Until the caller says that the frame is written.
         self.blocked[to as usize] = true;
         // RFC 6455 §5.3: toward the server wsgate is the client, and masks.
-        let mask = (to == Side::Upstream).then(|| self.generator.mask());
+        let mask = (to == Side::Server).then(|| self.generator.mask());
         let frame = ping::Frame::new(watch.payload, mask);
         self.inbound[to as usize].flow.watch_pongs();
         if let Some(meter) = &mut rare.meter {

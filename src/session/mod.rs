@@ -95,7 +95,7 @@ impl Settings {
 /// let mut window = b"\x81\x02hi\x81\x02\xc3\x28".to_vec();
 /// loop {
 ///     let turn = &mut Turn::default();
-///     let passage = session.handle_bytes(Side::Upstream, &window, &mut block, turn, now);
+///     let passage = session.handle_bytes(Side::Server, &window, &mut block, turn, now);
 ///     to_client.extend(window.drain(..passage.forward));
 ///     window.drain(..passage.discard);
 ///     while let Some(frame) = session.poll_frame(Side::Client, now) {
@@ -205,7 +205,7 @@ pub struct Outcome {
     pub from_server: Passed,
 }
 
-const SIDES: [Side; 2] = [Side::Client, Side::Upstream];
+const SIDES: [Side; 2] = [Side::Client, Side::Server];
 
 impl Session {
     /// A session right after its handshake, in which messages may be compressed as was agreed. `seed` is all the
@@ -213,7 +213,7 @@ impl Session {
     pub fn new(settings: Arc<Settings>, compression: Option<Deflate>, seed: u64) -> Session {
         let inbound = [
             Inbound::new(Side::Client, compression.map(|agreed| agreed.client)),
-            Inbound::new(Side::Upstream, compression.map(|agreed| agreed.server)),
+            Inbound::new(Side::Server, compression.map(|agreed| agreed.server)),
         ];
         Session {
             settings,

@@ -220,7 +220,7 @@ pub fn law(sender: impl Into<Sender>, rules: &Rules) -> Law {
         max_message_size: rules.max_message_size,
         max_fragments: rules.max_fragments,
         text_buffer: rules.text_buffer,
-        keeps_close_codes: sender.side == Side::Upstream && rules.mode == Mode::Enforce,
+        keeps_close_codes: sender.side == Side::Server && rules.mode == Mode::Enforce,
     }
 }
 

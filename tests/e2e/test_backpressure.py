@@ -15,7 +15,7 @@ OFFERED = 96 * MIB
 
 
 @pytest.mark.parametrize("opcode", [TEXT, BINARY], ids=["text", "binary"])
-@pytest.mark.parametrize("name", ["client", "upstream"])
+@pytest.mark.parametrize("name", ["client", "server"])
 def test_a_reader_that_stops(start_rig, name, opcode):
     """The sender stalls, the proxy does not grow, and when the reader goes on every byte is there."""
     rig = start_rig()
@@ -35,7 +35,7 @@ def test_a_reader_that_stops(start_rig, name, opcode):
     session.finish()
 
 
-@pytest.mark.parametrize("name", ["client", "upstream"])
+@pytest.mark.parametrize("name", ["client", "server"])
 def test_a_flood_that_begins_before_the_101(start_rig, name):
     """What is taken over from the handshake is bounded as well, however fast it comes; nobody reads it.
 
@@ -64,17 +64,17 @@ def test_a_flood_that_begins_before_the_101(start_rig, name):
 
 def test_a_reader_that_stops_does_not_stop_the_other_direction(rig):
     session = rig.open()
-    pump = Pump(session.upstream, session.upstream.frame(BINARY, b"x" * 60_000), 1000)
+    pump = Pump(session.server, session.server.frame(BINARY, b"x" * 60_000), 1000)
     pump.wait_until_stalled()
     for word in (b"still", b"passing"):
-        session.upstream.read_exactly(session.client.send_frame(TEXT, word))
+        session.server.read_exactly(session.client.send_frame(TEXT, word))
     session.drop()
 
 
 def test_a_stalled_reader_can_vanish(rig):
     """The sender learns of it although the proxy was waiting to write."""
     session = rig.open()
-    pump = Pump(session.upstream, session.upstream.frame(BINARY, b"x" * 60_000), 1000)
+    pump = Pump(session.server, session.server.frame(BINARY, b"x" * 60_000), 1000)
     pump.wait_until_stalled()
     session.client.reset()
-    assert session.upstream.read_close()[0] == 1001
+    assert session.server.read_close()[0] == 1001

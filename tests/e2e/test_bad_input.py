@@ -85,9 +85,9 @@ def test_ten_thousand_empty_fragments(rig):
     )
     assert session.client.read_close()[0] == 1008
     pump.join()
-    frames = [session.upstream.read_frame() for _ in range(64)]
+    frames = [session.server.read_frame() for _ in range(64)]
     assert all(not frame.fin and not frame.payload for frame in frames)
-    assert session.upstream.read_close()[0] == 1001
+    assert session.server.read_close()[0] == 1001
 
 
 def test_header_that_claims_everything_then_silence(rig):
@@ -98,7 +98,7 @@ def test_header_that_claims_everything_then_silence(rig):
         session.client.send_frame(BINARY, length=(1 << 63) - 1)
     for session in sessions:
         assert session.client.read_close()[0] == 1009
-        assert session.upstream.read_close()[0] == 1001
+        assert session.server.read_close()[0] == 1001
     assert rig.gate.resident() - before < 16 * MIB
     for session in sessions:
         session.drop()
@@ -109,7 +109,7 @@ def test_ping_flood_without_reading(rig):
     session = rig.open()
     pings = session.client.frame(9, b"p" * 125) * 2000
     pump = Pump(session.client, pings, 1)
-    session.upstream.read_exactly(pings)
+    session.server.read_exactly(pings)
     pump.join()
     session.finish()
 
@@ -134,7 +134,7 @@ def test_many_connections_that_come_and_go(rig):
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("name", ["client", "upstream"])
+@pytest.mark.parametrize("name", ["client", "server"])
 def test_random_bytes_for_frames(rig, name):
     """Whatever they are: the offender is closed or cut, the other side gets only right frames."""
     seed = random.randrange(1 << 32)

@@ -28,12 +28,12 @@ def assert_restart(close, code=1012):
 def test_client_closes(rig, code, reason):
     """Its Close reaches the upstream unchanged, the upstream's answer the client, and wsgate ends the connection."""
     session = rig.open()
-    session.upstream.read_exactly(session.client.send_close(code, reason))
-    answer = session.upstream.send_close(code, "answer" if code else "")
-    session.upstream.end_sending()
+    session.server.read_exactly(session.client.send_close(code, reason))
+    answer = session.server.send_close(code, "answer" if code else "")
+    session.server.end_sending()
     session.client.read_exactly(answer)
     session.client.expect_eof()
-    session.upstream.expect_eof()
+    session.server.expect_eof()
 
 
 @pytest.mark.parametrize("code", PASSED_FROM_UPSTREAM)
@@ -41,11 +41,11 @@ def test_client_closes(rig, code, reason):
 def test_upstream_closes(rig, code, reason):
     """Its code and reason reach the client unchanged, and the upstream gets a Close in answer."""
     session = rig.open()
-    session.client.read_exactly(session.upstream.send_close(code, reason))
+    session.client.read_exactly(session.server.send_close(code, reason))
     session.client.send_close(code)
-    assert session.upstream.read_close()[0] == code
-    session.upstream.end_sending()
-    session.upstream.expect_eof()
+    assert session.server.read_close()[0] == code
+    session.server.end_sending()
+    session.server.expect_eof()
     session.client.expect_eof()
 
 
@@ -53,12 +53,12 @@ def test_both_close_at_once(rig):
     """Each gets the other's Close or its own answered; both ends are orderly."""
     session = rig.open()
     session.client.send_close(4001, "client")
-    session.upstream.send_close(4002, "upstream")
+    session.server.send_close(4002, "upstream")
     assert session.client.read_close()[0] in (4001, 4002)
-    assert session.upstream.read_close()[0] in (4001, 4002)
-    session.upstream.end_sending()
+    assert session.server.read_close()[0] in (4001, 4002)
+    session.server.end_sending()
     session.client.expect_eof()
-    session.upstream.expect_eof()
+    session.server.expect_eof()
 
 
 def test_nothing_of_the_client_passes_after_its_close(rig):
@@ -66,16 +66,16 @@ def test_nothing_of_the_client_passes_after_its_close(rig):
     peer = session.client
     closing = peer.frame(CLOSE, close_payload(1000, "last"))
     peer.send(closing + peer.frame(TEXT, b"after") + peer.frame(PING) + peer.frame(CLOSE, close_payload(4000)))
-    session.upstream.read_exactly(closing)
-    session.upstream.send_close(1000)
-    session.upstream.end_sending()
+    session.server.read_exactly(closing)
+    session.server.send_close(1000)
+    session.server.end_sending()
     assert session.client.read_close()[0] == 1000
-    session.upstream.expect_eof()
+    session.server.expect_eof()
 
 
 def test_nothing_of_the_upstream_passes_after_its_close(rig):
     session = rig.open()
-    peer = session.upstream
+    peer = session.server
     closing = peer.frame(CLOSE, close_payload(1000, "last"))
     peer.send(closing + peer.frame(TEXT, b"after") + peer.frame(BINARY, b"after") + peer.frame(TEXT, b"\xff"))
     session.client.read_exactly(closing)
@@ -86,15 +86,15 @@ def test_nothing_of_the_upstream_passes_after_its_close(rig):
 def test_the_upstreams_last_messages_pass_after_the_clients_close(rig):
     """The other direction is open until the upstream answers (§5.5.1)."""
     session = rig.open()
-    session.upstream.read_exactly(session.client.send_close(1000))
-    session.client.read_exactly(session.upstream.send_frame(TEXT, b"one more"))
-    session.client.read_exactly(session.upstream.send_close(1000))
-    session.upstream.end_sending()
+    session.server.read_exactly(session.client.send_close(1000))
+    session.client.read_exactly(session.server.send_frame(TEXT, b"one more"))
+    session.client.read_exactly(session.server.send_close(1000))
+    session.server.end_sending()
     session.client.expect_eof()
 
 
 def test_messages_and_a_close_in_one_packet_all_arrive(rig):
-    for name in ("client", "upstream"):
+    for name in ("client", "server"):
         session = rig.open()
         peer, other = session.side(name)
         wire = peer.frame(TEXT, b"one") + peer.frame(BINARY, b"two") + peer.frame(CLOSE, close_payload(4000, "three"))
@@ -110,18 +110,18 @@ def test_client_that_never_answers_a_close(start_rig):
     """The connection ends with the time-out, for both."""
     rig = start_rig(route={"close_timeout": "500ms"})
     session = rig.open()
-    session.client.read_exactly(session.upstream.send_close(4000, "go"))
+    session.client.read_exactly(session.server.send_close(4000, "go"))
     session.client.read_to_end()
-    session.upstream.read_to_end()
+    session.server.read_to_end()
     rig.gate.wait_until_idle()
 
 
 def test_upstream_that_never_answers_a_close(start_rig):
     rig = start_rig(route={"close_timeout": "500ms"})
     session = rig.open()
-    session.upstream.read_exactly(session.client.send_close(4000, "going"))
+    session.server.read_exactly(session.client.send_close(4000, "going"))
     session.client.read_to_end()
-    session.upstream.read_to_end()
+    session.server.read_to_end()
     rig.gate.wait_until_idle()
 
 
@@ -133,12 +133,12 @@ def test_upstream_that_never_answers_a_close(start_rig):
 def test_restarting_upstream_becomes_1012(rig, code, reason):
     """The client is told when to come back; the upstream gets its own code echoed."""
     session = rig.open()
-    session.upstream.send_close(code, reason)
+    session.server.send_close(code, reason)
     assert_restart(session.client.read_close())
     session.client.send_close(1012)
-    assert session.upstream.read_close()[0] == code
-    session.upstream.end_sending()
-    session.upstream.expect_eof()
+    assert session.server.read_close()[0] == code
+    session.server.end_sending()
+    session.server.expect_eof()
     session.client.expect_eof()
 
 
@@ -147,7 +147,7 @@ def test_delays_are_spread(rig):
     delays = set()
     for _ in range(20):
         session = rig.open()
-        session.upstream.send_close(1012)
+        session.server.send_close(1012)
         delays.add(session.client.read_close()[1])
         session.drop()
     assert len(delays) > 10, f"twenty clients were told only {sorted(delays)}"
@@ -156,12 +156,12 @@ def test_delays_are_spread(rig):
 @pytest.mark.parametrize("code", [1001, 1012])
 def test_restart_codes_can_pass(start_rig, code):
     session = start_rig(route={"upstream_close": "pass"}).open()
-    session.client.read_exactly(session.upstream.send_close(code, "as it is"))
+    session.client.read_exactly(session.server.send_close(code, "as it is"))
 
 
 def test_restart_code_and_delay_are_settings(start_rig):
     session = start_rig(route={"restart_code": 4012, "reconnect_after": "7s-7s"}).open()
-    session.upstream.send_close(1001)
+    session.server.send_close(1001)
     assert session.client.read_close() == (4012, "service restart; retry-after-ms=7000")
 
 
@@ -172,8 +172,8 @@ def test_restart_code_and_delay_are_settings(start_rig):
 def test_upstream_vanishes(rig, end):
     """Without a Close: the client gets 1012, at a frame boundary, after all that had come."""
     session = rig.open()
-    session.client.read_exactly(session.upstream.send_frame(TEXT, b"last words"))
-    getattr(session.upstream, end)()
+    session.client.read_exactly(session.server.send_frame(TEXT, b"last words"))
+    getattr(session.server, end)()
     assert_restart(session.client.read_close())
     session.client.send_close(1012)
     session.client.expect_eof()
@@ -182,16 +182,16 @@ def test_upstream_vanishes(rig, end):
 @pytest.mark.parametrize("end", ["close", "reset", "end_sending"])
 def test_client_vanishes(rig, end):
     session = rig.open()
-    session.upstream.read_exactly(session.client.send_frame(TEXT, b"last words"))
+    session.server.read_exactly(session.client.send_frame(TEXT, b"last words"))
     getattr(session.client, end)()
-    code, reason = session.upstream.read_close()
+    code, reason = session.server.read_close()
     assert (code, bool(reason)) == (1001, True), f"the upstream was told {code} {reason!r}"
-    session.upstream.send_close(1001)
-    session.upstream.end_sending()
-    session.upstream.expect_eof()
+    session.server.send_close(1001)
+    session.server.end_sending()
+    session.server.expect_eof()
 
 
-@pytest.mark.parametrize("name", ["client", "upstream"])
+@pytest.mark.parametrize("name", ["client", "server"])
 def test_what_was_sent_before_vanishing_is_delivered(rig, name):
     """A FIN right behind the data: the data passes first."""
     session = rig.open()
@@ -203,7 +203,7 @@ def test_what_was_sent_before_vanishing_is_delivered(rig, name):
     assert other.read_close()[0] == (1001 if name == "client" else 1012)
 
 
-@pytest.mark.parametrize("name", ["client", "upstream"])
+@pytest.mark.parametrize("name", ["client", "server"])
 def test_vanishing_inside_a_held_frame_leaves_no_trace_of_it(rig, name):
     """Half a text frame does not pass; a Close at the boundary before it does."""
     session = rig.open()
@@ -213,7 +213,7 @@ def test_vanishing_inside_a_held_frame_leaves_no_trace_of_it(rig, name):
     assert other.read_close()[0] == (1001 if name == "client" else 1012)
 
 
-@pytest.mark.parametrize("name", ["client", "upstream"])
+@pytest.mark.parametrize("name", ["client", "server"])
 def test_vanishing_between_fragments(rig, name):
     """A Close may stand between the fragments of a message that never completes."""
     session = rig.open()
@@ -223,7 +223,7 @@ def test_vanishing_between_fragments(rig, name):
     assert other.read_close()[0] == (1001 if name == "client" else 1012)
 
 
-@pytest.mark.parametrize("name", ["client", "upstream"])
+@pytest.mark.parametrize("name", ["client", "server"])
 def test_vanishing_inside_a_passed_on_frame(rig, name):
     """No Close can be put into a frame: the other side sees the connection end, and no message."""
     session = rig.open()

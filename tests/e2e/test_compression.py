@@ -122,7 +122,7 @@ def test_a_broken_offer_is_a_broken_request(rig):
 
 @pytest.mark.parametrize("takeover", [True, False])
 @pytest.mark.parametrize("bits", range(9, 16))
-@pytest.mark.parametrize("side", ["client", "upstream"])
+@pytest.mark.parametrize("side", ["client", "server"])
 def test_compressed_messages_pass_as_they_came(rig, side, bits, takeover):
     answer = PMD if takeover else ALONE
     answer += f"; server_max_window_bits={bits}; client_max_window_bits={bits}"
@@ -152,12 +152,12 @@ def test_one_mebibyte_of_json(start_rig):
     session = open_session(rig)
     text = json.dumps([{"id": n, "text": f"größe {n * 7919 % 997}"} for n in range(30_000)], ensure_ascii=False).encode()
     text = text.ljust(1 << 20)
-    for side in ("client", "upstream"):
+    for side in ("client", "server"):
         peer, other = session.side(side)
         other.read_exactly(peer.send_frame(TEXT, Deflate()(text), rsv=RSV1))
     session.finish()
     now = rig.gate.wait_until_idle()
-    for direction in ("client_to_upstream", "upstream_to_client"):
+    for direction in ("client_to_server", "server_to_client"):
         assert now.total("wsgate_compressed_messages_total", direction=direction) == 1
         assert now.total("wsgate_compressed_bytes_total", direction=direction, form="inflated") == len(text)
         deflated = now.total("wsgate_compressed_bytes_total", direction=direction, form="deflated")
@@ -179,7 +179,7 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("side", ["client", "upstream"])
+@pytest.mark.parametrize("side", ["client", "server"])
 @pytest.mark.parametrize(("code", "wrong"), WRONG.values(), ids=WRONG.keys())
 def test_what_is_wrong_inside_does_not_pass(rig, side, code, wrong):
     session = open_session(rig)
@@ -198,7 +198,7 @@ def test_what_is_wrong_inside_does_not_pass(rig, side, code, wrong):
     assert rig.gate.resident() - before < 8 << 20
 
 
-@pytest.mark.parametrize("side", ["client", "upstream"])
+@pytest.mark.parametrize("side", ["client", "server"])
 def test_binary_bombs(rig, side):
     """Passed on as it comes, and stopped at the limit."""
     session = open_session(rig)
@@ -217,7 +217,7 @@ def test_binary_bombs(rig, side):
 def test_rsv1_belongs_to_the_first_frame_of_a_message(rig, opcode, fin, rsv):
     session = open_session(rig)
     if opcode == CONTINUATION:
-        session.upstream.read_exactly(session.client.send_frame(TEXT, HELLO, fin=False, rsv=RSV1))
+        session.server.read_exactly(session.client.send_frame(TEXT, HELLO, fin=False, rsv=RSV1))
     session.client.send_frame(opcode, HELLO, fin=fin, rsv=rsv)
     assert session.client.read_close()[0] == 1002
     session.drop()
@@ -231,7 +231,7 @@ def test_memory_that_is_held(start_rig, takeover):
     gauge = "wsgate_compression_memory_bytes"
     assert rig.gate.metrics().total(gauge) == 0
     payload = os.urandom(100_000)
-    for side in ("client", "upstream"):
+    for side in ("client", "server"):
         peer, other = session.side(side)
         other.read_exactly(peer.send_frame(BINARY, Deflate()(payload), rsv=RSV1))
     wanted = 2 * 32768 if takeover else 0

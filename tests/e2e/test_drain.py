@@ -106,13 +106,13 @@ def test_a_server_that_says_it_restarts_is_believed(start_rig):
     rig = start_rig(extra={"drain": {"pace": "1000/s"}})
     sessions = [rig.open() for _ in range(6)]
     for session in sessions[:3]:
-        session.upstream.send_close(1001, "bye")
+        session.server.send_close(1001, "bye")
         assert session.client.read_close()[0] == 1012
         session.client.send_close(1012)
     for session in sessions[3:]:
         assert session.client.read_close()[0] == 1012, "it is told ahead of the server's death"
         session.client.send_close(1012)
-        assert session.upstream.read_close()[0] == 1001
+        assert session.server.read_close()[0] == 1001
     rig.gate.wait_for_metrics(lambda now: now.total("wsgate_drain_connections_total", cause="upstream") == 6, "all to be counted")
 
 
@@ -169,7 +169,7 @@ def test_sigterm_waits_for_no_grace_beyond_its_deadline(start_rig):
     """Between two fragments there is a frame boundary, and a Close there is better than none."""
     rig = start_rig(extra={"drain": {"shutdown_deadline": "2s"}}, route={"message_grace": "30s"})
     session = rig.open()
-    session.upstream.send_frame(frames.TEXT, b"half of ", fin=False)
+    session.server.send_frame(frames.TEXT, b"half of ", fin=False)
     session.client.read_frame()
     rig.gate.process.send_signal(signal.SIGTERM)
     assert session.client.read_close()[0] == 1012
@@ -182,7 +182,7 @@ def test_sigterm_in_the_middle_of_a_crash(start_rig):
     rig = start_rig(extra={"drain": {"shutdown_deadline": "2s"}}, route={"absorb": "60s"})
     sessions = [rig.open() for _ in range(10)]
     for session in sessions:
-        session.upstream.reset()
+        session.server.reset()
     rig.gate.process.send_signal(signal.SIGTERM)
     for session in sessions:
         assert session.client.read_close()[0] == 1012

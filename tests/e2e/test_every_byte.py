@@ -93,7 +93,7 @@ def test_client_in_its_frames(rig, end):
         session = rig.open()
         session.client.send(stream.wire[:cut])
         getattr(session.client, end)()
-        passed = all_that_comes(session.upstream)
+        passed = all_that_comes(session.server)
         stream.check(cut, passed, 1001, lossy=end == "reset")
         session.drop()
     rig.assert_works()
@@ -131,12 +131,12 @@ def test_upstream_in_its_101(rig, end):
 @ends
 def test_upstream_in_its_frames(rig, end):
     session = rig.open()
-    stream = Stream.of(session.upstream)
+    stream = Stream.of(session.server)
     session.finish()
     for cut in range(len(stream.wire) + 1):
         session = rig.open()
-        session.upstream.send(stream.wire[:cut])
-        getattr(session.upstream, end)()
+        session.server.send(stream.wire[:cut])
+        getattr(session.server, end)()
         passed = all_that_comes(session.client)
         stream.check(cut, passed, 1012, lossy=end == "reset")
         session.drop()

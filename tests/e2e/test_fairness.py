@@ -21,7 +21,7 @@ RSV1 = 4
 VIOLATIONS = "wsgate_violations_total"
 MEMORY = "wsgate_buffer_memory_bytes"
 
-by_either_side = pytest.mark.parametrize("side", ["client", "upstream"])
+by_either_side = pytest.mark.parametrize("side", ["client", "server"])
 
 
 def zeros(count):
@@ -80,8 +80,8 @@ def test_others_have_their_turns_while_bombs_are_inflated(one_thread, side):
     pump = Pump(sender, wire, 128)
     trips = 0
     while reader.left > 0 and trips < 200:
-        bystander.upstream.read_exactly(bystander.client.send_frame(TEXT, b"there"))
-        bystander.client.read_exactly(bystander.upstream.send_frame(TEXT, b"and back"))
+        bystander.server.read_exactly(bystander.client.send_frame(TEXT, b"there"))
+        bystander.client.read_exactly(bystander.server.send_frame(TEXT, b"and back"))
         trips += 1
     assert trips == 200, f"only {trips} round trips while 128 bombs passed"
     pump.join()
@@ -109,7 +109,7 @@ def test_floods_of_small_frames_pass_whole(one_thread, side):
 @by_either_side
 def test_more_inflated_bytes_than_the_limit_is_1008(start_rig, side):
     """What is within it passes, to the byte; each side is told as of any violation."""
-    rig = start_rig(route={f"{side}_inflated_rate": "1MiB"})
+    rig = start_rig(route={gate.limit_key(side, "inflated_rate"): "1MiB"})
     session = open_compressed(rig)
     sender, other = session.side(side)
     for _ in range(4):
@@ -129,7 +129,7 @@ def test_more_inflated_bytes_than_the_limit_is_1008(start_rig, side):
 @by_either_side
 def test_inflating_slowly(start_rig, side):
     """Three seconds' worth, one of them at once: it takes two, and nobody else waits."""
-    rig = start_rig(route={f"{side}_inflated_rate": "1MiB", "rate_action": "delay"})
+    rig = start_rig(route={gate.limit_key(side, "inflated_rate"): "1MiB", "rate_action": "delay"})
     session = open_compressed(rig)
     sender, other = session.side(side)
     started = time.monotonic()
@@ -145,7 +145,7 @@ def test_inflating_slowly(start_rig, side):
 
 @by_either_side
 def test_observing_inflates_all(start_rig, side):
-    rig = start_rig(route={f"{side}_inflated_rate": "1MiB", "mode": "observe"})
+    rig = start_rig(route={gate.limit_key(side, "inflated_rate"): "1MiB", "mode": "observe"})
     session = open_compressed(rig)
     sender, other = session.side(side)
     wire = sender.frame(BINARY, zeros(4 << 20), rsv=RSV1) * 3
@@ -167,7 +167,7 @@ def test_windows_count_and_are_given_back_first_by_who_keeps_them_for_longest(st
         # The last byte beyond the limit is the eighth window's: up to there nobody has to go.
         assert gate.metrics().total(closed) == 0
         session = open_compressed(rig, PMD)
-        session.upstream.read_exactly(session.client.send_frame(BINARY, zeros(40_000), rsv=RSV1))
+        session.server.read_exactly(session.client.send_frame(BINARY, zeros(40_000), rsv=RSV1))
         sessions.append(session)
         windows = (number + 1) << 15
         gate.wait_for_metrics(lambda now, windows=windows: now.total(MEMORY) == windows, "the window")
@@ -179,7 +179,7 @@ def test_windows_count_and_are_given_back_first_by_who_keeps_them_for_longest(st
     assert sessions[0].client.read_close()[0] == 1013
     gate.wait_for_metrics(lambda now: now.total(closed, limit="buffer_memory") > 0, "it")
     last.client.send(begun[20_000:])
-    last.upstream.read_exactly(begun)
+    last.server.read_exactly(begun)
     sessions[0].client.send_close(1013)
     for session in [*sessions, last]:
         session.drop()
@@ -290,10 +290,10 @@ def test_the_end_of_the_stream_follows_the_close_of_an_offender(start_rig):
     session.client.send(session.client.frame(BINARY, b"x" * 100_000) * 20)
     session.client.send_close(1007)
     session.client.end_sending()
-    assert session.upstream.read_close()[0] == 1001
-    session.upstream.send_close(1001)
-    session.upstream.end_sending()
-    session.upstream.expect_eof()
+    assert session.server.read_close()[0] == 1001
+    session.server.send_close(1001)
+    session.server.end_sending()
+    session.server.expect_eof()
     line = rig.gate.wait_for_log(lambda line: "connection ended" in line, "of the end")
     assert "timed_out=false" in line, line
 
@@ -315,7 +315,7 @@ def test_the_end_of_an_encrypted_stream_follows_as_well(encrypted):
     assert "timed_out=false" in line, line
 
 
-@pytest.mark.parametrize("offence", ["client", "upstream"])
+@pytest.mark.parametrize("offence", ["client", "server"])
 def test_a_client_in_the_middle_of_an_upload_gets_its_code(start_rig, offence):
     """It reads only when it has sent all: the Close and the end are there, and no reset before them."""
     rig = start_rig()
@@ -324,12 +324,12 @@ def test_a_client_in_the_middle_of_an_upload_gets_its_code(start_rig, offence):
     if offence == "client":
         session.client.send_frame(TEXT, b"\xff")
     else:
-        session.upstream.send_frame(TEXT, b"\xff")
-        assert session.upstream.read_close()[0] == 1007
+        session.server.send_frame(TEXT, b"\xff")
+        assert session.server.read_close()[0] == 1007
     session.client.send(begun * 200)
     code, _ = session.client.read_close()
     assert code == (1007 if offence == "client" else 1011)
-    if offence == "upstream":
+    if offence == "server":
         session.client.send_close(code)
     session.client.expect_eof()
     session.drop()
@@ -339,12 +339,12 @@ def test_who_did_nothing_wrong_is_not_cut_off_before_its_answer(start_rig):
     """What a client sends before its answer to a restart is delivered: its stream is open in both directions until then."""
     rig = start_rig()
     session = rig.open()
-    session.upstream.send_close(1012)
+    session.server.send_close(1012)
     assert session.client.read_close()[0] == 1012
     wire = session.client.send_frame(TEXT, b"sent before the answer")
-    session.upstream.read_exactly(wire)
+    session.server.read_exactly(wire)
     session.client.send_close(1012)
     session.client.expect_eof()
-    frame = session.upstream.read_frame()
+    frame = session.server.read_frame()
     assert (frame.opcode, frame.close[0]) == (CLOSE, 1012)
     session.drop()

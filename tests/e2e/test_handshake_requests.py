@@ -221,15 +221,15 @@ def test_a_frame_in_the_packet_of_the_request(rig):
     """Sent before the 101 was there: delivered once it is."""
     frame = raw.frames.encode(TEXT, b"early", masked=True)
     session = rig.open(early=frame)
-    session.upstream.read_exactly(frame)
+    session.server.read_exactly(frame)
     session.finish()
 
 
 def test_frames_in_the_packet_of_the_101(rig):
     frame = raw.frames.encode(TEXT, "schön".encode(), masked=False)
-    session = rig.open(upstream_early=frame * 3 + frame[:4])
+    session = rig.open(server_early=frame * 3 + frame[:4])
     session.client.read_exactly(frame * 3)
-    session.upstream.send(frame[4:])
+    session.server.send(frame[4:])
     session.client.read_exactly(frame)
     session.finish()
 
@@ -237,17 +237,17 @@ def test_frames_in_the_packet_of_the_101(rig):
 def test_bad_frames_that_come_early_are_judged_too(rig):
     session = rig.open(early=raw.frames.encode(TEXT, b"\xff", masked=True))
     assert session.client.read_close()[0] == 1007
-    assert session.upstream.read_close()[0] == 1001
-    session = rig.open(upstream_early=raw.frames.encode(TEXT, b"\xff", masked=False))
+    assert session.server.read_close()[0] == 1001
+    session = rig.open(server_early=raw.frames.encode(TEXT, b"\xff", masked=False))
     assert session.client.read_close()[0] == 1011
-    assert session.upstream.read_close()[0] == 1007
+    assert session.server.read_close()[0] == 1007
 
 
 def test_a_large_burst_behind_the_request(rig):
     """More than fits one read, before the 101."""
     burst = raw.frames.encode(TEXT, b"x" * 1000, masked=True) * 100
     session = rig.open(early=burst)
-    session.upstream.read_exactly(burst)
+    session.server.read_exactly(burst)
     session.finish()
 
 

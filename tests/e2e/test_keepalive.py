@@ -61,7 +61,7 @@ def told(idle, interval, user_timeout):
 def of_session(rig):
     """What both sockets of a WebSocket were told."""
     session = rig.open()
-    found = [options(rig.gate, peer.sock.getsockname()) for peer in (session.client, session.upstream)]
+    found = [options(rig.gate, peer.sock.getsockname()) for peer in (session.client, session.server)]
     session.finish()
     return found
 
@@ -125,8 +125,8 @@ def test_a_silent_client_is_probed(start_rig, tmp_path):
     rig = start_rig(server=raw.Server(tmp_path / "server"), client=client)
     session = rig.open()
     began = silence()
-    assert session.upstream.read_close()[0] == 1001
-    session.upstream.send_close(1001)
+    assert session.server.read_close()[0] == 1001
+    session.server.send_close(1001)
     assert_gone(rig, began, 15, "client")
 
 
@@ -136,9 +136,9 @@ def test_a_client_that_acknowledges_nothing(start_rig, tmp_path):
     rig = start_rig(server=raw.Server(tmp_path / "server"), client=client)
     session = rig.open()
     began = silence()
-    session.upstream.send_frame(TEXT, b"who hears this?")
-    assert session.upstream.read_close()[0] == 1001
-    session.upstream.send_close(1001)
+    session.server.send_frame(TEXT, b"who hears this?")
+    assert session.server.read_close()[0] == 1001
+    session.server.send_close(1001)
     assert_gone(rig, began, 10, "client")
 
 
@@ -150,4 +150,4 @@ def test_a_silent_server_is_probed(start_rig, tmp_path):
     began = silence()
     assert session.client.read_close()[0] == 1012
     session.client.send_close(1012)
-    assert_gone(rig, began, 10, "upstream")
+    assert_gone(rig, began, 10, "server")

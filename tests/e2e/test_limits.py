@@ -11,6 +11,7 @@ from websockets.sync.client import connect
 
 from rig import http
 from rig.frames import BINARY, CLOSE, PING, PONG, TEXT
+from rig.gate import limit_key
 from rig.raw import TIMEOUT, Pump
 
 VIOLATIONS = "wsgate_violations_total"
@@ -22,13 +23,13 @@ LIMITS = {
     "control_rate": (4, [(PING, b"x")] * 3 + [(PONG, b"")], "more control frames than the limit of 4 per second"),
 }
 
-by_either_side = pytest.mark.parametrize("offender", ["client", "upstream"])
+by_either_side = pytest.mark.parametrize("offender", ["client", "server"])
 by_limit = pytest.mark.parametrize("limit", LIMITS)
 
 
 def limited(offender, limit, **others):
     """A route with one limit."""
-    return {f"{offender}_{limit}": LIMITS[limit][0]} | others
+    return {limit_key(offender, limit): LIMITS[limit][0]} | others
 
 
 def counted(rig, offender, limit):
@@ -139,10 +140,10 @@ def test_observing_counts_and_passes(start_rig, offender, limit, beyond):
 
 
 def test_limits_of_zero_are_none(start_rig):
-    zero = {f"{side}_{limit}": "0B" if limit == "byte_rate" else 0 for side in ("client", "upstream") for limit in LIMITS}
+    zero = {limit_key(side, limit): "0B" if limit == "byte_rate" else 0 for side in ("client", "server") for limit in LIMITS}
     rig = start_rig(route=zero)
     session = rig.open()
-    for sender, other in (session.side("client"), session.side("upstream")):
+    for sender, other in (session.side("client"), session.side("server")):
         wire = (sender.frame(TEXT, b"x" * 90) + sender.frame(PING, b"?")) * 2000
         sender.send(wire)
         other.read_exactly(wire)
@@ -158,7 +159,7 @@ def flood(sender):
     return Pump(sender, sender.frame(BINARY, b"x" * 60_000), 2000)
 
 
-@pytest.mark.parametrize(("reader", "code"), [("client", 1001), ("upstream", 1012)])
+@pytest.mark.parametrize(("reader", "code"), [("client", 1001), ("server", 1012)])
 def test_a_reader_that_takes_nothing_is_given_up(start_rig, reader, code):
     rig = start_rig(route={"write_timeout": "1500ms"})
     session = rig.open()
@@ -181,7 +182,7 @@ def test_a_reader_that_is_only_slow_stays(start_rig):
     rig = start_rig(route={"write_timeout": "1s"})
     session = rig.open()
     session.client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
-    flood(session.upstream)
+    flood(session.server)
     until = time.monotonic() + 5
     while time.monotonic() < until:
         session.client.sock.recv(16_000)
@@ -195,7 +196,7 @@ def test_a_reader_that_is_only_slow_stays(start_rig):
 def test_a_write_timeout_of_zero_is_none(start_rig):
     rig = start_rig(route={"write_timeout": "0s"})
     session = rig.open()
-    flood(session.upstream).wait_until_stalled(still=2)
+    flood(session.server).wait_until_stalled(still=2)
     assert rig.gate.metrics().total("wsgate_slow_readers_closed_total") == 0
     session.drop()
 
@@ -208,7 +209,7 @@ def test_buffers_over_their_limit(start_rig):
     limit = 256 << 10
     rig = start_rig(client={"buffer_memory": f"{limit}B"}, route={"write_timeout": "0s", "close_timeout": "30s"})
     sessions = [rig.open() for _ in range(12)]
-    pumps = [flood(session.upstream) for session in sessions]
+    pumps = [flood(session.server) for session in sessions]
     gate, closed = rig.gate, "wsgate_slow_readers_closed_total"
     gate.wait_for_metrics(lambda now: now.total(closed, side="client", limit="buffer_memory") >= 1, "readers to be closed")
     gate.wait_for_log(lambda line: "buffers are over their limit" in line, "of it")
@@ -227,9 +228,9 @@ def test_buffers_over_their_limit(start_rig):
     for session, pump, close in zip(sessions, pumps, told, strict=True):
         if close is not None:
             pump.join()
-            assert session.upstream.read_close() == (1001, "overloaded")
-            session.upstream.send_close(1001)
-    gate.wait_for_log(lambda line: 'cause="overload"' in line and 'initiator="gate"' in line, "of the end")
+            assert session.server.read_close() == (1001, "overloaded")
+            session.server.send_close(1001)
+    gate.wait_for_log(lambda line: 'cause="overload"' in line and 'initiator="wsgate"' in line, "of the end")
     rig.assert_works()
     for session in sessions:
         session.drop()
@@ -250,7 +251,7 @@ def read_out(client):
 def test_buffers_without_a_limit(start_rig):
     rig = start_rig(client={"buffer_memory": "0B"})
     sessions = [rig.open() for _ in range(3)]
-    pumps = [flood(session.upstream) for session in sessions]
+    pumps = [flood(session.server) for session in sessions]
     for pump in pumps:
         pump.wait_until_stalled()
     now = rig.gate.metrics()
@@ -265,7 +266,7 @@ def test_buffers_without_a_limit(start_rig):
 def test_a_reload_changes_the_limit_of_buffers(start_rig):
     rig = start_rig()
     session = rig.open()
-    flood(session.upstream).wait_until_stalled()
+    flood(session.server).wait_until_stalled()
     text = rig.gate.file.read_text()
     rig.gate.reload(text.replace("[client]\n", '[client]\nbuffer_memory = "1B"\n'))
     client, _ = rig.request()

@@ -60,16 +60,16 @@ def test_messages_and_bytes(counted):
         lambda now: now.total("wsgate_messages_total", kind="close") == 2, "both Closes to be counted"
     )
     expected = {
-        ("client_to_upstream", "text"): (2, 5),
-        ("client_to_upstream", "binary"): (1, 300),
-        ("client_to_upstream", "ping"): (1, 7),
-        ("client_to_upstream", "pong"): (0, 0),
-        ("client_to_upstream", "close"): (1, 6),
-        ("upstream_to_client", "text"): (1, 5),
-        ("upstream_to_client", "binary"): (0, 0),
-        ("upstream_to_client", "ping"): (0, 0),
-        ("upstream_to_client", "pong"): (1, 7),
-        ("upstream_to_client", "close"): (1, 6),
+        ("client_to_server", "text"): (2, 5),
+        ("client_to_server", "binary"): (1, 300),
+        ("client_to_server", "ping"): (1, 7),
+        ("client_to_server", "pong"): (0, 0),
+        ("client_to_server", "close"): (1, 6),
+        ("server_to_client", "text"): (1, 5),
+        ("server_to_client", "binary"): (0, 0),
+        ("server_to_client", "ping"): (0, 0),
+        ("server_to_client", "pong"): (1, 7),
+        ("server_to_client", "close"): (1, 6),
     }
     for (direction, kind), (messages, size) in expected.items():
         labels = dict(direction=direction, kind=kind)
@@ -80,7 +80,7 @@ def test_messages_and_bytes(counted):
 def test_messages_are_counted_while_a_connection_lives(counted):
     """Not only at its end: connections live for days."""
     session = counted.open()
-    session.upstream.read_exactly(session.client.send_frame(TEXT, b"now"))
+    session.server.read_exactly(session.client.send_frame(TEXT, b"now"))
     counted.gate.wait_for_metrics(lambda now: now.total("wsgate_messages_total", kind="text") == 1, "the message")
     session.finish()
 
@@ -135,26 +135,26 @@ def test_handshakes_by_result(counted):
     ("act", "closes"),
     [
         pytest.param(
-            lambda session: session.client.send_close(4001, "bye"), [("client", "upstream", 4001)], id="client closes"
+            lambda session: session.client.send_close(4001, "bye"), [("client", "server", 4001)], id="client closes"
         ),
         pytest.param(
-            lambda session: session.upstream.send_close(4002, "bye"),
-            [("upstream", "client", 4002)],
+            lambda session: session.server.send_close(4002, "bye"),
+            [("server", "client", 4002)],
             id="upstream closes",
         ),
         pytest.param(
             lambda session: session.client.send_frame(TEXT, b"\xff"),
-            [("gate", "client", 1007), ("gate", "upstream", 1001)],
+            [("wsgate", "client", 1007), ("wsgate", "server", 1001)],
             id="client breaks a rule",
         ),
         pytest.param(
-            lambda session: session.upstream.send_frame(TEXT, b"\xff"),
-            [("gate", "client", 1011), ("gate", "upstream", 1007)],
+            lambda session: session.server.send_frame(TEXT, b"\xff"),
+            [("wsgate", "client", 1011), ("wsgate", "server", 1007)],
             id="upstream breaks a rule",
         ),
-        pytest.param(lambda session: session.client.reset(), [("gate", "upstream", 1001)], id="client vanishes"),
-        pytest.param(lambda session: session.upstream.reset(), [("gate", "client", 1012)], id="upstream vanishes"),
-        pytest.param(lambda session: session.upstream.send_close(1001), [("gate", "client", 1012)], id="restart"),
+        pytest.param(lambda session: session.client.reset(), [("wsgate", "server", 1001)], id="client vanishes"),
+        pytest.param(lambda session: session.server.reset(), [("wsgate", "client", 1012)], id="upstream vanishes"),
+        pytest.param(lambda session: session.server.send_close(1001), [("wsgate", "client", 1012)], id="restart"),
     ],
 )
 def test_closes(counted, act, closes):
@@ -206,10 +206,10 @@ SECRET = "never in the log"
 
 def test_line_at_the_end_as_text(counted):
     session = counted.open()
-    session.upstream.read_exactly(session.client.send_frame(TEXT, SECRET.encode()))
-    session.upstream.read_exactly(session.client.send_close(4001, "done"))
-    session.client.read_exactly(session.upstream.send_close(4001))
-    session.upstream.end_sending()
+    session.server.read_exactly(session.client.send_frame(TEXT, SECRET.encode()))
+    session.server.read_exactly(session.client.send_close(4001, "done"))
+    session.client.read_exactly(session.server.send_close(4001))
+    session.server.end_sending()
     session.client.expect_eof()
     line = counted.gate.wait_for_log(lambda line: "connection ended" in line, "of the connection's end")
     port = session.client.sock.getsockname()[1]
@@ -218,11 +218,11 @@ def test_line_at_the_end_as_text(counted):
         "server": counted.server.address,
         "peer": f"127.0.0.1:{port}",
         "messages_from_client": "1",
-        "messages_from_upstream": "0",
+        "messages_from_server": "0",
         "initiator": "client",
         "cause": "closed",
-        "upstream_told": "4001",
-        "client_told": "4001",
+        "close_to_server": "4001",
+        "close_to_client": "4001",
     }
     for name, value in fields.items():
         assert re.search(rf'\b{name}="?{re.escape(value)}"?(\s|$)', line), f"{name}={value} is not in {line!r}"
@@ -243,9 +243,9 @@ def ended(rig):
 def test_line_at_the_end_as_json(json_rig):
     """Where, who, why, and messages and payload each way."""
     session = json_rig.open()
-    session.upstream.read_exactly(session.client.send_frame(TEXT, SECRET.encode()))
+    session.server.read_exactly(session.client.send_frame(TEXT, SECRET.encode()))
     for size in (500, 7):
-        session.client.read_exactly(session.upstream.send_frame(BINARY, b"x" * size))
+        session.client.read_exactly(session.server.send_frame(BINARY, b"x" * size))
     session.finish()
     close = len(b"\x03\xe8done")
     assert ended(json_rig).items() >= {
@@ -255,22 +255,22 @@ def test_line_at_the_end_as_json(json_rig):
         "server": json_rig.server.address,
         "messages_from_client": 1,
         "bytes_from_client": len(SECRET) + close,
-        "messages_from_upstream": 2,
-        "bytes_from_upstream": 507 + close,
+        "messages_from_server": 2,
+        "bytes_from_server": 507 + close,
         "initiator": "client",
         "cause": "closed",
-        "client_told": 1000,
-        "upstream_told": 1000,
+        "close_to_client": 1000,
+        "close_to_server": 1000,
         "timed_out": False,
     }.items(), json_rig.gate.log  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "client_told", "upstream_told"), [("client", 1007, 1001), ("upstream", 1011, 1007)])
-def test_line_at_the_end_names_the_violation_and_its_byte(json_rig, name, client_told, upstream_told):
+@pytest.mark.parametrize(("name", "close_to_client", "close_to_server"), [("client", 1007, 1001), ("server", 1011, 1007)])
+def test_line_at_the_end_names_the_violation_and_its_byte(json_rig, name, close_to_client, close_to_server):
     session = json_rig.open()
     peer, _ = session.side(name)
     peer.send_frame(TEXT, b"abc" + SECRET.encode() + b"\xff")
-    for each in (session.client, session.upstream):
+    for each in (session.client, session.server):
         each.read_close()
     raw.drop_all()
     assert ended(json_rig).items() >= {
@@ -278,12 +278,12 @@ def test_line_at_the_end_names_the_violation_and_its_byte(json_rig, name, client
         "cause": "violation",
         "violation": "text_not_utf8",
         "at": 3 + len(SECRET),
-        "client_told": client_told,
-        "upstream_told": upstream_told,
+        "close_to_client": close_to_client,
+        "close_to_server": close_to_server,
     }.items(), json_rig.gate.log  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["client", "upstream"])
+@pytest.mark.parametrize("name", ["client", "server"])
 def test_line_at_the_end_names_who_vanished(json_rig, name):
     session = json_rig.open()
     peer, other = session.side(name)
@@ -300,7 +300,7 @@ def test_every_line_of_a_json_log_is_json(json_rig):
         assert json.loads(line).keys() >= {"timestamp", "level", "message"}, f"not a whole record: {line!r}"
 
 
-@pytest.mark.parametrize("name", ["client", "upstream"])
+@pytest.mark.parametrize("name", ["client", "server"])
 def test_payload_is_never_logged(counted, name):
     """Neither of good messages, nor of bad ones, nor of Close reasons that are no text."""
     for bad in (False, True):

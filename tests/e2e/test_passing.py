@@ -9,7 +9,7 @@ from rig.raw import Pump
 
 KIB = 1024
 
-by_either_side = pytest.mark.parametrize("sender", ["client", "upstream"])
+by_either_side = pytest.mark.parametrize("sender", ["client", "server"])
 
 MESSAGES = {
     "empty text": [(TEXT, b"", True)],
@@ -80,19 +80,19 @@ def test_a_held_frame_does_not_hold_what_came_before(rig):
     session = rig.open()
     first, second = session.client.frame(TEXT, b"first"), session.client.frame(TEXT, b"second")
     session.client.send(first + second[:-1])
-    session.upstream.read_exactly(first)
+    session.server.read_exactly(first)
     session.client.send(second[-1:])
-    session.upstream.read_exactly(second)
+    session.server.read_exactly(second)
     session.finish()
 
 
 def test_both_directions_at_once(rig):
     """Two pumps against each other: neither direction waits for the other one."""
     session = rig.open()
-    up, down = session.client.frame(BINARY, b"u" * 60_000), session.upstream.frame(TEXT, b"d" * 60_000)
-    pumps = [Pump(session.client, up, 200), Pump(session.upstream, down, 200)]
+    up, down = session.client.frame(BINARY, b"u" * 60_000), session.server.frame(TEXT, b"d" * 60_000)
+    pumps = [Pump(session.client, up, 200), Pump(session.server, down, 200)]
     for _ in range(200):
-        session.upstream.read_exactly(up)
+        session.server.read_exactly(up)
         session.client.read_exactly(down)
     for pump in pumps:
         pump.join()
@@ -102,8 +102,8 @@ def test_both_directions_at_once(rig):
 def test_two_sessions_do_not_mix(rig):
     first, second = rig.open(), rig.open()
     for session, word in ((first, b"first"), (second, b"second"), (first, b"first again")):
-        session.upstream.read_exactly(session.client.send_frame(TEXT, word))
-        session.client.read_exactly(session.upstream.send_frame(BINARY, word))
+        session.server.read_exactly(session.client.send_frame(TEXT, word))
+        session.client.read_exactly(session.server.send_frame(BINARY, word))
     second.finish()
     first.finish()
 
@@ -143,7 +143,7 @@ def test_observing_lets_everything_pass_and_counts_it(start_rig, sender):
 
     metrics = rig.gate.wait_for_metrics(lambda now: all(counts(now).values()), f"violations of the kinds {kinds}")
     assert counts(metrics) == dict.fromkeys(kinds, 1), f"each kind once per connection:\n{metrics}"
-    other_side = "upstream" if sender == "client" else "client"
+    other_side = "server" if sender == "client" else "client"
     assert metrics.total("wsgate_violations_total", side=other_side) == 0
 
 

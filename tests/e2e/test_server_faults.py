@@ -26,7 +26,7 @@ from rig.operator import request, status
 def close_by_server(sessions):
     """The server closes these with 1001, and their clients answer."""
     for session in sessions:
-        session.upstream.send_close(1001, "bye")
+        session.server.send_close(1001, "bye")
     for session in sessions:
         assert session.client.read_close()[0] == 1012
         session.client.send_close(1012)
@@ -36,7 +36,7 @@ def assert_stay(rig, sessions, closed):
     """Nothing was drained beside the `closed` ones, and these sessions still pass messages."""
     rig.gate.wait_for_metrics(lambda now: now.total("wsgate_drain_connections_total") >= closed, "the ends to be counted")
     for session in sessions:
-        session.client.read_exactly(session.upstream.send_frame(TEXT, b"still here"))
+        session.client.read_exactly(session.server.send_frame(TEXT, b"still here"))
     now = rig.gate.metrics()
     assert (now.total("wsgate_drain_connections_total"), now.total("wsgate_drains_total")) == (closed, 0)
 
@@ -49,10 +49,10 @@ def test_an_idle_time_out_is_no_restart(start_rig):
     until = time.monotonic() + 2.5
     while time.monotonic() < until:
         for session in busy:
-            session.upstream.read_exactly(session.client.send_frame(TEXT, b"busy"))
+            session.server.read_exactly(session.client.send_frame(TEXT, b"busy"))
         for session in silent:
-            session.client.read_exactly(session.upstream.send_frame(PING, b"?"))
-            session.upstream.read_exactly(session.client.send_frame(PONG, b"?"))
+            session.client.read_exactly(session.server.send_frame(PING, b"?"))
+            session.server.read_exactly(session.client.send_frame(PONG, b"?"))
         time.sleep(0.1)
     close_by_server(silent)
     assert_stay(rig, busy, closed=3)
@@ -81,7 +81,7 @@ def test_a_server_that_does_not_answer_restarts(start_rig):
     for session in sessions[3:]:
         assert session.client.read_close()[0] == 1012, "it is told ahead of the server's death"
         session.client.send_close(1012)
-        assert session.upstream.read_close()[0] == 1001
+        assert session.server.read_close()[0] == 1001
     rig.gate.wait_for_metrics(lambda now: now.total("wsgate_drain_connections_total", cause="upstream") == 12, "all to be counted")
 
 

@@ -139,10 +139,10 @@ CASES = [
 
 MASKING = [
     pytest.param("client", "mask_missing", False, id="client's frame without a mask"),
-    pytest.param("upstream", "mask_present", True, id="upstream's frame with a mask"),
+    pytest.param("server", "mask_present", True, id="upstream's frame with a mask"),
 ]
 
-by_either_side = pytest.mark.parametrize("offender", ["client", "upstream"])
+by_either_side = pytest.mark.parametrize("offender", ["client", "server"])
 
 
 @by_either_side
@@ -170,16 +170,16 @@ def test_a_clients_close_reason_that_is_no_text(rig, reason, packet):
 def test_a_servers_code_is_kept_where_its_reason_is_no_text(rig, reason, code):
     """The code is the application's: the client gets it, without the reason, and the server the client's answer."""
     before = rig.gate.metrics()
-    labels = dict(side="upstream", kind="close_reason_not_utf8")
+    labels = dict(side="server", kind="close_reason_not_utf8")
     session = rig.open()
-    last = session.upstream.frame(TEXT, b"last words")
-    session.upstream.send(last + session.upstream.frame(CLOSE, close_payload(code, reason)))
+    last = session.server.frame(TEXT, b"last words")
+    session.server.send(last + session.server.frame(CLOSE, close_payload(code, reason)))
     session.client.read_exactly(last)
     assert session.client.read_close() == (code, "")
     session.client.send_close(code)
-    assert session.upstream.read_close()[0] == code
-    session.upstream.end_sending()
-    session.upstream.expect_eof()
+    assert session.server.read_close()[0] == code
+    session.server.end_sending()
+    session.server.expect_eof()
     session.client.expect_eof()
     name = "wsgate_violations_total"
     now = rig.gate.wait_for_metrics(lambda now: now.total(name) > before.total(name), "the violation")
@@ -189,11 +189,11 @@ def test_a_servers_code_is_kept_where_its_reason_is_no_text(rig, reason, code):
 @pytest.mark.parametrize("code", [1001, 1012])
 def test_a_restart_is_one_whatever_its_reason(rig, code):
     session = rig.open()
-    session.upstream.send_frame(CLOSE, close_payload(code, b"\xc3"))
+    session.server.send_frame(CLOSE, close_payload(code, b"\xc3"))
     told, reason = session.client.read_close()
     assert (told, reason.startswith("service restart")) == (1012, True)
     session.client.send_close(1012)
-    assert session.upstream.read_close()[0] == code
+    assert session.server.read_close()[0] == code
     session.drop()
 
 
@@ -256,11 +256,11 @@ def acknowledge_and_end(session, code, *, silent=None):
     Both end their sending too: after some violations a Close cannot be told from the rest any more. The peer that is
     `silent` has sent its own Close, however bad, and may find its connection ended already.
     """
-    for peer, answer in ((session.upstream, 1001), (session.client, code)):
+    for peer, answer in ((session.server, 1001), (session.client, code)):
         if peer is not silent:
             peer.send_close(answer)
             peer.end_sending()
-    session.upstream.expect_eof()
+    session.server.expect_eof()
     session.client.expect_eof()
     session.drop()
 
@@ -359,9 +359,9 @@ def test_a_client_that_goes_on_sending_megabytes_still_gets_its_1007(rig):
     assert code == 1007, f"told {code} {reason!r}"
     session.client.send_close(1007)
     session.client.expect_eof()
-    assert session.upstream.read_close()[0] == 1001
-    session.upstream.end_sending()
-    session.upstream.expect_eof()
+    assert session.server.read_close()[0] == 1001
+    session.server.end_sending()
+    session.server.expect_eof()
 
 
 @by_either_side
@@ -390,6 +390,6 @@ def test_one_that_never_answers_its_close_is_cut_off(start_rig, offender):
 
 def test_upstream_fault_code_is_a_setting(start_rig):
     session = start_rig(route={"upstream_fault_code": 4002}).open()
-    session.upstream.send_frame(TEXT, b"\xff")
+    session.server.send_frame(TEXT, b"\xff")
     assert session.client.read_close()[0] == 4002
-    assert session.upstream.read_close()[0] == 1007
+    assert session.server.read_close()[0] == 1007

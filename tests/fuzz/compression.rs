@@ -37,7 +37,7 @@ fuzz_target!(|input: &[u8]| {
     let side = if how & 1 == 0 {
         Side::Client
     } else {
-        Side::Upstream
+        Side::Server
     };
     let deflate = Some(DeflateParams {
         takeover: how & 4 == 0,

@@ -13,8 +13,8 @@ use libfuzzer_sys::fuzz_target;
 use pingora::http::RequestHeader;
 use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
-use wsgate::edge::authority::host_of;
-use wsgate::edge::{RequestHead, Target};
+use wsgate::edge::http::authority::host_of;
+use wsgate::edge::http::{request_head::RequestHead, target::Target};
 use wsgate::handshake::Fields;
 
 thread_local! {

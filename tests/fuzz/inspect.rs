@@ -33,7 +33,7 @@ fuzz_target!(|input: &[u8]| {
     let side = if how & 1 == 0 {
         Side::Client
     } else {
-        Side::Upstream
+        Side::Server
     };
     let cuts = match cut {
         0 => drive::whole(stream.len()),

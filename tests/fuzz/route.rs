@@ -14,8 +14,8 @@ use http::Version;
 use libfuzzer_sys::fuzz_target;
 use std::cell::LazyCell;
 use wsgate::config::Config;
-use wsgate::edge::{authority, path};
-use wsgate::proxy::{Router, forwarded};
+use wsgate::edge::{client::forwarded, route::router::Router};
+use wsgate::edge::{http::authority, route::path};
 
 const CONFIG: &str = r#"
 [[listener]]

@@ -10,7 +10,7 @@ fn memory(terms: &RouteContext) -> usize {
 /// What is kept is known while it is kept, and nothing of it once it is written or the connection is over.
 #[tokio::test(start_paused = true)]
 async fn what_is_kept_is_known() {
-    for reader in [Side::Client, Side::Upstream] {
+    for reader in [Side::Client, Side::Server] {
         let terms = terms(Rules::default());
         let mut world = World::with_buffers(terms.clone(), 4096);
         let from = reader.other();
@@ -54,7 +54,7 @@ async fn what_is_kept_is_known() {
 async fn since_when_it_is_kept() {
     let terms = terms(Rules::default());
     let mut world = World::with_buffers(terms.clone(), 4096);
-    let much = frame(Side::Upstream, 0x82, &[7; 100_000]);
+    let much = frame(Side::Server, 0x82, &[7; 100_000]);
     let mut upstream = world.upstream.take().expect("there");
     let sender = tokio::spawn(async move {
         let sent = upstream.write_all(&much).await;
@@ -80,13 +80,13 @@ async fn the_limit_is_watched() {
     let mut world = World::with_buffers(terms.clone(), 4096);
     terms.buffers.set_limit(1 << 20);
     let over = |wait| tokio::time::timeout(Duration::from_millis(wait), terms.buffers.over());
-    let much = frame(Side::Upstream, 0x82, &[7; 10_000]);
-    world.send(Side::Upstream, &much).await;
+    let much = frame(Side::Server, 0x82, &[7; 10_000]);
+    world.send(Side::Server, &much).await;
     assert!(over(10).await.is_err());
     assert_eq!(terms.buffers.excess(), 0);
     world.receive(Side::Client, much.len()).await;
     terms.buffers.set_limit(1000);
-    world.send(Side::Upstream, &much).await;
+    world.send(Side::Server, &much).await;
     assert!(over(10).await.is_ok());
     assert!(terms.buffers.excess() > 0);
     terms.buffers.set_limit(0);
@@ -96,7 +96,7 @@ async fn the_limit_is_watched() {
 /// The client reads what is left of its frame and then that it is to try again later; the upstream goes at once.
 #[tokio::test(start_paused = true)]
 async fn who_keeps_too_much_is_told_to_try_again_later() {
-    for reader in [Side::Client, Side::Upstream] {
+    for reader in [Side::Client, Side::Server] {
         let terms = terms(Rules::default());
         let mut world = World::with_buffers(terms.clone(), 4096);
         let much = frame(reader.other(), 0x82, &[7; 10_000]);
@@ -132,7 +132,7 @@ async fn who_keeps_too_much_is_told_to_try_again_later() {
 #[tokio::test(start_paused = true)]
 async fn windows_and_messages_begun_are_kept() {
     const INFLATER: usize = 48 << 10;
-    for from in [Side::Client, Side::Upstream] {
+    for from in [Side::Client, Side::Server] {
         let terms = terms(Rules::default());
         let mut world = World::with_compression(terms.clone(), 1 << 20, agreed(true));
         let message = zeros(from, 100_000);
@@ -159,7 +159,7 @@ async fn windows_and_messages_begun_are_kept() {
     let mut world = World::with_compression(terms.clone(), 1 << 20, agreed(false));
     let message = zeros(Side::Client, 100_000);
     world.send(Side::Client, &message).await;
-    world.receive(Side::Upstream, message.len()).await;
+    world.receive(Side::Server, message.len()).await;
     quiet().await;
     assert_eq!(memory(&terms), 0);
 }

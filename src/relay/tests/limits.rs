@@ -93,7 +93,7 @@ fn cases(from: Side) -> [Case; 3] {
 /// All that is within the limit passes, to the byte, in whatever pieces it comes; what is beyond it does not.
 #[tokio::test(start_paused = true)]
 async fn beyond_a_limit_is_1008() {
-    for from in [Side::Client, Side::Upstream] {
+    for from in [Side::Client, Side::Server] {
         for Case {
             rates,
             within,
@@ -113,7 +113,7 @@ async fn beyond_a_limit_is_1008() {
                 let (client, upstream, outcome) = world.wind_up().await;
                 let (offender, other, code) = match from {
                     Side::Client => (&client, &upstream, 1001),
-                    Side::Upstream => (&upstream, &client, 1011),
+                    Side::Server => (&upstream, &client, 1011),
                 };
                 assert_eq!(offender.close(), Some((1008, reason.to_owned())));
                 assert_eq!((other.code(), other.frames.len()), (Some(code), 1));
@@ -129,7 +129,7 @@ async fn beyond_a_limit_is_1008() {
 /// What comes after a while is within the limit again; who only ever uses it up is never closed.
 #[tokio::test(start_paused = true)]
 async fn a_limit_comes_back_with_time() {
-    for from in [Side::Client, Side::Upstream] {
+    for from in [Side::Client, Side::Server] {
         for Case { rates, within, .. } in cases(from) {
             let mut world = World::new(limited(from, rates, Beyond::Close, Mode::Enforce));
             for _ in 0..5 {
@@ -145,7 +145,7 @@ async fn a_limit_comes_back_with_time() {
 /// Observed, all passes at once and is counted once.
 #[tokio::test(start_paused = true)]
 async fn observing_closes_and_slows_nobody() {
-    for from in [Side::Client, Side::Upstream] {
+    for from in [Side::Client, Side::Server] {
         for beyond in [Beyond::Close, Beyond::Delay] {
             for Case {
                 rates,
@@ -171,7 +171,7 @@ async fn observing_closes_and_slows_nobody() {
 /// Slowed down, all passes in its time, and the other direction is not slowed; nobody is closed.
 #[tokio::test(start_paused = true)]
 async fn beyond_a_limit_can_be_slow_reading() {
-    for from in [Side::Client, Side::Upstream] {
+    for from in [Side::Client, Side::Server] {
         for Case {
             rates,
             within,
@@ -279,17 +279,15 @@ async fn a_drain_does_not_wait_for_a_limit() {
 /// A drain that waits for the end of a message finds it, although what is limited is looked at frame by frame.
 #[tokio::test(start_paused = true)]
 async fn a_drain_finds_the_end_of_a_limited_message() {
-    let terms = limited(Side::Upstream, MESSAGES, Beyond::Close, Mode::Enforce);
+    let terms = limited(Side::Server, MESSAGES, Beyond::Close, Mode::Enforce);
     let mut world = World::new(terms);
-    let [first, rest] = [0x01, 0x80].map(|byte| frame(Side::Upstream, byte, b"part"));
-    world.send(Side::Upstream, &first).await;
+    let [first, rest] = [0x01, 0x80].map(|byte| frame(Side::Server, byte, b"part"));
+    world.send(Side::Server, &first).await;
     world.receive(Side::Client, first.len()).await;
     world.handle.drain("operator");
     quiet().await;
-    let next = frame(Side::Upstream, 0x81, b"next");
-    world
-        .send(Side::Upstream, &[&rest[..], &next].concat())
-        .await;
+    let next = frame(Side::Server, 0x81, b"next");
+    world.send(Side::Server, &[&rest[..], &next].concat()).await;
     let (client, _, _) = world.wind_up().await;
     assert_eq!(client.frames.len(), 2, "the rest and the Close: {client:?}");
     assert_eq!(client.code(), Some(1012));
@@ -304,7 +302,7 @@ async fn a_close_is_within_every_limit() {
         control: 1,
         inflated: 0,
     };
-    for from in [Side::Client, Side::Upstream] {
+    for from in [Side::Client, Side::Server] {
         let mut world = World::new(limited(from, rates, Beyond::Close, Mode::Enforce));
         let sent = [
             frame(from, 0x81, b"x"),
@@ -341,7 +339,7 @@ async fn our_own_pings_are_not_held_against_who_answers() {
     // All that it may send of its own.
     let own = frame(Side::Client, 0x89, b"you?").repeat(100);
     world.send(Side::Client, &own).await;
-    world.receive(Side::Upstream, own.len()).await;
+    world.receive(Side::Server, own.len()).await;
     for _ in 0..50 {
         let said = ping_of(&mut world, Side::Client).await;
         world
@@ -392,7 +390,7 @@ fn inflating(from: Side, beyond: Beyond, mode: Mode) -> (Arc<RouteContext>, Worl
 /// What compressed messages inflate to is counted to the byte; what is not compressed is none of it.
 #[tokio::test(start_paused = true)]
 async fn beyond_the_limit_of_inflated_bytes_is_1008() {
-    for from in [Side::Client, Side::Upstream] {
+    for from in [Side::Client, Side::Server] {
         let plain = frame(from, 0x82, &[0; 60_000]);
         let within = [&zeros(from, 20_000).repeat(5)[..], &plain.repeat(3)].concat();
         for piece in [1, 100, usize::MAX] {
@@ -408,7 +406,7 @@ async fn beyond_the_limit_of_inflated_bytes_is_1008() {
             let (client, upstream, _) = world.wind_up().await;
             let (offender, other) = match from {
                 Side::Client => (client, upstream),
-                Side::Upstream => (upstream, client),
+                Side::Server => (upstream, client),
             };
             let reason = "more bytes, once inflated, than the limit of 100000 per second";
             assert_eq!(offender.close(), Some((1008, reason.to_owned())));
@@ -421,7 +419,7 @@ async fn beyond_the_limit_of_inflated_bytes_is_1008() {
 /// Slowed down, in the middle of a message if need be: all of it arrives, in its time.
 #[tokio::test(start_paused = true)]
 async fn inflating_is_slowed_down() {
-    for from in [Side::Client, Side::Upstream] {
+    for from in [Side::Client, Side::Server] {
         let (terms, mut world) = inflating(from, Beyond::Delay, Mode::Enforce);
         let sent = [zeros(from, 400_000), frame(from, 0x81, b"behind it")].concat();
         let started = Instant::now();
@@ -436,7 +434,7 @@ async fn inflating_is_slowed_down() {
 
 #[tokio::test(start_paused = true)]
 async fn observing_inflates_all() {
-    for from in [Side::Client, Side::Upstream] {
+    for from in [Side::Client, Side::Server] {
         for beyond in [Beyond::Close, Beyond::Delay] {
             let (terms, mut world) = inflating(from, beyond, Mode::Observe);
             let started = Instant::now();

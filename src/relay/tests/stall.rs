@@ -31,7 +31,7 @@ async fn stalled(terms: Arc<RouteContext>, reader: Side) -> World {
 
 #[tokio::test(start_paused = true)]
 async fn who_takes_nothing_is_given_up() {
-    for (reader, code) in [(Side::Client, 1001), (Side::Upstream, 1012)] {
+    for (reader, code) in [(Side::Client, 1001), (Side::Server, 1012)] {
         let started = Instant::now();
         let terms = patient(MINUTE);
         let mut world = stalled(terms.clone(), reader).await;
@@ -70,7 +70,7 @@ async fn who_takes_nothing_is_given_up() {
 /// However little: who goes on taking is there.
 #[tokio::test(start_paused = true)]
 async fn who_takes_a_little_is_not() {
-    for reader in [Side::Client, Side::Upstream] {
+    for reader in [Side::Client, Side::Server] {
         let mut world = stalled(patient(MINUTE), reader).await;
         for _ in 0..50 {
             tokio::time::sleep(Duration::from_secs(50)).await;
@@ -156,7 +156,7 @@ async fn a_slow_network_is_no_stall() {
         (near_client, BytesMut::new()),
         (near_upstream, BytesMut::new()),
     ));
-    let sent = upstream.write_all(&much(Side::Upstream)).await;
+    let sent = upstream.write_all(&much(Side::Server)).await;
     sent.expect("taken");
     for _ in 0..20 {
         tokio::time::sleep(MINUTE / 2).await;
@@ -164,7 +164,7 @@ async fn a_slow_network_is_no_stall() {
     }
     assert!(!relay.is_finished());
     let last = Instant::now();
-    let told = answering(Some(upstream), Side::Upstream).await;
+    let told = answering(Some(upstream), Side::Server).await;
     assert_eq!(told.code(), Some(1001));
     let outcome = relay.await.expect("no panic");
     assert_eq!(outcome.cause, Cause::Stalled { by: Side::Client });
@@ -192,7 +192,7 @@ async fn an_idle_connection_has_no_timer() {
     poll(&mut relay);
     assert!(relay.state.timer.is_none());
     for _ in 0..3 {
-        let sent = much(Side::Upstream);
+        let sent = much(Side::Server);
         upstream.write_all(&sent).await.expect("taken");
         poll(&mut relay);
         assert!(relay.state.timer.is_some());

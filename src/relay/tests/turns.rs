@@ -10,7 +10,7 @@ async fn turns_of_others(sent: Vec<u8>, from: Side, terms: Arc<RouteContext>) ->
     world.send(from, &sent).await;
     let mut end = match from {
         Side::Client => world.upstream.take(),
-        Side::Upstream => world.client.take(),
+        Side::Server => world.client.take(),
     };
     let end = end.as_mut().expect("there");
     let passed = tokio::spawn({
@@ -36,7 +36,7 @@ async fn turns_of_others(sent: Vec<u8>, from: Side, terms: Arc<RouteContext>) ->
 /// One read holds bombs of 40 MiB in all, and a turn is half a mebibyte of them.
 #[tokio::test(start_paused = true)]
 async fn bombs_are_inflated_in_turns() {
-    for from in [Side::Client, Side::Upstream] {
+    for from in [Side::Client, Side::Server] {
         let bombs = zeros(from, 8 << 20).repeat(5);
         assert!(bombs.len() < CHUNK);
         let turns = turns_of_others(bombs, from, terms(Rules::default())).await;
@@ -47,7 +47,7 @@ async fn bombs_are_inflated_in_turns() {
 /// One read holds many thousand frames, be they counted one by one or not, right, or discarded.
 #[tokio::test(start_paused = true)]
 async fn small_frames_are_looked_at_in_turns() {
-    for from in [Side::Client, Side::Upstream] {
+    for from in [Side::Client, Side::Server] {
         for first in [0x81, 0x82, 0x89, 0x8a] {
             for control in [0, 1 << 20] {
                 let rates = Rates {
@@ -81,7 +81,7 @@ async fn what_is_discarded_is_walked_in_turns() {
     ];
     world.send(Side::Client, &sent.concat()).await;
     let (client, upstream) = (world.client.take(), world.upstream.take());
-    let upstream = tokio::spawn(answering(upstream, Side::Upstream));
+    let upstream = tokio::spawn(answering(upstream, Side::Server));
     let mut turns = 0;
     while !world.relay.is_finished() {
         turns += 1;
@@ -100,8 +100,8 @@ async fn a_bomb_does_not_stop_the_other_direction() {
     let bombs = zeros(Side::Client, 8 << 20).repeat(5);
     let mut world = World::with_compression(terms(Rules::default()), 1 << 20, agreed(true));
     world.send(Side::Client, &bombs).await;
-    let text = frame(Side::Upstream, 0x81, b"not held up");
-    world.send(Side::Upstream, &text).await;
+    let text = frame(Side::Server, 0x81, b"not held up");
+    world.send(Side::Server, &text).await;
     let mut upstream = world.upstream.take().expect("there");
     assert_eq!(world.receive(Side::Client, text.len()).await, text);
     let mut got = Vec::new();
@@ -116,7 +116,7 @@ async fn a_bomb_does_not_stop_the_other_direction() {
 /// A drain may come in the middle of a bomb that is inflated: what has passed is whole messages, and the end is in order.
 #[tokio::test(start_paused = true)]
 async fn a_drain_in_the_middle_of_a_turn() {
-    for from in [Side::Client, Side::Upstream] {
+    for from in [Side::Client, Side::Server] {
         for turns in [0, 1, 2, 10, 50] {
             let bomb = zeros(from, 4 << 20);
             let mut world = World::with_compression(terms(Rules::default()), 1 << 20, agreed(true));

@@ -37,12 +37,12 @@ fn happens(world: &mut World, what: Happening) {
     let bad = b"caf\xc3\x28";
     match what {
         ClientBreaksRule => world.send(Side::Client, &frame(Side::Client, 0x81, bad)),
-        ServerBreaksRule => world.send(Side::Upstream, &frame(Side::Upstream, 0x81, bad)),
+        ServerBreaksRule => world.send(Side::Server, &frame(Side::Server, 0x81, bad)),
         ClientCloses => world.send(Side::Client, &close_frame(Side::Client, 4001)),
-        ServerCloses => world.send(Side::Upstream, &close_frame(Side::Upstream, 4002)),
-        ServerRestarts => world.send(Side::Upstream, &close_frame(Side::Upstream, 1012)),
+        ServerCloses => world.send(Side::Server, &close_frame(Side::Server, 4002)),
+        ServerRestarts => world.send(Side::Server, &close_frame(Side::Server, 1012)),
         ClientVanishes => world.end(Side::Client),
-        ServerVanishes => world.end(Side::Upstream),
+        ServerVanishes => world.end(Side::Server),
         Drain => world.command(Command::Drain("test")),
         Shed => world.command(Command::Shed(Side::Client)),
     }
@@ -84,7 +84,7 @@ fn from_open() {
         let client = client.or((what == ClientCloses).then_some(4001));
         let server = server.or((what == ServerCloses).then_some(4002));
         assert_eq!(world.close_to(Side::Client), client, "{what:?}");
-        assert_eq!(world.close_to(Side::Upstream), server, "{what:?}");
+        assert_eq!(world.close_to(Side::Server), server, "{what:?}");
         assert!(outcome.timed_out, "{what:?}: nobody answers");
     }
 }
@@ -121,18 +121,18 @@ fn what_happens_later_changes_nothing_that_was_told() {
 /// A drain waits for the end of the message under way toward the client, for as long as its grace.
 #[test]
 fn drain_due() {
-    let start = frame(Side::Upstream, 0x01, b"begun");
-    let rest = frame(Side::Upstream, 0x80, b"done");
+    let start = frame(Side::Server, 0x01, b"begun");
+    let rest = frame(Side::Server, 0x80, b"done");
     let mut world = World::new(settings(), 3);
-    world.send(Side::Upstream, &start);
+    world.send(Side::Server, &start);
     world.run_until_idle();
     world.command(Command::Drain("test"));
     assert_eq!(world.session.phase(), &Phase::DrainDue { source: "test" });
     world.advance(Duration::from_secs(4));
     assert_eq!(world.close_to(Side::Client), None);
     world.send(
-        Side::Upstream,
-        &[rest.clone(), frame(Side::Upstream, 0x81, b"more")].concat(),
+        Side::Server,
+        &[rest.clone(), frame(Side::Server, 0x81, b"more")].concat(),
     );
     world.run_until_idle();
     assert_eq!(world.close_to(Side::Client), Some(1012));
@@ -146,7 +146,7 @@ fn drain_due() {
         &|world| world.command(Command::Hurry),
     ] {
         let mut world = World::new(settings(), 3);
-        world.send(Side::Upstream, &start);
+        world.send(Side::Server, &start);
         world.run_until_idle();
         world.command(Command::Drain("test"));
         ends_grace(&mut world);
@@ -162,7 +162,7 @@ fn from_drain_due() {
         .filter(|what| !matches!(what, Drain | ServerBreaksRule))
     {
         let mut world = World::new(settings(), 4);
-        world.send(Side::Upstream, &frame(Side::Upstream, 0x01, b"begun"));
+        world.send(Side::Server, &frame(Side::Server, 0x01, b"begun"));
         world.run_until_idle();
         world.command(Command::Drain("test"));
         happens(&mut world, what);
@@ -184,15 +184,15 @@ fn client_told() {
     world.send(Side::Client, &late);
     world.run_until_idle();
     assert_eq!(world.directions[0].forwarded, late);
-    assert_eq!(world.close_to(Side::Upstream), None);
+    assert_eq!(world.close_to(Side::Server), None);
     world.send(Side::Client, &close_frame(Side::Client, 1012));
     world.run_until_idle();
-    assert_eq!(world.close_to(Side::Upstream), Some(1001));
+    assert_eq!(world.close_to(Side::Server), Some(1001));
     assert_eq!(
         world.directions[0].forwarded, late,
         "its Close is not the server's business"
     );
-    world.send(Side::Upstream, &close_frame(Side::Upstream, 1001));
+    world.send(Side::Server, &close_frame(Side::Server, 1001));
     world.run_until_idle();
     let outcome = world.session.outcome().expect("it is over");
     assert_eq!(
@@ -229,7 +229,7 @@ fn absorbing() {
 /// A side that takes nothing is given up, and the other side is told.
 #[test]
 fn a_side_that_does_not_read() {
-    for (side, code) in [(Side::Client, 1001), (Side::Upstream, 1012)] {
+    for (side, code) in [(Side::Client, 1001), (Side::Server, 1012)] {
         let mut world = World::new(settings(), 6);
         world.appetite[side as usize] = 100;
         world.send(side.other(), &frame(side.other(), 0x82, &[7; 5000]));
@@ -252,7 +252,7 @@ fn a_side_that_does_not_read() {
 fn a_write_that_fails() {
     let mut world = World::new(settings(), 7);
     world.broken[Side::Client as usize] = true;
-    world.send(Side::Upstream, &frame(Side::Upstream, 0x81, b"lost"));
+    world.send(Side::Server, &frame(Side::Server, 0x81, b"lost"));
     world.run_until_idle();
     assert_eq!(world.session.phase().cause(), None);
     world.send(Side::Client, &frame(Side::Client, 0x81, b"last words"));
@@ -264,7 +264,7 @@ fn a_write_that_fails() {
     world.advance(Duration::from_secs(6));
     let by = Side::Client;
     assert_eq!(world.session.phase().cause(), Some(Cause::Vanished { by }));
-    assert_eq!(world.close_to(Side::Upstream), Some(1001));
+    assert_eq!(world.close_to(Side::Server), Some(1001));
 }
 
 #[test]
@@ -330,7 +330,7 @@ fn a_limit_per_second() {
 fn silence() {
     let mut world = World::new(settings(), 10);
     world.advance(Duration::from_secs(30));
-    world.send(Side::Upstream, &frame(Side::Upstream, 0x81, b"news"));
+    world.send(Side::Server, &frame(Side::Server, 0x81, b"news"));
     world.run_until_idle();
     for _ in 0..2 {
         world.advance(Duration::from_secs(10));

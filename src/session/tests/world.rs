@@ -1,7 +1,8 @@
 //! The shell around a session that a simulation drives: two peers, the bytes on their way, and a clock.
 
 use super::super::*;
-use crate::frame::header::{self, MAX_LEN};
+use crate::frame::header;
+use crate::frame::header::MAX_LEN;
 use crate::frame::mask::Mask;
 use crate::frame::{Opcode, close};
 use std::time::Duration;

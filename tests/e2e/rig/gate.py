@@ -20,6 +20,11 @@ _LISTENING = re.compile(r'(admin )?listening.*?address"?[=:]"?([^\s",]+)')
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
+def limit_key(side, limit):
+    """The key of a route for what one side may send: `client_byte_rate`, `upstream_byte_rate`."""
+    return f"{dict(client='client', server='upstream')[side]}_{limit}"
+
+
 def config(
     servers=(), *, listen=("127.0.0.1:0",), listener=None, client=None, route=None, upstream=None, routes=None, extra=None
 ):

@@ -39,7 +39,7 @@ class Peer:
 
     def __init__(self, sock, *, client):
         self.sock, self.client = sock, client
-        self.name = "client" if client else "upstream"
+        self.name = "client" if client else "server"
         self.stream = bytearray()
         """Every byte received after the head (or since the start, where no head was read)."""
         self._at = 0
@@ -212,7 +212,7 @@ class Server:
         try:
             sock, _ = self.sock.accept()
         except TimeoutError:
-            raise AssertionError(f"upstream: no connection came within {TIMEOUT} s") from None
+            raise AssertionError(f"server: no connection came within {TIMEOUT} s") from None
         return Peer(sock, client=False)
 
     def accept_request(self, path):

@@ -14,22 +14,22 @@ class Session:
     """One WebSocket connection through the proxy, seen from both ends."""
 
     client: raw.Peer
-    upstream: raw.Peer
+    server: raw.Peer
     request: http.Head
-    """The request as the upstream got it."""
+    """The request as the server got it."""
     answer: http.Head
     """The 101 as the client got it."""
 
     def side(self, name):
-        """The peer called "client" or "upstream", and the other one."""
-        return (self.client, self.upstream) if name == "client" else (self.upstream, self.client)
+        """The peer called "client" or "server", and the other one."""
+        return (self.client, self.server) if name == "client" else (self.server, self.client)
 
     def finish(self):
         """An ordinary end, started by the client; shows that the session was in good order to its end."""
         self.client.send_close(1000, "done")
-        assert self.upstream.read_close() == (1000, "done")
-        self.upstream.send_close(1000, "done")
-        self.upstream.end_sending()
+        assert self.server.read_close() == (1000, "done")
+        self.server.send_close(1000, "done")
+        self.server.end_sending()
         assert self.client.read_close() == (1000, "done")
         self.client.expect_eof()
         self.drop()
@@ -37,7 +37,7 @@ class Session:
     def drop(self):
         """Closes both sockets, whatever their state."""
         self.client.close()
-        self.upstream.close()
+        self.server.close()
 
 
 class Rig:
@@ -64,19 +64,19 @@ class Rig:
         client.send(http.upgrade_request(path, **wrong) + early)
         return client, path
 
-    def open(self, *, early=b"", upstream_early=b"", request=None, answer=None):
-        """Opens a session; `early` and `upstream_early` travel in the packet of the request and of the 101."""
+    def open(self, *, early=b"", server_early=b"", request=None, answer=None):
+        """Opens a session; `early` and `server_early` travel in the packet of the request and of the 101."""
         client, path = self.request(early=early, **(request or {}))
-        upstream, head = self.server.accept_request(path)
-        upstream.send(http.switching_protocols(head, **(answer or {})) + upstream_early)
+        server, head = self.server.accept_request(path)
+        server.send(http.switching_protocols(head, **(answer or {})) + server_early)
         got = client.read_head()
         assert got.status == 101, f"the handshake failed: {got.start} {bytes(client.stream)!r}"
-        return Session(client, upstream, head, got)
+        return Session(client, server, head, got)
 
     def assert_works(self):
         """One whole session in good order: whatever came before, the proxy still serves."""
         session = self.open()
-        for peer, other in (session.side("client"), session.side("upstream")):
+        for peer, other in (session.side("client"), session.side("server")):
             other.read_exactly(peer.send_frame(1, b"still there"))
         session.finish()
 

@@ -1,0 +1,147 @@
+//! The right to one more accepted connection: taken when the peer is known, given back when the connection is gone, whatever
+//! came of it: HTTP, a WebSocket, or nothing.
+
+use crate::edge::client::identity;
+use crate::edge::http::answer::Answer;
+use crate::edge::route::table::{GlobalLimits, RoutePermit, RouteState, Table};
+use crate::limit::clients::{AddressPermit, Throttled};
+use http::{StatusCode, header};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// One accepted connection.
+#[derive(Debug)]
+pub(crate) struct Permit {
+    /// `None` once a tunnel has the place.
+    everybody: Option<Arc<GlobalLimits>>,
+    /// The connection counts against the address of its client, where that is limited. Those of trusted proxies, which carry
+    /// many clients, do not.
+    address: Option<Box<AddressPermit>>,
+}
+
+/// The same of a connection that is a tunnel. It says nothing twice, as each idle WebSocket has one.
+pub(crate) struct TunnelPermit {
+    /// The place among all connections as well: it is the same `everybody`, whatever a reload made of the routes.
+    ticket: RoutePermit,
+    /// As in [`Permit`]; that of the WebSocket, where a trusted proxy speaks for its client.
+    _address: Option<Box<AddressPermit>>,
+}
+
+/// Why there is no permit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Denied {
+    /// `[client] max_connections`.
+    All,
+    /// The limits of one client address.
+    Address(Throttled),
+}
+
+impl Table {
+    /// A permit for a connection of this peer; a peer on a Unix socket has no address.
+    ///
+    /// # Errors
+    /// The limit that is reached.
+    pub(crate) fn permit(&self, peer: Option<IpAddr>) -> Result<Permit, Denied> {
+        let client = &self.client;
+        if !self.everybody.open_one(client.max_connections) {
+            return Err(Denied::All);
+        }
+        // Dropping the permit gives the place back.
+        let mut permit = Permit {
+            everybody: Some(self.everybody.clone()),
+            address: None,
+        };
+        let limits = &client.per_address;
+        let direct = peer.filter(|_| limits.is_some() && !identity::is_trusted(peer, client));
+        if let Some(address) = direct {
+            let admitted = self
+                .everybody
+                .clients
+                .admit(address, limits, Instant::now());
+            permit.address = Some(Box::new(admitted.map_err(Denied::Address)?));
+        }
+        Ok(permit)
+    }
+}
+
+impl Permit {
+    /// One more request on the connection of a direct client, whose first one came with the connection.
+    ///
+    /// # Errors
+    /// Where the client's address has had all requests that it may have now.
+    pub fn handle_request(&self, table: &Table) -> Result<(), Denied> {
+        let limits = &table.client.per_address;
+        match &self.address {
+            Some(admitted) => admitted
+                .spend(limits, Instant::now())
+                .map_err(Denied::Address),
+            None => Ok(()),
+        }
+    }
+
+    /// The connection is a tunnel of a route; `admitted` is its client behind a trusted proxy.
+    pub fn into_tunnel(
+        mut self,
+        ticket: RoutePermit,
+        admitted: Option<Box<AddressPermit>>,
+    ) -> TunnelPermit {
+        self.everybody = None;
+        TunnelPermit {
+            ticket,
+            _address: admitted.or(self.address.take()),
+        }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if let Some(everybody) = &self.everybody {
+            everybody.close_one();
+        }
+    }
+}
+
+impl TunnelPermit {
+    pub fn route(&self) -> &Arc<RouteState> {
+        &self.ticket.route
+    }
+}
+
+impl Drop for TunnelPermit {
+    fn drop(&mut self) {
+        self.route().everybody.close_one();
+    }
+}
+
+impl Denied {
+    /// Its name in metrics.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Denied::All => "max_connections",
+            Denied::Address(throttled) => throttled.label(),
+        }
+    }
+
+    /// What the client is told.
+    pub fn answer(self) -> Answer {
+        match self {
+            Denied::All => Answer::unavailable("all connections are taken"),
+            Denied::Address(throttled) => throttled.answer(),
+        }
+    }
+}
+
+impl Throttled {
+    /// What the client is told.
+    pub fn answer(self) -> Answer {
+        let after = match self {
+            Throttled::TooMany => Duration::from_secs(5),
+            Throttled::TooFast(after) => after,
+        };
+        // Whole seconds, rounded up.
+        let seconds = after.as_secs_f64().ceil().max(1.0).to_string();
+        let sentence = "this address has, or opens, too many connections";
+        Answer::new(StatusCode::TOO_MANY_REQUESTS, sentence).with(header::RETRY_AFTER, seconds)
+    }
+}

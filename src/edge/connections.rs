@@ -1,0 +1,313 @@
+//! Takes the connections of the listeners: PROXY header, TLS, then one request head after another, each of which becomes a
+//! WebSocket of wsgate's own (`upgrade`) or a plain request that Pingora serves (`plain`).
+
+use crate::edge::http::body::Framed;
+use crate::edge::http::head::NoHead;
+use crate::edge::http::paced::Paced;
+use crate::edge::http::transfer::Transfer;
+use crate::edge::http::upgrade_request::Downstream;
+use crate::edge::http::{first_bytes, head, plain_head};
+use crate::edge::plain::ProxyApp;
+use crate::edge::route::table::{Table, Tables};
+use crate::edge::upgrade::Served;
+use crate::edge::upgrade::refusal;
+use crate::edge::{http2, upgrade};
+use crate::log;
+use crate::transport::address::Address;
+use crate::transport::address::Tcp;
+use crate::transport::socket::Socket;
+use crate::transport::tls_stream::Secured;
+use crate::transport::{proxy_protocol, tls_stream};
+use async_trait::async_trait;
+use bytes::BytesMut;
+use pingora::apps::{HttpServerApp, HttpServerOptions, ServerApp};
+use pingora::protocols::http::ServerSession;
+use pingora::protocols::{GetSocketDigest, Stream};
+use pingora::proxy::HttpProxy;
+use pingora::server::ShutdownWatch;
+use pingora::server::configuration::ServerConf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
+use tracing::Level;
+
+/// Takes the connections of the listeners. Clones share everything.
+#[derive(Clone)]
+pub struct ConnectionHandler {
+    proxy: Arc<HttpProxy<ProxyApp>>,
+    tables: Tables,
+    requests: Arc<Requests>,
+    /// Whose connections it takes, as the configuration has it.
+    pub(crate) listener: Option<Address>,
+    /// What their sockets have from the listening one.
+    inherited: Tcp,
+}
+
+/// Connections that are in the hands of HTTP: before their upgrade, or without one.
+#[derive(Default)]
+struct Requests {
+    open: AtomicUsize,
+    ended: Notify,
+}
+
+/// Counts one as long as it lives.
+struct Request(Arc<Requests>);
+
+impl Drop for Request {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+        self.0.ended.notify_waiters();
+    }
+}
+
+impl ConnectionHandler {
+    /// A gate that obeys this table.
+    pub fn new(table: Table, conf: &Arc<ServerConf>) -> Self {
+        let tables = Tables(Arc::new(RwLock::new(Arc::new(table))));
+        let mut proxy = HttpProxy::new(ProxyApp(tables.clone()), conf.clone());
+        let mut options = HttpServerOptions::default();
+        // So that CONNECT comes to `ProxyApp`, which refuses it: Pingora's own refusal has no sentence.
+        options.allow_connect_method_proxying = true;
+        proxy.server_options = Some(options);
+        proxy.handle_init_modules();
+        ConnectionHandler {
+            proxy: Arc::new(proxy),
+            tables,
+            requests: Arc::default(),
+            listener: None,
+            inherited: Tcp::OFF,
+        }
+    }
+
+    /// The same for the connections of one listener. Their sockets have this from the listening one; what changes later is
+    /// told to each.
+    pub fn at(&self, listener: &Address, inherited: Tcp) -> Self {
+        ConnectionHandler {
+            listener: Some(listener.clone()),
+            inherited,
+            ..self.clone()
+        }
+    }
+
+    /// The connection, as if it were the client's itself where a proxy in front says whose it is. `None`: it does not come to
+    /// anything.
+    async fn accept_proxy_header(&self, stream: Stream, table: &Table) -> Option<Box<Socket>> {
+        let mut socket = stream.into_any().downcast::<Socket>().ok()?;
+        if let Err(error) = socket.apply(table.client.tcp, self.inherited) {
+            tracing::debug!(%error, "the options of a client's socket cannot be set");
+        }
+        let listener = self.listener.as_ref();
+        let Some(listener) = listener.filter(|at| table.is_proxied(at)) else {
+            return Some(socket);
+        };
+        let why = match proxy_protocol::receive(&mut socket, &table.client).await {
+            Ok(source) => return Some(Box::new(socket.introduced(source))),
+            Err(why) => why,
+        };
+        let peer = socket.peer();
+        let peer = peer.map_or_else(|| "unix".to_owned(), |peer| peer.to_string());
+        match why.label() {
+            Some(reason) => {
+                const EVENT: &str = "connection ended for want of a PROXY protocol header";
+                let subject = format_args!("{listener}, {reason}");
+                if let Some(more) = log::admit(Level::WARN, EVENT, subject) {
+                    tracing::warn!(%listener, peer, reason, error = %why, "{EVENT}{more}");
+                }
+                let listener = listener.to_string();
+                table.metrics.proxy_protocol_failed(&listener, reason);
+            }
+            // Load balancers do this all day long.
+            None => tracing::debug!(%listener, peer, "connection ended without a byte"),
+        }
+        None
+    }
+
+    /// The connection as its listener wants it: with TLS, where it does. `None`: it does not come to anything.
+    async fn accept_tls(&self, socket: Box<Socket>, table: &Table) -> Option<Secure> {
+        let listener = self.listener.as_ref();
+        let Some((listener, tls)) = listener.and_then(|at| Some((at, table.tls(at)?))) else {
+            return Some(Secure::Http1(socket));
+        };
+        let deadline = Instant::now() + table.client.header_timeout;
+        let mut first = [0];
+        if let Ok(Ok(1)) = timeout_at(deadline, socket.peek(&mut first)).await
+            && first_bytes::is_text(first[0])
+        {
+            self.refuse_foreign(socket, first_bytes::Foreign::HttpOnTls, table)
+                .await;
+            return None;
+        }
+        let peer = socket.get_socket_digest();
+        let left = deadline.saturating_duration_since(Instant::now());
+        match Secured::accept(socket, tls, left).await {
+            Ok(secured) if secured.is_http2() => Some(Secure::Http2(Box::new(secured))),
+            Ok(secured) => Some(Secure::Http1(Box::new(secured))),
+            Err(error) => {
+                let peer = peer.as_ref().and_then(|digest| digest.peer_addr());
+                let peer = peer.map_or_else(|| "unix".to_owned(), ToString::to_string);
+                let (reason, error) = tls_stream::failure(&error, table.client.header_timeout);
+                const EVENT: &str = "TLS handshake failed";
+                if reason == tls_stream::ENDED {
+                    // Balancers that look whether anybody listens do this all day long.
+                    tracing::debug!(%listener, peer, error, "{EVENT}");
+                } else if let Some(more) =
+                    log::admit(Level::INFO, EVENT, format_args!("{listener}, {reason}"))
+                {
+                    tracing::info!(%listener, peer, reason, error, "{EVENT}{more}");
+                }
+                table.metrics.tls_failed(&listener.to_string(), reason);
+                None
+            }
+        }
+    }
+
+    /// Waits until no connection is in the hands of HTTP: once no listener accepts, each leaves them in its time.
+    pub async fn idle(&self) {
+        loop {
+            let ended = self.requests.ended.notified();
+            if self.requests.open.load(Ordering::Relaxed) == 0 {
+                return;
+            }
+            ended.await;
+        }
+    }
+
+    /// The table in force.
+    pub fn table(&self) -> Arc<Table> {
+        self.tables.current()
+    }
+
+    /// Obeys another table from now on. No connection is touched.
+    pub fn apply(&self, table: Table) {
+        *self
+            .tables
+            .0
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = Arc::new(table);
+    }
+}
+
+/// A connection of a client by what is spoken on it.
+enum Secure {
+    Http1(Stream),
+    Http2(Stream),
+}
+
+#[async_trait]
+impl ServerApp for ConnectionHandler {
+    async fn process_new(
+        self: &Arc<Self>,
+        stream: Stream,
+        shutdown: &ShutdownWatch,
+    ) -> Option<Stream> {
+        self.requests.open.fetch_add(1, Ordering::Relaxed);
+        let _request = Request(self.requests.clone());
+        let mut table = self.table();
+        let mut idle = table.client.header_timeout;
+        let socket = self.accept_proxy_header(stream, &table).await?;
+        let peer = socket.peer().map(|peer| peer.ip().to_canonical());
+        let mut permit = match table.permit(peer) {
+            Ok(permit) => Some(permit),
+            Err(denied) => {
+                self.deny(socket, denied, &table).await;
+                return None;
+            }
+        };
+        let mut stream = match self.accept_tls(socket, &table).await? {
+            Secure::Http1(stream) => stream,
+            Secure::Http2(stream) => {
+                let (client, metrics) = (&table.client, &table.metrics);
+                http2::serve(&self.proxy, stream, client, metrics, shutdown).await;
+                return None;
+            }
+        };
+        let mut persistent = None;
+        let mut begun = BytesMut::new();
+        let mut is_first = true;
+        // Who has just connected has a request on its way.
+        let mut patience = FIRST_REQUEST;
+        loop {
+            let mut stopping = shutdown.clone();
+            let head = tokio::select! {
+                biased;
+                head = head::read(&mut stream, std::mem::take(&mut begun), &table.client, idle) => head,
+                // A connection without a request under way is not waited for when the listener has ended.
+                () = async {
+                    let _ = stopping.wait_for(|stopping| *stopping).await;
+                    tokio::time::sleep(patience).await;
+                } => Err(NoHead::Idle),
+            };
+            let mut head = match head {
+                Ok(head) => head,
+                Err(NoHead::Foreign(foreign)) => {
+                    self.refuse_foreign(stream, foreign, &table).await;
+                    return None;
+                }
+                Err(why) => {
+                    refusal::report_unread(&table.metrics, &why, &stream);
+                    if let Some(answer) = why.answer(&table.client) {
+                        self.part(stream, answer, &table, false).await;
+                    }
+                    return None;
+                }
+            };
+            let without_body = head.bytes.starts_with(b"HEAD ");
+            let further = permit.as_ref().filter(|_| !is_first);
+            if let Some(Err(denied)) = further.map(|permit| permit.handle_request(&table)) {
+                let answer = denied.answer();
+                self.refuse(stream, answer, &table, without_body).await;
+                return None;
+            }
+            is_first = false;
+            if head::may_upgrade(&head.bytes[..head.len]) {
+                match upgrade::serve(&self.tables, stream, head, &mut permit).await {
+                    Served::UpstreamResponse => return None,
+                    Served::Plain(plain, its) => (stream, head) = (plain, its),
+                    Served::Malformed(stream, error) => {
+                        let caller = Downstream::of(&stream);
+                        refusal::report_malformed(&table.metrics, &error.to_string(), &caller);
+                        let answer = head::malformed(&error);
+                        self.part(stream, answer, &table, without_body).await;
+                        return None;
+                    }
+                }
+            }
+            let body = match plain_head::examine_plain(&mut head, &table).await {
+                Ok(body) => body,
+                Err(malformed) => {
+                    let answer = malformed.answer();
+                    self.refuse(stream, answer, &table, without_body).await;
+                    return None;
+                }
+            };
+            let keepalive = table.client.keepalive_timeout;
+            let framed = Framed::new(stream, head.split_behind(), body);
+            let transfer = Transfer::new(&table.client, &table.metrics);
+            let mut session = ServerSession::new_http1(Paced::wrap(Box::new(framed), &transfer));
+            match persistent.take() {
+                Some(settings) => {
+                    pingora::apps::HttpPersistentSettings::apply_to_session(settings, &mut session)
+                }
+                None => session.set_keepalive((!*shutdown.borrow()).then_some(keepalive.as_secs())),
+            }
+            session.set_pipelined_prefix(head.bytes);
+            let request = self.proxy.process_new_http(session, shutdown);
+            let reused = transfer.run(request).await??;
+            let (after, settings) = reused.consume();
+            (stream, begun) = Framed::after(Paced::unwrap(after)?)?;
+            persistent = settings;
+            table = self.table();
+            idle = keepalive;
+            patience = Duration::ZERO;
+        }
+    }
+
+    async fn cleanup(&self) {
+        self.proxy.http_cleanup().await;
+    }
+}
+
+/// How long the first request of a connection is waited for when the listener has ended.
+const FIRST_REQUEST: Duration = Duration::from_secs(1);

@@ -1,0 +1,350 @@
+//! A client's connection of HTTP/2: plain requests, each on a stream and in a task of its own.
+//!
+//! RFC 8441 is not announced, so browsers open WebSockets on connections of HTTP/1.1. The frames are h2's, the requests
+//! Pingora's; what a connection may cost is decided here: how many streams it has, how long it may be without one, how many
+//! streams its client may throw away. What one stream may cost is [`Transfer`]'s. When the connection ends, its tasks end
+//! with it, and what they have begun with servers.
+
+use crate::edge::http::transfer::Transfer;
+use crate::edge::plain::ProxyApp;
+use crate::edge::settings::Client;
+use crate::metrics::Metrics;
+use crate::relay::Reservation;
+use pingora::apps::HttpServerApp;
+use pingora::protocols::http::ServerSession;
+use pingora::protocols::http::v2::server::{H2Accept, H2Options, HttpSession, handshake};
+use pingora::protocols::{Digest, Stream};
+use pingora::proxy::HttpProxy;
+use pingora::server::ShutdownWatch;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout};
+
+/// Serves the connection to its end.
+pub(crate) async fn serve(
+    proxy: &Arc<HttpProxy<ProxyApp>>,
+    stream: Stream,
+    client: &Client,
+    metrics: &Arc<Metrics>,
+    shutdown: &ShutdownWatch,
+) {
+    let digest = Arc::new(Digest {
+        ssl_digest: stream.get_ssl_digest(),
+        timing_digest: stream.get_timing_digest(),
+        proxy_digest: stream.get_proxy_digest(),
+        socket_digest: stream.get_socket_digest(),
+    });
+    let peer = digest.socket_digest.as_ref();
+    let peer = peer.and_then(|socket| socket.peer_addr().cloned());
+    let peer = peer.map_or_else(|| "unix".to_owned(), |peer| peer.to_string());
+    let opening = handshake(stream, Some(options(client)));
+    let Ok(Ok(mut connection)) = timeout(client.header_timeout, opening).await else {
+        tracing::debug!(peer, "connection ended without the preface of HTTP/2");
+        return;
+    };
+
+    let max_streams = client.http2_max_streams as usize;
+    let mut streams = Streams::new(max_streams);
+    let mut resets = Resets::new(Instant::now());
+    let mut stopping = shutdown.clone();
+    let mut leaving = false;
+    // A client that has just connected has a request on its way, as over HTTP/1.1.
+    let mut idle = client.header_timeout;
+    let mut within_limit = true;
+    while within_limit {
+        let limit = if leaving { FAREWELL } else { idle };
+        let wait = streams.wait(connection.has_streams(), limit);
+        tokio::select! {
+            biased;
+            // Not to be told is to be told that it ends.
+            _ = stopping.wait_for(|stopping| *stopping), if !leaving => {
+                connection.graceful_shutdown();
+                leaving = true;
+            }
+            Some(answered) = streams.ended() => {
+                if answered {
+                    resets.handle_answer();
+                } else {
+                    metrics.http2_reset();
+                    within_limit = resets.handle_reset(Instant::now());
+                }
+            }
+            accepted = HttpSession::from_h2_conn(&mut connection, digest.clone()) => match accepted {
+                Ok(Some(H2Accept::Session(session))) => {
+                    idle = client.keepalive_timeout;
+                    // h2 counts the streams that are open. Requests of those that were reset take a moment to end.
+                    if streams.len() < 2 * max_streams {
+                        let transfer = Transfer::new(client, metrics);
+                        streams.begin(proxy, session, transfer, shutdown);
+                    } else {
+                        refuse(session);
+                        metrics.http2_reset();
+                        within_limit = resets.handle_reset(Instant::now());
+                    }
+                }
+                // It was no request, and has been answered.
+                Ok(Some(H2Accept::Rejected)) => within_limit = resets.handle_reset(Instant::now()),
+                Ok(None) => break,
+                Err(error) => {
+                    tracing::debug!(peer, %error, "connection of HTTP/2 ended");
+                    return;
+                }
+            },
+            () = sleep_until(wait.unwrap_or_else(Instant::now)), if wait.is_some() => {
+                let unsent = connection.has_streams();
+                streams.release(unsent);
+                if streams.is_idle(unsent, limit) {
+                    if leaving || unsent {
+                        return;
+                    }
+                    connection.graceful_shutdown();
+                    leaving = true;
+                    streams.rest();
+                }
+            }
+        }
+    }
+    if within_limit {
+        // Every response is out; its task may still have a connection to give back.
+        let _ = timeout(FAREWELL, streams.join()).await;
+        return;
+    }
+    report_resets(&peer);
+    metrics.plain_ended("resets");
+    connection.abrupt_shutdown(ENHANCE_YOUR_CALM.into());
+    let farewell = async {
+        // Until the GOAWAY is out. What still comes is not served.
+        while let Ok(Some(_)) = HttpSession::from_h2_conn(&mut connection, digest.clone()).await {}
+    };
+    let _ = timeout(FAREWELL, farewell).await;
+}
+
+/// What a client may expect of the connection, and have of it.
+fn options(client: &Client) -> H2Options {
+    let mut options = H2Options::default();
+    options
+        .max_concurrent_streams(client.http2_max_streams)
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buffer_size(SEND_BUFFER)
+        .max_header_list_size(u32::try_from(client.max_header_size).unwrap_or(u32::MAX));
+    options
+}
+
+/// Tells the log which client resets too many streams: of many such clients, one each second.
+fn report_resets(peer: &str) {
+    static LAST: Mutex<Option<Instant>> = Mutex::new(None);
+    static MORE: AtomicUsize = AtomicUsize::new(0);
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    if last.is_some_and(|last| last.elapsed() < LOOK) {
+        MORE.fetch_add(1, Ordering::Relaxed);
+        return;
+    }
+    *last = Some(Instant::now());
+    let more = MORE.swap(0, Ordering::Relaxed);
+    tracing::warn!(
+        peer,
+        more,
+        "connection of HTTP/2 ended with ENHANCE_YOUR_CALM: its client resets streams before they are answered"
+    );
+}
+
+fn refuse(mut session: HttpSession) {
+    session.shutdown_with_reason(REFUSED_STREAM.into());
+}
+
+/// The requests of a connection that are under way.
+struct Streams {
+    tasks: JoinSet<Ended>,
+    max: usize,
+    /// Since when there are none.
+    since: Instant,
+    /// The memory of those that are done, as long as h2 may have their last bytes: [`SEND_BUFFER`] at most.
+    unsent: Vec<Reservation>,
+    /// How long the client may leave those.
+    write_timeout: Duration,
+}
+
+struct Ended {
+    answered: bool,
+    memory: Option<Reservation>,
+    /// Zero for ever.
+    write_timeout: Duration,
+}
+
+impl Streams {
+    fn new(max: usize) -> Self {
+        Streams {
+            tasks: JoinSet::new(),
+            max,
+            since: Instant::now(),
+            unsent: Vec::new(),
+            write_timeout: REFUSAL_TIMEOUT,
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.tasks.len()
+    }
+
+    fn begin(
+        &mut self,
+        proxy: &Arc<HttpProxy<ProxyApp>>,
+        session: HttpSession,
+        transfer: Arc<Transfer>,
+        shutdown: &ShutdownWatch,
+    ) {
+        let (proxy, shutdown) = (proxy.clone(), shutdown.clone());
+        self.tasks.spawn(async move {
+            let mut session = ServerSession::new_http2(session);
+            session.set_write_timeout(Some(REFUSAL_TIMEOUT));
+            let request = proxy.process_new_http(session, &shutdown);
+            let done = transfer.clone().run(request).await;
+            let late = done.is_none();
+            // Before the answer to the question whether it was answered.
+            drop(done);
+            Ended {
+                answered: late || transfer.is_answered(),
+                memory: transfer.take_memory(SEND_BUFFER),
+                write_timeout: transfer.write_timeout(),
+            }
+        });
+    }
+
+    /// Waits for the next one that ends; tells whether it was answered.
+    async fn ended(&mut self) -> Option<bool> {
+        let ended = self.tasks.join_next().await?;
+        if self.tasks.is_empty() {
+            self.rest();
+        }
+        let Ok(ended) = ended else {
+            // It panicked, which is no doing of the client's.
+            return Some(true);
+        };
+        self.write_timeout = match ended.write_timeout {
+            Duration::ZERO => Duration::MAX,
+            limit => limit.max(self.write_timeout),
+        };
+        // h2 has the last bytes of no more streams than are open.
+        let memory = ended.memory.filter(|_| self.unsent.len() < self.max);
+        self.unsent.extend(memory);
+        Some(ended.answered)
+    }
+
+    async fn join(&mut self) {
+        while self.tasks.join_next().await.is_some() {}
+    }
+
+    /// There is nothing to do from now on.
+    fn rest(&mut self) {
+        self.since = Instant::now();
+    }
+
+    /// Gives back the memory of those that are done, where everything is out.
+    fn release(&mut self, unsent: bool) {
+        if !unsent {
+            self.unsent.clear();
+        }
+    }
+
+    /// There has been nothing to do for so long, or only clients to be waited for that do not take the last bytes.
+    fn is_idle(&self, unsent: bool, limit: Duration) -> bool {
+        let limit = if unsent { self.write_timeout } else { limit };
+        self.tasks.is_empty() && self.since.elapsed() >= limit
+    }
+
+    /// When to look at the connection again, whatever happens on it.
+    fn wait(&self, unsent: bool, limit: Duration) -> Option<Instant> {
+        let soon = Instant::now() + LOOK;
+        if !self.tasks.is_empty() {
+            return (!self.unsent.is_empty()).then_some(soon);
+        }
+        let end = self.since + limit;
+        Some(match unsent || !self.unsent.is_empty() {
+            true => soon,
+            false => end,
+        })
+    }
+}
+
+/// What a client may still throw away of its streams before their answers, each of which may have cost a connection to a
+/// server. Streams that were answered earn it back: browsers that scroll through a map reset many and take more.
+#[derive(Debug)]
+struct Resets {
+    left: f64,
+    at: Instant,
+}
+
+impl Resets {
+    /// At once: three pages of 32 requests each that are left before they have loaded.
+    const BURST: f64 = 100.0;
+    /// And per second: a search that asks anew with each key.
+    const RATE: f64 = 10.0;
+
+    fn new(now: Instant) -> Self {
+        Resets {
+            left: Resets::BURST,
+            at: now,
+        }
+    }
+
+    fn handle_answer(&mut self) {
+        self.left = (self.left + 1.0).min(Resets::BURST);
+    }
+
+    /// A stream was reset. Returns false if those are too many.
+    fn handle_reset(&mut self, now: Instant) -> bool {
+        let earned = now.saturating_duration_since(self.at).as_secs_f64() * Resets::RATE;
+        self.left = (self.left + earned).min(Resets::BURST) - 1.0;
+        self.at = now;
+        self.left >= 0.0
+    }
+}
+
+/// Bytes of a request's body that may be on their way to wsgate on one stream.
+const STREAM_WINDOW: u32 = 65_535;
+
+/// On all streams of a connection: one whose server does not take its body leaves room to others.
+const CONNECTION_WINDOW: u32 = 256 << 10;
+
+/// Bytes of a response that h2 takes before they can be written.
+const SEND_BUFFER: usize = 32 << 10;
+
+/// For a client to take what it is told before its request has a route, whose setting holds then.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// For a client to acknowledge a GOAWAY.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// How often it is looked whether the last bytes of responses are out.
+const LOOK: Duration = Duration::from_secs(1);
+
+// Error codes, RFC 9113 §7.
+const REFUSED_STREAM: u32 = 0x07;
+const ENHANCE_YOUR_CALM: u32 = 0x0b;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How many streams of those that come every so often are reset until the connection ends, of at most 10,000.
+    fn resets(every: Duration, answered: usize) -> Option<usize> {
+        let begin = Instant::now();
+        let mut resets = Resets::new(begin);
+        (1..10_000).find(|number| {
+            (0..answered).for_each(|_| resets.handle_answer());
+            !resets.handle_reset(begin + every * *number as u32)
+        })
+    }
+
+    #[test]
+    fn resets_are_borne_up_to_a_rate() {
+        assert_eq!(resets(Duration::ZERO, 0), Some(101));
+        let fast = resets(Duration::from_millis(3), 0).unwrap();
+        assert!((102..=105).contains(&fast), "{fast}");
+        assert_eq!(resets(Duration::from_millis(101), 0), None);
+        assert_eq!(resets(Duration::ZERO, 1), None, "as many are answered");
+    }
+}

@@ -1,0 +1,499 @@
+//! Plain HTTP requests: the callbacks by which Pingora's proxy asks for the route, the servers and the rules of each request.
+
+use crate::edge::client::identity;
+use crate::edge::client::identity::{ClientAddress, Identity};
+use crate::edge::http::answer::{Answer, Refused};
+use crate::edge::http::headers;
+use crate::edge::http::headers::{AuthHeaders, Changes};
+use crate::edge::http::target::{Target, TargetError};
+use crate::edge::http::transfer::Transfer;
+use crate::edge::http::upgrade_request::{Downstream, UpgradeRequest};
+use crate::edge::route::hash_key::hash_key;
+use crate::edge::route::table::{RoutePermit, RouteState};
+use crate::edge::route::table::{Table, Tables};
+use crate::edge::settings::HeaderRules;
+use crate::edge::upgrade::access;
+use crate::edge::upgrade::refusal;
+use crate::edge::upgrade::refusal::About;
+use crate::edge::{refusals, upgrade};
+use crate::handshake;
+use crate::handshake::Refusal;
+use crate::limit::clients::{AddressPermit, Throttled};
+use crate::metrics::Reason;
+use crate::transport::exhaustion::Exhaustion;
+use crate::upstream::EjectionReason;
+use crate::upstream::Server;
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::{HeaderName, Method, StatusCode, Version, header};
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::protocols::Digest;
+use pingora::protocols::http::ServerSession;
+use pingora::proxy::{FailToProxy, ProxyHttp, Session};
+use pingora::upstreams::peer::HttpPeer;
+use pingora::{Error, ErrorSource, ErrorType, Result};
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+
+/// What Pingora's proxy asks for each request.
+pub struct ProxyApp(pub(crate) Tables);
+
+/// What is remembered of a plain request between Pingora's calls.
+#[derive(Default)]
+pub struct Plain {
+    route: Option<Arc<RouteState>>,
+    /// Servers of the pool in the order in which they are tried.
+    candidates: Vec<Arc<Server>>,
+    tried: usize,
+    /// When it was begun to connect to the one that is tried now.
+    connecting: Option<std::time::Instant>,
+    /// There was no descriptor, memory or local port for a connection to one.
+    exhausted: bool,
+    identity: Option<Identity>,
+    vouched: AuthHeaders,
+    /// It asks for a WebSocket, and its refusal is counted and logged as one of those.
+    is_attempt: bool,
+    /// It was sent to a server, or may have been.
+    is_sent: bool,
+    /// It counts against its route,
+    ticket: Option<RoutePermit>,
+    /// and against its client's address, where many clients share a connection.
+    admitted: Option<Box<AddressPermit>>,
+    transfer: Option<Arc<Transfer>>,
+}
+
+impl Plain {
+    /// Finds the request its route and its servers.
+    async fn admit(&mut self, session: &ServerSession, table: &Table) -> Result<(), Refused> {
+        let malformed = |error: TargetError| {
+            let answer = Answer::new(StatusCode::BAD_REQUEST, error.to_string());
+            answer.refusing(Reason::Malformed)
+        };
+        if has_fragment(session) {
+            return Err(malformed(TargetError::Fragment));
+        }
+        let head = session.req_header();
+        if head.method == Method::CONNECT {
+            let answer = Answer::new(StatusCode::METHOD_NOT_ALLOWED, "CONNECT is not served here");
+            let allowed = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+            return Err(answer.with(header::ALLOW, allowed).refusing(Reason::Method));
+        }
+        let mut asked = UpgradeRequest::of(head).map_err(malformed)?;
+        let caller = Downstream::of_session(session);
+        self.is_attempt = handshake::is_attempt(&asked);
+        let routed = table.route(&mut asked, &caller);
+        let (route, identity) = routed.inspect_err(|refused| {
+            if self.is_attempt {
+                let client = table.client(&asked, &caller);
+                refusal::report(&table.metrics, refused, &About::new(&asked, None, client));
+            }
+        })?;
+        // Also where it is refused: the rules of the route hold for the answer.
+        self.route = Some(route.clone());
+        self.identity = Some(identity);
+        if self.is_attempt {
+            // Those of HTTP/1.1 do not come here.
+            let refused = upgrade::refuse(&Refusal::HttpVersion);
+            let about = About::new(&asked, Some(route.name()), identity.client);
+            refusal::report(&table.metrics, &refused, &about);
+            return Err(refused);
+        }
+        self.count(&route, identity, head.version)?;
+        let (access, metrics) = (&route.settings.access, &route.terms.metrics);
+        self.vouched = access::admit(&asked, &caller, access, identity, metrics).await?;
+        let key = hash_key(&asked, identity.client.known(), &route.pool);
+        self.candidates = route.pool.candidates(key.as_deref());
+        Ok(())
+    }
+
+    /// What the route changes of answers.
+    fn answer_rules(&self) -> Option<&HeaderRules> {
+        let route = self.route.as_ref()?;
+        Some(&route.settings.headers[1])
+    }
+
+    /// Takes what the request needs of the limits.
+    fn count(
+        &mut self,
+        route: &Arc<RouteState>,
+        identity: Identity,
+        version: Version,
+    ) -> Result<(), Refused> {
+        let throttled = |full: Throttled| full.answer().refusing(Reason::AddressLimit);
+        self.admitted = route.admit_forwarded(&identity).map_err(throttled)?;
+        // In HTTP/1.1 the accept loop has done this.
+        let direct = identity
+            .peer
+            .filter(|peer| !identity::is_trusted(Some(*peer), &route.client))
+            .filter(|_| version == Version::HTTP_2);
+        if let Some(client) = direct {
+            let (clients, now) = (&route.everybody.clients, std::time::Instant::now());
+            let spent = clients.spend(client, &route.client.per_address, now);
+            spent.map_err(throttled)?;
+        }
+        let ticket = RoutePermit::take(route)?;
+        self.ticket = Some(ticket);
+        Ok(())
+    }
+
+    /// Counts an answer of wsgate's own.
+    fn report(&self, table: &Table, session: &ServerSession, status: StatusCode, sentence: &str) {
+        let client = match &self.identity {
+            Some(identity) => identity.client,
+            None => ClientAddress::of_peer(Downstream::of_session(session).peer),
+        };
+        let route = self.route.as_ref().map(|route| route.name());
+        refusals::report_request(&table.metrics, status, sentence, route, client);
+    }
+
+    /// Holds an admitted request to the limits of its route, and counts its memory.
+    fn apply_limits(&self, session: &mut ServerSession) -> Result<(), Refused> {
+        let (Some(route), Some(transfer)) = (&self.route, &self.transfer) else {
+            return Ok(());
+        };
+        let buffers = &route.terms.buffers;
+        let limit = transfer.set_write_timeout(route.settings.limits.write_timeout, buffers);
+        if session.is_http2() {
+            // HTTP/1.1 has `Paced`, which is not unjust to what is written at once.
+            session.set_write_timeout(Some(limit).filter(|limit| !limit.is_zero()));
+        }
+        if transfer.reserve(buffers) {
+            return Ok(());
+        }
+        let sentence = "all memory for slow connections is taken";
+        Err(Answer::unavailable(sentence).refusing(Reason::Memory))
+    }
+}
+
+/// Whether the target of a request has a fragment. Pingora cuts it off: the servers would get another target than came.
+fn has_fragment(session: &ServerSession) -> bool {
+    let ServerSession::H1(session) = session else {
+        return false;
+    };
+    let head = session.get_headers_raw_bytes();
+    let line = head.split(|byte| *byte == b'\n').next();
+    line.is_some_and(|line| line.contains(&b'#'))
+}
+
+/// RFC 9112 §3.2.2: an absolute target goes on in origin-form, and its authority as `Host`.
+fn make_origin_form(head: &mut RequestHeader) -> Result<()> {
+    let target = Target::parse(head.raw_path());
+    let absolute = target.ok().and_then(|target| {
+        let authority = target.authority()?.to_vec();
+        Some((authority, target.origin_form().to_vec()))
+    });
+    let Some((authority, origin_form)) = absolute else {
+        return Ok(());
+    };
+    head.set_raw_path(&origin_form)?;
+    head.insert_header("Host", authority)
+}
+
+#[async_trait]
+impl ProxyHttp for ProxyApp {
+    type CTX = Plain;
+
+    fn new_ctx(&self) -> Plain {
+        Plain {
+            transfer: Transfer::current(),
+            ..Plain::default()
+        }
+    }
+
+    async fn request_filter(&self, session: &mut Session, plain: &mut Plain) -> Result<bool> {
+        let session = session.as_downstream_mut();
+        let table = self.0.current();
+        let body_timeout = Some(table.client.body_timeout).filter(|limit| !limit.is_zero());
+        session.set_read_timeout(body_timeout);
+        session.set_total_drain_timeout(body_timeout);
+        if session.is_http2() {
+            headers::join_cookies(session.req_header_mut())?;
+        }
+        // Pingora passes on what it has read: what nobody may send has to go from there.
+        if !table.subject_headers().is_empty() {
+            let names = table.subject_headers().iter().map(HeaderName::as_str);
+            Changes::of_request(names).apply(session.req_header_mut())?;
+        }
+        let admitted = plain.admit(session, &table).await;
+        match admitted.and_then(|()| plain.apply_limits(session)) {
+            Ok(()) => {
+                make_origin_form(session.req_header_mut())?;
+                Ok(false)
+            }
+            Err(refused) => {
+                if !plain.is_attempt {
+                    let (status, sentence) = refused.said();
+                    plain.report(&table, session, status, sentence);
+                }
+                let refused = refused.under(plain.answer_rules());
+                Box::pin(refused.write(session))
+                    .await
+                    .map_err(|error| error.into_down())?;
+                Ok(true)
+            }
+        }
+    }
+
+    async fn upstream_peer(
+        &self,
+        _session: &mut Session,
+        plain: &mut Plain,
+    ) -> Result<Box<HttpPeer>> {
+        let (Some(route), Some(server)) = (&plain.route, plain.candidates.get(plain.tried)) else {
+            return Err(Error::explain(
+                ErrorType::ConnectError,
+                "no server is left to try",
+            ));
+        };
+        plain.connecting = Some(std::time::Instant::now());
+        match route.pool.peer(server) {
+            Ok(peer) => Ok(Box::new(peer)),
+            Err(mut error) => {
+                plain.tried += 1;
+                error.set_retry(plain.tried < plain.candidates.len());
+                Err(error.into_up())
+            }
+        }
+    }
+
+    fn fail_to_connect(
+        &self,
+        _session: &mut Session,
+        _peer: &HttpPeer,
+        plain: &mut Plain,
+        mut error: Box<Error>,
+    ) -> Box<Error> {
+        let cause = error.root_cause().downcast_ref::<io::Error>();
+        let shortage = cause.and_then(|cause| Some((Exhaustion::of(cause)?, cause)));
+        let mut is_for_every_server = false;
+        if let Some(route) = &plain.route {
+            let metrics = &route.terms.metrics;
+            match (
+                shortage,
+                plain.candidates.get(plain.tried),
+                plain.connecting,
+            ) {
+                (Some((shortage, cause)), ..) => {
+                    shortage.report(metrics, cause);
+                    plain.exhausted = true;
+                    is_for_every_server = shortage.is_for_every_server();
+                }
+                (None, Some(server), Some(began)) => {
+                    let pool = &route.pool;
+                    pool.handle_failure(server, EjectionReason::Unreachable, None, began, metrics);
+                }
+                (None, ..) => {}
+            }
+        }
+        plain.tried += 1;
+        error.set_retry(!is_for_every_server && plain.tried < plain.candidates.len());
+        error
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        _session: &mut Session,
+        _reused: bool,
+        _peer: &HttpPeer,
+        _fd: RawFd,
+        _digest: Option<&Digest>,
+        plain: &mut Plain,
+    ) -> Result<()> {
+        plain.exhausted = false;
+        if let Some(server) = plain.candidates.get(plain.tried) {
+            server.handle_connect();
+        }
+        Ok(())
+    }
+
+    /// RFC 9110 §9.2.2: "A proxy MUST NOT automatically retry non-idempotent requests." nginx does the same by default.
+    /// The others are sent once more where the server has closed a connection that was kept for them, and only if all of
+    /// their body is still there.
+    fn error_while_proxy(
+        &self,
+        peer: &HttpPeer,
+        session: &mut Session,
+        error: Box<Error>,
+        plain: &mut Plain,
+        is_reused: bool,
+    ) -> Box<Error> {
+        plain.is_sent = true;
+        let mut error = error.more_context(format!("Peer: {peer}"));
+        let is_broken = matches!(
+            error.etype(),
+            ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError
+        );
+        let can_be_repeated = session.req_header().method.is_idempotent()
+            && !session.as_ref().retry_buffer_truncated()
+            && session.response_written().is_none();
+        let is_of_server = *error.esource() == ErrorSource::Upstream;
+        error.set_retry(is_reused && is_broken && is_of_server && can_be_repeated);
+        error
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        request: &mut RequestHeader,
+        plain: &mut Plain,
+    ) -> Result<()> {
+        let (Some(route), Some(identity)) = (&plain.route, plain.identity) else {
+            return Ok(());
+        };
+        if let Some(transfer) = plain.transfer.as_ref().filter(|_| !session.is_body_done()) {
+            transfer.expect_body();
+        }
+        let settings = &route.settings;
+        let caller = Downstream::of_session(session);
+        let asked = UpgradeRequest::of(session.req_header());
+        let asked = asked
+            .map_err(|error| Error::explain(ErrorType::InvalidHTTPHeader, error.to_string()))?;
+        // Routing has looked at it.
+        let host = asked.host().unwrap_or_default();
+        let mut changes = Changes::of_request(std::iter::empty());
+        identity::forwarded(&mut changes, &asked, identity, host, &caller)?;
+        identity::set_host(&mut changes, &request.headers, host);
+        changes.vouch(settings.access.auth.as_ref(), &plain.vouched);
+        changes.apply_rules(&settings.headers[0]);
+        changes.apply(request)
+    }
+
+    async fn request_body_filter(
+        &self,
+        session: &mut Session,
+        body: &mut Option<Bytes>,
+        end: bool,
+        plain: &mut Plain,
+    ) -> Result<()> {
+        let bytes = body.as_ref().map_or(0, Bytes::len);
+        if end && bytes == 0 {
+            // Pingora's writer takes an empty piece for the end of a chunked body, and writes the end once more then: what
+            // is left over would be the beginning of the next request on that connection.
+            *body = None;
+        }
+        let Some(transfer) = &plain.transfer else {
+            return Ok(());
+        };
+        let left = transfer.handle_body(bytes, end).map_err(|_| {
+            let sentence = "the body of the request is slower than it may be";
+            Error::explain(ErrorType::ReadTimedout, sentence).into_down()
+        })?;
+        if left.is_some() {
+            // So that a client of HTTP/1.1 is told 408; over HTTP/2 Pingora has no such time-out.
+            session.set_read_timeout(left);
+        }
+        Ok(())
+    }
+
+    async fn upstream_response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        plain: &mut Plain,
+    ) -> Result<()> {
+        if response.status == StatusCode::SWITCHING_PROTOCOLS {
+            // RFC 9110 §15.2.2: only in answer to an Upgrade, and this request had none. Passed on, it would make the client
+            // and whatever stands before it believe in a tunnel that is none.
+            let error = Error::explain(ErrorType::InvalidHTTPHeader, "a 101 that nobody asked for");
+            return Err(error.into_up());
+        }
+        let length = headers::body_length(session.req_header(), response);
+        if let (Some(transfer), Some(length)) = (&plain.transfer, length) {
+            transfer.handle_response_length(length);
+        }
+        headers::end_hop(response);
+        match plain.answer_rules() {
+            Some(rules) => headers::apply_rules(response, rules),
+            None => Ok(()),
+        }
+    }
+
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, plain: &mut Plain) {
+        let Some(transfer) = &plain.transfer else {
+            return;
+        };
+        if session.response_written().is_some() {
+            transfer.handle_answer();
+        }
+        match error.map(|error| (error.etype(), error.esource())) {
+            Some((ErrorType::ReadTimedout, ErrorSource::Downstream)) => {
+                transfer.handle_end("body_timeout");
+            }
+            Some((ErrorType::WriteTimedout, ErrorSource::Downstream)) => {
+                transfer.handle_end("write_timeout");
+            }
+            _ => {}
+        }
+    }
+
+    async fn fail_to_proxy(
+        &self,
+        session: &mut Session,
+        error: &Error,
+        plain: &mut Plain,
+    ) -> FailToProxy {
+        let timed_out = matches!(
+            error.etype(),
+            ErrorType::ConnectTimedout | ErrorType::ReadTimedout | ErrorType::WriteTimedout
+        );
+        let (status, sentence) = match (error.etype(), error.esource()) {
+            (ErrorType::HTTPStatus(code), _) => {
+                let status =
+                    StatusCode::from_u16(*code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+                (status, status.canonical_reason().unwrap_or("error"))
+            }
+            (_, ErrorSource::Upstream) if timed_out => {
+                (StatusCode::GATEWAY_TIMEOUT, "no server answered in time")
+            }
+            (ErrorType::InvalidHTTPHeader, ErrorSource::Upstream) => {
+                (StatusCode::BAD_GATEWAY, "the server's answer is malformed")
+            }
+            (_, ErrorSource::Upstream) if plain.is_sent => (
+                StatusCode::BAD_GATEWAY,
+                "the server ended the connection before it answered; it may have handled the request or not",
+            ),
+            (_, ErrorSource::Upstream) => (StatusCode::BAD_GATEWAY, "no server can be reached"),
+            // Nobody is there to be told.
+            (
+                ErrorType::WriteError
+                | ErrorType::WriteTimedout
+                | ErrorType::ReadError
+                | ErrorType::ConnectionClosed
+                | ErrorType::H2Error,
+                ErrorSource::Downstream,
+            ) => {
+                return FailToProxy {
+                    error_code: 0,
+                    can_reuse_downstream: false,
+                };
+            }
+            (_, ErrorSource::Downstream) if timed_out => (
+                StatusCode::REQUEST_TIMEOUT,
+                "the body of the request did not come in time",
+            ),
+            (_, ErrorSource::Downstream) => (StatusCode::BAD_REQUEST, "the request is malformed"),
+            (_, ErrorSource::Internal | ErrorSource::Unset) => (
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "the gateway failed to handle the request",
+            ),
+        };
+        let (status, answer) = match plain.exhausted {
+            true => (StatusCode::SERVICE_UNAVAILABLE, Answer::exhausted()),
+            false => (status, Answer::new(status, sentence)),
+        };
+        if session.response_written().is_none() {
+            plain.report(&self.0.current(), session, status, answer.sentence());
+            match answer.write(session, plain.answer_rules()).await {
+                // The body may still be on its way; Pingora would close the connection, and so reset it.
+                Ok(()) if !session.is_http2() => session.as_downstream_mut().shutdown().await,
+                Ok(()) => {}
+                Err(error) => tracing::debug!(%error, "client left before it was answered"),
+            }
+        }
+        FailToProxy {
+            error_code: status.as_u16(),
+            can_reuse_downstream: false,
+        }
+    }
+}

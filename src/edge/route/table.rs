@@ -1,0 +1,301 @@
+//! What requests meet: the routes of a configuration, with what each of them needs at run time.
+
+use crate::deploy::Control;
+use crate::edge::client::identity::{ClientAddress, Identity, identify, is_trusted};
+use crate::edge::http::answer::{Answer, Refused};
+use crate::edge::http::lingering::Lingering;
+use crate::edge::http::upgrade_request::{Downstream, UpgradeRequest};
+use crate::edge::route::router::Router;
+use crate::edge::settings::{Client, Route, Settings};
+use crate::limit::clients::{AddressPermit, Clients, Throttled};
+use crate::metrics::{Metrics, Reason};
+use crate::relay::{Buffers, RouteContext};
+use crate::session;
+use crate::tls::Accept;
+use crate::transport::address::Address;
+use crate::upstream::{Pool, Pools};
+use http::{HeaderName, StatusCode};
+use prometheus::IntGauge;
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Instant;
+
+/// The routes in force. A connection keeps the route that it was made by, whatever a reload makes of it.
+pub struct Table {
+    /// How requests of clients are read.
+    pub(crate) client: Client,
+    /// What the listeners present and ask for.
+    tls: HashMap<Address, Accept>,
+    /// Listeners to which proxies say who the client is.
+    proxied: HashSet<Address>,
+    subject_headers: Vec<HeaderName>,
+    pub(crate) metrics: Arc<Metrics>,
+    router: Router,
+    routes: Vec<Arc<RouteState>>,
+    pub(crate) everybody: Arc<GlobalLimits>,
+}
+
+/// The table in force, which a reload replaces: a request is served by the one that it found.
+#[derive(Clone)]
+pub(crate) struct Tables(pub(crate) Arc<RwLock<Arc<Table>>>);
+
+impl Tables {
+    pub(crate) fn current(&self) -> Arc<Table> {
+        self.0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+/// What counts whatever the route is; a reload does not begin anew.
+#[derive(Debug)]
+pub(crate) struct GlobalLimits {
+    /// Accepted connections.
+    open: AtomicUsize,
+    exported: IntGauge,
+    /// By the address of the client.
+    pub clients: Arc<Clients>,
+    /// Connections that were refused and are still open.
+    pub lingering: Lingering,
+    /// What connections keep in memory.
+    buffers: Arc<Buffers>,
+}
+
+impl GlobalLimits {
+    fn new(metrics: &Arc<Metrics>) -> Arc<GlobalLimits> {
+        Arc::new(GlobalLimits {
+            open: AtomicUsize::new(0),
+            exported: metrics.client_connections(),
+            clients: Arc::default(),
+            lingering: Lingering::default(),
+            buffers: Arc::new(Buffers::new(metrics.clone())),
+        })
+    }
+
+    /// Counts one more accepted connection, unless that is more than `max`; 0 is no limit.
+    pub fn open_one(&self, max: usize) -> bool {
+        let before = self.open.fetch_add(1, Ordering::Relaxed);
+        let has_room = max == 0 || before < max;
+        match has_room {
+            true => self.exported.inc(),
+            false => {
+                self.open.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        has_room
+    }
+
+    /// Whether connections keep more than all of them may keep.
+    pub fn lacks_memory(&self) -> bool {
+        self.buffers.excess() > 0
+    }
+
+    /// A connection that was counted is gone.
+    pub fn close_one(&self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+        self.exported.dec();
+    }
+}
+
+/// A route at run time.
+pub(crate) struct RouteState {
+    pub settings: Route,
+    pub terms: Arc<RouteContext>,
+    pub pool: Arc<Pool>,
+    pub control: Arc<Control>,
+    /// WebSocket connections and plain requests under way, those from before a reload included.
+    open: Arc<AtomicUsize>,
+    /// How requests of clients are read, and what they may have.
+    pub client: Client,
+    pub everybody: Arc<GlobalLimits>,
+}
+
+impl RouteState {
+    pub fn name(&self) -> &str {
+        &self.terms.route
+    }
+
+    /// A WebSocket or a request under way counts against its client's address, where that is limited and its connection,
+    /// one of a trusted proxy, does not.
+    ///
+    /// # Errors
+    /// Why it has to wait.
+    pub fn admit_forwarded(
+        &self,
+        identity: &Identity,
+    ) -> Result<Option<Box<AddressPermit>>, Throttled> {
+        let limits = &self.client.per_address;
+        let is_limited = limits.is_some() && is_trusted(identity.peer, &self.client);
+        let Some(client) = identity.account().filter(|_| is_limited) else {
+            return Ok(None);
+        };
+        let admitted = self.everybody.clients.admit(client, limits, Instant::now());
+        admitted.map(|admitted| Some(Box::new(admitted)))
+    }
+}
+
+impl Table {
+    /// The table of a configuration that was applied to `pools`. Routes that were in the table `before` go on counting
+    /// their connections.
+    pub fn new(
+        settings: &Settings,
+        pools: &Pools,
+        control: &Arc<Control>,
+        metrics: &Arc<Metrics>,
+        before: Option<&Table>,
+    ) -> Self {
+        let pools = pools.current();
+        let everybody = match before {
+            None => GlobalLimits::new(metrics),
+            Some(table) => table.everybody.clone(),
+        };
+        everybody.buffers.set_limit(settings.client.buffer_memory);
+        let state = |route: &Route| {
+            metrics.add_route(&route.name);
+            let terms = RouteContext {
+                route: route.name.clone(),
+                settings: Arc::new(session::Settings {
+                    rules: route.rules,
+                    closing: route.closing.clone(),
+                    liveness: route.liveness,
+                    limits: route.limits,
+                    epoch: Some(Instant::now()),
+                }),
+                buffers: everybody.buffers.clone(),
+                metrics: metrics.clone(),
+            };
+            let known = before.and_then(|table| table.named(&route.name));
+            Arc::new(RouteState {
+                settings: route.clone(),
+                terms: Arc::new(terms),
+                pool: pools[route.upstream].clone(),
+                control: control.clone(),
+                open: known.map_or_else(Arc::default, |route| route.open.clone()),
+                client: settings.client.clone(),
+                everybody: everybody.clone(),
+            })
+        };
+        let tls: HashMap<_, _> = settings
+            .listeners
+            .iter()
+            .filter_map(|listener| Some((listener.address.clone(), listener.tls.clone()?)))
+            .collect();
+        let proxied = settings.listeners.iter();
+        let proxied = proxied.filter(|listener| listener.proxy_protocol);
+        let headers = tls.values().filter_map(|tls| tls.subject_header.clone());
+        Table {
+            subject_headers: headers.collect(),
+            tls,
+            proxied: proxied.map(|listener| listener.address.clone()).collect(),
+            metrics: metrics.clone(),
+            client: settings.client.clone(),
+            router: Router::new(&settings.routes),
+            routes: settings.routes.iter().map(state).collect(),
+            everybody,
+        }
+    }
+
+    /// What connections keep in memory, those of tables before this one included.
+    pub fn buffers(&self) -> &Arc<Buffers> {
+        &self.everybody.buffers
+    }
+
+    /// The route of a request, and who sends it; headers that nobody may send are gone from it then.
+    ///
+    /// # Errors
+    /// The answer that there is none, or that the request does not say which.
+    pub(crate) fn route(
+        &self,
+        asked: &mut UpgradeRequest<'_>,
+        caller: &Downstream,
+    ) -> Result<(Arc<RouteState>, Identity), Refused> {
+        let refuse = |status, sentence: String, reason| {
+            let answer = Answer::new(status, sentence);
+            Err(answer.refusing(reason))
+        };
+        let found = match asked.host() {
+            Ok(host) => self.router.find(host, asked.path()),
+            Err(error) => return refuse(StatusCode::BAD_REQUEST, error.to_string(), Reason::Host),
+        };
+        let route = match found {
+            Ok(found) => found.and_then(|found| self.routes.get(found)),
+            Err(error) => return refuse(StatusCode::BAD_REQUEST, error.to_string(), Reason::Path),
+        };
+        let Some(route) = route else {
+            let sentence = "no route for this host and path".to_owned();
+            return refuse(StatusCode::NOT_FOUND, sentence, Reason::NoRoute);
+        };
+        // Only wsgate may tell a server the subject of a client's certificate: what the client itself says there is removed.
+        asked.remove(&self.subject_headers);
+        let identity = identify(caller, asked, &self.client);
+        Ok((route.clone(), identity))
+    }
+
+    /// Who sends a request for which there is no route.
+    pub(crate) fn client(&self, asked: &UpgradeRequest<'_>, caller: &Downstream) -> ClientAddress {
+        identify(caller, asked, &self.client).client
+    }
+
+    /// TLS on this listener.
+    pub(crate) fn tls(&self, listener: &Address) -> Option<&Accept> {
+        self.tls.get(listener)
+    }
+
+    /// Connections to this listener begin with a header of the PROXY protocol.
+    pub(crate) fn is_proxied(&self, listener: &Address) -> bool {
+        self.proxied.contains(listener)
+    }
+
+    /// Headers by which any listener tells the subject of its clients.
+    pub(crate) fn subject_headers(&self) -> &[HeaderName] {
+        &self.subject_headers
+    }
+
+    fn named(&self, name: &str) -> Option<&Arc<RouteState>> {
+        self.routes.iter().find(|route| route.name() == name)
+    }
+
+    /// The pools that take over from one: those of the routes that used it and that are in this table too.
+    pub fn successors(&self, of: &Pool, before: &Table) -> Vec<Arc<Pool>> {
+        let used = before
+            .routes
+            .iter()
+            .filter(|route| route.pool.index == of.index);
+        used.filter_map(|route| self.named(route.name()))
+            .map(|route| route.pool.clone())
+            .collect()
+    }
+}
+
+/// A WebSocket connection, or a plain request, counts against its route as long as this lives.
+pub(crate) struct RoutePermit {
+    pub route: Arc<RouteState>,
+}
+
+impl RoutePermit {
+    /// # Errors
+    /// The answer that the route has all that it may have.
+    pub fn take(route: &Arc<RouteState>) -> Result<RoutePermit, Refused> {
+        // Dropping the ticket gives the place back.
+        let ticket = RoutePermit {
+            route: route.clone(),
+        };
+        let before = route.open.fetch_add(1, Ordering::Relaxed);
+        let max = route.settings.max_connections;
+        match max == 0 || before < max {
+            true => Ok(ticket),
+            false => {
+                let answer = Answer::unavailable("all connections of this route are taken");
+                Err(answer.refusing(Reason::RouteFull))
+            }
+        }
+    }
+}
+
+impl Drop for RoutePermit {
+    fn drop(&mut self) {
+        self.route.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}

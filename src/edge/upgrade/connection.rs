@@ -1,0 +1,189 @@
+//! A proxied connection after its 101: what is done about its end, in the drains, the metrics and the log.
+
+use crate::deploy::Enrolled;
+use crate::drain;
+use crate::drain::Place;
+use crate::edge::client::identity::ClientAddress;
+use crate::edge::client::permit::TunnelPermit;
+use crate::edge::route::table::RouteState;
+use crate::edge::upgrade::server_close;
+use crate::inspect::Side;
+use crate::inspect::closing::Cause;
+use crate::limit::clients::network_of;
+use crate::relay::Relay;
+use crate::session::{Outcome, Passed};
+use crate::transport::socket::Socket;
+use crate::upstream::{ClientNetwork, Server, ServerPermit, SessionEnd};
+use pingora::protocols::Stream;
+use pingora::protocols::l4::socket::SocketAddr;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+/// Where a connection of a route to this server stands in the roster.
+pub(crate) fn place(route: &RouteState, server: &Server) -> Place {
+    Place {
+        upstream: route.pool.index,
+        server: server.number,
+        generation: route.pool.members().generation,
+    }
+}
+
+/// The network of a client's address, as the limits of the route count it: who has one IPv6 address has a network of them.
+pub(crate) fn client_network(route: &RouteState, client: Option<IpAddr>) -> ClientNetwork {
+    let prefix = route.client.per_address.ipv6_prefix;
+    client.map(|client| network_of(client, prefix))
+}
+
+/// A session that ends sooner than this was dropped at once.
+const YOUNG: Duration = Duration::from_secs(2);
+
+/// What the end of a session, which began at this age, says of its server.
+fn session_end(outcome: &Outcome, age: Duration) -> SessionEnd {
+    match outcome.cause {
+        Cause::Vanished { by: Side::Server } if age < YOUNG => {
+            if outcome.from_client == Passed::default() {
+                SessionEnd::Dropped
+            } else {
+                SessionEnd::Unclear
+            }
+        }
+        _ => SessionEnd::Usual,
+    }
+}
+
+/// What has to be known of a connection until its end, for the log and the metrics.
+pub(crate) struct Connection {
+    pub permit: TunnelPermit,
+    /// The client's address, where it is not that of the peer.
+    pub client: Option<ClientAddress>,
+    pub server: ServerPermit,
+    pub protocol: Option<Box<str>>,
+    pub started: Instant,
+}
+
+impl Connection {
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "an async fn keeps a second place for each of its arguments, in every idle connection"
+    )]
+    pub fn run(
+        self,
+        mut relay: Relay<Stream, Socket>,
+        enrolled: Enrolled,
+    ) -> impl Future<Output = ()> + Send {
+        async move {
+            let outcome = (&mut relay).await;
+            let peer = relay.client().get_socket_digest();
+            let peer = peer.as_ref().and_then(|digest| digest.peer_addr());
+            self.handle_end(&outcome, enrolled, peer);
+        }
+    }
+
+    fn handle_end(&self, outcome: &Outcome, mut enrolled: Enrolled, peer: Option<&SocketAddr>) {
+        let route = self.permit.route();
+        self.tell_server(outcome, peer);
+        match outcome.cause {
+            Cause::Drained { source } => route.terms.metrics.drained(source),
+            Cause::ServerRestarts { .. } => {
+                if outcome.client_close.is_some() {
+                    enrolled.handle_return();
+                    route.terms.metrics.drained(drain::Cause::Upstream.label());
+                }
+                server_close::handle_close(route, &self.server, outcome);
+            }
+            Cause::Vanished { by: Side::Server } | Cause::Stalled { by: Side::Server }
+                if outcome.client_close.is_some() =>
+            {
+                enrolled.handle_return();
+                route.terms.metrics.drained(drain::Cause::Crash.label());
+            }
+            Cause::Violation { .. }
+            | Cause::Closed { .. }
+            | Cause::Vanished { .. }
+            | Cause::Stalled { .. }
+            | Cause::Idle
+            | Cause::Overload => {}
+        }
+        drop(enrolled);
+        self.log(outcome, peer);
+        route
+            .terms
+            .metrics
+            .connection_ended(route.name(), self.started.elapsed());
+    }
+
+    /// What the end says of the server.
+    fn tell_server(&self, outcome: &Outcome, peer: Option<&SocketAddr>) {
+        let route = self.permit.route();
+        let peer = peer.and_then(SocketAddr::as_inet);
+        let client = match self.client {
+            None => peer.map(|peer| peer.ip()),
+            Some(client) => client.known(),
+        };
+        let end_began = outcome.end_began.unwrap_or_else(Instant::now);
+        let age = end_began.saturating_duration_since(self.started);
+        let (end, whose) = (session_end(outcome, age), client_network(route, client));
+        let (server, metrics) = (self.server.server(), &route.terms.metrics);
+        route
+            .pool
+            .handle_end(server, end, whose, self.started, metrics);
+    }
+
+    fn log(&self, outcome: &Outcome, peer: Option<&SocketAddr>) {
+        let Outcome {
+            cause,
+            from_client,
+            from_server,
+            ..
+        } = outcome;
+        let (violation, at) = match cause {
+            Cause::Violation { violation, .. } => {
+                (Some(violation.kind.label()), Some(violation.at))
+            }
+            _ => (None, None),
+        };
+        tracing::info!(
+            route = self.permit.route().name(),
+            upstream = self.permit.route().pool.name,
+            server = %self.server.address,
+            peer = peer.map_or_else(|| "unix".to_owned(), ToString::to_string),
+            client = self.client.map(tracing::field::display),
+            protocol = self.protocol,
+            duration_ms = self.started.elapsed().as_millis() as u64,
+            messages_from_client = from_client.messages,
+            bytes_from_client = from_client.bytes,
+            messages_from_server = from_server.messages,
+            bytes_from_server = from_server.bytes,
+            initiator = cause.initiator(),
+            cause = cause.label(),
+            violation,
+            at,
+            close_to_client = outcome.client_close.flatten(),
+            close_to_server = outcome.server_close.flatten(),
+            timed_out = outcome.timed_out,
+            "connection ended"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What every idle connection has, beside its two sockets: nothing of the handshake, and nothing twice.
+    #[test]
+    fn a_connection_takes_no_more_than_it_needs() {
+        fn size<F>(_: impl FnOnce(Connection, Relay<Stream, Socket>, Enrolled) -> F) -> usize {
+            size_of::<F>()
+        }
+        let parts = [
+            size_of::<Connection>(),
+            size_of::<Relay<Stream, Socket>>(),
+            size_of::<Enrolled>(),
+        ];
+        let all: usize = parts.iter().sum();
+        assert!(size(Connection::run) <= all + 16, "{parts:?}");
+        // Tasks are allocated in steps of 128 bytes.
+        assert!(all <= 672, "{parts:?}");
+    }
+}

@@ -1,0 +1,158 @@
+//! Upgrade requests that are refused, and heads that may have been of such: each is counted by its reason, and is one line of
+//! the log that says why.
+//!
+//! The line of a fault of a client or of a decision has the level `info`; what operators have to look after, limits and
+//! servers, is a warning, written once a minute per route and reason with the number of those in between (each of them at the level `debug`).
+
+use crate::edge::client::identity::ClientAddress;
+use crate::edge::http::answer::Refused;
+use crate::edge::http::head::NoHead;
+use crate::edge::http::upgrade_request::{Downstream, UpgradeRequest};
+use crate::handshake::Refusal;
+use crate::log;
+use crate::log::Excerpt;
+use crate::metrics::{Fault, Metrics, Reason};
+use pingora::protocols::Stream;
+use std::net::IpAddr;
+use tracing::Level;
+
+/// Most bytes of a host, and of a path, that the log shows.
+const MOST: usize = 200;
+
+/// What is known of a request when it is refused. Nothing of it is copied unless it is.
+pub(crate) struct About<'a> {
+    /// `None`: there is none, or it was not looked for.
+    pub route: Option<&'a str>,
+    /// The one that a trusted proxy names, or who is connected.
+    pub client: ClientAddress,
+    /// As it came.
+    pub host: &'a [u8],
+    /// As it came, without the query, which may hold secrets.
+    pub path: &'a [u8],
+}
+
+impl<'a> About<'a> {
+    pub fn new(
+        asked: &'a UpgradeRequest<'_>,
+        route: Option<&'a str>,
+        client: ClientAddress,
+    ) -> Self {
+        About {
+            route,
+            client,
+            host: asked.host_as_it_came(),
+            path: asked.path(),
+        }
+    }
+
+    /// One whose head was not read.
+    fn unread(peer: Option<IpAddr>) -> Self {
+        About {
+            route: None,
+            client: ClientAddress::of_peer(peer),
+            host: b"",
+            path: b"",
+        }
+    }
+}
+
+/// Counts an upgrade request that is refused, and says so in the log.
+pub(crate) fn report(metrics: &Metrics, refused: &Refused, about: &About<'_>) {
+    let status = refused.status().as_u16();
+    report_as(
+        metrics,
+        UPGRADE,
+        refused.reason,
+        status,
+        &refused.why(),
+        about,
+    );
+}
+
+/// The same for a request whose head was not read: whether it would have been for a WebSocket nobody knows.
+pub(crate) fn report_unread(metrics: &Metrics, why: &NoHead, stream: &Stream) {
+    let (reason, status, sentence) = match why {
+        NoHead::Idle | NoHead::Broken | NoHead::Foreign(_) => return,
+        NoHead::TimedOut => (
+            Reason::HeadTimedOut,
+            408,
+            "its head was not complete within `header_timeout`",
+        ),
+        NoHead::TooLarge => (
+            Reason::HeadTooLarge,
+            431,
+            "its head is larger than `max_header_size`",
+        ),
+    };
+    let about = About::unread(Downstream::of(stream).peer);
+    report_as(metrics, REQUEST, reason, status, sentence, &about);
+}
+
+/// The same for one whose head is no HTTP.
+pub(crate) fn report_malformed(metrics: &Metrics, sentence: &str, caller: &Downstream) {
+    let about = About::unread(caller.peer);
+    report_as(metrics, REQUEST, Reason::Malformed, 400, sentence, &about);
+}
+
+/// How the line of an upgrade request begins,
+const UPGRADE: &str = "upgrade refused";
+/// and that of a request which nobody can know to be one.
+const REQUEST: &str = "request refused";
+
+fn report_as(
+    metrics: &Metrics,
+    event: &'static str,
+    reason: Reason,
+    status: u16,
+    why: &str,
+    about: &About<'_>,
+) {
+    let route = about.route.unwrap_or_default();
+    metrics.refused(route, reason);
+    let label = reason.label();
+    let shown = |text: &[u8]| (!text.is_empty()).then(|| Excerpt(text, MOST).to_string());
+    // The level of a line is a constant; its values are made only where it is written.
+    macro_rules! write {
+        ($level:ident, $more:expr) => {
+            tracing::$level!(
+                route = about.route,
+                client = about.client.to_string(),
+                host = shown(about.host),
+                path = shown(about.path),
+                status,
+                reason = label,
+                "{event}: {why}{}",
+                $more
+            )
+        };
+    }
+    match reason.fault() {
+        Fault::Client | Fault::Policy => write!(info, ""),
+        Fault::Gate => match log::admit(Level::WARN, event, format_args!("{label}, route {route}"))
+        {
+            Some(more) => write!(warn, more),
+            None => write!(debug, ""),
+        },
+    }
+}
+
+/// What a request that is no correct handshake is refused for.
+pub(crate) const fn reason(refusal: &Refusal) -> Reason {
+    match refusal {
+        Refusal::Method => Reason::Method,
+        Refusal::HttpVersion => Reason::HttpVersion,
+        Refusal::Host => Reason::Host,
+        Refusal::Upgrade => Reason::Upgrade,
+        Refusal::Connection => Reason::Connection,
+        Refusal::Key => Reason::Key,
+        Refusal::MissingVersion | Refusal::OtherVersion => Reason::Version,
+        Refusal::Protocols => Reason::Subprotocols,
+        Refusal::Extensions => Reason::Extensions,
+        Refusal::Body => Reason::Body,
+        Refusal::TooManyProtocols
+        | Refusal::TooManyExtensions
+        | Refusal::TooManyParameters
+        | Refusal::TooManyConnectionNames
+        | Refusal::LongConnectionName => Reason::Tokens,
+    }
+}

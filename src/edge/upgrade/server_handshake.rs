@@ -1,0 +1,234 @@
+//! An upgrade request on its way to a server, and the answer on its way back.
+//!
+//! This is what a new connection costs: neither head is copied to be changed, and of a 101 nothing is made but what goes
+//! to the client. Any other answer, one that the parser does not take included, is Pingora's to read: it may have a body.
+
+use crate::edge::client::identity::{Identity, forwarded, set_host};
+use crate::edge::http::head;
+use crate::edge::http::headers::{AuthHeaders, Changes};
+use crate::edge::http::upgrade_request::{Downstream, UpgradeRequest};
+use crate::edge::settings::Route;
+use crate::handshake;
+use crate::handshake::{Agreed, Fields, InvalidUpgradeResponse, Request, Strictness};
+use crate::inspect::Mode;
+use crate::transport::socket::Socket;
+use bytes::{BufMut, BytesMut};
+use http::StatusCode;
+use http::header::HeaderName;
+use httparse::{Header, ParserConfig, Response, Status};
+use pingora::http::ResponseHeader;
+use pingora::protocols::http::v1::client::HttpSession;
+use pingora::{Error, ErrorType, OrErr, Result};
+use std::mem::MaybeUninit;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// A server's answer.
+pub(crate) enum UpstreamResponse {
+    /// The 101 that the request asked for.
+    Switched(Box<Switched>),
+    /// One that is none.
+    Bad(InvalidUpgradeResponse),
+    /// Something else, of which a body is still to be read.
+    Otherwise(Box<ResponseHeader>, Box<HttpSession>),
+}
+
+/// What is left of a 101 once it is known to be right.
+pub(crate) struct Switched {
+    pub agreed: Agreed,
+    /// The 101 as the client gets it.
+    pub head: BytesMut,
+    pub socket: Socket,
+    /// What came behind it.
+    pub behind: BytesMut,
+}
+
+/// The client's request as the server gets it: end to end headers as they came, our own hop.
+///
+/// # Errors
+/// What came or is known of the client cannot stand in a request.
+pub(crate) fn request(
+    came: &UpgradeRequest<'_>,
+    caller: &Downstream,
+    asked: &Request,
+    route: &Route,
+    identity: Identity,
+    vouched: &AuthHeaders,
+) -> Result<BytesMut> {
+    let extensions = asked.extensions();
+    let mut changes = Changes::of_request(handshake::hop_by_hop(came));
+    // Only what can be inspected is offered.
+    changes.remove("Sec-WebSocket-Extensions");
+    if let Some(extensions) = &extensions {
+        changes.add("Sec-WebSocket-Extensions", extensions.as_bytes());
+    }
+    changes.add("Connection", &b"Upgrade"[..]);
+    changes.add("Upgrade", &b"websocket"[..]);
+    // Routing has looked at it.
+    let host = came.host().unwrap_or_default();
+    forwarded(&mut changes, came, identity, host, caller)?;
+    set_host(&mut changes, came, host);
+    changes.vouch(route.access.auth.as_ref(), vouched);
+    changes.apply_rules(&route.headers[0]);
+
+    // Nearly all need no second allocation.
+    let mut written = BytesMut::with_capacity(1024);
+    written.put_slice(came.line().method.as_str().as_bytes());
+    written.put_u8(b' ');
+    written.put_slice(came.target());
+    written.put_slice(b" HTTP/1.1\r\n");
+    changes.write(came.fields(), &mut written);
+    Ok(written)
+}
+
+/// Sends the server a [`request`], and reads what it answers.
+///
+/// # Errors
+/// The connection broke, or what came is no answer.
+pub(crate) async fn exchange(
+    mut socket: Socket,
+    request: BytesMut,
+    asked: &Request,
+    route: &Route,
+) -> Result<UpstreamResponse> {
+    let writing = async {
+        socket.write_all(&request).await?;
+        socket.flush().await
+    };
+    writing.await.or_err(ErrorType::WriteError, "the request")?;
+    drop(request);
+    // Most answers need no second allocation; what comes behind them is the relay's to read.
+    let mut came = BytesMut::with_capacity(1024);
+    loop {
+        let had = came.len();
+        let n = socket.read_buf(&mut came).await;
+        if n.or_err(ErrorType::ReadError, "the answer")? == 0 {
+            let sentence = format!("after {had} bytes of an answer");
+            return Err(Error::explain(ErrorType::ConnectionClosed, sentence));
+        }
+        let mut from = had.saturating_sub(3);
+        while head::end(&came[from..]).is_some() {
+            match read(&came, asked, route) {
+                Read::Interim(len) => {
+                    let _ = came.split_to(len);
+                    from = 0;
+                }
+                Read::Switch(switch) => {
+                    let (agreed, head, len) = *switch;
+                    let switched = Switched {
+                        agreed,
+                        head,
+                        socket,
+                        behind: match len {
+                            len if len == came.len() => BytesMut::new(),
+                            len => came.split_off(len),
+                        },
+                    };
+                    return Ok(UpstreamResponse::Switched(Box::new(switched)));
+                }
+                Read::Bad(bad) => return Ok(UpstreamResponse::Bad(bad)),
+                Read::Otherwise => return Box::pin(read_otherwise(socket, came)).await,
+            }
+        }
+        if came.len() > MAX_HEAD {
+            let sentence = format!("more than {MAX_HEAD} bytes without the end of a head");
+            return Err(Error::explain(ErrorType::InvalidHTTPHeader, sentence));
+        }
+    }
+}
+
+/// How much of an answer is read before the end of its head has to be there, in bytes: as much as Pingora reads.
+const MAX_HEAD: usize = 1 << 20;
+
+/// Most headers of a 101.
+const MAX_HEADERS: usize = 256;
+
+/// What a complete head is; with its length, where something may come behind it.
+enum Read {
+    /// RFC 9110 §15.2: interim answers come before the one that counts; 101 is the one.
+    Interim(usize),
+    /// With the head for the client.
+    Switch(Box<(Agreed, BytesMut, usize)>),
+    Bad(InvalidUpgradeResponse),
+    Otherwise,
+}
+
+/// What a route does about handshakes that break a rule and can be passed on.
+pub(crate) fn strictness(route: &Route) -> Strictness {
+    match route.rules.mode {
+        Mode::Enforce => Strictness::Enforce,
+        Mode::Observe => Strictness::Observe,
+    }
+}
+
+fn read(came: &[u8], asked: &Request, route: &Route) -> Read {
+    let mut headers = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+    let mut answer = Response::new(&mut []);
+    let mut config = ParserConfig::default();
+    // RFC 9112 §5.1: a proxy removes them, as the parser does.
+    config.allow_spaces_after_header_name_in_responses(true);
+    let parsed = config.parse_response_with_uninit_headers(&mut answer, came, &mut headers);
+    match (parsed, answer.code) {
+        (Ok(Status::Complete(len)), Some(101)) => {
+            let headers = Lines(answer.headers);
+            match handshake::check_switch(asked, &headers, strictness(route)) {
+                Ok(agreed) => {
+                    let head = switch(&headers, asked, &agreed, route);
+                    Read::Switch(Box::new((agreed, head, len)))
+                }
+                Err(bad) => Read::Bad(bad),
+            }
+        }
+        (Ok(Status::Complete(len)), Some(100..200)) => Read::Interim(len),
+        _ => Read::Otherwise,
+    }
+}
+
+/// Has Pingora read an answer of which this much came.
+async fn read_otherwise(socket: Socket, came: BytesMut) -> Result<UpstreamResponse> {
+    let mut session = HttpSession::new(Box::new(Socket::Rewound(came, Box::new(socket))));
+    session.read_timeout = None;
+    loop {
+        session.read_response().await?;
+        let head = session.resp_header();
+        let head = head.ok_or_else(|| Error::new(ErrorType::InvalidHTTPHeader))?;
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(UpstreamResponse::Bad(InvalidUpgradeResponse::Head));
+        }
+        if !head.status.is_informational() {
+            let head = Box::new(head.clone());
+            return Ok(UpstreamResponse::Otherwise(head, Box::new(session)));
+        }
+    }
+}
+
+/// The server's 101 as the client gets it.
+fn switch(headers: &Lines<'_>, asked: &Request, agreed: &Agreed, route: &Route) -> BytesMut {
+    let mut changes = Changes::of_response(handshake::hop_by_hop(headers));
+    // RFC 9110 §8.6, RFC 9112 §6.1: not in a 101, where a client might take them for the framing of what follows.
+    changes.remove("Content-Length");
+    changes.remove("Transfer-Encoding");
+    changes.remove("Sec-WebSocket-Extensions");
+    if let Some(extensions) = &agreed.extensions {
+        changes.add("Sec-WebSocket-Extensions", extensions.as_bytes());
+    }
+    changes.apply_rules(&route.headers[1]);
+    changes.add("Upgrade", &b"websocket"[..]);
+    changes.add("Connection", &b"Upgrade"[..]);
+    changes.set("Sec-WebSocket-Accept", asked.accept().as_bytes());
+    let mut head = BytesMut::with_capacity(512);
+    head.put_slice(b"HTTP/1.1 101 Switching Protocols\r\n");
+    let came = headers.0.iter().map(|line| (line.name, line.value));
+    changes.write(came, &mut head);
+    head
+}
+
+/// The headers of an answer where they were read.
+struct Lines<'a>(&'a [Header<'a>]);
+
+impl Fields for Lines<'_> {
+    fn lines(&self, name: HeaderName) -> impl Iterator<Item = &[u8]> {
+        let lines = self.0.iter();
+        let lines = lines.filter(move |line| line.name.eq_ignore_ascii_case(name.as_str()));
+        lines.map(|line| line.value)
+    }
+}

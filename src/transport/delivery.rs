@@ -1,0 +1,65 @@
+//! What the kernel knows of how much of a connection's data has arrived, and is told of how it leaves.
+
+use crate::relay::Delivery;
+use crate::transport::socket::Socket;
+use crate::transport::tls_stream::Secured;
+use pingora::protocols::{SocketDigest, Stream};
+use rustix::net::sockopt;
+use std::os::fd::AsRawFd;
+
+impl Delivery for Stream {
+    fn delivered(&self) -> Option<u64> {
+        acknowledged(&*self.get_socket_digest()?)
+    }
+
+    fn memory(&self) -> usize {
+        let secured = (**self).as_any().downcast_ref::<Secured>();
+        secured.map_or(0, Secured::memory)
+    }
+
+    fn finish_with_next(&self) {
+        let stream = (**self).as_any();
+        if let Some(socket) = stream.downcast_ref::<Socket>() {
+            socket.finish_with_next();
+        } else if let Some(secured) = stream.downcast_ref::<Secured>() {
+            secured.io().finish_with_next();
+        }
+    }
+}
+
+impl Delivery for Socket {
+    fn delivered(&self) -> Option<u64> {
+        match self {
+            Socket::Tcp(stream, _) => acknowledged(&SocketDigest::from_raw_fd(stream.as_raw_fd())),
+            // What a Unix socket has taken is in the reader's own queue.
+            Socket::Unix(..) => None,
+            Socket::Tls(stream) => stream.io().delivered(),
+            Socket::Rewound(_, socket) | Socket::Unnamed(_, socket) => socket.delivered(),
+        }
+    }
+
+    fn memory(&self) -> usize {
+        match self {
+            Socket::Tcp(..) | Socket::Unix(..) => 0,
+            Socket::Tls(stream) => stream.memory(),
+            Socket::Rewound(again, socket) => again.len() + socket.memory(),
+            Socket::Unnamed(_, socket) => socket.memory(),
+        }
+    }
+
+    fn finish_with_next(&self) {
+        match self {
+            // Without it they are two packets, which is no error.
+            Socket::Tcp(stream, _) => drop(sockopt::set_tcp_cork(stream, true)),
+            Socket::Unix(..) => {}
+            Socket::Tls(stream) => stream.io().finish_with_next(),
+            Socket::Rewound(_, socket) | Socket::Unnamed(_, socket) => socket.finish_with_next(),
+        }
+    }
+}
+
+/// In bytes since the connection was made, encrypted where it is; `None` where it is not TCP, or not on Linux.
+fn acknowledged(socket: &SocketDigest) -> Option<u64> {
+    let acknowledged = socket.tcp_info()?.tcpi_bytes_acked;
+    cfg!(target_os = "linux").then_some(acknowledged)
+}

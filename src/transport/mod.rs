@@ -1,0 +1,10 @@
+//! Streams of bytes between wsgate and its peers: addresses, sockets and their options, PROXY headers, TLS toward clients, and
+//! what the kernel knows of data under way. Nothing here knows HTTP or WebSocket.
+
+pub mod address;
+pub(crate) mod delivery;
+pub mod exhaustion;
+pub(crate) mod proxy_protocol;
+pub mod socket;
+pub(crate) mod source_addresses;
+pub(crate) mod tls_stream;

@@ -1,0 +1,95 @@
+//! The PROXY protocol: how a proxy in front that passes on bytes says who its client is, before anything else.
+//!
+//! It is always true that not one byte behind the header is taken from the connection: what follows is TLS or HTTP. And
+//! that nothing at all is read from a peer whose word is not taken.
+
+mod header;
+
+use crate::edge::client::identity;
+use crate::edge::settings::Client;
+pub(crate) use crate::transport::proxy_protocol::header::Source;
+use crate::transport::proxy_protocol::header::{Malformed, parse};
+use crate::transport::socket::Socket;
+use std::fmt;
+use std::io;
+use tokio::io::AsyncReadExt;
+use tokio::time::timeout;
+
+/// Why a connection does not come to anything.
+#[derive(Debug)]
+pub(crate) enum Refused {
+    /// Who says it is none of those whose word is taken.
+    Untrusted,
+    /// What came is no header.
+    Malformed(Malformed),
+    /// It was not complete in time.
+    TimedOut,
+    /// The connection ended within it.
+    Ended,
+    /// The connection ended before it began, as that of a look whether anybody listens.
+    Silent,
+    /// The connection broke.
+    Broken(io::Error),
+}
+
+impl Refused {
+    /// Its name in metrics; `None` for what is not counted.
+    pub fn label(&self) -> Option<&'static str> {
+        match self {
+            Refused::Untrusted => Some("untrusted"),
+            Refused::Malformed(_) => Some("malformed"),
+            Refused::TimedOut => Some("timed_out"),
+            Refused::Ended | Refused::Broken(_) => Some("ended"),
+            Refused::Silent => None,
+        }
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refused::Untrusted => f.write_str("the peer is none of `trusted_proxies`"),
+            Refused::Malformed(why) => write!(f, "what came is none: {why}"),
+            Refused::TimedOut => f.write_str("it did not come within `header_timeout`"),
+            Refused::Ended => f.write_str("the connection ended within it"),
+            Refused::Silent => f.write_str("the connection ended without it"),
+            Refused::Broken(error) => write!(f, "the connection broke: {error}"),
+        }
+    }
+}
+
+/// Reads the header: for whom the connection is.
+pub(crate) async fn receive(socket: &mut Socket, settings: &Client) -> Result<Source, Refused> {
+    let peer = socket.peer().map(|peer| peer.ip());
+    if !identity::is_trusted(peer, settings) {
+        return Err(Refused::Untrusted);
+    }
+    let source = timeout(settings.header_timeout, read(socket)).await;
+    source.map_err(|_| Refused::TimedOut)?
+}
+
+async fn read(socket: &mut Socket) -> Result<Source, Refused> {
+    // Both are gone before the first request: more than an address is kept of nobody.
+    let mut header = Vec::new();
+    let mut ahead = vec![0; AHEAD];
+    loop {
+        let n = socket.peek(&mut ahead).await.map_err(Refused::Broken)?;
+        let had = header.len();
+        match (n, had) {
+            (0, 0) => return Err(Refused::Silent),
+            (0, _) => return Err(Refused::Ended),
+            _ => header.extend_from_slice(&ahead[..n]),
+        }
+        let found = parse(&header).map_err(Refused::Malformed)?;
+        // Of a header that is not complete yet all bytes are its own.
+        let own = found.map_or(n, |found| found.len - had);
+        let read = socket.read_exact(&mut ahead[..own]).await;
+        read.map_err(Refused::Broken)?;
+        if let Some(found) = found {
+            return Ok(found.source);
+        }
+    }
+}
+
+/// How much is looked at at once, in bytes: more than HAProxy sends without certificates of clients.
+const AHEAD: usize = 512;

@@ -1,0 +1,186 @@
+//! A client's connection over TLS, as Pingora has streams.
+//!
+//! What Pingora wants to know of it is made when it asks: an idle WebSocket is nobody asked about.
+
+use crate::duration::Shown;
+use crate::tls;
+use async_trait::async_trait;
+use http::HeaderName;
+use pingora::protocols::raw_connect::ProxyDigest;
+use pingora::protocols::tls::SslDigest;
+use pingora::protocols::{
+    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
+    Stream, TimingDigest, UniqueID, UniqueIDType,
+};
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::time::timeout;
+
+/// An encrypted connection of a client.
+#[derive(Debug)]
+pub(crate) struct Secured {
+    stream: tls::ServerStream<Stream>,
+    /// The header that tells servers the client's subject.
+    header: Option<HeaderName>,
+}
+
+impl Secured {
+    /// Shakes hands within a time.
+    ///
+    /// # Errors
+    /// Those of the socket, and what TLS has against the client.
+    pub async fn accept(
+        io: Stream,
+        settings: &tls::Accept,
+        limit: Duration,
+    ) -> io::Result<Secured> {
+        let end = settings.open().map_err(io::Error::other)?;
+        let mut stream = tls::Stream::new(io, end);
+        match timeout(limit, stream.handshake()).await {
+            Ok(Ok(())) => Ok(Secured {
+                stream,
+                header: settings.subject_header.clone(),
+            }),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+
+    /// What the encrypted bytes pass through.
+    pub fn io(&self) -> &Stream {
+        self.stream.io()
+    }
+
+    /// Memory that it owns to keep what it has not passed on, in bytes.
+    pub fn memory(&self) -> usize {
+        self.stream.memory()
+    }
+
+    /// What was agreed is HTTP/2.
+    pub fn is_http2(&self) -> bool {
+        self.stream.end().alpn_protocol() == Some(b"h2")
+    }
+}
+
+/// The connection was gone before the end of its handshake.
+pub(crate) const ENDED: &str = "ended";
+
+/// Why a handshake has failed: its name in metrics, and a sentence.
+pub(crate) fn failure(error: &io::Error, limit: Duration) -> (&'static str, String) {
+    let tls = error
+        .get_ref()
+        .and_then(|error| error.downcast_ref::<tls::Error>());
+    match (tls, error.kind()) {
+        (Some(tls), _) => (tls.label(), tls.to_string()),
+        (None, io::ErrorKind::TimedOut) => {
+            let limit = Shown(limit);
+            (
+                "timed_out",
+                format!("it was not complete after {limit} (`header_timeout`)"),
+            )
+        }
+        (None, io::ErrorKind::UnexpectedEof) => {
+            (ENDED, "the client ended the connection".to_owned())
+        }
+        (None, _) => (ENDED, format!("the connection broke: {error}")),
+    }
+}
+
+/// The header and the subject of a client, as a digest carries them: Pingora has no place for anything else, and nobody
+/// but us reads it.
+pub(crate) fn identity(digest: &SslDigest) -> Option<(&str, &str)> {
+    digest
+        .serial_number
+        .as_deref()
+        .zip(digest.organization.as_deref())
+}
+
+/// Whether the client has shown a certificate, which was verified: at this connection or at the one that it resumes.
+pub(crate) fn has_certificate(digest: &SslDigest) -> bool {
+    !digest.cert_digest.is_empty()
+}
+
+impl AsyncRead for Secured {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Secured {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
+
+#[async_trait]
+impl Shutdown for Secured {
+    async fn shutdown(&mut self) {
+        // The connection is given up: whether the far end heard it changes nothing.
+        let _ = AsyncWriteExt::shutdown(self).await;
+    }
+}
+
+impl UniqueID for Secured {
+    fn id(&self) -> UniqueIDType {
+        self.stream.io().id()
+    }
+}
+
+impl Ssl for Secured {
+    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
+        let presented = self.stream.end().peer_certificates();
+        // Whether there is one is all that is asked of it.
+        let certificate = presented.is_some_and(|chain| !chain.is_empty());
+        let certificate = if certificate { vec![1] } else { Vec::new() };
+        let header = self.header.as_ref().map(ToString::to_string);
+        let subject = header
+            .as_ref()
+            .and_then(|_| tls::subject(presented?.first()?));
+        let digest = SslDigest::new("", "", subject, header, certificate);
+        Some(Arc::new(digest))
+    }
+
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        Some(if self.is_http2() { ALPN::H2 } else { ALPN::H1 })
+    }
+}
+
+impl Peek for Secured {}
+
+impl GetTimingDigest for Secured {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        self.stream.io().get_timing_digest()
+    }
+}
+
+impl GetProxyDigest for Secured {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        self.stream.io().get_proxy_digest()
+    }
+}
+
+impl GetSocketDigest for Secured {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        self.stream.io().get_socket_digest()
+    }
+}

@@ -1,0 +1,427 @@
+//! The servers of an upstream at run time: whose turn it is, and how one is reached.
+//!
+//! A [`Pool`] lives as long as the configuration has its upstream, whatever else of it changes. It is always true that
+//! a new connection goes to a server that somebody drained, or that fails its checks, in no case; and to one that the
+//! configuration has dropped only while none of the others can take it.
+
+pub(crate) mod balance;
+pub(crate) mod discovery;
+mod ejection;
+pub(crate) mod health_checks;
+pub(crate) mod plain_connector;
+mod pools;
+mod removed;
+mod server;
+pub mod settings;
+
+pub use crate::upstream::ejection::{ClientNetwork, Ejected, EjectionReason, SessionEnd};
+pub use crate::upstream::pools::{Departure, Pools};
+pub use crate::upstream::removed::RemovedServers;
+pub use crate::upstream::server::{HealthStatus, Server, ServerPermit, State};
+
+use crate::duration::Shown;
+use crate::log;
+use crate::metrics::{Metrics, QueueEnd};
+use crate::transport::address::Address;
+use crate::transport::exhaustion::Exhaustion;
+use crate::transport::socket::Socket;
+use crate::upstream::balance::{Ring, Turns};
+use crate::upstream::settings::{Balance, Upstream};
+use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
+use pingora::{Error, ErrorType, Result};
+use std::collections::HashMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout, timeout_at};
+use tracing::Level;
+
+/// A named pool of servers.
+pub struct Pool {
+    /// As routes, logs and metrics name it.
+    pub name: String,
+    /// Its number, by which drains know it. Never used twice.
+    pub index: u32,
+    members: RwLock<Arc<Members>>,
+    turn: AtomicUsize,
+    turns: Turns,
+    /// A server may take connections that took none before.
+    changed: Notify,
+    /// Queued while it is decided whether a server may be ejected.
+    ejecting: Mutex<()>,
+}
+
+/// A pool as the configuration has it now.
+#[derive(Clone)]
+pub struct Members {
+    /// As configured.
+    pub settings: Upstream,
+    /// In the order of the configuration.
+    pub servers: Vec<Arc<Server>>,
+    /// Those that the configuration had before, and that may still have connections.
+    pub left: Vec<Arc<Server>>,
+    /// Counts the changes of `settings.generation`.
+    pub generation: u32,
+    /// The addresses of each name and port, as they were found last.
+    resolved: HashMap<(String, u16), Vec<SocketAddr>>,
+    next_server: u32,
+    /// Where the balance asks for one.
+    ring: Option<Arc<Ring>>,
+}
+
+impl Members {
+    /// Servers that the configuration has and those it had, by the name of their address.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Server>> {
+        self.servers.iter().chain(&self.left)
+    }
+
+    fn ring(settings: &Upstream, servers: &[Arc<Server>]) -> Option<Arc<Ring>> {
+        matches!(settings.balance, Balance::Hash(_)).then(|| Arc::new(Ring::new(servers)))
+    }
+
+    /// Those that take new connections now: of the configuration, then its backups, then those of before; and where all
+    /// that would are left alone for their failures, those, as one of them may have recovered.
+    fn taking(&self) -> Vec<Arc<Server>> {
+        let would = |server: &Arc<Server>| {
+            !server.is_drained() && server.standing() == HealthStatus::Good && !server.is_full()
+        };
+        let tiers = [
+            (&self.servers, false),
+            (&self.servers, true),
+            (&self.left, false),
+        ];
+        for ejected in [false, true] {
+            for (servers, backup) in tiers {
+                let takes = |server: &&Arc<Server>| {
+                    would(server)
+                        && server.is_ejected() == ejected
+                        && (server.has_left() || server.is_backup() == backup)
+                };
+                let taking: Vec<_> = servers.iter().filter(takes).cloned().collect();
+                if !taking.is_empty() {
+                    return taking;
+                }
+            }
+        }
+        Vec::new()
+    }
+}
+
+/// Says that the pause of a server is over, unless a health check ended it before.
+async fn announce_return(upstream: String, server: Arc<Server>, ejected: Ejected) {
+    tokio::time::sleep_until(ejected.until.into()).await;
+    let is_the_last = server.ejector().last() == Some(ejected);
+    if is_the_last && !server.has_left() {
+        let reason = ejected.reason.label();
+        tracing::info!(upstream, server = %server.address, reason, "server was left alone for long enough and takes connections again");
+    }
+}
+
+/// Between two looks at the servers of an upgrade that waits for one.
+const GLANCE: Duration = Duration::from_millis(100);
+
+/// No server of a pool could be reached.
+#[derive(Debug)]
+pub(crate) struct Unreachable {
+    /// The last one failed by time-out.
+    pub timed_out: bool,
+    /// None was tried: none takes connections.
+    pub none_taking: bool,
+    /// There was no descriptor, memory or local port for a connection to one of them.
+    pub exhausted: bool,
+}
+
+impl Pool {
+    /// The pool of these servers. Those with a name come when it is resolved.
+    pub fn new(settings: Upstream, index: u32) -> Self {
+        let pool = Pool {
+            name: settings.name.clone(),
+            index,
+            members: RwLock::new(Arc::new(Members {
+                settings: settings.clone(),
+                servers: Vec::new(),
+                left: Vec::new(),
+                generation: 0,
+                resolved: HashMap::new(),
+                next_server: 0,
+                ring: None,
+            })),
+            turn: AtomicUsize::new(0),
+            turns: Turns::default(),
+            changed: Notify::new(),
+            ejecting: Mutex::new(()),
+        };
+        pool.update(settings);
+        pool
+    }
+
+    /// As the configuration has it now.
+    pub fn members(&self) -> Arc<Members> {
+        self.members
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Takes a server out, or lets it in again: who is connected stays, nobody new gets there.
+    pub fn set_drained(&self, server: &Server, drained: bool) {
+        server.set_drained(drained);
+        self.changed.notify_waiters();
+    }
+
+    /// What the checks of a server say now.
+    pub fn set_standing(&self, server: &Server, standing: HealthStatus) {
+        server.set_standing(standing);
+        self.changed.notify_waiters();
+    }
+
+    /// Whether a server takes new connections as things stand.
+    pub fn is_taking(&self, server: &Server) -> bool {
+        // Who has a place there already does not fill it.
+        let members = self.members();
+        let is_here = |known: &Arc<Server>| known.number == server.number;
+        !server.is_drained()
+            && server.standing() == HealthStatus::Good
+            && (members.servers.iter().any(is_here) || members.taking().iter().any(is_here))
+    }
+
+    /// Waits until a server that the configuration has takes connections, other than `but`.
+    pub async fn ready(&self, but: Option<&Server>) {
+        loop {
+            let changed = self.changed.notified();
+            let members = self.members();
+            let is_other = |server: &Arc<Server>| but.is_none_or(|but| but.number != server.number);
+            if members
+                .servers
+                .iter()
+                .any(|server| server.state() == State::Up && is_other(server))
+            {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// All servers that take connections, once, in the order in which they are tried. A key decides where the balance asks
+    /// for one.
+    pub(crate) fn candidates(&self, key: Option<&[u8]>) -> Vec<Arc<Server>> {
+        let members = self.members();
+        let settings = &members.settings;
+        let slow_start = settings.health.as_ref().map(|health| health.slow_start);
+        balance::order(
+            members.taking(),
+            &settings.balance,
+            slow_start.unwrap_or_default(),
+            self.turn.fetch_add(1, Ordering::Relaxed),
+            &self.turns,
+            members.ring.as_deref().zip(key),
+        )
+    }
+
+    /// A connection to the first candidate that takes one. Where none does, it waits for one up to `queue_timeout`.
+    pub(crate) async fn connect(
+        &self,
+        key: Option<&[u8]>,
+        metrics: &Metrics,
+    ) -> Result<(Socket, ServerPermit), Unreachable> {
+        let deadline = Instant::now() + self.members().settings.queue_timeout;
+        let mut held = None;
+        loop {
+            let changed = self.changed.notified();
+            match self.connect_now(key, metrics).await {
+                Err(unreachable) if unreachable.none_taking => {
+                    held.get_or_insert_with(|| metrics.queue(&self.name));
+                    // A place that becomes free, or a pause that ends, is told to nobody.
+                    let look = deadline.min(Instant::now() + GLANCE);
+                    if timeout_at(look, changed).await.is_err() && Instant::now() >= deadline {
+                        if let Some(held) = held {
+                            held.end(QueueEnd::Expired);
+                        }
+                        return Err(unreachable);
+                    }
+                }
+                result => {
+                    if let Some(held) = held {
+                        held.end(QueueEnd::Served);
+                    }
+                    return result;
+                }
+            }
+        }
+    }
+
+    async fn connect_now(
+        &self,
+        key: Option<&[u8]>,
+        metrics: &Metrics,
+    ) -> Result<(Socket, ServerPermit), Unreachable> {
+        let mut unreachable = Unreachable {
+            timed_out: false,
+            none_taking: true,
+            exhausted: false,
+        };
+        let upstream = self.name.as_str();
+        let members = self.members();
+        let after = members.settings.connect_timeout;
+        for server in self.candidates(key) {
+            let Some(occupied) = server.occupy() else {
+                continue;
+            };
+            let address = &server.address;
+            unreachable.none_taking = false;
+            let began = std::time::Instant::now();
+            let opening = Socket::open(
+                address,
+                server.name.as_deref(),
+                members.settings.tls.as_ref(),
+                members.settings.tcp,
+                &members.settings.sources,
+            );
+            match timeout(after, opening).await {
+                Ok(Ok(socket)) => {
+                    server.handle_connect();
+                    return Ok((socket, occupied));
+                }
+                Ok(Err(error)) => {
+                    if let Some(shortage) = Exhaustion::of(&error) {
+                        // No server's fault.
+                        shortage.report(metrics, &error);
+                        unreachable.exhausted = true;
+                        if shortage.is_for_every_server() {
+                            return Err(unreachable);
+                        }
+                        continue;
+                    }
+                    warn_unreachable(Some(upstream), address, &error);
+                    unreachable.timed_out = false;
+                }
+                Err(_) => {
+                    let late = format_args!("no connection within {}", Shown(after)).to_string();
+                    warn_unreachable(Some(upstream), address, &late);
+                    unreachable.timed_out = true;
+                }
+            }
+            self.handle_failure(&server, EjectionReason::Unreachable, None, began, metrics);
+        }
+        Err(unreachable)
+    }
+
+    /// An attempt of this client that began at `began` failed by the server's fault.
+    pub(crate) fn handle_failure(
+        &self,
+        server: &Arc<Server>,
+        reason: EjectionReason,
+        client: ClientNetwork,
+        began: std::time::Instant,
+        metrics: &Metrics,
+    ) {
+        let (settings, now) = (self.members().settings.ejection, std::time::Instant::now());
+        let mut ejector = server.ejector();
+        let is_enough = ejector.handle_failure(reason, client, began, now, settings);
+        drop(ejector);
+        if is_enough {
+            self.eject(server, reason, metrics);
+        }
+    }
+
+    /// A session of this client that began at `began` is over.
+    pub(crate) fn handle_end(
+        &self,
+        server: &Arc<Server>,
+        end: SessionEnd,
+        client: ClientNetwork,
+        began: std::time::Instant,
+        metrics: &Metrics,
+    ) {
+        let (settings, now) = (self.members().settings.ejection, std::time::Instant::now());
+        let mut ejector = server.ejector();
+        let is_enough = ejector.handle_end(end, client, began, now, settings);
+        drop(ejector);
+        if is_enough {
+            self.eject(server, EjectionReason::Dropped, metrics);
+        }
+    }
+
+    /// A health check of a server passed, and the next one is due by then; or it failed.
+    pub(crate) fn handle_check(&self, server: &Server, vouched_until: Option<std::time::Instant>) {
+        let mut ejector = server.ejector();
+        let lifted = ejector.handle_check(vouched_until, std::time::Instant::now());
+        drop(ejector);
+        if let Some(ejected) = lifted {
+            let (upstream, reason) = (self.name.as_str(), ejected.reason.label());
+            tracing::info!(upstream, server = %server.address, reason, "server passes a check and takes connections again");
+            self.changed.notify_waiters();
+        }
+    }
+
+    /// Leaves a server alone, unless too few would be left.
+    fn eject(&self, server: &Arc<Server>, reason: EjectionReason, metrics: &Metrics) {
+        // Two that fail at once are counted one after the other.
+        let deciding = self.ejecting.lock().unwrap_or_else(PoisonError::into_inner);
+        let members = self.members();
+        let serves =
+            |server: &&Arc<Server>| !server.is_drained() && server.standing() == HealthStatus::Good;
+        let serving = members.servers.iter().filter(serves);
+        let (count, out) = serving.fold((0, 0), |(count, out), server| {
+            (count + 1, out + usize::from(server.is_ejected()))
+        });
+        let (upstream, label) = (self.name.as_str(), reason.label());
+        if (out + 1) * 2 > count || server.is_ejected() {
+            tracing::debug!(upstream, server = %server.address, reason = label, "server failed again and again, and is needed");
+            return;
+        }
+        let now = std::time::Instant::now();
+        let ejected = server
+            .ejector()
+            .eject(reason, now, members.settings.ejection);
+        drop(deciding);
+        metrics.ejected(upstream, label);
+        let pause = Shown(ejected.until - ejected.since);
+        tracing::warn!(upstream, server = %server.address, reason = label, %pause, "server failed again and again, and is left alone");
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(announce_return(self.name.clone(), server.clone(), ejected));
+        }
+    }
+
+    /// The server as Pingora's connectors know it.
+    pub(crate) fn peer(&self, server: &Arc<Server>) -> Result<HttpPeer> {
+        let mut peer = match &server.address {
+            Address::Tcp(address) => HttpPeer::new(address, false, String::new()),
+            Address::Name(..) => {
+                // A server at run time is what a name was resolved to.
+                let sentence = "a name that was not resolved";
+                return Err(Error::explain(ErrorType::ConnectError, sentence));
+            }
+            Address::Unix(path) => {
+                HttpPeer::new_uds(&path.to_string_lossy(), false, String::new())?
+            }
+        };
+        let members = self.members();
+        let settings = &members.settings;
+        peer.options.connection_timeout = Some(settings.connect_timeout);
+        peer.options.total_connection_timeout = Some(settings.connect_timeout);
+        peer.options.read_timeout = Some(settings.read_timeout);
+        // Pingora does not read while it writes: a server that takes nothing of a body would never be given up.
+        peer.options.write_timeout = Some(settings.read_timeout);
+        peer.options.idle_timeout = Some(settings.keepalive_timeout);
+        plain_connector::through(&mut peer, server, settings);
+        // Only WebSockets are upgraded here, and those do not take Pingora's path.
+        peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::deny_upgrades();
+        Ok(peer)
+    }
+}
+
+/// Says in the log that a server cannot be reached: once a minute, and how often meanwhile.
+pub(crate) fn warn_unreachable(upstream: Option<&str>, server: &Address, error: &dyn fmt::Display) {
+    const EVENT: &str = "server cannot be reached";
+    match log::admit(Level::WARN, EVENT, server) {
+        Some(more) => tracing::warn!(upstream, %server, %error, "{EVENT}{more}"),
+        None => tracing::debug!(upstream, %server, %error, "{EVENT}"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

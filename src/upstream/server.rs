@@ -1,0 +1,284 @@
+//! One server of an upstream, and why it does or does not take new connections.
+
+use crate::drain::Cause;
+use crate::transport::address::Address;
+use crate::upstream::ejection::{ClientNetwork, Ejected, Ejector};
+use crate::upstream::settings::ServerSettings;
+use std::ops::Deref;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// A server at run time. It outlives reloads that keep its address, and, while it has connections, those that don't.
+#[derive(Debug)]
+pub struct Server {
+    /// Where it is.
+    pub address: Address,
+    /// By which name it was configured.
+    pub name: Option<String>,
+    /// By which drains know it in its upstream. Never used twice.
+    pub number: u32,
+    /// Somebody took it out.
+    drained: AtomicBool,
+    /// Why the configuration, or its name, does not have it any more; see [`Server::left_by`].
+    left: AtomicU8,
+    /// What its checks say.
+    standing: AtomicU8,
+    /// When it became able to serve again, if that was while wsgate ran.
+    back_since: Mutex<Option<Instant>>,
+    weight: AtomicU32,
+    max_connections: AtomicUsize,
+    backup: AtomicBool,
+    /// WebSocket connections, those included that are being made.
+    connections: AtomicUsize,
+    ejector: Mutex<Ejector>,
+}
+
+/// Values of `Server::left`: the configuration has it, or what has taken it away.
+const PRESENT: u8 = 0;
+const LEFT_BY_RELOAD: u8 = 1;
+const LEFT_BY_DISCOVERY: u8 = 2;
+
+/// A connection counts against its server as long as this lives.
+#[derive(Debug)]
+pub struct ServerPermit(Arc<Server>);
+
+impl ServerPermit {
+    /// The server, beyond the life of this connection.
+    pub(crate) fn server(&self) -> &Arc<Server> {
+        &self.0
+    }
+}
+
+impl Deref for ServerPermit {
+    type Target = Server;
+
+    fn deref(&self) -> &Server {
+        &self.0
+    }
+}
+
+impl Drop for ServerPermit {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What the checks of a server say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum HealthStatus {
+    /// It passes them, or has none.
+    Good = 0,
+    /// It is new and has not passed one yet.
+    Untried = 1,
+    /// It fails them.
+    Bad = 2,
+}
+
+/// What operators are told of a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It takes connections.
+    Up,
+    /// It was taken out, by somebody or by a configuration without it.
+    Draining,
+    /// It does not pass its checks, or failed in the handshakes of clients.
+    Down,
+}
+
+impl State {
+    /// Each of them.
+    pub const ALL: [State; 3] = [State::Up, State::Draining, State::Down];
+
+    /// Its name in JSON, logs and metrics.
+    pub const fn label(self) -> &'static str {
+        match self {
+            State::Up => "up",
+            State::Draining => "draining",
+            State::Down => "down",
+        }
+    }
+}
+
+impl Server {
+    pub(crate) fn new(settings: &ServerSettings, number: u32, standing: HealthStatus) -> Self {
+        let server = Server {
+            address: settings.address.clone(),
+            name: settings.name.clone(),
+            number,
+            drained: AtomicBool::new(false),
+            left: AtomicU8::new(PRESENT),
+            standing: AtomicU8::new(standing as u8),
+            back_since: Mutex::new(None),
+            weight: AtomicU32::new(1),
+            max_connections: AtomicUsize::new(0),
+            backup: AtomicBool::new(false),
+            connections: AtomicUsize::new(0),
+            ejector: Mutex::default(),
+        };
+        server.apply(settings);
+        server
+    }
+
+    /// Obeys the settings of a new configuration, which has it at the same address.
+    pub(crate) fn apply(&self, settings: &ServerSettings) {
+        self.weight.store(settings.weight, Ordering::Relaxed);
+        self.max_connections
+            .store(settings.max_connections, Ordering::Relaxed);
+        self.backup.store(settings.backup, Ordering::Relaxed);
+    }
+
+    pub(crate) fn weight(&self) -> u32 {
+        self.weight.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_backup(&self) -> bool {
+        self.backup.load(Ordering::Relaxed)
+    }
+
+    /// WebSocket connections, those included that are being made.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        let max = self.max_connections.load(Ordering::Relaxed);
+        max != 0 && self.connections() >= max
+    }
+
+    /// A place for one more connection; `None` where it has all that it may have.
+    pub(crate) fn occupy(self: &Arc<Self>) -> Option<ServerPermit> {
+        let max = self.max_connections.load(Ordering::Relaxed);
+        let before = self.connections.fetch_add(1, Ordering::Relaxed);
+        // Dropped, it gives the place back.
+        let occupied = ServerPermit(self.clone());
+        (max == 0 || before < max).then_some(occupied)
+    }
+
+    /// It took a connection.
+    pub(crate) fn handle_connect(&self) {
+        self.ejector().handle_connect();
+    }
+
+    /// It has answered a handshake of this client as it must.
+    pub(crate) fn handle_answer(&self, client: ClientNetwork) {
+        self.ejector().handle_answer(client, Instant::now());
+    }
+
+    /// A session of this client began.
+    pub(crate) fn handle_open(&self, client: ClientNetwork, began: Instant) {
+        self.ejector().handle_open(client, began);
+    }
+
+    /// A handshake went wrong in a way that says little of the server: others are tried first for a moment.
+    pub(crate) fn handle_doubt(&self) {
+        self.ejector().handle_doubt(Instant::now());
+    }
+
+    /// Why, and until when, it is left alone for what connections found; `None`: it is not.
+    pub fn ejection(&self) -> Option<Ejected> {
+        self.ejector().ejected(Instant::now())
+    }
+
+    /// Whether it is left alone for what connections found.
+    pub fn is_ejected(&self) -> bool {
+        self.ejection().is_some()
+    }
+
+    /// Whether something went wrong there a moment ago.
+    pub(crate) fn is_suspect(&self) -> bool {
+        self.ejector().is_suspect(Instant::now())
+    }
+
+    /// Whether somebody took it out.
+    pub fn is_drained(&self) -> bool {
+        self.drained.load(Ordering::Relaxed)
+    }
+
+    /// Whether the configuration does not have it any more.
+    pub fn has_left(&self) -> bool {
+        self.left_by().is_some()
+    }
+
+    /// What has taken it from the configuration, or from its name.
+    pub fn left_by(&self) -> Option<Cause> {
+        match self.left.load(Ordering::Relaxed) {
+            PRESENT => None,
+            LEFT_BY_DISCOVERY => Some(Cause::Discovery),
+            _ => Some(Cause::Reload),
+        }
+    }
+
+    /// What its checks say.
+    pub fn standing(&self) -> HealthStatus {
+        match self.standing.load(Ordering::Relaxed) {
+            0 => HealthStatus::Good,
+            1 => HealthStatus::Untried,
+            _ => HealthStatus::Bad,
+        }
+    }
+
+    /// What operators are told.
+    pub fn state(&self) -> State {
+        if self.is_drained() || self.has_left() {
+            State::Draining
+        } else if self.standing() == HealthStatus::Good && !self.is_ejected() {
+            State::Up
+        } else {
+            State::Down
+        }
+    }
+
+    pub(crate) fn set_drained(&self, drained: bool) {
+        if self.drained.swap(drained, Ordering::Relaxed) && !drained {
+            self.is_back();
+        }
+    }
+
+    pub(crate) fn set_left(&self, by: Option<Cause>) {
+        let by = match by {
+            None => PRESENT,
+            Some(Cause::Discovery) => LEFT_BY_DISCOVERY,
+            Some(_) => LEFT_BY_RELOAD,
+        };
+        self.left.store(by, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_standing(&self, standing: HealthStatus) {
+        let before = self.standing.swap(standing as u8, Ordering::Relaxed);
+        if standing == HealthStatus::Good && before != HealthStatus::Good as u8 {
+            self.is_back();
+        }
+    }
+
+    fn is_back(&self) {
+        *self.lock() = Some(Instant::now());
+    }
+
+    /// The share of connections that it takes of those that it would otherwise have: it grows from nothing to 1 in the
+    /// time of a slow start.
+    pub(crate) fn share(&self, slow_start: Duration) -> f64 {
+        if slow_start.is_zero() {
+            return 1.0;
+        }
+        let since = self.lock().map(|since| since.elapsed());
+        match since {
+            Some(since) if since < slow_start => {
+                // A tenth from the first moment on, or nothing would ever be learnt of it.
+                (since.as_secs_f64() / slow_start.as_secs_f64()).max(0.1)
+            }
+            Some(_) | None => 1.0,
+        }
+    }
+
+    pub(crate) fn ejector(&self) -> std::sync::MutexGuard<'_, Ejector> {
+        self.ejector.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
+        self.back_since
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}

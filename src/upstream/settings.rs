@@ -1,0 +1,199 @@
+//! What an upstream is, as the configuration means it.
+
+use crate::deploy::Thresholds;
+use crate::tls;
+use crate::transport::address::{Address, Tcp};
+use crate::transport::source_addresses::Sources;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A named pool of servers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upstream {
+    /// As routes, logs and metrics name it.
+    pub name: String,
+    /// At least one.
+    pub servers: Vec<ServerSettings>,
+    /// Whose turn it is.
+    pub balance: Balance,
+    /// When a server that fails in the handshake is left alone for a while.
+    pub ejection: Ejection,
+    /// How long one connect may take before the next server is tried.
+    pub connect_timeout: Duration,
+    /// From the connect to the server's answer to the upgrade; 504 beyond it.
+    pub handshake_timeout: Duration,
+    /// How long an upgrade waits for a server where all of them are drained; 503 beyond it.
+    pub queue_timeout: Duration,
+    /// How long a server may stay silent in answering a plain HTTP request; 504 beyond it.
+    pub read_timeout: Duration,
+    /// How long a connection to a server is kept for the next plain HTTP request.
+    pub keepalive_timeout: Duration,
+    /// What stands behind the servers, in any words: where it changes, connections made before are drained.
+    pub generation: Option<String>,
+    /// How often names of servers are resolved.
+    pub resolve_interval: Duration,
+    /// How servers are checked; `None`: not at all.
+    pub health: Option<HealthCheck>,
+    /// `None`: nothing is encrypted.
+    pub tls: Option<tls::Connect>,
+    /// When the system gives up connections to them.
+    pub tcp: Tcp,
+    /// Which local addresses connections to them are made from.
+    pub sources: Arc<Sources>,
+}
+
+/// One server of an upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerSettings {
+    /// Where it is.
+    pub address: Address,
+    /// By which name it was configured, for TLS.
+    pub name: Option<String>,
+    /// Its share of the connections, beside those of the others. At least one.
+    pub weight: u32,
+    /// WebSocket connections that it may have, 0 for any number.
+    pub max_connections: usize,
+    /// It is used only while none of the others takes connections.
+    pub backup: bool,
+}
+
+impl ServerSettings {
+    /// A server like any other.
+    pub fn new(address: Address) -> Self {
+        ServerSettings {
+            name: match &address {
+                Address::Name(name, _) => Some(name.clone()),
+                Address::Tcp(_) | Address::Unix(_) => None,
+            },
+            address,
+            weight: 1,
+            max_connections: 0,
+            backup: false,
+        }
+    }
+}
+
+/// Which server a new connection goes to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Balance {
+    /// To the one with the fewest for its weight.
+    LeastConnections,
+    /// To one after the other.
+    RoundRobin,
+    /// To the one that this belongs to (consistent hashing); where it is absent, as `LeastConnections`.
+    Hash(HashKey),
+}
+
+/// What of a request decides on the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HashKey {
+    /// The value of a header, by its name in lower case.
+    Header(String),
+    /// The value of a cookie.
+    Cookie(String),
+    /// The value of an argument of the query.
+    Query(String),
+    /// The path, without the query.
+    Path,
+    /// The address of the client, without the port.
+    ClientAddress,
+}
+
+/// When a server that fails connections of clients is left alone for a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ejection {
+    /// After so many failures in a row, or sessions dropped at once; 0 for never.
+    pub after: u32,
+    /// For this long at first, twice as long each time, up to [`Ejection::LONGEST`] times as long.
+    pub pause: Duration,
+}
+
+impl Ejection {
+    /// The longest pause, in units of the first.
+    pub const LONGEST: u32 = 32;
+}
+
+impl Default for Ejection {
+    fn default() -> Self {
+        Ejection {
+            after: 5,
+            pause: Duration::from_secs(5),
+        }
+    }
+}
+
+/// How the servers of an upstream are checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// What is asked of a server.
+    pub check: Check,
+    /// From the end of one check to the next.
+    pub interval: Duration,
+    /// For one check.
+    pub timeout: Duration,
+    /// When a server is taken out, and let in again.
+    pub thresholds: Thresholds,
+    /// A server that is back is given its full share of new connections only after this time.
+    pub slow_start: Duration,
+    /// A header of the answer whose value says which version runs: where it changes, the server was deployed anew.
+    pub version_header: Option<String>,
+}
+
+/// What is asked of a server to find out whether it serves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Check {
+    /// Does it accept a connection?
+    Tcp,
+    /// Does it answer a GET with this status?
+    Http {
+        /// Path, with its query if there is one.
+        path: String,
+        /// `None`: the address of the server.
+        host: Option<String>,
+        /// Status of a good answer.
+        status: u16,
+    },
+    /// Does it answer an upgrade request with a 101 that is right?
+    WebSocket {
+        /// Path, with its query if there is one.
+        path: String,
+        /// `None`: the address of the server.
+        host: Option<String>,
+    },
+}
+
+impl Default for HealthCheck {
+    fn default() -> Self {
+        HealthCheck {
+            check: Check::Tcp,
+            interval: Duration::from_secs(5),
+            timeout: Duration::from_secs(2),
+            thresholds: Thresholds::default(),
+            slow_start: Duration::ZERO,
+            version_header: None,
+        }
+    }
+}
+
+impl Upstream {
+    /// An upstream with all defaults.
+    pub fn new(name: impl Into<String>, servers: Vec<Address>) -> Self {
+        Upstream {
+            name: name.into(),
+            servers: servers.into_iter().map(ServerSettings::new).collect(),
+            balance: Balance::LeastConnections,
+            ejection: Ejection::default(),
+            connect_timeout: Duration::from_secs(5),
+            handshake_timeout: Duration::from_secs(10),
+            queue_timeout: Duration::from_secs(5),
+            read_timeout: Duration::from_secs(120),
+            keepalive_timeout: Duration::from_secs(4),
+            generation: None,
+            resolve_interval: Duration::from_secs(10),
+            health: None,
+            tls: None,
+            tcp: Tcp::default(),
+            sources: Arc::default(),
+        }
+    }
+}
