@@ -10,22 +10,24 @@
 //! |---|---|
 //! | [`frame`] | the wire: headers, masks, UTF-8, deflate, Close frames. Bytes in, values out |
 //! | [`handshake`] | the opening handshake: a request and a 101. Pure |
-//! //! | [`limit`] | token buckets, and what one client address may have. Pure |
-| [`inspect`] | one direction of a connection, frame by frame: what may pass; the table of what each side is told. Pure |
+//! | [`limit`] | token buckets, and what one client address may have. Pure |
+//! | [`inspect`] | one direction of a connection, frame by frame: what may pass; the table of what each side is told. Pure |
 //! | [`session`] | one proxied WebSocket after its 101: its phases, limits, timers, frames of wsgate, outcome. Pure |
-//! | [`relay`] | bytes between two streams: the loop around a session, back-pressure, memory |
 //! | [`drain`] | who is closed, and when. Pure |
-//! | [`deploy`] | what is taken for a deploy, and what carries the drains out |
-//! | [`proxy`] | connections of listeners, routes, servers, the upgrade; plain requests, by Pingora |
-//! | [`tls`] | TLS toward clients and servers: certificates, verification, errors as sentences |
-//! | [`config`] | the TOML as written and what it means; errors with their place |
 //! | [`metrics`], [`log`] | every series; the log |
-//! | [`service`] | the process: its user, and what the service manager is told |
+//! | [`tls`] | TLS toward clients and servers: certificates, verification, errors as sentences |
+//! | [`transport`] | addresses, sockets, PROXY headers, TLS streams; what the kernel knows of data under way |
+//! | [`relay`] | bytes between two streams: the loop around a session, back-pressure, memory |
+//! | [`deploy`] | what is taken for a deploy, and what carries the drains out |
+//! | [`upstream`] | pools of servers: discovery, health checks, ejection, balancing |
+//! | [`edge`] | HTTP toward clients: connections, request heads, routes, the upgrade; plain requests, by Pingora |
 //! | [`admin`] | /metrics, /healthz, /readyz, /v1 |
+//! | [`config`] | the TOML as written and what it means; errors with their place |
+//! | [`service`] | the process: its user, and what the service manager is told |
 //! | [`server`] | assembly, signals, reloads, the hand-over: the only room that uses all others |
 //! | [`cli`], [`demo`] | the command line; the tour |
 //!
-//! Arrows point down: `cli -> server -> {admin, config} -> edge -> upstream -> deploy -> relay -> transport -> metrics`, and
+//! A room uses rooms above it in this table, never below: `cli -> server -> {admin, config} -> edge -> upstream -> deploy -> relay -> transport -> metrics`, and
 //! all of them to the pure rooms `session -> {inspect, limit} -> frame`, `drain`, `handshake`. `tests/rooms.rs` holds this
 //! order. Settings belong to the room that applies them.
 //!
