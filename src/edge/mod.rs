@@ -5,9 +5,9 @@
 //! | [`http`] | request heads, bodies and responses as bytes on a connection; their limits of time and size |
 //! | [`client`] | who the client is: its address behind trusted proxies, what it may have |
 //! | [`route`] | which route a request takes, and what the route needs at run time |
-//! | [`upgrade`] | an upgrade request, from its head to the relay that carries the WebSocket |
-//! | [`connections`], [`http2`] | the requests of a connection, one after another or as streams |
-//! | [`plain`] | plain requests, which Pingora serves |
+//! | `upgrade` | an upgrade request, from its head to the relay that carries the WebSocket |
+//! | [`connections`], `http2` | the requests of a connection, one after another or as streams |
+//! | `plain` | plain requests, which Pingora serves |
 //!
 //! A later row may use the rows above it; none uses the rows below it.
 

@@ -4,7 +4,6 @@
 //! - `inflation`, `workshop`: what of a direction is compressed, seen through; what all of them share for that.
 //! - [`passage`]: what a flow is told and what it tells.
 //! - [`budget`]: how much work one call may do.
-//! - [`rate`]: the tokens of a limit per second.
 //! - [`violation`]: the table of what can be wrong.
 //! - [`closing`]: the table of what each side is told in the end.
 //!
