@@ -1,11 +1,12 @@
 //! Takes the connections of the listeners: PROXY header, TLS, then one request head after another, each of which becomes a
 //! WebSocket of wsgate's own (`upgrade`) or a plain request that Pingora serves (`plain`).
 
+use crate::edge::client::identity;
 use crate::edge::http::body::Framed;
+use crate::edge::http::client_request::Downstream;
 use crate::edge::http::head::NoHead;
 use crate::edge::http::paced::Paced;
 use crate::edge::http::transfer::Transfer;
-use crate::edge::http::upgrade_request::Downstream;
 use crate::edge::http::{first_bytes, head, plain_head};
 use crate::edge::plain::ProxyApp;
 use crate::edge::route::table::{Table, Tables};
@@ -102,7 +103,9 @@ impl ConnectionHandler {
         let Some(listener) = listener.filter(|at| table.is_proxied(at)) else {
             return Some(socket);
         };
-        let why = match proxy_protocol::receive(&mut socket, &table.client).await {
+        let is_trusted = identity::is_trusted(socket.peer().map(|peer| peer.ip()), &table.client);
+        let limit = table.client.header_timeout;
+        let why = match proxy_protocol::receive(&mut socket, is_trusted, limit).await {
             Ok(source) => return Some(Box::new(socket.introduced(source))),
             Err(why) => why,
         };
@@ -266,22 +269,23 @@ impl ServerApp for ConnectionHandler {
                     Served::UpstreamResponse => return None,
                     Served::Plain(plain, its) => (stream, head) = (plain, its),
                     Served::Malformed(stream, error) => {
-                        let caller = Downstream::of(&stream);
-                        refusal::report_malformed(&table.metrics, &error.to_string(), &caller);
+                        let downstream = Downstream::of(&stream);
+                        refusal::report_malformed(&table.metrics, &error.to_string(), &downstream);
                         let answer = head::malformed(&error);
                         self.part(stream, answer, &table, without_body).await;
                         return None;
                     }
                 }
             }
-            let body = match plain_head::examine_plain(&mut head, &table).await {
-                Ok(body) => body,
-                Err(malformed) => {
-                    let answer = malformed.answer();
-                    self.refuse(stream, answer, &table, without_body).await;
-                    return None;
-                }
-            };
+            let body =
+                match plain_head::examine_plain(&mut head, table.client.max_header_size).await {
+                    Ok(body) => body,
+                    Err(malformed) => {
+                        let answer = malformed.answer();
+                        self.refuse(stream, answer, &table, without_body).await;
+                        return None;
+                    }
+                };
             let keepalive = table.client.keepalive_timeout;
             let framed = Framed::new(stream, head.split_behind(), body);
             let transfer = Transfer::new(&table.client, &table.metrics);

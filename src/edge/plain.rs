@@ -3,11 +3,12 @@
 use crate::edge::client::identity;
 use crate::edge::client::identity::{ClientAddress, Identity};
 use crate::edge::http::answer::{Answer, Refused};
+use crate::edge::http::client_request::{ClientRequest, Downstream};
 use crate::edge::http::headers;
 use crate::edge::http::headers::{AuthHeaders, Changes};
 use crate::edge::http::target::{Target, TargetError};
 use crate::edge::http::transfer::Transfer;
-use crate::edge::http::upgrade_request::{Downstream, UpgradeRequest};
+use crate::edge::refusals;
 use crate::edge::route::hash_key::hash_key;
 use crate::edge::route::table::{RoutePermit, RouteState};
 use crate::edge::route::table::{Table, Tables};
@@ -15,7 +16,6 @@ use crate::edge::settings::HeaderRules;
 use crate::edge::upgrade::access;
 use crate::edge::upgrade::refusal;
 use crate::edge::upgrade::refusal::About;
-use crate::edge::{refusals, upgrade};
 use crate::handshake;
 use crate::handshake::Refusal;
 use crate::limit::clients::{AddressPermit, Throttled};
@@ -51,15 +51,15 @@ pub struct Plain {
     /// There was no descriptor, memory or local port for a connection to one.
     exhausted: bool,
     identity: Option<Identity>,
-    vouched: AuthHeaders,
+    auth_headers: AuthHeaders,
     /// It asks for a WebSocket, and its refusal is counted and logged as one of those.
     is_attempt: bool,
     /// It was sent to a server, or may have been.
     is_sent: bool,
     /// It counts against its route,
-    ticket: Option<RoutePermit>,
+    route_permit: Option<RoutePermit>,
     /// and against its client's address, where many clients share a connection.
-    admitted: Option<Box<AddressPermit>>,
+    address_permit: Option<Box<AddressPermit>>,
     transfer: Option<Arc<Transfer>>,
 }
 
@@ -79,14 +79,18 @@ impl Plain {
             let allowed = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
             return Err(answer.with(header::ALLOW, allowed).refusing(Reason::Method));
         }
-        let mut asked = UpgradeRequest::of(head).map_err(malformed)?;
-        let caller = Downstream::of_session(session);
-        self.is_attempt = handshake::is_attempt(&asked);
-        let routed = table.route(&mut asked, &caller);
+        let mut client_request = ClientRequest::of(head).map_err(malformed)?;
+        let downstream = Downstream::of_session(session);
+        self.is_attempt = handshake::is_attempt(&client_request);
+        let routed = table.route(&mut client_request, &downstream);
         let (route, identity) = routed.inspect_err(|refused| {
             if self.is_attempt {
-                let client = table.client(&asked, &caller);
-                refusal::report(&table.metrics, refused, &About::new(&asked, None, client));
+                let client = table.client(&client_request, &downstream);
+                refusal::report(
+                    &table.metrics,
+                    refused,
+                    &About::new(&client_request, None, client),
+                );
             }
         })?;
         // Also where it is refused: the rules of the route hold for the answer.
@@ -94,15 +98,16 @@ impl Plain {
         self.identity = Some(identity);
         if self.is_attempt {
             // Those of HTTP/1.1 do not come here.
-            let refused = upgrade::refuse(&Refusal::HttpVersion);
-            let about = About::new(&asked, Some(route.name()), identity.client);
+            let refused = refusal::of_handshake(&Refusal::HttpVersion);
+            let about = About::new(&client_request, Some(route.name()), identity.client);
             refusal::report(&table.metrics, &refused, &about);
             return Err(refused);
         }
         self.count(&route, identity, head.version)?;
-        let (access, metrics) = (&route.settings.access, &route.terms.metrics);
-        self.vouched = access::admit(&asked, &caller, access, identity, metrics).await?;
-        let key = hash_key(&asked, identity.client.known(), &route.pool);
+        let (access, metrics) = (&route.settings.access, &route.context.metrics);
+        self.auth_headers =
+            access::admit(&client_request, &downstream, access, identity, metrics).await?;
+        let key = hash_key(&client_request, identity.client.known(), &route.pool);
         self.candidates = route.pool.candidates(key.as_deref());
         Ok(())
     }
@@ -121,19 +126,19 @@ impl Plain {
         version: Version,
     ) -> Result<(), Refused> {
         let throttled = |full: Throttled| full.answer().refusing(Reason::AddressLimit);
-        self.admitted = route.admit_forwarded(&identity).map_err(throttled)?;
+        self.address_permit = route.admit_forwarded(&identity).map_err(throttled)?;
         // In HTTP/1.1 the accept loop has done this.
         let direct = identity
             .peer
             .filter(|peer| !identity::is_trusted(Some(*peer), &route.client))
             .filter(|_| version == Version::HTTP_2);
         if let Some(client) = direct {
-            let (clients, now) = (&route.everybody.clients, std::time::Instant::now());
+            let (clients, now) = (&route.global_limits.clients, std::time::Instant::now());
             let spent = clients.spend(client, &route.client.per_address, now);
             spent.map_err(throttled)?;
         }
-        let ticket = RoutePermit::take(route)?;
-        self.ticket = Some(ticket);
+        let route_permit = RoutePermit::take(route)?;
+        self.route_permit = Some(route_permit);
         Ok(())
     }
 
@@ -152,7 +157,7 @@ impl Plain {
         let (Some(route), Some(transfer)) = (&self.route, &self.transfer) else {
             return Ok(());
         };
-        let buffers = &route.terms.buffers;
+        let buffers = &route.context.buffers;
         let limit = transfer.set_write_timeout(route.settings.limits.write_timeout, buffers);
         if session.is_http2() {
             // HTTP/1.1 has `Paced`, which is not unjust to what is written at once.
@@ -215,8 +220,8 @@ impl ProxyHttp for ProxyApp {
             let names = table.subject_headers().iter().map(HeaderName::as_str);
             Changes::of_request(names).apply(session.req_header_mut())?;
         }
-        let admitted = plain.admit(session, &table).await;
-        match admitted.and_then(|()| plain.apply_limits(session)) {
+        let address_permit = plain.admit(session, &table).await;
+        match address_permit.and_then(|()| plain.apply_limits(session)) {
             Ok(()) => {
                 make_origin_form(session.req_header_mut())?;
                 Ok(false)
@@ -268,7 +273,7 @@ impl ProxyHttp for ProxyApp {
         let shortage = cause.and_then(|cause| Some((Exhaustion::of(cause)?, cause)));
         let mut is_for_every_server = false;
         if let Some(route) = &plain.route {
-            let metrics = &route.terms.metrics;
+            let metrics = &route.context.metrics;
             match (
                 shortage,
                 plain.candidates.get(plain.tried),
@@ -345,16 +350,16 @@ impl ProxyHttp for ProxyApp {
             transfer.expect_body();
         }
         let settings = &route.settings;
-        let caller = Downstream::of_session(session);
-        let asked = UpgradeRequest::of(session.req_header());
-        let asked = asked
+        let downstream = Downstream::of_session(session);
+        let client_request = ClientRequest::of(session.req_header());
+        let client_request = client_request
             .map_err(|error| Error::explain(ErrorType::InvalidHTTPHeader, error.to_string()))?;
         // Routing has looked at it.
-        let host = asked.host().unwrap_or_default();
+        let host = client_request.host().unwrap_or_default();
         let mut changes = Changes::of_request(std::iter::empty());
-        identity::forwarded(&mut changes, &asked, identity, host, &caller)?;
+        identity::forwarded(&mut changes, &client_request, identity, host, &downstream)?;
         identity::set_host(&mut changes, &request.headers, host);
-        changes.vouch(settings.access.auth.as_ref(), &plain.vouched);
+        changes.vouch(settings.access.auth.as_ref(), &plain.auth_headers);
         changes.apply_rules(&settings.headers[0]);
         changes.apply(request)
     }

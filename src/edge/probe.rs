@@ -2,8 +2,8 @@
 //! `head` and the fuzz targets, which see no private room. It is not part of the interface.
 
 use crate::edge::client::identity::identify;
+use crate::edge::http::client_request::{ClientRequest, Downstream};
 use crate::edge::http::head;
-use crate::edge::http::upgrade_request::{Downstream, UpgradeRequest};
 use crate::edge::route::hash_key;
 use crate::edge::route::router::Router;
 use crate::edge::settings::Settings;
@@ -37,41 +37,49 @@ impl Probe {
         if head::end(bytes) != Some(bytes.len()) || !head::may_upgrade(bytes) {
             return Err("no upgrade request".to_owned());
         }
-        let asked = UpgradeRequest::parse(bytes).map_err(|error| error.to_string())?;
-        if !handshake::is_attempt(&asked) {
+        let client_request = ClientRequest::parse(bytes).map_err(|error| error.to_string())?;
+        if !handshake::is_attempt(&client_request) {
             return Err("no upgrade request".to_owned());
         }
-        let host = asked.host().map_err(|error| error.to_string())?;
-        let found = self.router.find(host, asked.path());
+        let host = client_request.host().map_err(|error| error.to_string())?;
+        let found = self.router.find(host, client_request.path());
         let found = found.map_err(|error| error.to_string())?;
         let route = found.and_then(|found| self.settings.routes.get(found));
         let route = route.ok_or("no route")?;
-        let caller = Downstream {
+        let downstream = Downstream {
             peer: Some([127, 0, 0, 1].into()),
             ..Downstream::default()
         };
-        let identity = identify(&caller, &asked, &self.settings.client);
-        let (line, strictness) = (asked.line(), server_handshake::strictness(route));
-        let checked = handshake::check_request(&line.method, line.version, &asked, strictness);
+        let identity = identify(&downstream, &client_request, &self.settings.client);
+        let (line, strictness) = (client_request.line(), server_handshake::strictness(route));
+        let checked =
+            handshake::check_request(&line.method, line.version, &client_request, strictness);
         let mut request = checked.map_err(|refusal| refusal.to_string())?;
-        if !handshake::origin_is_allowed(&route.allowed_origins, &asked) {
+        if !handshake::origin_is_allowed(&route.allowed_origins, &client_request) {
             return Err("this origin may not open a WebSocket here".to_owned());
         }
-        let offered = request.offer(&asked, route.compression);
+        let offered = request.offer(&client_request, route.compression);
         offered.map_err(|refusal| refusal.to_string())?;
         let wrong = |error: Box<pingora::Error>| error.to_string();
         if let Some(auth) = &route.access.auth {
-            access::question(auth, &asked, &caller, identity).map_err(wrong)?;
+            access::question(auth, &client_request, &downstream, identity).map_err(wrong)?;
         }
         for key in [
             HashKey::Path,
             HashKey::Cookie("sid".to_owned()),
             HashKey::Query("room".to_owned()),
         ] {
-            hash_key::find(&key, &asked, identity.client.known());
+            hash_key::find(&key, &client_request, identity.client.known());
         }
-        let vouched = Vec::new();
-        server_handshake::request(&asked, &caller, &request, route, identity, &vouched)
-            .map_err(wrong)
+        let auth_headers = Vec::new();
+        server_handshake::request(
+            &client_request,
+            &downstream,
+            &request,
+            route,
+            identity,
+            &auth_headers,
+        )
+        .map_err(wrong)
     }
 }

@@ -2,11 +2,11 @@
 //! log once a minute, with the number of those in between (each of them at the level `debug`).
 
 use crate::edge::client::identity::ClientAddress;
-use crate::edge::client::permit::Denied;
 use crate::edge::connections::ConnectionHandler;
 use crate::edge::http::answer::Answer;
+use crate::edge::http::client_request::Downstream;
 use crate::edge::http::first_bytes::Foreign;
-use crate::edge::http::upgrade_request::Downstream;
+use crate::edge::route::permit::Denied;
 use crate::edge::route::table::Table;
 use crate::log;
 use crate::metrics::Metrics;
@@ -94,24 +94,24 @@ impl ConnectionHandler {
     /// Ends a connection beyond a limit, before anything of it is read.
     pub(crate) async fn deny(&self, socket: Stream, denied: Denied, table: &Table) {
         let (listener, peer) = self.names(&socket);
-        let everybody = &table.everybody;
+        let global_limits = &table.global_limits;
         report_limited(&table.metrics, denied.label(), &listener, &peer);
         let listener = self.listener.as_ref();
         // Over TLS nothing can be said before the handshake, which is what costs.
         if listener.is_none_or(|listener| table.tls(listener).is_none()) {
             let answer = denied.answer();
-            Box::pin(everybody.lingering.end(socket, &answer, false)).await;
+            Box::pin(global_limits.lingering.end(socket, &answer, false)).await;
         }
     }
 
     /// Ends a connection on which something else is spoken than its listener expects.
     pub(crate) async fn refuse_foreign(&self, socket: Stream, foreign: Foreign, table: &Table) {
         let (listener, peer) = self.names(&socket);
-        let everybody = &table.everybody;
+        let global_limits = &table.global_limits;
         report_foreign(&table.metrics, foreign, &listener, &peer);
         let answer = Answer::new(StatusCode::BAD_REQUEST, foreign.to_string());
         // A client that speaks TLS is answered too: Go's says that the server speaks HTTP, OpenSSL's names a wrong version.
-        Box::pin(everybody.lingering.end(socket, &answer, false)).await;
+        Box::pin(global_limits.lingering.end(socket, &answer, false)).await;
     }
 
     /// The listener and the peer of a connection, for the log.
@@ -132,7 +132,7 @@ impl ConnectionHandler {
         without_body: bool,
     ) {
         table.metrics.request_refused(answer.status().as_str());
-        let lingering = &table.everybody.lingering;
+        let lingering = &table.global_limits.lingering;
         Box::pin(lingering.end(stream, &answer, without_body)).await;
     }
 
@@ -147,7 +147,7 @@ impl ConnectionHandler {
         let client = ClientAddress::of_peer(Downstream::of(&stream).peer);
         let (status, sentence) = (answer.status(), answer.sentence());
         report_request(&table.metrics, status, sentence, None, client);
-        let lingering = &table.everybody.lingering;
+        let lingering = &table.global_limits.lingering;
         Box::pin(lingering.end(stream, &answer, without_body)).await;
     }
 }

@@ -9,18 +9,17 @@
 
 mod buffers;
 mod handle;
-mod leg;
 mod pipe;
 mod report;
 
 pub use buffers::{Buffers, Holding, Reservation};
 pub use handle::Handle;
-pub use leg::Delivery;
 
 use crate::handshake::Deflate;
 use crate::inspect::{Block, Side};
 use crate::metrics::Metrics;
 use crate::session::{Command, Outcome, Passage, Phase, Session, Settings, Turn};
+use crate::transport::delivery::Delivery;
 use bytes::BytesMut;
 use pipe::{CHUNK, Pipe};
 use std::cell::RefCell;

@@ -1,11 +1,22 @@
 //! What the kernel knows of how much of a connection's data has arrived, and is told of how it leaves.
 
-use crate::relay::Delivery;
 use crate::transport::socket::Socket;
 use crate::transport::tls_stream::Secured;
 use pingora::protocols::{SocketDigest, Stream};
 use rustix::net::sockopt;
 use std::os::fd::AsRawFd;
+
+/// What a stream knows of what it has taken, and can do about what it takes.
+pub trait Delivery {
+    /// How many bytes the far end has acknowledged since the stream began, where that is known.
+    fn delivered(&self) -> Option<u64>;
+
+    /// Memory that it owns to keep what it has not passed on, in bytes.
+    fn memory(&self) -> usize;
+
+    /// What is written next is the last of the stream, and its end follows at once: they may travel together.
+    fn finish_with_next(&self);
+}
 
 impl Delivery for Stream {
     fn delivered(&self) -> Option<u64> {

@@ -2,7 +2,8 @@
 //! what the kernel knows of data under way. Nothing here knows HTTP or WebSocket.
 
 pub mod address;
-pub(crate) mod delivery;
+pub mod delivery;
+pub(crate) mod error_text;
 pub mod exhaustion;
 pub(crate) mod proxy_protocol;
 pub mod socket;

@@ -8,11 +8,11 @@
 use crate::deploy::{Control, Health, HealthChange};
 use crate::drain::{Cause, Selection, State};
 use crate::duration::Shown;
-use crate::edge::http::error_text::words;
 use crate::frame::close;
 use crate::handshake;
 use crate::handshake::Strictness;
 use crate::metrics::Metrics;
+use crate::transport::error_text::words;
 use crate::transport::exhaustion::ProbeError;
 use crate::transport::socket::Socket;
 use crate::upstream::settings::{Check, HealthCheck};

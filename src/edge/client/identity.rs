@@ -5,8 +5,8 @@
 
 use crate::edge::client::forwarded;
 use crate::edge::client::forwarded::MOST;
+use crate::edge::http::client_request::Downstream;
 use crate::edge::http::headers::Changes;
-use crate::edge::http::upgrade_request::Downstream;
 use crate::edge::settings::{Client, ForwardedHeader};
 use crate::handshake::Fields;
 use crate::transport::socket::Unnamed;
@@ -101,10 +101,14 @@ pub(crate) fn is_trusted(peer: Option<IpAddr>, settings: &Client) -> bool {
 }
 
 /// Who a request comes from.
-pub(crate) fn identify(caller: &Downstream, headers: &impl Fields, settings: &Client) -> Identity {
-    let peer = caller.peer;
+pub(crate) fn identify(
+    downstream: &Downstream,
+    headers: &impl Fields,
+    settings: &Client,
+) -> Identity {
+    let peer = downstream.peer;
     let is_trusted = is_trusted(peer, settings);
-    let (client, believed) = match caller.unnamed {
+    let (client, believed) = match downstream.unnamed {
         Some(Unnamed::Unknown) => (ClientAddress::Unknown, None),
         Some(Unnamed::Proxy) => (ClientAddress::of_peer(peer), None),
         None => (
@@ -174,7 +178,7 @@ pub(crate) fn forwarded<'a>(
     headers: &impl Fields,
     identity: Identity,
     host: &'a str,
-    caller: &'a Downstream,
+    downstream: &'a Downstream,
 ) -> Result<()> {
     if identity.believed != Some(ForwardedHeader::XForwardedFor) {
         changes.drop_claims();
@@ -183,12 +187,12 @@ pub(crate) fn forwarded<'a>(
     changes.remove("Proxy");
     // RFC 7239 §8.1: of two headers that say the same, one may be the client's. Servers get one.
     changes.remove("Forwarded");
-    match chain(headers, identity, caller.unnamed) {
+    match chain(headers, identity, downstream.unnamed) {
         chain if chain.is_empty() => changes.remove("X-Forwarded-For"),
         chain => changes.set("X-Forwarded-For", chain.into_bytes()),
     }
     let (scheme, claimed_host) = claims(headers, identity);
-    let seen = match caller.tls {
+    let seen = match downstream.tls {
         Some(_) => "https",
         None => "http",
     };
@@ -198,7 +202,7 @@ pub(crate) fn forwarded<'a>(
         None if host.is_empty() => changes.remove("X-Forwarded-Host"),
         None => changes.set("X-Forwarded-Host", host.as_bytes()),
     }
-    if let Some((name, subject)) = caller.tls.as_deref().and_then(tls_stream::identity) {
+    if let Some((name, subject)) = downstream.tls.as_deref().and_then(tls_stream::identity) {
         // RFC 4514 escapes what has no place in a header.
         HeaderValue::from_bytes(subject.as_bytes()).or_err(
             ErrorType::InvalidHTTPHeader,
@@ -402,13 +406,13 @@ mod tests {
     #[test]
     fn limits_count_unknown_clients_too() {
         let account = |peer_address: &str, value| {
-            let caller = peer(peer_address);
+            let downstream = peer(peer_address);
             let settings = Client {
                 trust_unix: true,
                 ..settings(XFF)
             };
             let came = headers(&[("x-forwarded-for", value)]);
-            let account = identify(&caller, &came, &settings).account();
+            let account = identify(&downstream, &came, &settings).account();
             account
                 .map(|account| account.to_string())
                 .unwrap_or_default()
@@ -423,7 +427,7 @@ mod tests {
 
     /// What a server gets of these headers.
     fn sent_headers(
-        caller: &Downstream,
+        downstream: &Downstream,
         family: ForwardedHeader,
         came: &[(&'static str, &str)],
     ) -> Vec<String> {
@@ -432,9 +436,16 @@ mod tests {
             trust_unix: true,
             ..settings(family)
         };
-        let identity = identify(caller, &headers, &settings);
+        let identity = identify(downstream, &headers, &settings);
         let mut changes = Changes::of_request(std::iter::empty());
-        forwarded(&mut changes, &headers, identity, "chat.example.com", caller).unwrap();
+        forwarded(
+            &mut changes,
+            &headers,
+            identity,
+            "chat.example.com",
+            downstream,
+        )
+        .unwrap();
         let mut written = BytesMut::new();
         let came = headers.iter();
         let came = came.map(|(name, value)| (name.as_str(), value.as_bytes()));
@@ -498,7 +509,7 @@ mod tests {
             unnamed: Some(unnamed),
             ..peer(address)
         };
-        for (caller, client, chain) in [
+        for (downstream, client, chain) in [
             (
                 unnamed("10.0.0.1", Unnamed::Unknown),
                 "unknown",
@@ -521,12 +532,12 @@ mod tests {
                 trust_unix: true,
                 ..settings(XFF)
             };
-            let identity = identify(&caller, &headers(&came), &settings);
-            assert_eq!(identity.client.to_string(), client, "{caller:?}");
-            let lines = sent_headers(&caller, XFF, &came);
+            let identity = identify(&downstream, &headers(&came), &settings);
+            assert_eq!(identity.client.to_string(), client, "{downstream:?}");
+            let lines = sent_headers(&downstream, XFF, &came);
             assert_eq!(lines[0], format!("X-Forwarded-For: {chain}"));
             let is_believed = lines.contains(&"X-Forwarded-Proto: https".to_owned());
-            assert_eq!(is_believed, caller.unnamed.is_none());
+            assert_eq!(is_believed, downstream.unnamed.is_none());
         }
     }
 

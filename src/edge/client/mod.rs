@@ -1,5 +1,4 @@
-//! Who a client is, behind the proxies that the operator trusts, and its right to one more connection.
+//! Who a client is, behind the proxies that the operator trusts.
 
 pub mod forwarded;
 pub(crate) mod identity;
-pub(crate) mod permit;

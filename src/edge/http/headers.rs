@@ -97,11 +97,11 @@ impl<'a> Changes<'a> {
     }
 
     /// What the access service vouches for, and nobody else.
-    pub fn vouch(&mut self, auth: Option<&'a Auth>, vouched: &'a AuthHeaders) {
+    pub fn vouch(&mut self, auth: Option<&'a Auth>, auth_headers: &'a AuthHeaders) {
         for name in auth.into_iter().flat_map(|auth| &auth.copy) {
             self.remove(name);
         }
-        for (name, value) in vouched {
+        for (name, value) in auth_headers {
             self.set(name.as_str(), value.as_bytes());
         }
     }

@@ -4,7 +4,7 @@
 pub(crate) mod answer;
 pub mod authority;
 pub(crate) mod body;
-pub(crate) mod error_text;
+pub(crate) mod client_request;
 pub(crate) mod first_bytes;
 pub(crate) mod head;
 pub(crate) mod headers;
@@ -15,4 +15,3 @@ pub(crate) mod plain_head;
 pub mod request_head;
 pub mod target;
 pub(crate) mod transfer;
-pub(crate) mod upgrade_request;

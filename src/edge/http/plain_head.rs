@@ -6,7 +6,6 @@
 use crate::edge::http::answer::Answer;
 use crate::edge::http::body::{Body, Chunks};
 use crate::edge::http::head::Head;
-use crate::edge::route::table::Table;
 use bytes::{BufMut, BytesMut};
 use http::{StatusCode, header};
 use httparse::{Header, Request, Status};
@@ -110,8 +109,11 @@ pub(crate) struct Examined {
 ///
 /// # Errors
 /// What is wrong with it; it asks for another protocol.
-pub(crate) async fn examine_plain(head: &mut Head, table: &Table) -> Result<Body, Malformed> {
-    match examine(head, table).await? {
+pub(crate) async fn examine_plain(
+    head: &mut Head,
+    max_header_size: usize,
+) -> Result<Body, Malformed> {
+    match examine(head, max_header_size).await? {
         examined if examined.wants_upgrade => Err(Malformed::Upgrade),
         examined => Ok(examined.body),
     }
@@ -121,8 +123,11 @@ pub(crate) async fn examine_plain(head: &mut Head, table: &Table) -> Result<Body
 ///
 /// # Errors
 /// What is wrong with the request.
-pub(crate) async fn examine(head: &mut Head, table: &Table) -> Result<Examined, Malformed> {
-    encode_target(head, table.client.max_header_size)?;
+pub(crate) async fn examine(
+    head: &mut Head,
+    max_header_size: usize,
+) -> Result<Examined, Malformed> {
+    encode_target(head, max_header_size)?;
     let (examined, is_usual) = parse(&head.bytes[..head.len])?;
     // Few are unusual, and all connections would carry the room for it.
     if !is_usual && !Box::pin(is_taken(&head.bytes[..head.len])).await {

@@ -3,6 +3,7 @@
 
 pub(crate) mod hash_key;
 pub mod path;
+pub(crate) mod permit;
 pub mod router;
 
 pub mod table;

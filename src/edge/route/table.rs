@@ -3,8 +3,8 @@
 use crate::deploy::Control;
 use crate::edge::client::identity::{ClientAddress, Identity, identify, is_trusted};
 use crate::edge::http::answer::{Answer, Refused};
+use crate::edge::http::client_request::{ClientRequest, Downstream};
 use crate::edge::http::lingering::Lingering;
-use crate::edge::http::upgrade_request::{Downstream, UpgradeRequest};
 use crate::edge::route::router::Router;
 use crate::edge::settings::{Client, Route, Settings};
 use crate::limit::clients::{AddressPermit, Clients, Throttled};
@@ -33,7 +33,7 @@ pub struct Table {
     pub(crate) metrics: Arc<Metrics>,
     router: Router,
     routes: Vec<Arc<RouteState>>,
-    pub(crate) everybody: Arc<GlobalLimits>,
+    pub(crate) global_limits: Arc<GlobalLimits>,
 }
 
 /// The table in force, which a reload replaces: a request is served by the one that it found.
@@ -102,19 +102,19 @@ impl GlobalLimits {
 /// A route at run time.
 pub(crate) struct RouteState {
     pub settings: Route,
-    pub terms: Arc<RouteContext>,
+    pub context: Arc<RouteContext>,
     pub pool: Arc<Pool>,
     pub control: Arc<Control>,
     /// WebSocket connections and plain requests under way, those from before a reload included.
     open: Arc<AtomicUsize>,
     /// How requests of clients are read, and what they may have.
     pub client: Client,
-    pub everybody: Arc<GlobalLimits>,
+    pub global_limits: Arc<GlobalLimits>,
 }
 
 impl RouteState {
     pub fn name(&self) -> &str {
-        &self.terms.route
+        &self.context.route
     }
 
     /// A WebSocket or a request under way counts against its client's address, where that is limited and its connection,
@@ -131,8 +131,11 @@ impl RouteState {
         let Some(client) = identity.account().filter(|_| is_limited) else {
             return Ok(None);
         };
-        let admitted = self.everybody.clients.admit(client, limits, Instant::now());
-        admitted.map(|admitted| Some(Box::new(admitted)))
+        let address_permit = self
+            .global_limits
+            .clients
+            .admit(client, limits, Instant::now());
+        address_permit.map(|address_permit| Some(Box::new(address_permit)))
     }
 }
 
@@ -147,14 +150,16 @@ impl Table {
         before: Option<&Table>,
     ) -> Self {
         let pools = pools.current();
-        let everybody = match before {
+        let global_limits = match before {
             None => GlobalLimits::new(metrics),
-            Some(table) => table.everybody.clone(),
+            Some(table) => table.global_limits.clone(),
         };
-        everybody.buffers.set_limit(settings.client.buffer_memory);
+        global_limits
+            .buffers
+            .set_limit(settings.client.buffer_memory);
         let state = |route: &Route| {
             metrics.add_route(&route.name);
-            let terms = RouteContext {
+            let context = RouteContext {
                 route: route.name.clone(),
                 settings: Arc::new(session::Settings {
                     rules: route.rules,
@@ -163,18 +168,18 @@ impl Table {
                     limits: route.limits,
                     epoch: Some(Instant::now()),
                 }),
-                buffers: everybody.buffers.clone(),
+                buffers: global_limits.buffers.clone(),
                 metrics: metrics.clone(),
             };
             let known = before.and_then(|table| table.named(&route.name));
             Arc::new(RouteState {
                 settings: route.clone(),
-                terms: Arc::new(terms),
+                context: Arc::new(context),
                 pool: pools[route.upstream].clone(),
                 control: control.clone(),
                 open: known.map_or_else(Arc::default, |route| route.open.clone()),
                 client: settings.client.clone(),
-                everybody: everybody.clone(),
+                global_limits: global_limits.clone(),
             })
         };
         let tls: HashMap<_, _> = settings
@@ -193,13 +198,13 @@ impl Table {
             client: settings.client.clone(),
             router: Router::new(&settings.routes),
             routes: settings.routes.iter().map(state).collect(),
-            everybody,
+            global_limits,
         }
     }
 
     /// What connections keep in memory, those of tables before this one included.
     pub fn buffers(&self) -> &Arc<Buffers> {
-        &self.everybody.buffers
+        &self.global_limits.buffers
     }
 
     /// The route of a request, and who sends it; headers that nobody may send are gone from it then.
@@ -208,15 +213,15 @@ impl Table {
     /// The answer that there is none, or that the request does not say which.
     pub(crate) fn route(
         &self,
-        asked: &mut UpgradeRequest<'_>,
-        caller: &Downstream,
+        client_request: &mut ClientRequest<'_>,
+        downstream: &Downstream,
     ) -> Result<(Arc<RouteState>, Identity), Refused> {
         let refuse = |status, sentence: String, reason| {
             let answer = Answer::new(status, sentence);
             Err(answer.refusing(reason))
         };
-        let found = match asked.host() {
-            Ok(host) => self.router.find(host, asked.path()),
+        let found = match client_request.host() {
+            Ok(host) => self.router.find(host, client_request.path()),
             Err(error) => return refuse(StatusCode::BAD_REQUEST, error.to_string(), Reason::Host),
         };
         let route = match found {
@@ -228,14 +233,18 @@ impl Table {
             return refuse(StatusCode::NOT_FOUND, sentence, Reason::NoRoute);
         };
         // Only wsgate may tell a server the subject of a client's certificate: what the client itself says there is removed.
-        asked.remove(&self.subject_headers);
-        let identity = identify(caller, asked, &self.client);
+        client_request.remove(&self.subject_headers);
+        let identity = identify(downstream, client_request, &self.client);
         Ok((route.clone(), identity))
     }
 
     /// Who sends a request for which there is no route.
-    pub(crate) fn client(&self, asked: &UpgradeRequest<'_>, caller: &Downstream) -> ClientAddress {
-        identify(caller, asked, &self.client).client
+    pub(crate) fn client(
+        &self,
+        client_request: &ClientRequest<'_>,
+        downstream: &Downstream,
+    ) -> ClientAddress {
+        identify(downstream, client_request, &self.client).client
     }
 
     /// TLS on this listener.
@@ -279,13 +288,13 @@ impl RoutePermit {
     /// The answer that the route has all that it may have.
     pub fn take(route: &Arc<RouteState>) -> Result<RoutePermit, Refused> {
         // Dropping the ticket gives the place back.
-        let ticket = RoutePermit {
+        let route_permit = RoutePermit {
             route: route.clone(),
         };
         let before = route.open.fetch_add(1, Ordering::Relaxed);
         let max = route.settings.max_connections;
         match max == 0 || before < max {
-            true => Ok(ticket),
+            true => Ok(route_permit),
             false => {
                 let answer = Answer::unavailable("all connections of this route are taken");
                 Err(answer.refusing(Reason::RouteFull))

@@ -3,15 +3,15 @@
 use crate::duration::Shown;
 use crate::edge::client::identity::{ClientAddress, Identity, forwarded, is_in};
 use crate::edge::http::answer::{Answer, Refused};
-use crate::edge::http::error_text::words;
+use crate::edge::http::client_request::{ClientRequest, Downstream};
 use crate::edge::http::headers;
 use crate::edge::http::headers::{AuthHeaders, Changes};
-use crate::edge::http::upgrade_request::{Downstream, UpgradeRequest};
 use crate::edge::settings::{Access, Auth};
 use crate::handshake;
 use crate::log;
 use crate::metrics::{Metrics, Reason};
 use crate::transport::address::Tcp;
+use crate::transport::error_text::words;
 use crate::transport::exhaustion::ProbeError;
 use crate::transport::socket::Socket;
 use crate::transport::source_addresses::Sources;
@@ -29,8 +29,8 @@ use tracing::Level;
 /// # Errors
 /// Why it does not.
 pub(crate) async fn admit(
-    asked: &UpgradeRequest<'_>,
-    caller: &Downstream,
+    client_request: &ClientRequest<'_>,
+    downstream: &Downstream,
     access: &Access,
     identity: Identity,
     metrics: &Metrics,
@@ -41,12 +41,12 @@ pub(crate) async fn admit(
         return Err(answer.refusing(Reason::Address));
     }
     if access.client_certificate
-        && !caller
+        && !downstream
             .tls
             .as_deref()
             .is_some_and(tls_stream::has_certificate)
     {
-        let sentence = match caller.tls {
+        let sentence = match downstream.tls {
             Some(_) => "a client certificate is required here, and none was shown",
             None => "a client certificate is required here, and this connection is not over TLS",
         };
@@ -57,9 +57,9 @@ pub(crate) async fn admit(
         return Ok(Vec::new());
     };
     // Few routes ask, and the requests of all would carry the room for it.
-    let asking = Box::pin(ask(auth, asked, caller, identity));
+    let asking = Box::pin(ask(auth, client_request, downstream, identity));
     match timeout(auth.timeout, asking).await {
-        Ok(Ok(Verdict::Pass(vouched))) => Ok(vouched),
+        Ok(Ok(Verdict::Pass(auth_headers))) => Ok(auth_headers),
         Ok(Ok(Verdict::Refuse(head, body))) => Err(Refused::by_access(head, body)),
         Ok(Err(ProbeError::Exhausted(shortage, error))) => {
             shortage.report(metrics, &error);
@@ -110,14 +110,14 @@ const MAX_BODY: usize = 64 << 10;
 
 async fn ask(
     auth: &Auth,
-    asked: &UpgradeRequest<'_>,
-    caller: &Downstream,
+    client_request: &ClientRequest<'_>,
+    downstream: &Downstream,
     identity: Identity,
 ) -> Result<Verdict, ProbeError> {
     let wrong = |error: Box<pingora::Error>| words(&error);
     let socket = Socket::connect(&auth.address, Tcp::OFF, &Sources::default()).await?;
     let mut service = HttpSession::new(Box::new(socket));
-    let request = question(auth, asked, caller, identity).map_err(wrong)?;
+    let request = question(auth, client_request, downstream, identity).map_err(wrong)?;
     service
         .write_request_header(Box::new(request))
         .await
@@ -126,12 +126,12 @@ async fn ask(
     let head = service.resp_header().cloned();
     let head = head.ok_or_else(|| "no answer".to_owned())?;
     if head.status.is_success() {
-        let vouched = auth.copy.iter().filter_map(|name| {
+        let auth_headers = auth.copy.iter().filter_map(|name| {
             let name: HeaderName = name.parse().ok()?;
             let value = head.headers.get(&name)?.clone();
             Some((name, value))
         });
-        return Ok(Verdict::Pass(vouched.collect()));
+        return Ok(Verdict::Pass(auth_headers.collect()));
     }
     if !matches!(
         head.status,
@@ -157,27 +157,30 @@ async fn ask(
 /// The request that is asked about, without what belongs to this hop, its handshake and its body.
 pub(crate) fn question(
     auth: &Auth,
-    asked: &UpgradeRequest<'_>,
-    caller: &Downstream,
+    client_request: &ClientRequest<'_>,
+    downstream: &Downstream,
     identity: Identity,
 ) -> pingora::Result<RequestHeader> {
     let mut request = RequestHeader::build(Method::GET, auth.path.as_bytes(), None)?;
     request.set_version(Version::HTTP_11);
-    let mut changes = Changes::of_request(handshake::hop_by_hop(asked));
-    for (name, value) in asked.fields().filter(|(name, _)| is_asked(name)) {
+    let mut changes = Changes::of_request(handshake::hop_by_hop(client_request));
+    for (name, value) in client_request.fields().filter(|(name, _)| is_asked(name)) {
         request.append_header(name.to_owned(), value)?;
     }
     changes.set("Host", auth.host.as_bytes());
     changes.set("Connection", &b"close"[..]);
     forwarded(
         &mut changes,
-        asked,
+        client_request,
         identity,
-        asked.host().unwrap_or_default(),
-        caller,
+        client_request.host().unwrap_or_default(),
+        downstream,
     )?;
-    changes.set("X-Original-Method", asked.line().method.as_str().as_bytes());
-    changes.set("X-Original-URI", asked.target());
+    changes.set(
+        "X-Original-Method",
+        client_request.line().method.as_str().as_bytes(),
+    );
+    changes.set("X-Original-URI", client_request.target());
     changes.apply(&mut request)?;
     Ok(request)
 }

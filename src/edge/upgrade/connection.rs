@@ -4,7 +4,7 @@ use crate::deploy::Enrolled;
 use crate::drain;
 use crate::drain::Place;
 use crate::edge::client::identity::ClientAddress;
-use crate::edge::client::permit::TunnelPermit;
+use crate::edge::route::permit::TunnelPermit;
 use crate::edge::route::table::RouteState;
 use crate::edge::upgrade::server_close;
 use crate::inspect::Side;
@@ -83,11 +83,14 @@ impl Connection {
         let route = self.permit.route();
         self.tell_server(outcome, peer);
         match outcome.cause {
-            Cause::Drained { source } => route.terms.metrics.drained(source),
+            Cause::Drained { source } => route.context.metrics.drained(source),
             Cause::ServerRestarts { .. } => {
                 if outcome.client_close.is_some() {
                     enrolled.handle_return();
-                    route.terms.metrics.drained(drain::Cause::Upstream.label());
+                    route
+                        .context
+                        .metrics
+                        .drained(drain::Cause::Upstream.label());
                 }
                 server_close::handle_close(route, &self.server, outcome);
             }
@@ -95,7 +98,7 @@ impl Connection {
                 if outcome.client_close.is_some() =>
             {
                 enrolled.handle_return();
-                route.terms.metrics.drained(drain::Cause::Crash.label());
+                route.context.metrics.drained(drain::Cause::Crash.label());
             }
             Cause::Violation { .. }
             | Cause::Closed { .. }
@@ -107,7 +110,7 @@ impl Connection {
         drop(enrolled);
         self.log(outcome, peer);
         route
-            .terms
+            .context
             .metrics
             .connection_ended(route.name(), self.started.elapsed());
     }
@@ -123,7 +126,7 @@ impl Connection {
         let end_began = outcome.end_began.unwrap_or_else(Instant::now);
         let age = end_began.saturating_duration_since(self.started);
         let (end, whose) = (session_end(outcome, age), client_network(route, client));
-        let (server, metrics) = (self.server.server(), &route.terms.metrics);
+        let (server, metrics) = (self.server.server(), &route.context.metrics);
         route
             .pool
             .handle_end(server, end, whose, self.started, metrics);

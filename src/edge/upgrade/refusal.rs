@@ -5,13 +5,16 @@
 //! servers, is a warning, written once a minute per route and reason with the number of those in between (each of them at the level `debug`).
 
 use crate::edge::client::identity::ClientAddress;
-use crate::edge::http::answer::Refused;
+use crate::edge::http::answer::{Answer, Refused};
+use crate::edge::http::client_request::{ClientRequest, Downstream};
 use crate::edge::http::head::NoHead;
-use crate::edge::http::upgrade_request::{Downstream, UpgradeRequest};
+use crate::handshake;
 use crate::handshake::Refusal;
 use crate::log;
 use crate::log::Excerpt;
 use crate::metrics::{Fault, Metrics, Reason};
+use crate::upstream::Unreachable;
+use http::{StatusCode, header};
 use pingora::protocols::Stream;
 use std::net::IpAddr;
 use tracing::Level;
@@ -33,15 +36,15 @@ pub(crate) struct About<'a> {
 
 impl<'a> About<'a> {
     pub fn new(
-        asked: &'a UpgradeRequest<'_>,
+        client_request: &'a ClientRequest<'_>,
         route: Option<&'a str>,
         client: ClientAddress,
     ) -> Self {
         About {
             route,
             client,
-            host: asked.host_as_it_came(),
-            path: asked.path(),
+            host: client_request.host_as_it_came(),
+            path: client_request.path(),
         }
     }
 
@@ -89,8 +92,8 @@ pub(crate) fn report_unread(metrics: &Metrics, why: &NoHead, stream: &Stream) {
 }
 
 /// The same for one whose head is no HTTP.
-pub(crate) fn report_malformed(metrics: &Metrics, sentence: &str, caller: &Downstream) {
-    let about = About::unread(caller.peer);
+pub(crate) fn report_malformed(metrics: &Metrics, sentence: &str, downstream: &Downstream) {
+    let about = About::unread(downstream.peer);
     report_as(metrics, REQUEST, Reason::Malformed, 400, sentence, &about);
 }
 
@@ -155,4 +158,33 @@ pub(crate) const fn reason(refusal: &Refusal) -> Reason {
         | Refusal::TooManyConnectionNames
         | Refusal::LongConnectionName => Reason::Tokens,
     }
+}
+
+/// The answer to a request that is not a correct handshake.
+pub(crate) fn of_handshake(refusal: &Refusal) -> Refused {
+    let mut answer = Answer::new(refusal.status(), refusal.to_string());
+    if matches!(refusal, Refusal::OtherVersion | Refusal::MissingVersion) {
+        // RFC 6455 §4.4.
+        answer = answer.with(header::SEC_WEBSOCKET_VERSION, handshake::VERSION);
+    }
+    answer.refusing(reason(refusal))
+}
+
+/// The answer where no server took the connection.
+pub(crate) fn not_connected(unreachable: &Unreachable) -> Refused {
+    if unreachable.none_taking {
+        Answer::unavailable("no server takes connections now").refusing(Reason::NoServer)
+    } else if unreachable.exhausted {
+        Answer::exhausted().refusing(Reason::Exhausted)
+    } else if unreachable.timed_out {
+        timed_out().refusing(Reason::ConnectTimedOut)
+    } else {
+        let answer = Answer::new(StatusCode::BAD_GATEWAY, "no server can be reached");
+        answer.refusing(Reason::Unreachable)
+    }
+}
+
+/// The answer where a server took too long.
+pub(crate) fn timed_out() -> Answer {
+    Answer::new(StatusCode::GATEWAY_TIMEOUT, "no server answered in time")
 }

@@ -25,7 +25,7 @@ pub(crate) fn handle_close(route: &RouteState, server: &ServerPermit, outcome: &
     if control.handle_close(place, &name, close) != Suspicion::Probe {
         return;
     }
-    let (server, metrics) = (server.server().clone(), route.terms.metrics.clone());
+    let (server, metrics) = (server.server().clone(), route.context.metrics.clone());
     tokio::spawn(async move {
         let health = pool.members().settings.health.clone().unwrap_or_default();
         let answered =

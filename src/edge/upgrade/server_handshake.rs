@@ -4,9 +4,9 @@
 //! to the client. Any other answer, one that the parser does not take included, is Pingora's to read: it may have a body.
 
 use crate::edge::client::identity::{Identity, forwarded, set_host};
+use crate::edge::http::client_request::{ClientRequest, Downstream};
 use crate::edge::http::head;
 use crate::edge::http::headers::{AuthHeaders, Changes};
-use crate::edge::http::upgrade_request::{Downstream, UpgradeRequest};
 use crate::edge::settings::Route;
 use crate::handshake;
 use crate::handshake::{Agreed, Fields, InvalidUpgradeResponse, Request, Strictness};
@@ -47,14 +47,14 @@ pub(crate) struct Switched {
 /// # Errors
 /// What came or is known of the client cannot stand in a request.
 pub(crate) fn request(
-    came: &UpgradeRequest<'_>,
-    caller: &Downstream,
-    asked: &Request,
+    came: &ClientRequest<'_>,
+    downstream: &Downstream,
+    checked: &Request,
     route: &Route,
     identity: Identity,
-    vouched: &AuthHeaders,
+    auth_headers: &AuthHeaders,
 ) -> Result<BytesMut> {
-    let extensions = asked.extensions();
+    let extensions = checked.extensions();
     let mut changes = Changes::of_request(handshake::hop_by_hop(came));
     // Only what can be inspected is offered.
     changes.remove("Sec-WebSocket-Extensions");
@@ -65,9 +65,9 @@ pub(crate) fn request(
     changes.add("Upgrade", &b"websocket"[..]);
     // Routing has looked at it.
     let host = came.host().unwrap_or_default();
-    forwarded(&mut changes, came, identity, host, caller)?;
+    forwarded(&mut changes, came, identity, host, downstream)?;
     set_host(&mut changes, came, host);
-    changes.vouch(route.access.auth.as_ref(), vouched);
+    changes.vouch(route.access.auth.as_ref(), auth_headers);
     changes.apply_rules(&route.headers[0]);
 
     // Nearly all need no second allocation.
@@ -87,7 +87,7 @@ pub(crate) fn request(
 pub(crate) async fn exchange(
     mut socket: Socket,
     request: BytesMut,
-    asked: &Request,
+    checked: &Request,
     route: &Route,
 ) -> Result<UpstreamResponse> {
     let writing = async {
@@ -107,7 +107,7 @@ pub(crate) async fn exchange(
         }
         let mut from = had.saturating_sub(3);
         while head::end(&came[from..]).is_some() {
-            match read(&came, asked, route) {
+            match read(&came, checked, route) {
                 Read::Interim(len) => {
                     let _ = came.split_to(len);
                     from = 0;
@@ -160,7 +160,7 @@ pub(crate) fn strictness(route: &Route) -> Strictness {
     }
 }
 
-fn read(came: &[u8], asked: &Request, route: &Route) -> Read {
+fn read(came: &[u8], checked: &Request, route: &Route) -> Read {
     let mut headers = [const { MaybeUninit::uninit() }; MAX_HEADERS];
     let mut answer = Response::new(&mut []);
     let mut config = ParserConfig::default();
@@ -170,9 +170,9 @@ fn read(came: &[u8], asked: &Request, route: &Route) -> Read {
     match (parsed, answer.code) {
         (Ok(Status::Complete(len)), Some(101)) => {
             let headers = Lines(answer.headers);
-            match handshake::check_switch(asked, &headers, strictness(route)) {
+            match handshake::check_switch(checked, &headers, strictness(route)) {
                 Ok(agreed) => {
-                    let head = switch(&headers, asked, &agreed, route);
+                    let head = switch(&headers, checked, &agreed, route);
                     Read::Switch(Box::new((agreed, head, len)))
                 }
                 Err(bad) => Read::Bad(bad),
@@ -202,7 +202,7 @@ async fn read_otherwise(socket: Socket, came: BytesMut) -> Result<UpstreamRespon
 }
 
 /// The server's 101 as the client gets it.
-fn switch(headers: &Lines<'_>, asked: &Request, agreed: &Agreed, route: &Route) -> BytesMut {
+fn switch(headers: &Lines<'_>, checked: &Request, agreed: &Agreed, route: &Route) -> BytesMut {
     let mut changes = Changes::of_response(handshake::hop_by_hop(headers));
     // RFC 9110 §8.6, RFC 9112 §6.1: not in a 101, where a client might take them for the framing of what follows.
     changes.remove("Content-Length");
@@ -214,7 +214,7 @@ fn switch(headers: &Lines<'_>, asked: &Request, agreed: &Agreed, route: &Route) 
     changes.apply_rules(&route.headers[1]);
     changes.add("Upgrade", &b"websocket"[..]);
     changes.add("Connection", &b"Upgrade"[..]);
-    changes.set("Sec-WebSocket-Accept", asked.accept().as_bytes());
+    changes.set("Sec-WebSocket-Accept", checked.accept().as_bytes());
     let mut head = BytesMut::with_capacity(512);
     head.put_slice(b"HTTP/1.1 101 Switching Protocols\r\n");
     let came = headers.0.iter().map(|line| (line.name, line.value));

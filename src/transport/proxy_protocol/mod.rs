@@ -5,13 +5,12 @@
 
 mod header;
 
-use crate::edge::client::identity;
-use crate::edge::settings::Client;
 pub(crate) use crate::transport::proxy_protocol::header::Source;
 use crate::transport::proxy_protocol::header::{Malformed, parse};
 use crate::transport::socket::Socket;
 use std::fmt;
 use std::io;
+use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 
@@ -58,13 +57,19 @@ impl fmt::Display for Refused {
     }
 }
 
-/// Reads the header: for whom the connection is.
-pub(crate) async fn receive(socket: &mut Socket, settings: &Client) -> Result<Source, Refused> {
-    let peer = socket.peer().map(|peer| peer.ip());
-    if !identity::is_trusted(peer, settings) {
+/// Reads the PROXY header of a connection, which says whose the connection is. Only a trusted peer may send one.
+///
+/// # Errors
+/// Why the connection is refused; nothing is read from a peer that is not trusted.
+pub(crate) async fn receive(
+    socket: &mut Socket,
+    is_trusted: bool,
+    limit: Duration,
+) -> Result<Source, Refused> {
+    if !is_trusted {
         return Err(Refused::Untrusted);
     }
-    let source = timeout(settings.header_timeout, read(socket)).await;
+    let source = timeout(limit, read(socket)).await;
     source.map_err(|_| Refused::TimedOut)?
 }
 

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub(crate) struct Permit {
     /// `None` once a tunnel has the place.
-    everybody: Option<Arc<GlobalLimits>>,
+    global_limits: Option<Arc<GlobalLimits>>,
     /// The connection counts against the address of its client, where that is limited. Those of trusted proxies, which carry
     /// many clients, do not.
     address: Option<Box<AddressPermit>>,
@@ -23,7 +23,7 @@ pub(crate) struct Permit {
 /// The same of a connection that is a tunnel. It says nothing twice, as each idle WebSocket has one.
 pub(crate) struct TunnelPermit {
     /// The place among all connections as well: it is the same `everybody`, whatever a reload made of the routes.
-    ticket: RoutePermit,
+    route_permit: RoutePermit,
     /// As in [`Permit`]; that of the WebSocket, where a trusted proxy speaks for its client.
     _address: Option<Box<AddressPermit>>,
 }
@@ -44,22 +44,22 @@ impl Table {
     /// The limit that is reached.
     pub(crate) fn permit(&self, peer: Option<IpAddr>) -> Result<Permit, Denied> {
         let client = &self.client;
-        if !self.everybody.open_one(client.max_connections) {
+        if !self.global_limits.open_one(client.max_connections) {
             return Err(Denied::All);
         }
         // Dropping the permit gives the place back.
         let mut permit = Permit {
-            everybody: Some(self.everybody.clone()),
+            global_limits: Some(self.global_limits.clone()),
             address: None,
         };
         let limits = &client.per_address;
         let direct = peer.filter(|_| limits.is_some() && !identity::is_trusted(peer, client));
         if let Some(address) = direct {
-            let admitted = self
-                .everybody
+            let address_permit = self
+                .global_limits
                 .clients
                 .admit(address, limits, Instant::now());
-            permit.address = Some(Box::new(admitted.map_err(Denied::Address)?));
+            permit.address = Some(Box::new(address_permit.map_err(Denied::Address)?));
         }
         Ok(permit)
     }
@@ -73,7 +73,7 @@ impl Permit {
     pub fn handle_request(&self, table: &Table) -> Result<(), Denied> {
         let limits = &table.client.per_address;
         match &self.address {
-            Some(admitted) => admitted
+            Some(address_permit) => address_permit
                 .spend(limits, Instant::now())
                 .map_err(Denied::Address),
             None => Ok(()),
@@ -83,34 +83,34 @@ impl Permit {
     /// The connection is a tunnel of a route; `admitted` is its client behind a trusted proxy.
     pub fn into_tunnel(
         mut self,
-        ticket: RoutePermit,
-        admitted: Option<Box<AddressPermit>>,
+        route_permit: RoutePermit,
+        address_permit: Option<Box<AddressPermit>>,
     ) -> TunnelPermit {
-        self.everybody = None;
+        self.global_limits = None;
         TunnelPermit {
-            ticket,
-            _address: admitted.or(self.address.take()),
+            route_permit,
+            _address: address_permit.or(self.address.take()),
         }
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        if let Some(everybody) = &self.everybody {
-            everybody.close_one();
+        if let Some(global_limits) = &self.global_limits {
+            global_limits.close_one();
         }
     }
 }
 
 impl TunnelPermit {
     pub fn route(&self) -> &Arc<RouteState> {
-        &self.ticket.route
+        &self.route_permit.route
     }
 }
 
 impl Drop for TunnelPermit {
     fn drop(&mut self) {
-        self.route().everybody.close_one();
+        self.route().global_limits.close_one();
     }
 }
 

@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 /// The head of a request. It is not copied: every new connection comes by here.
 #[derive(Debug)]
-pub(crate) struct UpgradeRequest<'a> {
+pub(crate) struct ClientRequest<'a> {
     line: Line,
     target: Target<'a>,
     /// The host of an absolute target or of `:authority`.
@@ -34,14 +34,14 @@ pub(crate) struct Line {
     pub version: Version,
 }
 
-impl<'a> UpgradeRequest<'a> {
+impl<'a> ClientRequest<'a> {
     /// Reads a complete head of HTTP/1, without anything behind it.
     ///
     /// # Errors
     /// It is none.
     pub fn parse(head: &'a [u8]) -> Result<Self, HeadError> {
         let head = RequestHead::parse(head)?;
-        Ok(UpgradeRequest {
+        Ok(ClientRequest {
             line: Line {
                 method: head.method,
                 version: head.version,
@@ -67,7 +67,7 @@ impl<'a> UpgradeRequest<'a> {
         let target = Target::parse(head.raw_path())?;
         let authority = head.uri.authority();
         let authority = authority.map(|authority| authority.as_str().as_bytes());
-        Ok(UpgradeRequest {
+        Ok(ClientRequest {
             fields: match head.has_case() {
                 true => written.collect(),
                 false => lower.collect(),
@@ -133,7 +133,7 @@ impl<'a> UpgradeRequest<'a> {
     }
 }
 
-impl Fields for UpgradeRequest<'_> {
+impl Fields for ClientRequest<'_> {
     fn lines(&self, name: HeaderName) -> impl Iterator<Item = &[u8]> {
         let fields = self.fields.iter();
         let fields = fields.filter(move |(field, _)| field.eq_ignore_ascii_case(name.as_str()));
@@ -199,16 +199,22 @@ mod tests {
             "*",
         ] {
             let head = format!("GET {target} HTTP/1.1\r\nHOST: a:1\r\nX-a: b\r\nx-A:c\r\n\r\n");
-            let asked = UpgradeRequest::parse(head.as_bytes()).unwrap();
+            let client_request = ClientRequest::parse(head.as_bytes()).unwrap();
             let mut read = RequestHeader::build("GET", target.as_bytes(), None).unwrap();
             for (name, value) in [("HOST", "a:1"), ("X-a", "b"), ("x-A", "c")] {
                 read.append_header(name, value).unwrap();
             }
-            let other = UpgradeRequest::of(&read).unwrap();
-            assert_eq!(asked.target(), other.target());
-            assert_eq!((asked.path(), asked.query()), (other.path(), other.query()));
-            assert_eq!((asked.host(), other.host()), (Ok("a:1"), Ok("a:1")));
-            let fields: Vec<_> = asked.fields().collect();
+            let other = ClientRequest::of(&read).unwrap();
+            assert_eq!(client_request.target(), other.target());
+            assert_eq!(
+                (client_request.path(), client_request.query()),
+                (other.path(), other.query())
+            );
+            assert_eq!(
+                (client_request.host(), other.host()),
+                (Ok("a:1"), Ok("a:1"))
+            );
+            let fields: Vec<_> = client_request.fields().collect();
             assert_eq!(fields, other.fields().collect::<Vec<_>>());
         }
     }

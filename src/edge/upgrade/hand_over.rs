@@ -1,0 +1,83 @@
+//! The last stage of an upgrade: the client gets its 101, and both connections go to a relay.
+
+use crate::deploy::Enrolled;
+use crate::edge::client::identity::ClientAddress;
+use crate::edge::route::permit::Permit;
+use crate::edge::route::table::RouteState;
+use crate::edge::upgrade::connection::Connection;
+use crate::edge::upgrade::server_handshake::Switched;
+use crate::edge::upgrade::stages::{Permits, note_handshake};
+use crate::metrics::Handshake;
+use crate::relay::Relay;
+use crate::upstream::{ClientNetwork, ServerPermit};
+use bytes::BytesMut;
+use pingora::protocols::Stream;
+use std::time::Instant;
+use tokio::io::AsyncWriteExt;
+
+/// Both halves of the handshake are done but for what the client is told.
+pub(crate) struct Tunnel {
+    pub switched: Box<Switched>,
+    pub enrolled: Enrolled,
+    pub permits: Permits,
+    /// The client's address, where it is not that of the peer.
+    pub client: Option<ClientAddress>,
+    pub network: ClientNetwork,
+    pub server: ServerPermit,
+    pub protocol: Option<Box<str>>,
+    /// When the request was complete.
+    pub began: Instant,
+}
+
+impl Tunnel {
+    /// Tells the client, and begins to relay; `behind` came behind its request.
+    pub async fn open(
+        self: Box<Self>,
+        mut client: Stream,
+        behind: BytesMut,
+        permit: &mut Option<Permit>,
+    ) {
+        let switched = *self.switched;
+        let writing = async {
+            client.write_all(&switched.head).await?;
+            client.flush().await
+        };
+        let written = writing.await;
+        let route = self.permits.route.route.clone();
+        if let Err(error) = written {
+            tracing::debug!(route = route.name(), %error, "client left during the handshake");
+            self.server.handle_answer(self.network);
+            count(&route, Handshake::Abandoned, self.began);
+            return;
+        }
+        let Some(permit) = permit.take() else {
+            // Each connection has one until it is a tunnel.
+            return;
+        };
+        let connection = Connection {
+            permit: permit.into_tunnel(self.permits.route, self.permits.address),
+            client: self.client,
+            server: self.server,
+            protocol: self.protocol,
+            started: Instant::now(),
+        };
+        let relay = Relay::new(
+            route.context.clone(),
+            self.enrolled.handle().clone(),
+            switched.agreed.deflate,
+            (client, behind),
+            (switched.socket, switched.behind),
+        );
+        route.context.metrics.connection_opened(route.name());
+        connection
+            .server
+            .handle_open(self.network, connection.started);
+        tokio::spawn(connection.run(relay, self.enrolled));
+        count(&route, Handshake::Ok, self.began);
+    }
+}
+
+fn count(route: &RouteState, counted: Handshake, started: Instant) {
+    route.context.metrics.handshake(route.name(), counted);
+    note_handshake(route, counted, started);
+}

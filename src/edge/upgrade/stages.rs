@@ -1,0 +1,354 @@
+//! The stages of an upgrade request: route and identity, handshake, permits, access, the request for the server, the connect,
+//! the exchange of handshakes, the verification of the server's answer. `upgrade` calls them in this order.
+//!
+//! What is cheap and decides alone stands before what costs: no permit is taken for a malformed handshake, the access service is
+//! asked only for a request that has its permits, and no server is connected to for a request that the access service refuses.
+
+use crate::deploy::Enrolled;
+use crate::drain;
+use crate::duration::Shown;
+use crate::edge::client::identity::Identity;
+use crate::edge::http::answer::{Answer, Refused};
+use crate::edge::http::client_request::{ClientRequest, Downstream};
+use crate::edge::http::headers;
+use crate::edge::http::headers::AuthHeaders;
+use crate::edge::route::hash_key::hash_key;
+use crate::edge::route::table::{RoutePermit, RouteState, Tables};
+use crate::edge::upgrade::access;
+use crate::edge::upgrade::connection::{client_network, place};
+use crate::edge::upgrade::hand_over::Tunnel;
+use crate::edge::upgrade::refusal;
+use crate::edge::upgrade::refusal::About;
+use crate::edge::upgrade::server_handshake;
+use crate::edge::upgrade::server_handshake::{Switched, UpstreamResponse};
+use crate::handshake;
+use crate::handshake::{Fields, Violation};
+use crate::limit::clients::AddressPermit;
+use crate::log::Excerpt;
+use crate::metrics::{Handshake, Reason};
+use crate::transport::error_text::words;
+use crate::transport::socket::Socket;
+use crate::upstream::{ClientNetwork, EjectionReason, ServerPermit};
+use bytes::BytesMut;
+use http::{StatusCode, header};
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::time::timeout;
+
+/// An upgrade request whose route is known. Every stage reads it.
+pub(crate) struct Attempt<'a> {
+    request: ClientRequest<'a>,
+    downstream: &'a Downstream,
+    route: Arc<RouteState>,
+    identity: Identity,
+    /// When the request was complete.
+    began: Instant,
+}
+
+/// What an upgrade takes of the limits of its client and its route. Dropping it gives that back.
+pub(crate) struct Permits {
+    pub route: RoutePermit,
+    /// `None` where the connection of the client is counted itself, or where addresses have no limits.
+    pub address: Option<Box<AddressPermit>>,
+}
+
+/// A connection to a server, before anything is sent on it.
+pub(crate) struct Connected {
+    socket: Socket,
+    server: ServerPermit,
+    /// When the connect began.
+    began: Instant,
+}
+
+/// A server that answered the handshake with a 101 which is right.
+pub(crate) struct Answered {
+    switched: Box<Switched>,
+    server: ServerPermit,
+    /// The connection in the roster of the drains.
+    enrolled: Enrolled,
+}
+
+impl<'a> Attempt<'a> {
+    /// Finds the route of the request, and who the client is.
+    ///
+    /// # Errors
+    /// There is no route, or the request does not say which; counted and logged.
+    pub fn find_route(
+        tables: &Tables,
+        mut request: ClientRequest<'a>,
+        downstream: &'a Downstream,
+    ) -> Result<Self, Refused> {
+        let began = Instant::now();
+        let table = tables.current();
+        let found = table.route(&mut request, downstream);
+        let (route, identity) = found.inspect_err(|refused| {
+            let client = table.client(&request, downstream);
+            refusal::report(&table.metrics, refused, &About::new(&request, None, client));
+        })?;
+        Ok(Attempt {
+            request,
+            downstream,
+            route,
+            identity,
+            began,
+        })
+    }
+
+    /// The request is a handshake of RFC 6455 §4.2.1, from an origin that the route allows.
+    ///
+    /// # Errors
+    /// 400, 403, 405 or 426.
+    pub fn check_handshake(&self) -> Result<handshake::Request, Refused> {
+        let (request, settings) = (&self.request, &self.route.settings);
+        let line = request.line();
+        let strictness = server_handshake::strictness(settings);
+        let checked = handshake::check_request(&line.method, line.version, request, strictness);
+        let mut checked = checked.map_err(|wrong| refusal::of_handshake(&wrong))?;
+        if !handshake::origin_is_allowed(&settings.allowed_origins, request) {
+            let sentence = "this origin may not open a WebSocket here";
+            let answer = Answer::new(StatusCode::FORBIDDEN, sentence);
+            let origin = request.lines(header::ORIGIN).next().unwrap_or_default();
+            // In quotes: text of the client must not look like a field of the log line.
+            let detail = format!("it is \"{}\"", Excerpt(origin, 100));
+            return Err(answer.refusing(Reason::Origin).because(detail));
+        }
+        let offered = checked.offer(request, settings.compression);
+        offered.map_err(|wrong| refusal::of_handshake(&wrong))?;
+        Ok(checked)
+    }
+
+    /// Counts the upgrade against its client's address, the memory of all connections, and its route.
+    ///
+    /// # Errors
+    /// 429 or 503 with Retry-After.
+    pub fn take_permits(&self) -> Result<Permits, Refused> {
+        let route = &self.route;
+        let address = route.admit_forwarded(&self.identity);
+        let address = address.map_err(|full| full.answer().refusing(Reason::AddressLimit))?;
+        if route.global_limits.lacks_memory() {
+            let answer = Answer::unavailable("all memory for slow connections is taken");
+            return Err(answer.refusing(Reason::Memory));
+        }
+        Ok(Permits {
+            route: RoutePermit::take(route)?,
+            address,
+        })
+    }
+
+    /// The route serves this client: by its address, its certificate, and the access service.
+    ///
+    /// # Errors
+    /// 403, the access service's own answer, or 503 where the service fails.
+    pub async fn check_access(&self) -> Result<AuthHeaders, Refused> {
+        let (access, metrics) = (&self.route.settings.access, &self.route.context.metrics);
+        access::admit(
+            &self.request,
+            self.downstream,
+            access,
+            self.identity,
+            metrics,
+        )
+        .await
+    }
+
+    /// The request head that a server gets.
+    ///
+    /// # Errors
+    /// 400 where the target or the certificate's subject holds characters that cannot be sent to a server.
+    pub fn write_request(
+        &self,
+        checked: &handshake::Request,
+        auth_headers: &AuthHeaders,
+    ) -> Result<BytesMut, Refused> {
+        let head = server_handshake::request(
+            &self.request,
+            self.downstream,
+            checked,
+            &self.route.settings,
+            self.identity,
+            auth_headers,
+        );
+        let head = head.map_err(|error| {
+            tracing::debug!(%error, "a request cannot be passed on");
+            let sentence = "the request target, or the client certificate's subject, holds characters that cannot be sent to a server";
+            Answer::new(StatusCode::BAD_REQUEST, sentence).refusing(Reason::Unsendable)
+        })?;
+        self.observe(checked.violations());
+        Ok(head)
+    }
+
+    /// A connection to a server of the route's upstream.
+    ///
+    /// # Errors
+    /// 502, 503 or 504.
+    pub async fn connect(&self) -> Result<Connected, Refused> {
+        let began = Instant::now();
+        let pool = &self.route.pool;
+        let key = hash_key(&self.request, self.identity.client.known(), pool);
+        let connected = pool
+            .connect(key.as_deref(), &self.route.context.metrics)
+            .await;
+        let (socket, server) =
+            connected.map_err(|unreachable| refusal::not_connected(&unreachable))?;
+        Ok(Connected {
+            socket,
+            server,
+            began,
+        })
+    }
+
+    /// Sends the request and reads the server's answer.
+    ///
+    /// # Errors
+    /// 502 or 504 where there is no answer, or a wrong one; otherwise the server's own answer.
+    pub async fn exchange(
+        &self,
+        checked: &handshake::Request,
+        request_head: BytesMut,
+        connected: Connected,
+    ) -> Result<Answered, Refused> {
+        let Connected {
+            socket,
+            server,
+            began,
+        } = connected;
+        let (pool, metrics) = (&self.route.pool, &self.route.context.metrics);
+        let enrolled = self.enroll(&server);
+        let settings = &self.route.settings;
+        let exchange = server_handshake::exchange(socket, request_head, checked, settings);
+        let at = || format!("server {} of upstream {}", server.address, pool.name);
+        let failed = |reason| {
+            pool.handle_failure(server.server(), reason, self.network(), began, metrics);
+        };
+        let limit = pool.members().settings.handshake_timeout;
+        let answered = match timeout(limit, exchange).await {
+            Ok(Ok(answered)) => answered,
+            Ok(Err(error)) => {
+                failed(EjectionReason::NoAnswer);
+                let sentence = "the server ended the connection instead of answering";
+                let answer = Answer::new(StatusCode::BAD_GATEWAY, sentence);
+                let detail = format!("{}: {}", at(), words(&error));
+                return Err(answer.refusing(Reason::NoAnswer).because(detail));
+            }
+            Err(_) => {
+                // The client may have asked for something slow.
+                server.handle_doubt();
+                let detail = format!("{}, after {}", at(), Shown(limit));
+                let answer = refusal::timed_out();
+                return Err(answer.refusing(Reason::AnswerTimedOut).because(detail));
+            }
+        };
+        metrics.upstream_answered(began.elapsed());
+        match answered {
+            UpstreamResponse::Switched(switched) => Ok(Answered {
+                switched,
+                server,
+                enrolled,
+            }),
+            UpstreamResponse::Bad(bad) => {
+                server.handle_doubt();
+                let sentence = format!("the server's handshake is wrong: {bad}");
+                let answer = Answer::new(StatusCode::BAD_GATEWAY, sentence);
+                let refused = answer.refusing(Reason::InvalidUpgradeResponse);
+                Err(refused.because(at()))
+            }
+            UpstreamResponse::Otherwise(mut head, session) => {
+                match head.status {
+                    StatusCode::BAD_GATEWAY
+                    | StatusCode::SERVICE_UNAVAILABLE
+                    | StatusCode::GATEWAY_TIMEOUT => failed(EjectionReason::GatewayError),
+                    // A client can cause any other 5xx at will, by a path whose handler crashes.
+                    status if status.is_server_error() => {}
+                    _ => server.handle_answer(self.network()),
+                }
+                headers::end_hop(&mut head);
+                let limit = pool.members().settings.read_timeout;
+                Err(Refused::by_server(head, session, limit).because(at()))
+            }
+        }
+    }
+
+    /// Puts the connection into the roster before the server has answered, so that a drain which begins meanwhile finds it.
+    fn enroll(&self, server: &ServerPermit) -> Enrolled {
+        let route = &self.route;
+        let place = place(route, server);
+        let enrolled = route.control.enroll(place, route.settings.max_age);
+        if !route.pool.is_taking(server) {
+            // The drain began while the connection was made.
+            let cause = if server.is_drained() {
+                drain::Cause::Operator
+            } else {
+                server.left_by().unwrap_or(drain::Cause::Health)
+            };
+            enrolled.handle().drain(cause.label());
+        }
+        enrolled
+    }
+
+    /// Both handshakes are done, but for the 101 that the client gets.
+    pub fn verify_answer(
+        &self,
+        answered: Answered,
+        permits: Permits,
+    ) -> Result<Box<Tunnel>, Refused> {
+        let mut switched = answered.switched;
+        self.observe(switched.agreed.violation.as_slice());
+        let protocol = switched.agreed.protocol.take();
+        Ok(Box::new(Tunnel {
+            enrolled: answered.enrolled,
+            permits,
+            client: self.identity.behind_peer(),
+            network: self.network(),
+            server: answered.server,
+            protocol: protocol.map(String::into_boxed_str),
+            switched,
+            began: self.began,
+        }))
+    }
+
+    /// Counts and logs a refusal. The answer takes the header rules of the route.
+    pub fn refuse(&self, refused: Refused) -> Refused {
+        let route = &self.route;
+        let about = About::new(&self.request, Some(route.name()), self.identity.client);
+        refusal::report(&route.context.metrics, &refused, &about);
+        note_handshake(route, refused.reason.result(), self.began);
+        refused.under(Some(&route.settings.headers[1]))
+    }
+
+    /// The network of the client's address, by which failures of one client are told from those of several.
+    fn network(&self) -> ClientNetwork {
+        client_network(&self.route, self.identity.client.known())
+    }
+
+    /// Counts and logs rules of the handshake that are broken and passed on (`mode = "observe"`).
+    fn observe(&self, violations: &[Violation]) {
+        let (metrics, route) = (&self.route.context.metrics, self.route.name());
+        for violation in violations {
+            let (side, kind) = (violation.side().label(), violation.label());
+            metrics.handshake_violation(side, kind);
+            tracing::warn!(route, side, kind, %violation, "handshake violation observed");
+        }
+    }
+}
+
+/// Tells the drains how long servers take for their handshakes.
+pub(crate) fn note_handshake(route: &RouteState, counted: Handshake, started: Instant) {
+    let answered = match counted {
+        Handshake::Ok => true,
+        Handshake::InvalidUpgradeResponse | Handshake::Unreachable | Handshake::TimedOut => false,
+        // These say nothing of the servers.
+        Handshake::BadRequest
+        | Handshake::Forbidden
+        | Handshake::Throttled
+        | Handshake::Unchecked
+        | Handshake::Full
+        | Handshake::QueueTimeout
+        | Handshake::Declined
+        | Handshake::Abandoned => return,
+    };
+    let pool = &route.pool;
+    let took = started.elapsed();
+    route
+        .control
+        .handle_upgrade(pool.index, &pool.name, took, answered);
+}
