@@ -11,9 +11,9 @@
 //! | [`frame`] | the wire: headers, masks, UTF-8, deflate, Close frames. Bytes in, values out |
 //! | [`handshake`] | the opening handshake: a request and a 101. Pure |
 //! | [`limit`] | token buckets, and what one client address may have. Pure |
+//! | [`drain`] | who is closed, and when. Pure |
 //! | [`inspect`] | one direction of a connection, frame by frame: what may pass; the table of what each side is told. Pure |
 //! | [`session`] | one proxied WebSocket after its 101: its phases, limits, timers, frames of wsgate, outcome. Pure |
-//! | [`drain`] | who is closed, and when. Pure |
 //! | [`metrics`], [`log`] | every series; the log |
 //! | [`tls`] | TLS toward clients and servers: certificates, verification, errors as sentences |
 //! | [`transport`] | addresses, sockets, PROXY headers, TLS streams; what the kernel knows of data under way |
@@ -28,7 +28,7 @@
 //! | [`cli`], [`demo`] | the command line; the tour |
 //!
 //! A room uses rooms above it in this table, never below: `cli -> server -> {admin, config} -> edge -> upstream -> deploy -> relay -> transport -> metrics`, and
-//! all of them to the pure rooms `session -> {inspect, limit} -> frame`, `drain`, `handshake`. `tests/rooms.rs` holds this
+//! all of them to the pure rooms `session -> inspect -> {drain, limit, handshake, frame}`. `tests/rooms.rs` holds this
 //! order. Settings belong to the room that applies them.
 //!
 //! # Five trips

@@ -6,6 +6,7 @@ mod reason;
 
 pub use reason::{Fault, Reason};
 
+use crate::drain;
 use crate::inspect::{Compressed, Kind, Side, Tally};
 use prometheus::{
     Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec,
@@ -551,7 +552,8 @@ impl Metrics {
     }
 
     /// A drain begins, at a pace that was raised or not.
-    pub fn drain_begins(&self, cause: &'static str, raised: bool) {
+    pub fn drain_begins(&self, cause: drain::Cause, raised: bool) {
+        let cause = cause.label();
         self.drains.with_label_values(&[cause]).inc();
         self.drains_raised
             .with_label_values(&[cause])
@@ -638,8 +640,8 @@ impl Metrics {
     }
 
     /// A client was told to reconnect, for this cause.
-    pub fn drained(&self, cause: &'static str) {
-        self.drained.with_label_values(&[cause]).inc();
+    pub fn drained(&self, cause: drain::Cause) {
+        self.drained.with_label_values(&[cause.label()]).inc();
     }
 
     /// How many drains are under way, how many connections they have not told yet, and how many they tell per second.
@@ -927,7 +929,7 @@ mod tests {
         metrics.upstream_answered(Duration::from_millis(2));
         metrics.connection_opened("chat");
         metrics.connection_ended("chat", Duration::from_secs(2));
-        metrics.drained("operator");
+        metrics.drained(drain::Cause::Operator);
         metrics.draining(1, 7, 0.0);
         let held = metrics.queue("a");
         metrics.violation(Side::Client, Kind::TextNotUtf8);

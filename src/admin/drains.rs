@@ -16,7 +16,7 @@
 //! `{"server": "10.0.0.5:9000", "over": "30s", "rate": 200, "deadline": "60s", "dry_run": true}`.
 
 use super::names;
-use crate::deploy::Control;
+use crate::deploy::{self, Control, Trigger};
 use crate::drain::{Cause, DrainId, Pace, Progress, Selection, State, Terms};
 use crate::duration;
 use crate::metrics::ServerFigures;
@@ -63,28 +63,22 @@ struct Target {
 }
 
 impl Target {
+    fn trigger(&self, cause: Cause) -> Trigger {
+        let target = match &self.server {
+            Some(server) => deploy::Target::Server(self.pool.server_id(server)),
+            None => deploy::Target::Upstream(self.pool.id()),
+        };
+        Trigger { cause, target }
+    }
+
     fn selection(&self) -> Selection {
-        let upstream = self.pool.index;
-        match &self.server {
-            Some(server) => Selection::Server {
-                upstream,
-                server: server.number,
-            },
-            None => Selection::Upstream { upstream },
-        }
+        self.trigger(Cause::Operator).target.selection()
     }
 
     fn servers(&self) -> Vec<Arc<Server>> {
         match &self.server {
             Some(server) => vec![server.clone()],
             None => self.pool.members().servers.clone(),
-        }
-    }
-
-    fn name(&self) -> String {
-        match &self.server {
-            Some(server) => format!("{} {}", self.pool.name, server.address),
-            None => self.pool.name.clone(),
         }
     }
 }
@@ -181,9 +175,7 @@ impl Drains {
                 ));
             }
         }
-        let id = self
-            .control
-            .start(target.selection(), &target.name(), terms, cause);
+        let id = self.control.start_on(target.trigger(cause), terms);
         let drain = self
             .control
             .progress(id)

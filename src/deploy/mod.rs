@@ -6,9 +6,11 @@
 mod health;
 pub(crate) mod load_shedder;
 mod restart;
+mod trigger;
 
 pub use health::{Health, HealthChange, Thresholds};
 pub use restart::{RestartThreshold, ServerClose, Suspicion};
+pub use trigger::{ServerId, Target, Trigger, UpstreamId};
 
 use crate::drain::{
     Cause, Conductor, DrainId, Forecast, MemberId, Order, Pace, Place, Progress, Selection, State,
@@ -67,7 +69,7 @@ pub struct Control {
     /// What logs call those drains whose end was not logged yet.
     names: Mutex<BTreeMap<DrainId, String>>,
     /// Why everybody is told who connects from now on, once wsgate ends.
-    ending: OnceLock<&'static str>,
+    ending: OnceLock<Cause>,
     settings: RwLock<Settings>,
     metrics: Arc<Metrics>,
 }
@@ -154,8 +156,8 @@ impl Control {
             }
             member
         };
-        if let Some(source) = self.ending.get() {
-            handle.drain(source);
+        if let Some(cause) = self.ending.get() {
+            handle.drain(*cause);
         }
         Enrolled {
             control: self.clone(),
@@ -167,7 +169,7 @@ impl Control {
 
     /// Whoever connects from now on is told to reconnect as soon as it is connected: wsgate ends.
     pub fn end(&self, cause: Cause) {
-        let _ = self.ending.set(cause.label());
+        let _ = self.ending.set(cause);
     }
 
     /// The last call: who was told of a drain, or is to be told of a crash, waits for nothing any more.
@@ -191,57 +193,64 @@ impl Control {
         self.hurry();
     }
 
-    /// A server, called so by logs, has closed a connection that is still enrolled. Where it has to be probed, the caller does
-    /// that, and tells by [`Control::handle_probe`].
-    pub fn handle_close(&self, place: Place, name: &str, close: ServerClose) -> Suspicion {
-        let server = (place.upstream, place.server);
+    /// A server has closed a connection that is still enrolled. Where the server has to be probed, the caller does that, and
+    /// reports by [`Control::handle_probe`].
+    pub fn handle_close(&self, server: &ServerId, close: ServerClose) -> Suspicion {
+        let key = (server.upstream.number, server.number);
         let threshold = self.settings().restart;
-        let left = self.count(selection_of(place)).saturating_sub(1);
+        let selection = Target::Server(server.clone()).selection();
+        let others = self.count(selection).saturating_sub(1);
         let now = Instant::now();
         let suspicion = self
             .restarts()
-            .handle_close(server, left, close, now, threshold);
+            .handle_close(key, others, close, now, threshold);
         if suspicion == Suspicion::Restart {
-            self.drain_restarting(place, name);
+            self.drain_restarting(server);
         }
         suspicion
     }
 
     /// A server that had to be probed has answered, or not.
-    pub fn handle_probe(&self, place: Place, name: &str, answered: bool) {
-        let server = (place.upstream, place.server);
+    pub fn handle_probe(&self, server: &ServerId, answered: bool) {
+        let key = (server.upstream.number, server.number);
         let (threshold, now) = (self.settings().restart, Instant::now());
-        let is_restart = self
-            .restarts()
-            .handle_probe(server, answered, now, threshold);
+        let is_restart = self.restarts().handle_probe(key, answered, now, threshold);
         if is_restart {
-            self.drain_restarting(place, name);
+            self.drain_restarting(server);
         } else if answered {
             tracing::info!(
-                server = name,
+                %server,
                 "server closed connections with 1001 or 1012 and still answers: its other clients stay"
             );
         }
     }
 
-    fn drain_restarting(&self, place: Place, name: &str) {
-        let terms = self.settings().terms;
-        self.start(selection_of(place), name, terms, Cause::Upstream);
+    fn drain_restarting(&self, server: &ServerId) {
+        self.start(Trigger {
+            cause: Cause::Upstream,
+            target: Target::Server(server.clone()),
+        });
     }
 
-    /// Begins to drain; `name` is what logs call the selection.
-    pub fn start(&self, selection: Selection, name: &str, terms: Terms, cause: Cause) -> DrainId {
+    /// Begins to drain what the trigger concerns, on the terms of the settings.
+    pub fn start(&self, trigger: Trigger) -> DrainId {
+        self.start_on(trigger, self.settings().terms)
+    }
+
+    /// Begins to drain what the trigger concerns, on these terms.
+    pub fn start_on(&self, trigger: Trigger, terms: Terms) -> DrainId {
+        let (cause, name) = (trigger.cause, trigger.target.to_string());
         let (id, progress) = {
             let mut conductor = self.lock();
+            let selection = trigger.target.selection();
             let id = conductor.start(selection, terms, cause, Instant::now());
             self.busy.store(true, Ordering::Relaxed);
             (id, conductor.progress(id, Instant::now()))
         };
         if let Some(progress) = progress {
-            let joined = self.names().insert(id, name.to_owned()).is_some();
+            let joined = self.names().insert(id, name.clone()).is_some();
             let (connections, raised) = (progress.total, progress.raised);
             let (drain, deadline) = (id.number(), Shown(terms.deadline_in_force()));
-            let cause = cause.label();
             if joined {
                 tracing::info!(drain, selection = name, connections, "drain joined");
             } else {
@@ -249,7 +258,7 @@ impl Control {
                 tracing::info!(
                     drain,
                     selection = name,
-                    cause,
+                    cause = cause.label(),
                     connections,
                     %deadline,
                     "drain begins"
@@ -314,7 +323,7 @@ impl Control {
                 (due, conductor.next_wake())
             };
             for (_, handle, cause) in due {
-                handle.drain(cause.label());
+                handle.drain(cause);
             }
             self.report();
             match wake {
@@ -403,22 +412,26 @@ impl Control {
     }
 }
 
-/// The connections of the server there.
-fn selection_of(place: Place) -> Selection {
-    Selection::Server {
-        upstream: place.upstream,
-        server: place.server,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::transport::address::Address;
 
     const ACTIVE: ServerClose = ServerClose {
         silent: Duration::ZERO,
         ago: Duration::ZERO,
     };
+
+    fn server_id() -> ServerId {
+        ServerId {
+            upstream: UpstreamId {
+                number: 0,
+                name: "a".to_owned(),
+            },
+            number: 0,
+            address: Address::Tcp(([127, 0, 0, 1], 9000).into()),
+        }
+    }
 
     #[tokio::test]
     async fn a_server_that_says_it_restarts_is_drained() {
@@ -429,7 +442,7 @@ mod tests {
             generation: 0,
         };
         let members = [0, 0, 0, 0, 1].map(|server| control.enroll(place(server), Duration::ZERO));
-        let close = || control.handle_close(place(0), "a", ACTIVE);
+        let close = || control.handle_close(&server_id(), ACTIVE);
         assert_eq!([close(), close()], [Suspicion::None; 2]);
         assert_eq!(control.drains().len(), 0);
         assert_eq!(
@@ -456,11 +469,11 @@ mod tests {
         let members: Vec<_> = (0..20)
             .map(|_| control.enroll(place, Duration::ZERO))
             .collect();
-        let close = || control.handle_close(place, "a", ACTIVE);
+        let close = || control.handle_close(&server_id(), ACTIVE);
         assert_eq!([close(), close(), close()].last(), Some(&Suspicion::Probe));
-        control.handle_probe(place, "a", true);
+        control.handle_probe(&server_id(), true);
         assert_eq!((close(), control.drains().len()), (Suspicion::None, 0));
-        control.handle_probe(place, "a", false);
+        control.handle_probe(&server_id(), false);
         assert_eq!(control.drains().len(), 0, "nobody had to ask again yet");
         drop(members);
     }
@@ -480,7 +493,13 @@ mod tests {
             pace: Pace::Over(Duration::ZERO),
             ..Settings::default().terms
         };
-        let drain = control.start(Selection::Everything, "everything", terms, Cause::Shutdown);
+        let drain = control.start_on(
+            Trigger {
+                cause: Cause::Shutdown,
+                target: Target::Everything,
+            },
+            terms,
+        );
         let conducting = tokio::spawn({
             let control = control.clone();
             async move { control.conduct().await }

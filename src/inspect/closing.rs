@@ -1,6 +1,7 @@
 //! The end of a connection: what each side is told, by cause. One table, [`orders`].
 
 use super::{Side, Violation};
+use crate::drain;
 use crate::frame::close;
 use std::time::Duration;
 
@@ -79,8 +80,8 @@ pub enum Cause {
     },
     /// The connection is drained: a deploy, an operator, the end of wsgate itself.
     Drained {
-        /// What logs call the reason.
-        source: &'static str,
+        /// Why.
+        by: drain::Cause,
     },
     /// A side is gone without a Close: end of stream, an error of its socket, or no answer to a Ping.
     Vanished {
@@ -306,7 +307,9 @@ mod tests {
     #[test]
     fn a_drain_is_a_restart_to_the_client_and_1001_to_the_upstream() {
         let policy = Policy::default();
-        let cause = Cause::Drained { source: "operator" };
+        let cause = Cause::Drained {
+            by: drain::Cause::Operator,
+        };
         assert_eq!(codes(cause, &policy), (Some(1012), Some(1001)));
     }
 
@@ -321,7 +324,9 @@ mod tests {
         for cause in [
             by(Side::Server),
             Cause::ServerRestarts { code: 1012 },
-            Cause::Drained { source: "operator" },
+            Cause::Drained {
+                by: drain::Cause::Operator,
+            },
             Cause::Vanished { by: Side::Server },
             Cause::Idle,
             Cause::Overload,

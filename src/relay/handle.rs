@@ -1,6 +1,7 @@
 //! What holds on to a relay from outside, to have its connection ended.
 
 use super::Holding;
+use crate::drain;
 use atomic_waker::AtomicWaker;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,7 +13,7 @@ use std::task::Waker;
 /// All that the outside and the relay share. Looking at it costs the relay a few atomic operations per poll.
 #[derive(Debug, Default)]
 pub struct Handle {
-    source: OnceLock<&'static str>,
+    drain: OnceLock<drain::Cause>,
     /// Nothing may be waited for any more.
     hurried: AtomicBool,
     /// What it keeps is wanted back.
@@ -24,9 +25,9 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Ends the connection; `source` is what logs call the reason. Only the first call counts.
-    pub fn drain(&self, source: &'static str) {
-        if self.source.set(source).is_ok() {
+    /// Ends the connection for this cause. Only the first call counts.
+    pub fn drain(&self, cause: drain::Cause) {
+        if self.drain.set(cause).is_ok() {
             self.wake();
         }
     }
@@ -67,11 +68,11 @@ impl Handle {
         self.waker.wake();
     }
 
-    /// The source, once there is one. From now on this waker is the one that is woken.
-    pub(super) fn poll_drain(&self, waker: &Waker) -> Option<&'static str> {
+    /// Why the connection is drained, once it is. From now on this waker is the one that is woken.
+    pub(super) fn poll_drain(&self, waker: &Waker) -> Option<drain::Cause> {
         // Registered before anything is looked at: what is stored later wakes it.
         self.waker.register(waker);
-        self.source.get().copied()
+        self.drain.get().copied()
     }
 
     pub(super) fn is_hurried(&self) -> bool {

@@ -180,8 +180,8 @@ impl State {
         if self.handle.is_hurried() && !self.session.is_hurried() {
             self.session.handle_command(Command::Hurry, now);
         }
-        if let (Some(source), Phase::Open) = (drain, self.session.phase()) {
-            self.session.handle_command(Command::Drain(source), now);
+        if let (Some(cause), Phase::Open) = (drain, self.session.phase()) {
+            self.session.handle_command(Command::Drain(cause), now);
         }
         if self.handle.is_shed() && self.session.phase().cause().is_none() {
             let [from_client, from_server] =

@@ -7,6 +7,7 @@ mod stall;
 mod turns;
 
 use super::*;
+use crate::drain;
 use crate::frame::header;
 use crate::frame::header::MAX_LEN;
 use crate::frame::mask::Mask;
@@ -546,7 +547,7 @@ async fn the_end_follows_the_close_of_who_broke_a_rule() {
         let mut world = World::new(terms(Rules::default()));
         match sent {
             Some(sent) => world.send(Side::Server, &sent).await,
-            None => world.handle.drain("operator"),
+            None => world.handle.drain(drain::Cause::Operator),
         }
         let head = world.receive(Side::Client, 2).await;
         world.receive(Side::Client, usize::from(head[1])).await;
@@ -709,7 +710,7 @@ async fn waiting_for_an_end_is_no_work() {
         .await;
     world.receive(Side::Client, 8).await;
     let last = frame(Side::Server, 0x80, b"last");
-    world.handle.drain("operator");
+    world.handle.drain(drain::Cause::Operator);
     world.send(Side::Server, &last[..4]).await;
     quiet().await;
     world.send(Side::Server, &last[4..]).await;
@@ -833,8 +834,8 @@ async fn quiet() {
 async fn a_drain_of_an_idle_connection() {
     let mut world = World::new(terms(Rules::default()));
     quiet().await;
-    world.handle.drain("operator");
-    world.handle.drain("twice is once");
+    world.handle.drain(drain::Cause::Operator);
+    world.handle.drain(drain::Cause::Deploy);
     let mut told = vec![0; 2 + 2 + "service restart; retry-after-ms=1000".len()];
     world
         .end(Side::Client)
@@ -860,7 +861,12 @@ async fn a_drain_of_an_idle_connection() {
         .collect();
     assert_eq!(payloads[..2], [&b"under way"[..], b"and this"]);
     assert_eq!(upstream.code(), Some(1001));
-    assert_eq!(outcome.cause, Cause::Drained { source: "operator" });
+    assert_eq!(
+        outcome.cause,
+        Cause::Drained {
+            by: drain::Cause::Operator
+        }
+    );
     assert!(!outcome.timed_out);
 }
 
@@ -878,7 +884,7 @@ async fn a_drain_waits_for_the_end_of_the_message() {
         let mut world = World::new(terms(Rules::default()));
         world.send(Side::Server, &message[..cut]).await;
         quiet().await;
-        world.handle.drain("deploy");
+        world.handle.drain(drain::Cause::Deploy);
         quiet().await;
         world
             .send(Side::Server, &[&message[cut..], &after].concat())
@@ -903,7 +909,7 @@ async fn a_message_that_does_not_end_has_its_grace() {
         .send(Side::Server, &frame(Side::Server, 0x01, b"first fragment"))
         .await;
     quiet().await;
-    world.handle.drain("deploy");
+    world.handle.drain(drain::Cause::Deploy);
     let (client, _, outcome) = world.wind_up().await;
     assert_eq!(client.code(), Some(1012), "at the end of the frame, then");
     assert!(started.elapsed() >= Duration::from_secs(5));
@@ -918,7 +924,7 @@ async fn a_server_that_restarts_gets_what_was_on_its_way() {
         let mut world = World::new(terms(Rules::default()));
         quiet().await;
         if drained {
-            world.handle.drain("operator");
+            world.handle.drain(drain::Cause::Operator);
             quiet().await;
         }
         world
@@ -955,7 +961,7 @@ async fn a_last_call_waits_for_nothing_but_the_frame() {
         .send(Side::Server, &frame(Side::Server, 0x01, b"first fragment"))
         .await;
     quiet().await;
-    world.handle.drain("shutdown");
+    world.handle.drain(drain::Cause::Shutdown);
     quiet().await;
     world.handle.hurry();
     let (client, _, outcome) = world.wind_up().await;
@@ -966,7 +972,7 @@ async fn a_last_call_waits_for_nothing_but_the_frame() {
         let mut world = World::new(terms(Rules::default()));
         world.vanish(Side::Server);
         quiet().await;
-        world.handle.drain("shutdown");
+        world.handle.drain(drain::Cause::Shutdown);
         world.handle.hurry();
         let (client, _, _) = world.wind_up().await;
         assert_eq!(client.code(), Some(1012));
@@ -979,7 +985,7 @@ async fn a_last_call_waits_for_nothing_but_the_frame() {
 async fn a_drain_ends_without_answers() {
     let mut world = World::new(terms(Rules::default()));
     quiet().await;
-    world.handle.drain("deploy");
+    world.handle.drain(drain::Cause::Deploy);
     let client = world.client.take();
     let upstream = tokio::spawn(answering(world.upstream.take(), Side::Server));
     let outcome = world.relay.await.expect("no panic");
@@ -993,7 +999,7 @@ async fn a_drain_ends_without_answers() {
 
     let mut world = World::new(terms(Rules::default()));
     quiet().await;
-    world.handle.drain("deploy");
+    world.handle.drain(drain::Cause::Deploy);
     let silent = world.upstream.take();
     let (client, _, outcome) = world.wind_up().await;
     assert_eq!(client.code(), Some(1012));
@@ -1004,7 +1010,7 @@ async fn a_drain_ends_without_answers() {
 #[tokio::test(start_paused = true)]
 async fn a_drain_before_the_first_poll_and_after_the_end() {
     let world = World::new(terms(Rules::default()));
-    world.handle.drain("deploy");
+    world.handle.drain(drain::Cause::Deploy);
     let (client, _, _) = world.wind_up().await;
     assert_eq!(client.code(), Some(1012));
 
@@ -1013,7 +1019,7 @@ async fn a_drain_before_the_first_poll_and_after_the_end() {
         .send(Side::Client, &close_frame(Side::Client, 1000, ""))
         .await;
     world.receive(Side::Server, 8).await;
-    world.handle.drain("deploy");
+    world.handle.drain(drain::Cause::Deploy);
     world
         .send(Side::Server, &close_frame(Side::Server, 1000, ""))
         .await;

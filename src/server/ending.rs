@@ -3,7 +3,7 @@
 use super::handover;
 use super::listening::Listeners;
 use crate::admin::Admin;
-use crate::deploy::{Control, Settings};
+use crate::deploy::{Control, Settings, Target, Trigger};
 use crate::drain::{Cause, Pace, Selection, Terms};
 use crate::edge::connections::ConnectionHandler;
 use crate::service;
@@ -97,8 +97,13 @@ impl Ending {
             deadline: spread,
             ..settings.terms
         };
-        self.control
-            .start(Selection::Everything, "everything", terms, Cause::Shutdown);
+        self.control.start_on(
+            Trigger {
+                cause: Cause::Shutdown,
+                target: Target::Everything,
+            },
+            terms,
+        );
         let all_gone = async {
             self.gate.app().idle().await;
             self.control.empty().await;

@@ -7,6 +7,7 @@ use super::rare::EndBegan;
 use super::timers::Timer;
 use super::writing::{CloseDue, Writing};
 use super::{ControlFrame, Event, SIDES, Session};
+use crate::drain;
 use crate::frame::close;
 use crate::inspect::Side;
 use crate::inspect::closing;
@@ -139,11 +140,11 @@ impl Session {
         }
     }
 
-    pub(super) fn drain(&mut self, source: &'static str, now: Instant) {
+    pub(super) fn drain(&mut self, cause: drain::Cause, now: Instant) {
         if self.phase != Phase::Open {
             return;
         }
-        self.phase.advance(Phase::DrainDue { source });
+        self.phase.advance(Phase::DrainDue { cause });
         let grace = match self.is_hurried() {
             true => Duration::ZERO,
             false => self.settings.closing.message_grace,
@@ -172,7 +173,7 @@ impl Session {
     /// The client is told of a restart now, at the end of the frame under way.
     pub(super) fn handle_restart_due(&mut self, now: Instant) {
         match self.phase {
-            Phase::DrainDue { source } => self.end(Cause::Drained { source }, now),
+            Phase::DrainDue { cause } => self.end(Cause::Drained { by: cause }, now),
             Phase::Absorbing { cause } => {
                 let orders = self.orders(&cause);
                 self.arm_close(now);
@@ -217,12 +218,12 @@ impl Session {
 
     /// Begins the drain that waits for it, if no message toward the client is under way.
     fn drain_at_message_boundary(&mut self, now: Instant) {
-        let Phase::DrainDue { source } = self.phase else {
+        let Phase::DrainDue { cause } = self.phase else {
             return;
         };
         let flow = &self.inbound[Side::Server as usize].flow;
         if flow.message_boundary().is_some() {
-            self.end(Cause::Drained { source }, now);
+            self.end(Cause::Drained { by: cause }, now);
         }
     }
 

@@ -31,6 +31,7 @@ pub use liveness::Liveness;
 pub use phase::Phase;
 pub use turn::Turn;
 
+use crate::drain;
 use crate::handshake::Deflate;
 use crate::inspect::closing::{Cause, Policy};
 use crate::inspect::{Block, Rules, Side, Violation};
@@ -128,7 +129,7 @@ pub struct Session {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Tell the client to reconnect, at a message boundary; what logs call the reason.
-    Drain(&'static str),
+    Drain(drain::Cause),
     /// Wait for nothing any more: whatever the client is still to be told is told at the end of the frame under way.
     Hurry,
     /// Give up the memory that this connection keeps: 1013. The side that reads too slowly.
@@ -342,7 +343,7 @@ impl Session {
     /// The outside asks for something.
     pub fn handle_command(&mut self, command: Command, now: Instant) {
         match command {
-            Command::Drain(source) => self.drain(source, now),
+            Command::Drain(cause) => self.drain(cause, now),
             Command::Hurry => {
                 self.rare().hurried = true;
                 self.hurry(now);

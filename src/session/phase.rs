@@ -13,6 +13,7 @@
 //!                         Overtime ----> Done      (every phase goes to Done as soon as both sides are done)
 //! ```
 
+use crate::drain;
 use crate::inspect::closing::Cause;
 
 /// Where a session is in its life. It only moves forward: each phase comes before those that are declared after it.
@@ -23,7 +24,7 @@ pub enum Phase {
     /// The client is to be told to reconnect as soon as no message toward it is under way.
     DrainDue {
         /// What logs call the reason.
-        source: &'static str,
+        cause: drain::Cause,
     },
     /// The server is gone; the client is told in its turn, and not read before that.
     Absorbing {

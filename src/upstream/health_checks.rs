@@ -5,8 +5,8 @@
 //! handshake itself, over the same sockets. When enough checks were against a server is
 //! [`deploy::Health`](crate::deploy::Health)'s to say.
 
-use crate::deploy::{Control, Health, HealthChange};
-use crate::drain::{Cause, Selection, State};
+use crate::deploy::{Control, Health, HealthChange, Target, Trigger};
+use crate::drain::{Cause, State};
 use crate::duration::Shown;
 use crate::frame::close;
 use crate::handshake;
@@ -155,9 +155,7 @@ impl HealthChecker {
                 && old != new
             {
                 tracing::info!(upstream, %server, old, new, "server was deployed anew");
-                let terms = self.control.settings().terms;
-                self.control
-                    .start(self.selection(), &self.name(), terms, Cause::Deploy);
+                self.control.start(self.trigger(Cause::Deploy));
             }
             // Not all gateways and servers in step.
             let jitter = rand::thread_rng().gen_range(0.9..LATEST);
@@ -165,15 +163,11 @@ impl HealthChecker {
         }
     }
 
-    fn selection(&self) -> Selection {
-        Selection::Server {
-            upstream: self.pool.index,
-            server: self.server.number,
+    fn trigger(&self, cause: Cause) -> Trigger {
+        Trigger {
+            cause,
+            target: Target::Server(self.pool.server_id(&self.server)),
         }
-    }
-
-    fn name(&self) -> String {
-        format!("{} {}", self.pool.name, self.server.address)
     }
 
     /// Its clients go as soon as another server can take them: as long as there is none, they are better off where they
@@ -181,19 +175,19 @@ impl HealthChecker {
     fn drain_once_ready(&self) -> JoinHandle<()> {
         let (pool, server, control) =
             (self.pool.clone(), self.server.clone(), self.control.clone());
-        let (selection, name) = (self.selection(), self.name());
+        let trigger = self.trigger(Cause::Health);
         tokio::spawn(async move {
             pool.ready(Some(&server)).await;
-            let terms = control.settings().terms;
-            control.start(selection, &name, terms, Cause::Health);
+            control.start(trigger);
         })
     }
 
     /// It is back: who is still connected stays.
     fn cancel(&self) {
+        let selection = self.trigger(Cause::Health).target.selection();
         for (id, progress) in self.control.drains() {
             let is_ours = progress.cause == Cause::Health
-                && progress.selection == self.selection()
+                && progress.selection == selection
                 && progress.state == State::Running;
             if is_ours {
                 self.control.cancel(id);

@@ -19,6 +19,7 @@ pub use crate::upstream::pools::{Departure, Pools};
 pub use crate::upstream::removed::RemovedServers;
 pub use crate::upstream::server::{HealthStatus, Server, ServerPermit, State};
 
+use crate::deploy::{ServerId, UpstreamId};
 use crate::duration::Shown;
 use crate::log;
 use crate::metrics::{Metrics, QueueEnd};
@@ -156,6 +157,23 @@ impl Pool {
         };
         pool.update(settings);
         pool
+    }
+
+    /// The pool as drains and operators know it.
+    pub fn id(&self) -> UpstreamId {
+        UpstreamId {
+            number: self.index,
+            name: self.name.clone(),
+        }
+    }
+
+    /// One of its servers as drains and operators know it.
+    pub fn server_id(&self, server: &Server) -> ServerId {
+        ServerId {
+            upstream: self.id(),
+            number: server.number,
+            address: server.address.clone(),
+        }
     }
 
     /// As the configuration has it now.

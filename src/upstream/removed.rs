@@ -1,15 +1,14 @@
-//! What a configuration, or a name, has left behind: it serves until others can, and is drained then.
+//! Servers that a configuration, or discovery, does not have any more: they keep their clients until other servers can take
+//! them, and are drained then.
 
-use crate::deploy::Control;
+use crate::deploy::{Control, Target, Trigger};
 use crate::drain::{Cause, Selection};
 use crate::upstream::{Pool, Pools, Server};
 use std::sync::Arc;
 
 /// Connections that are to go somewhere else.
 pub struct RemovedServers {
-    selection: Selection,
-    /// What logs call it.
-    name: String,
+    target: Target,
     /// The pools that take over.
     successors: Vec<Arc<Pool>>,
     /// Only if that one is still gone then.
@@ -20,11 +19,7 @@ impl RemovedServers {
     /// Those of a server that its pool does not have any more.
     pub fn server(pool: &Arc<Pool>, server: Arc<Server>) -> Self {
         RemovedServers {
-            selection: Selection::Server {
-                upstream: pool.index,
-                server: server.number,
-            },
-            name: format!("{} {}", pool.name, server.address),
+            target: Target::Server(pool.server_id(&server)),
             successors: vec![pool.clone()],
             server: Some(server),
         }
@@ -33,11 +28,10 @@ impl RemovedServers {
     /// Those of earlier generations of a pool.
     pub fn older(pool: &Arc<Pool>, generation: u32) -> Self {
         RemovedServers {
-            selection: Selection::OlderThan {
-                upstream: pool.index,
+            target: Target::OlderThan {
+                upstream: pool.id(),
                 generation,
             },
-            name: format!("{} before this generation", pool.name),
             successors: vec![pool.clone()],
             server: None,
         }
@@ -46,10 +40,7 @@ impl RemovedServers {
     /// All of a pool that the configuration does not have any more.
     pub fn pool(pool: &Pool, successors: Vec<Arc<Pool>>) -> Self {
         RemovedServers {
-            selection: Selection::Upstream {
-                upstream: pool.index,
-            },
-            name: pool.name.clone(),
+            target: Target::Upstream(pool.id()),
             successors,
             server: None,
         }
@@ -60,14 +51,14 @@ impl RemovedServers {
     pub fn spawn(self, control: &Arc<Control>, pools: &Arc<Pools>, cause: Cause) {
         let (control, pools) = (control.clone(), pools.clone());
         tokio::spawn(async move {
-            for heir in &self.successors {
-                heir.ready(None).await;
+            for successor in &self.successors {
+                successor.ready(None).await;
             }
             if self.server.is_some_and(|server| !server.has_left()) {
                 return;
             }
-            let terms = control.settings().terms;
-            let drain = control.start(self.selection, &self.name, terms, cause);
+            let target = self.target;
+            let drain = control.start(Trigger { cause, target });
             control.finished(drain).await;
             pools.remove_unused(|pool, server| {
                 let upstream = pool.index;

@@ -83,14 +83,11 @@ impl Connection {
         let route = self.permit.route();
         self.tell_server(outcome, peer);
         match outcome.cause {
-            Cause::Drained { source } => route.context.metrics.drained(source),
+            Cause::Drained { by } => route.context.metrics.drained(by),
             Cause::ServerRestarts { .. } => {
                 if outcome.client_close.is_some() {
                     enrolled.handle_return();
-                    route
-                        .context
-                        .metrics
-                        .drained(drain::Cause::Upstream.label());
+                    route.context.metrics.drained(drain::Cause::Upstream);
                 }
                 server_close::handle_close(route, &self.server, outcome);
             }
@@ -98,7 +95,7 @@ impl Connection {
                 if outcome.client_close.is_some() =>
             {
                 enrolled.handle_return();
-                route.context.metrics.drained(drain::Cause::Crash.label());
+                route.context.metrics.drained(drain::Cause::Crash);
             }
             Cause::Violation { .. }
             | Cause::Closed { .. }

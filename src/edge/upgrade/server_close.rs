@@ -3,7 +3,6 @@
 
 use crate::deploy::{ServerClose, Suspicion};
 use crate::edge::route::table::RouteState;
-use crate::edge::upgrade::connection::place;
 use crate::session::Outcome;
 use crate::transport::exhaustion::ProbeError;
 use crate::upstream::ServerPermit;
@@ -14,15 +13,14 @@ use tokio::time::timeout;
 /// A server has closed a connection, which ended so.
 pub(crate) fn handle_close(route: &RouteState, server: &ServerPermit, outcome: &Outcome) {
     let (control, pool) = (route.control.clone(), route.pool.clone());
-    let place = place(route, server);
-    let name = format!("{} {}", pool.name, server.address);
+    let id = pool.server_id(server);
     let close = ServerClose {
         silent: outcome.silent,
         ago: outcome
             .end_began
             .map_or(Duration::ZERO, |began| began.elapsed()),
     };
-    if control.handle_close(place, &name, close) != Suspicion::Probe {
+    if control.handle_close(&id, close) != Suspicion::Probe {
         return;
     }
     let (server, metrics) = (server.server().clone(), route.context.metrics.clone());
@@ -38,6 +36,6 @@ pub(crate) fn handle_close(route: &RouteState, server: &ServerPermit, outcome: &
                 }
                 Ok(Err(ProbeError::Failed(_))) | Err(_) => false,
             };
-        control.handle_probe(place, &name, answered);
+        control.handle_probe(&id, answered);
     });
 }

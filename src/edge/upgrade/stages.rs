@@ -280,7 +280,7 @@ impl<'a> Attempt<'a> {
             } else {
                 server.left_by().unwrap_or(drain::Cause::Health)
             };
-            enrolled.handle().drain(cause.label());
+            enrolled.handle().drain(cause);
         }
         enrolled
     }

@@ -269,7 +269,7 @@ async fn a_drain_does_not_wait_for_a_limit() {
     let sent = frame(Side::Client, 0x81, b"sent").repeat(500);
     world.send(Side::Client, &sent).await;
     quiet().await;
-    world.handle.drain("operator");
+    world.handle.drain(drain::Cause::Operator);
     let (client, upstream, outcome) = world.wind_up().await;
     assert_eq!((client.code(), upstream.code()), (Some(1012), Some(1001)));
     assert_eq!(upstream.frames.len(), 501);
@@ -284,7 +284,7 @@ async fn a_drain_finds_the_end_of_a_limited_message() {
     let [first, rest] = [0x01, 0x80].map(|byte| frame(Side::Server, byte, b"part"));
     world.send(Side::Server, &first).await;
     world.receive(Side::Client, first.len()).await;
-    world.handle.drain("operator");
+    world.handle.drain(drain::Cause::Operator);
     quiet().await;
     let next = frame(Side::Server, 0x81, b"next");
     world.send(Side::Server, &[&rest[..], &next].concat()).await;

@@ -124,7 +124,7 @@ async fn a_drain_in_the_middle_of_a_turn() {
             for _ in 0..turns {
                 yield_now().await;
             }
-            world.handle.drain("operator");
+            world.handle.drain(drain::Cause::Operator);
             let (client, upstream, outcome) = world.wind_up().await;
             assert_eq!((client.code(), upstream.code()), (Some(1012), Some(1001)));
             assert_eq!((client.unfinished, upstream.unfinished), (0, 0));

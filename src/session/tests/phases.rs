@@ -2,6 +2,7 @@
 
 use super::super::*;
 use super::world::{World, close_frame, frame};
+use crate::drain;
 use crate::inspect::Kind;
 use std::time::Duration;
 
@@ -43,7 +44,7 @@ fn happens(world: &mut World, what: Happening) {
         ServerRestarts => world.send(Side::Server, &close_frame(Side::Server, 1012)),
         ClientVanishes => world.end(Side::Client),
         ServerVanishes => world.end(Side::Server),
-        Drain => world.command(Command::Drain("test")),
+        Drain => world.command(Command::Drain(drain::Cause::Operator)),
         Shed => world.command(Command::Shed(Side::Client)),
     }
     world.run_until_idle();
@@ -126,8 +127,13 @@ fn drain_due() {
     let mut world = World::new(settings(), 3);
     world.send(Side::Server, &start);
     world.run_until_idle();
-    world.command(Command::Drain("test"));
-    assert_eq!(world.session.phase(), &Phase::DrainDue { source: "test" });
+    world.command(Command::Drain(drain::Cause::Operator));
+    assert_eq!(
+        world.session.phase(),
+        &Phase::DrainDue {
+            cause: drain::Cause::Operator
+        }
+    );
     world.advance(Duration::from_secs(4));
     assert_eq!(world.close_to(Side::Client), None);
     world.send(
@@ -148,7 +154,7 @@ fn drain_due() {
         let mut world = World::new(settings(), 3);
         world.send(Side::Server, &start);
         world.run_until_idle();
-        world.command(Command::Drain("test"));
+        world.command(Command::Drain(drain::Cause::Operator));
         ends_grace(&mut world);
         assert_eq!(world.close_to(Side::Client), Some(1012));
     }
@@ -164,7 +170,7 @@ fn from_drain_due() {
         let mut world = World::new(settings(), 4);
         world.send(Side::Server, &frame(Side::Server, 0x01, b"begun"));
         world.run_until_idle();
-        world.command(Command::Drain("test"));
+        world.command(Command::Drain(drain::Cause::Operator));
         happens(&mut world, what);
         world.advance(Duration::from_millis(100));
         let cause = world.session.phase().cause().expect("it ends");
@@ -178,7 +184,7 @@ fn from_drain_due() {
 #[test]
 fn client_told() {
     let mut world = World::new(settings(), 5);
-    world.command(Command::Drain("test"));
+    world.command(Command::Drain(drain::Cause::Operator));
     assert!(matches!(world.session.phase(), Phase::ClientTold { .. }));
     let late = frame(Side::Client, 0x81, b"late");
     world.send(Side::Client, &late);

@@ -4,6 +4,7 @@
 
 use super::super::*;
 use super::world::{World, close_frame, frame};
+use crate::drain;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
@@ -136,7 +137,7 @@ fn run(seed: u64) -> [Vec<u8>; 2] {
                 *appetite = appetite.saturating_add(more);
             }
             80..=91 => world.advance(Duration::from_millis(rng.gen_range(1..4000))),
-            92..=93 => world.command(Command::Drain("test")),
+            92..=93 => world.command(Command::Drain(drain::Cause::Operator)),
             94 => world.command(Command::Hurry),
             95 => world.command(Command::Shed(side)),
             96 => world.broken[side as usize] = true,
@@ -155,7 +156,7 @@ fn run(seed: u64) -> [Vec<u8>; 2] {
         check(&world, seed, observing);
     }
     // Whatever was left open: once a drain is asked for, the end comes within the sum of all time-outs.
-    world.command(Command::Drain("end"));
+    world.command(Command::Drain(drain::Cause::Shutdown));
     world.advance(Duration::from_secs(120));
     check(&world, seed, observing);
     assert!(
