@@ -196,7 +196,6 @@ impl Reader<'_> {
             message_grace: written
                 .message_grace
                 .map_or(closing.message_grace, |wait| wait.0),
-            absorb: written.absorb.map_or(closing.absorb, |wait| wait.0),
             restart_code: self.code(
                 written.restart_code,
                 closing.restart_code,

@@ -306,7 +306,6 @@ pub(super) struct Route {
     pub idle_timeout: Option<Wait>,
     pub close_timeout: Option<Time>,
     pub message_grace: Option<Wait>,
-    pub absorb: Option<Wait>,
     pub restart_code: Option<Spanned<i64>>,
     pub reconnect_after: Option<TimeRange>,
     pub upstream_close: Option<UpstreamClose>,

@@ -24,8 +24,6 @@ pub struct Policy {
     pub restart_code: u16,
     /// How long a drain waits for the end of the message under way toward the client.
     pub message_grace: Duration,
-    /// Over how long the clients of a server that vanished are told, each at a moment of its own; zero for at once.
-    pub absorb: Duration,
     /// Bounds of the delay that a restart suggests to a client, drawn for each of them.
     pub reconnect_after: (Duration, Duration),
     /// What a client is told when its upstream closes with 1001 or 1012.
@@ -39,7 +37,6 @@ impl Default for Policy {
         Policy {
             close_timeout: Duration::from_secs(5),
             message_grace: Duration::from_secs(5),
-            absorb: Duration::ZERO,
             restart_code: close::SERVICE_RESTART,
             reconnect_after: (Duration::from_secs(1), Duration::from_secs(5)),
             upstream_close: UpstreamClose::Translate,

@@ -33,7 +33,7 @@ impl Handle {
     }
 
     /// The last call: a client that is to be told to reconnect is told now, at the end of the frame under way, whatever
-    /// is left of the grace of its message or of its turn after a crash.
+    /// is left of the grace of its message.
     pub fn hurry(&self) {
         self.hurried.store(true, Ordering::Relaxed);
         self.wake();

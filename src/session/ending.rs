@@ -54,16 +54,7 @@ impl Session {
             cause
         });
         let orders = self.orders(&cause);
-        let absorb = self.settings.closing.absorb;
         match cause {
-            // All clients of the server learn it at this moment: each is told in its turn.
-            Cause::Vanished { by: Side::Server } | Cause::Stalled { by: Side::Server }
-                if !absorb.is_zero() && !self.is_hurried() =>
-            {
-                let turn = self.generator.between(Duration::ZERO, absorb);
-                self.set_timer(Timer::Restart, now + turn);
-                self.phase.advance(Phase::Absorbing { cause: first });
-            }
             // The server is told when the client has answered: see `release_server`.
             Cause::Drained { .. } | Cause::ServerRestarts { .. } => {
                 self.arm_close(now);
@@ -174,12 +165,6 @@ impl Session {
     pub(super) fn handle_restart_due(&mut self, now: Instant) {
         match self.phase {
             Phase::DrainDue { cause } => self.end(Cause::Drained { by: cause }, now),
-            Phase::Absorbing { cause } => {
-                let orders = self.orders(&cause);
-                self.arm_close(now);
-                self.order(Side::Client, orders.client);
-                self.phase.advance(Phase::BothTold { cause });
-            }
             // Something else has ended the session meanwhile.
             Phase::Open
             | Phase::ClientTold { .. }
@@ -197,7 +182,7 @@ impl Session {
         if self.phase.cause().is_some() {
             self.stop_watching();
         }
-        if !matches!(self.phase, Phase::DrainDue { .. } | Phase::Absorbing { .. }) {
+        if !matches!(self.phase, Phase::DrainDue { .. }) {
             self.clear_timer(Timer::Restart);
         }
         self.finish_if_over();
@@ -300,7 +285,7 @@ impl Session {
 
     /// Gives the closing its time, from the first call on.
     pub(super) fn arm_close(&mut self, now: Instant) {
-        if !self.is_timer_set(Timer::Close) && self.phase.rank() < 5 {
+        if !self.is_timer_set(Timer::Close) && !self.is_overtime() {
             let at = now + self.settings.closing.close_timeout;
             self.set_timer(Timer::Close, at);
         }
@@ -341,9 +326,7 @@ impl Session {
         let Some(cause) = self.phase.cause() else {
             return;
         };
-        // A client that is still to be told of a restart is not done with.
-        let is_absorbing = matches!(self.phase, Phase::Absorbing { .. });
-        if !is_absorbing && SIDES.into_iter().all(|side| self.is_done(side)) {
+        if SIDES.into_iter().all(|side| self.is_done(side)) {
             let timed_out = self.is_overtime();
             self.phase.advance(Phase::Done { cause, timed_out });
             if let Some(rare) = &mut self.rare {

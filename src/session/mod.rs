@@ -393,7 +393,6 @@ impl Session {
         let to = from.other() as usize;
         let is_paused = inbound.ended
             || (self.writing[to].is_passing() && self.blocked[to])
-            || (from == Side::Client && matches!(self.phase, Phase::Absorbing { .. }))
             || self.is_slowed(from);
         (!is_paused).then(|| self.most(from, now))
     }

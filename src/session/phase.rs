@@ -3,14 +3,14 @@
 //! ```text
 //!            drain               message boundary, or grace is over
 //!    Open ----------> DrainDue ----------------------------------------> ClientTold
-//!     | \                 |                                                  |
-//!     |  \ server gone    | the connection ends for another reason           | the client answered, is gone,
-//!     |   v               v                                                  | or its time is over
-//!     | Absorbing ----> BothTold <-------------------------------------------+
-//!     |                  ^   |
-//!     +------------------+   | close_timeout is over
-//!       any other end        v
-//!                         Overtime ----> Done      (every phase goes to Done as soon as both sides are done)
+//!     |                   |                                                  |
+//!     |                   | the connection ends for another reason           | the client answered, is gone,
+//!     | any other end     v                                                  | or its time is over
+//!     +--------------> BothTold <--------------------------------------------+
+//!                         |
+//!                         | close_timeout is over
+//!                         v
+//!                      Overtime ----> Done         (every phase goes to Done as soon as both sides are done)
 //! ```
 
 use crate::drain;
@@ -25,11 +25,6 @@ pub enum Phase {
     DrainDue {
         /// What logs call the reason.
         cause: drain::Cause,
-    },
-    /// The server is gone; the client is told in its turn, and not read before that.
-    Absorbing {
-        /// Why the session ends.
-        cause: Cause,
     },
     /// The client was told to reconnect. What it still sends reaches the server, which is told when the client has answered.
     ClientTold {
@@ -60,8 +55,7 @@ impl Phase {
     pub const fn cause(&self) -> Option<Cause> {
         match *self {
             Phase::Open | Phase::DrainDue { .. } => None,
-            Phase::Absorbing { cause }
-            | Phase::ClientTold { cause }
+            Phase::ClientTold { cause }
             | Phase::BothTold { cause }
             | Phase::Overtime { cause }
             | Phase::Done { cause, .. } => Some(cause),
@@ -79,11 +73,10 @@ impl Phase {
         match self {
             Phase::Open => 0,
             Phase::DrainDue { .. } => 1,
-            Phase::Absorbing { .. } => 2,
-            Phase::ClientTold { .. } => 3,
-            Phase::BothTold { .. } => 4,
-            Phase::Overtime { .. } => 5,
-            Phase::Done { .. } => 6,
+            Phase::ClientTold { .. } => 2,
+            Phase::BothTold { .. } => 3,
+            Phase::Overtime { .. } => 4,
+            Phase::Done { .. } => 5,
         }
     }
 

@@ -84,7 +84,7 @@ def drained_config(servers, drain=None, upstream=None, route=None, health=None, 
         extra["upstream.main.health"] = {"interval": "100ms", "timeout": "2s"} | health
     return gate.config(
         [server.address for server in servers],
-        route={"reconnect_after": "50ms-400ms", "absorb": "1s"} | (route or {}),
+        route={"reconnect_after": "50ms-400ms"} | (route or {}),
         upstream=upstream,
         extra=extra,
         **options,

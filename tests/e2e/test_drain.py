@@ -177,19 +177,6 @@ def test_sigterm_waits_for_no_grace_beyond_its_deadline(start_rig):
     assert rig.gate.process.wait(TIMEOUT) == 0
 
 
-def test_sigterm_in_the_middle_of_a_crash(start_rig):
-    """Those whose turn has not come when wsgate ends are told at once."""
-    rig = start_rig(extra={"drain": {"shutdown_deadline": "2s"}}, route={"absorb": "60s"})
-    sessions = [rig.open() for _ in range(10)]
-    for session in sessions:
-        session.server.reset()
-    rig.gate.process.send_signal(signal.SIGTERM)
-    for session in sessions:
-        assert session.client.read_close()[0] == 1012
-        session.client.send_close(1012)
-    assert rig.gate.process.wait(TIMEOUT) == 0
-
-
 def test_sigterm_during_a_drain(start, servers):
     """Nobody is told twice, nobody is forgotten."""
     wsgate = start(drain={"deadline": "60s"})

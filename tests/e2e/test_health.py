@@ -84,8 +84,7 @@ def test_a_server_that_is_gone_is_down_until_it_is_back(start, servers, check):
         first.kill()
         wait_for_state(crowd, wsgate, first, "down")
         wsgate.wait_for_log(lambda line: "fails its checks" in line and first.address in line, "of the server")
-        # `absorb` spreads them over a second.
-        crowd.wait_for(lambda: crowd.closes, "the first of the clients of the server to be told")
+        crowd.wait_for(lambda: crowd.closes, "the clients of the server to be told")
         crowd.wait_until_all_are_back()
         first.start()
         wait_for_state(crowd, wsgate, first, "up")
