@@ -12,6 +12,7 @@
 //! | [`handshake`] | the opening handshake: a request and a 101. Pure |
 //! | [`limit`] | token buckets, and what one client address may have. Pure |
 //! | [`drain`] | who is closed, and when. Pure |
+//! | [`admission`] | how fast upgrades reach the servers of an upstream, and who waits. Pure |
 //! | [`inspect`] | one direction of a connection, frame by frame: what may pass; the table of what each side is told. Pure |
 //! | [`session`] | one proxied WebSocket after its 101: its phases, limits, timers, frames of wsgate, outcome. Pure |
 //! | [`metrics`], [`log`] | every series; the log |
@@ -28,7 +29,7 @@
 //! | [`cli`], [`demo`] | the command line; the tour |
 //!
 //! A room uses rooms above it in this table, never below: `cli -> server -> {admin, config} -> edge -> upstream -> deploy -> relay -> transport -> metrics`, and
-//! all of them to the pure rooms `session -> inspect -> {drain, limit, handshake, frame}`. `tests/rooms.rs` holds this
+//! all of them to the pure rooms `session -> inspect -> {admission, drain, limit, handshake, frame}`. `tests/rooms.rs` holds this
 //! order. Settings belong to the room that applies them.
 //!
 //! # Five trips
@@ -65,6 +66,7 @@
 //! says which requests go to which upstream.
 
 pub mod admin;
+pub mod admission;
 pub mod cli;
 pub mod config;
 pub mod demo;

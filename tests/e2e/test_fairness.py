@@ -183,7 +183,7 @@ def test_windows_count_and_are_given_back_first_by_who_keeps_them_for_longest(st
     sessions[0].client.send_close(1013)
     for session in [*sessions, last]:
         session.drop()
-    assert gate.wait_until_idle().total(MEMORY) == 0
+    gate.wait_for_metrics(lambda now: now.total(MEMORY) == 0, "all memory to be given back")
 
 
 @pytest.fixture

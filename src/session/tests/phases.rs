@@ -51,8 +51,7 @@ fn happens(world: &mut World, what: Happening) {
 }
 
 fn settings() -> Settings {
-    let settings = Settings::default();
-    settings
+    Settings::default()
 }
 
 /// Codes that the client and the server are sent, where this happens first.

@@ -46,7 +46,6 @@ fn settings(rng: &mut StdRng) -> Settings {
     if rng.gen_bool(0.1) {
         settings.rules.mode = crate::inspect::Mode::Observe;
     }
-    if rng.gen_bool(0.3) {}
     if rng.gen_bool(0.3) {
         settings.liveness = Liveness {
             ping_interval: [Duration::from_secs(3), Duration::from_secs(5)],

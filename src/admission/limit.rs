@@ -1,0 +1,731 @@
+//! How many handshakes may be under way toward one server, and how many may begin per second.
+//!
+//! # The rule, and why
+//!
+//! A server that gets more upgrades than it takes shows it in one of two ways. Its handshakes become slow, because they queue in
+//! the server; or they fail, because the server refuses what is too much. Each way has a bound of its own.
+//!
+//! **Handshakes under way** are bounded as TCP Vegas and Netflix's concurrency-limits bound what is in flight: by the time that a
+//! handshake takes beside the time that it usually takes. A queue in the server delays all handshakes, so the *fastest* one of a
+//! window decides: a request whose handler is slow says nothing about the others.
+//!
+//! | the fastest handshake of a window | the bound |
+//! |---|---|
+//! | up to 1.25 times the usual time + 10 ms, and the bound was reached | grows: by half until the first strain, by a twentieth from there on |
+//! | above twice the usual time + 20 ms | is multiplied by 0.75 |
+//! | there is none, and handshakes are stuck | is halved |
+//!
+//! The usual time is the least of the last 30 to 60 seconds. A server that became slower for good (another version, another
+//! network) would be taken for a strained one: where the bound is at its least for [`PATIENCE`] windows and the time does not
+//! fall, it is not the gate that makes the server slow, and the time becomes the usual one.
+//!
+//! **Handshakes begun per second** are bounded because a server that refuses at once can be overrun by few handshakes in flight.
+//! The rate begins at [`FIRST_RATE`] and doubles with each window in which it is used up and nothing fails, so that it is out of
+//! the way within a second where the server takes what comes. Where handshakes fail, it becomes 0.85 times what the server took
+//! in the last second. From there on it grows by a tenth per second up to 0.95 times what the server took, and by a fiftieth beyond.
+//!
+//! A client must not be able to slow the server down for all others. Failures count only if several clients have them, and as a
+//! share of all answers. A handshake that takes longer than a second (or four times the usual time) is *stuck*, and does not
+//! count as one under way any more: requests for a path that never answers cannot use the bound up.
+//!
+//! While a server answers as usual and the bounds are not reached, [`Limit::start`] and [`Limit::end`] cost a few comparisons.
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+/// The bound on handshakes under way before anything is learnt, in handshakes.
+pub const FIRST_BOUND: f64 = 20.0;
+/// The least bound on handshakes under way.
+const LEAST_BOUND: f64 = 2.0;
+/// The largest bound on handshakes under way.
+const MOST_BOUND: f64 = 16_384.0;
+/// The rate at which handshakes may begin before anything is learnt, per second.
+pub const FIRST_RATE: f64 = 500.0;
+/// The least rate at which handshakes may begin, per second.
+const LEAST_RATE: f64 = 10.0;
+/// From here on the rate is no bound any more, per second.
+const MOST_RATE: f64 = 1e6;
+/// The least length of a window.
+const WINDOW: Duration = Duration::from_millis(100);
+/// Windows at the least bound after which a slow server counts as usually slow.
+const PATIENCE: u32 = 10;
+/// The usual time is the least of the current and the last period of this length.
+const PERIOD: Duration = Duration::from_secs(30);
+/// What a handshake may take beyond the usual before the bound stops growing.
+const SLACK: Duration = Duration::from_millis(10);
+/// A handshake is stuck after this time, or four times the usual one.
+const STUCK: Duration = Duration::from_secs(1);
+/// How many failures of a second say that the server fails, and one in how many answers.
+const FAILURES: (f64, f64) = (3.0, 25.0);
+
+/// How many handshakes may be under way toward each server (`max_handshakes`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MaxHandshakes {
+    /// As many as the server takes without strain.
+    #[default]
+    Adaptive,
+    /// This number; at least one.
+    Fixed(u32),
+}
+
+/// Whether one more handshake may begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// It may.
+    Yes,
+    /// Not before one that is under way ends or is stuck; the latter is at this moment, where it is bounded.
+    AtBound(Option<Instant>),
+    /// Not before this moment: handshakes begin at a rate.
+    AtRate(Instant),
+}
+
+/// How a handshake ended, as far as that says something of its server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HandshakeEnd {
+    /// The server answered, with a 101 or a refusal of its own.
+    Answered,
+    /// The server failed in a way that overload explains: no connection, no answer, 502 to 504.
+    Failed,
+    /// It says nothing: the client left, or wsgate had no descriptor for it.
+    Unknown,
+}
+
+/// A handshake that is under way. To be given back by [`Limit::end`], whatever comes of it.
+#[derive(Debug)]
+#[must_use]
+pub struct Handshake(u64);
+
+/// The network of a client's address; see [`Limit::end`].
+pub type ClientNetwork = Option<IpAddr>;
+
+/// The bounds of one server, and what was learnt of it.
+#[derive(Debug)]
+pub struct Limit {
+    setting: MaxHandshakes,
+    under_way: UnderWay,
+    bound: f64,
+    rate: Rate,
+    is_starting: bool,
+    usual: Usual,
+    window: Window,
+    /// Windows at the least bound, without a handshake of the usual time, one after the other.
+    slow_windows: u32,
+    taken: Taken,
+    failed: Taken,
+    /// The clients that the failures of the last second were found with.
+    failed_clients: Clients,
+    learnt: Learnt,
+}
+
+impl Limit {
+    /// Without anything learnt.
+    pub fn new(setting: MaxHandshakes, now: Instant) -> Self {
+        Limit {
+            setting,
+            under_way: UnderWay::default(),
+            bound: FIRST_BOUND,
+            rate: Rate::new(now),
+            is_starting: true,
+            usual: Usual::new(now),
+            window: Window::new(now),
+            slow_windows: 0,
+            taken: Taken::new(now),
+            failed: Taken::new(now),
+            failed_clients: Clients::None,
+            learnt: Learnt::default(),
+        }
+    }
+
+    /// Follows another setting from now on; what was learnt is kept.
+    pub fn set(&mut self, setting: MaxHandshakes) {
+        self.setting = setting;
+    }
+
+    /// Whether one more handshake may begin.
+    pub fn room(&mut self, now: Instant) -> Room {
+        if let MaxHandshakes::Fixed(most) = self.setting {
+            return match self.under_way.all() < u64::from(most.max(1)) {
+                true => Room::Yes,
+                false => Room::AtBound(None),
+            };
+        }
+        self.advance(now);
+        if self.under_way.fresh() as f64 >= self.bound.floor() {
+            self.window.is_used_up = true;
+            let oldest = self.under_way.oldest();
+            return Room::AtBound(oldest.map(|began| began + self.stuck_after()));
+        }
+        match self.rate.ready(now) {
+            None => Room::Yes,
+            Some(at) => {
+                self.window.is_rate_used_up = true;
+                Room::AtRate(at)
+            }
+        }
+    }
+
+    /// One more handshake begins. The caller has asked whether there is [room](Limit::room), or begins it all the same: the
+    /// bounds know of it either way.
+    pub fn start(&mut self, now: Instant) -> Handshake {
+        self.rate.take(now);
+        Handshake(self.under_way.add(now))
+    }
+
+    /// A handshake is over. Failures are held against the server only if clients of several networks have them.
+    pub fn end(
+        &mut self,
+        handshake: Handshake,
+        end: HandshakeEnd,
+        client: ClientNetwork,
+        now: Instant,
+    ) {
+        let began = self.under_way.remove(handshake.0);
+        match (end, began) {
+            (HandshakeEnd::Answered, began) => {
+                self.taken.add(now);
+                self.window.answered += 1;
+                // The time of one that was stuck is that of its path, not that of the server.
+                if let Some(began) = began {
+                    let took = now.saturating_duration_since(began);
+                    self.window.fastest = Some(self.window.fastest.map_or(took, |f| f.min(took)));
+                }
+            }
+            (HandshakeEnd::Failed, _) => {
+                self.failed.add(now);
+                self.window.failed += 1;
+                self.failed_clients.add(client);
+            }
+            (HandshakeEnd::Unknown, _) => {}
+        }
+        self.advance(now);
+    }
+
+    /// Handshakes under way, those that are stuck included.
+    pub fn under_way(&self) -> u64 {
+        self.under_way.all()
+    }
+
+    /// The bound on handshakes under way that are not stuck.
+    pub fn bound(&self) -> u64 {
+        match self.setting {
+            MaxHandshakes::Adaptive => self.bound as u64,
+            MaxHandshakes::Fixed(most) => most.max(1).into(),
+        }
+    }
+
+    /// Upgrades per second that the server is known to take. `None` before anything is learnt.
+    pub fn known_rate(&self) -> Option<f64> {
+        self.learnt.rate()
+    }
+
+    /// Upgrades per second that would be admitted now, as far as that is known.
+    pub fn admitting_rate(&self) -> Option<f64> {
+        if let Some(capacity) = self.learnt.capacity {
+            return Some(capacity.min(self.rate.per_second).max(1.0));
+        }
+        let usual = self.usual.get()?.max(Duration::from_millis(1));
+        let by_bound = self.bound() as f64 / usual.as_secs_f64();
+        match self.setting {
+            MaxHandshakes::Adaptive => Some(by_bound.min(self.rate.per_second)),
+            MaxHandshakes::Fixed(_) => Some(by_bound),
+        }
+    }
+
+    fn stuck_after(&self) -> Duration {
+        STUCK.max(self.usual.get().unwrap_or_default() * 4)
+    }
+
+    /// Looks at what is stuck, and at the window if it is over.
+    fn advance(&mut self, now: Instant) {
+        if self.setting != MaxHandshakes::Adaptive {
+            return;
+        }
+        let stuck = self.under_way.expire(now, self.stuck_after());
+        self.window.stuck += stuck;
+        let length = WINDOW.max(self.usual.get().unwrap_or_default());
+        if now.saturating_duration_since(self.window.began) >= length {
+            self.end_window(now);
+        }
+    }
+
+    fn end_window(&mut self, now: Instant) {
+        let window = std::mem::replace(&mut self.window, Window::new(now));
+        let taken = self.taken.per_second(now);
+        if self.failed.count(now) == 0.0 {
+            self.failed_clients = Clients::None;
+        }
+        let is_failing = window.failed > 0 && self.is_failing(taken, now);
+        if is_failing {
+            self.rate.reduce(taken, now);
+            self.learnt.capacity = Some(taken.max(LEAST_RATE));
+        } else {
+            self.rate
+                .grow(window.is_rate_used_up, self.learnt.capacity, now);
+        }
+        let Some(fastest) = window.fastest else {
+            if window.stuck > 0 && window.answered == 0 {
+                self.shrink(0.5);
+            }
+            return;
+        };
+        let usual = self.usual.get().unwrap_or(fastest);
+        let is_slow = fastest > usual * 2 + SLACK * 2;
+        let is_usual = fastest <= usual.mul_f64(1.25) + SLACK;
+        self.usual.add(fastest, now);
+        if is_slow {
+            self.slow_windows += u32::from(self.bound <= LEAST_BOUND);
+            if self.slow_windows >= PATIENCE {
+                self.usual.reset(fastest, now);
+                self.slow_windows = 0;
+                return;
+            }
+            self.learnt.handle_capacity(taken);
+            self.shrink(0.75);
+            return;
+        }
+        self.slow_windows = 0;
+        if !is_failing {
+            self.learnt.handle_proof(taken);
+        }
+        if is_usual && window.is_used_up && !is_failing {
+            let factor = if self.is_starting { 1.5 } else { 1.05 };
+            self.bound = (self.bound * factor).max(self.bound + 1.0).min(MOST_BOUND);
+        }
+    }
+
+    fn is_failing(&mut self, taken: f64, now: Instant) -> bool {
+        let (least, share) = FAILURES;
+        let failed = self.failed.count(now);
+        let is_several = matches!(self.failed_clients, Clients::Several);
+        is_several && failed >= least && failed * share >= failed + taken
+    }
+
+    fn shrink(&mut self, factor: f64) {
+        self.is_starting = false;
+        self.bound = (self.bound * factor).max(LEAST_BOUND);
+    }
+}
+
+/// Handshakes under way in the order in which they began.
+#[derive(Debug, Default)]
+struct UnderWay {
+    /// `None`: over.
+    entries: VecDeque<Option<Instant>>,
+    /// The number of the first entry.
+    first: u64,
+    fresh: u64,
+    stuck: u64,
+}
+
+impl UnderWay {
+    fn add(&mut self, now: Instant) -> u64 {
+        self.entries.push_back(Some(now));
+        self.fresh += 1;
+        self.first + self.entries.len() as u64 - 1
+    }
+
+    /// When it began; `None` where it was stuck.
+    fn remove(&mut self, number: u64) -> Option<Instant> {
+        let Some(index) = number.checked_sub(self.first) else {
+            self.stuck -= 1;
+            return None;
+        };
+        let began = self.entries.get_mut(index as usize)?.take();
+        self.fresh -= u64::from(began.is_some());
+        self.trim();
+        began
+    }
+
+    /// Those that began longer ago are stuck; how many more these are.
+    fn expire(&mut self, now: Instant, after: Duration) -> u64 {
+        let before = self.stuck;
+        while let Some(Some(began)) = self.entries.front() {
+            if now.saturating_duration_since(*began) < after {
+                break;
+            }
+            self.entries.pop_front();
+            self.first += 1;
+            self.fresh -= 1;
+            self.stuck += 1;
+            self.trim();
+        }
+        self.stuck - before
+    }
+
+    fn trim(&mut self) {
+        while let Some(None) = self.entries.front() {
+            self.entries.pop_front();
+            self.first += 1;
+        }
+    }
+
+    fn oldest(&self) -> Option<Instant> {
+        self.entries.front().copied().flatten()
+    }
+
+    fn fresh(&self) -> u64 {
+        self.fresh
+    }
+
+    fn all(&self) -> u64 {
+        self.fresh + self.stuck
+    }
+}
+
+/// The clients that failures were found with.
+#[derive(Clone, Copy, Debug, Default)]
+enum Clients {
+    #[default]
+    None,
+    One(ClientNetwork),
+    Several,
+}
+
+impl Clients {
+    fn add(&mut self, client: ClientNetwork) {
+        *self = match *self {
+            Clients::None => Clients::One(client),
+            Clients::One(known) if known == client => Clients::One(known),
+            Clients::One(_) | Clients::Several => Clients::Several,
+        };
+    }
+}
+
+#[derive(Debug)]
+struct Window {
+    began: Instant,
+    answered: u32,
+    failed: u32,
+    stuck: u64,
+    fastest: Option<Duration>,
+    /// The bound was reached.
+    is_used_up: bool,
+    /// The rate was reached.
+    is_rate_used_up: bool,
+}
+
+impl Window {
+    fn new(began: Instant) -> Self {
+        Window {
+            began,
+            answered: 0,
+            failed: 0,
+            stuck: 0,
+            fastest: None,
+            is_used_up: false,
+            is_rate_used_up: false,
+        }
+    }
+}
+
+/// The rate at which handshakes may begin: a bucket that holds what a window's worth of the rate is.
+#[derive(Debug)]
+struct Rate {
+    per_second: f64,
+    tokens: f64,
+    at: Instant,
+    /// Nothing has failed yet.
+    is_starting: bool,
+    changed: Instant,
+}
+
+impl Rate {
+    fn new(now: Instant) -> Self {
+        let burst = FIRST_RATE * WINDOW.as_secs_f64();
+        Rate {
+            per_second: FIRST_RATE,
+            tokens: burst,
+            at: now,
+            is_starting: true,
+            changed: now,
+        }
+    }
+
+    fn refill(&mut self, now: Instant) {
+        let passed = now.saturating_duration_since(self.at).as_secs_f64();
+        let most = (self.per_second * WINDOW.as_secs_f64()).max(1.0);
+        self.tokens = (self.tokens + passed * self.per_second).min(most);
+        self.at = now;
+    }
+
+    /// When the next handshake may begin; `None` for now.
+    fn ready(&mut self, now: Instant) -> Option<Instant> {
+        self.refill(now);
+        let missing = 1.0 - self.tokens;
+        // Tokens are counted in fractions: a billionth is no reason to wait.
+        (missing > 1e-9).then(|| {
+            now + Duration::from_secs_f64(missing / self.per_second) + Duration::from_nanos(1)
+        })
+    }
+
+    fn take(&mut self, now: Instant) {
+        self.refill(now);
+        self.tokens -= 1.0;
+    }
+
+    fn grow(&mut self, is_used_up: bool, capacity: Option<f64>, now: Instant) {
+        if !is_used_up {
+            return;
+        }
+        if self.is_starting {
+            self.per_second = (self.per_second * 2.0).min(MOST_RATE);
+            return;
+        }
+        let since = now.saturating_duration_since(self.changed).as_secs_f64();
+        // Fast up to what the server took before, and carefully from there on.
+        let is_below = capacity.is_some_and(|capacity| self.per_second < capacity * 0.95);
+        let growth = if is_below { 0.1 } else { 0.02 };
+        self.per_second = (self.per_second * (1.0 + growth * since.min(1.0))).min(MOST_RATE);
+        self.changed = now;
+    }
+
+    /// At most once per second: what fails later began before.
+    fn reduce(&mut self, taken: f64, now: Instant) {
+        let is_first = std::mem::replace(&mut self.is_starting, false);
+        if !is_first && now.saturating_duration_since(self.changed) < Duration::from_secs(1) {
+            return;
+        }
+        self.per_second = (taken.min(self.per_second) * 0.85).max(LEAST_RATE);
+        self.tokens = self.tokens.min(0.0);
+        self.changed = now;
+    }
+}
+
+/// The least time of the current and of the last period.
+#[derive(Debug)]
+struct Usual {
+    began: Instant,
+    current: Option<Duration>,
+    last: Option<Duration>,
+}
+
+impl Usual {
+    fn new(now: Instant) -> Self {
+        Usual {
+            began: now,
+            current: None,
+            last: None,
+        }
+    }
+
+    fn add(&mut self, time: Duration, now: Instant) {
+        if now.saturating_duration_since(self.began) >= PERIOD {
+            self.last = self.current.take();
+            self.began = now;
+        }
+        self.current = Some(self.current.map_or(time, |current| current.min(time)));
+    }
+
+    fn reset(&mut self, time: Duration, now: Instant) {
+        *self = Usual::new(now);
+        self.current = Some(time);
+    }
+
+    fn get(&self) -> Option<Duration> {
+        match (self.current, self.last) {
+            (Some(current), Some(last)) => Some(current.min(last)),
+            (current, last) => current.or(last),
+        }
+    }
+}
+
+/// What happened within the last second, counted in tenths of it.
+#[derive(Debug)]
+struct Taken {
+    counts: [u32; 10],
+    /// The tenth that is counted now, since `epoch`.
+    tenth: u64,
+    epoch: Instant,
+    first: Option<Instant>,
+}
+
+impl Taken {
+    fn new(now: Instant) -> Self {
+        Taken {
+            counts: [0; 10],
+            tenth: 0,
+            epoch: now,
+            first: None,
+        }
+    }
+
+    fn turn(&mut self, now: Instant) {
+        let tenth = (now.saturating_duration_since(self.epoch).as_millis() / 100) as u64;
+        for passed in (self.tenth + 1)..=tenth.min(self.tenth + 10) {
+            self.counts[(passed % 10) as usize] = 0;
+        }
+        if tenth > self.tenth + 10 {
+            self.first = None;
+        }
+        self.tenth = self.tenth.max(tenth);
+    }
+
+    fn add(&mut self, now: Instant) {
+        self.turn(now);
+        self.first.get_or_insert(now);
+        self.counts[(self.tenth % 10) as usize] += 1;
+    }
+
+    /// In the last second.
+    fn count(&mut self, now: Instant) -> f64 {
+        self.turn(now);
+        self.counts.iter().sum::<u32>().into()
+    }
+
+    /// Per second, over the last second or as much of it as was seen, but for the first moments.
+    fn per_second(&mut self, now: Instant) -> f64 {
+        let count = self.count(now);
+        let seen = self
+            .first
+            .map_or(Duration::ZERO, |first| now.saturating_duration_since(first));
+        count / seen.clamp(WINDOW, Duration::from_secs(1)).as_secs_f64()
+    }
+}
+
+/// How many upgrades per second the server takes, as far as that was seen.
+#[derive(Debug, Default)]
+struct Learnt {
+    /// It took so many while it was strained.
+    capacity: Option<f64>,
+    /// It took so many in a second without strain.
+    proven: f64,
+}
+
+impl Learnt {
+    fn handle_capacity(&mut self, taken: f64) {
+        if taken >= 1.0 {
+            let before = self.capacity.unwrap_or(taken);
+            self.capacity = Some(before * 0.7 + taken * 0.3);
+        }
+    }
+
+    fn handle_proof(&mut self, taken: f64) {
+        self.proven = self.proven.max(taken);
+        if let Some(capacity) = &mut self.capacity {
+            *capacity = capacity.max(taken);
+        }
+    }
+
+    fn rate(&self) -> Option<f64> {
+        self.capacity
+            .or((self.proven >= LEAST_RATE).then_some(self.proven))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn client(number: u8) -> ClientNetwork {
+        Some(IpAddr::from([10, 0, 0, number]))
+    }
+
+    /// A server that answers each handshake after `time`, asked for as many as there is room for during `rounds` rounds.
+    fn rounds(limit: &mut Limit, now: &mut Instant, time: Duration, rounds: u32) -> u32 {
+        let mut begun = 0;
+        for _ in 0..rounds {
+            let mut under_way = Vec::new();
+            while limit.room(*now) == Room::Yes {
+                under_way.push(limit.start(*now));
+                begun += 1;
+            }
+            *now += time;
+            for handshake in under_way {
+                limit.end(handshake, HandshakeEnd::Answered, client(1), *now);
+            }
+        }
+        begun
+    }
+
+    #[test]
+    fn a_server_that_answers_as_usual_is_not_bounded() {
+        let mut now = Instant::now();
+        let mut limit = Limit::new(MaxHandshakes::Adaptive, now);
+        rounds(&mut limit, &mut now, MS, 1000);
+        assert!(limit.bound() >= 20, "{}", limit.bound());
+        let began = now;
+        let begun = rounds(&mut limit, &mut now, MS, 1000);
+        let rate = f64::from(begun) / (now - began).as_secs_f64();
+        assert!(rate > 10_000.0, "{rate} per second");
+    }
+
+    /// A quiet server whose handshakes jump from 0.2 ms to 2 ms is as usual.
+    #[test]
+    fn noise_is_no_strain() {
+        let mut now = Instant::now();
+        let mut limit = Limit::new(MaxHandshakes::Adaptive, now);
+        for round in 0..2000 {
+            assert_eq!(limit.room(now), Room::Yes, "round {round}");
+            let handshake = limit.start(now);
+            now += if round % 7 == 0 { MS * 2 } else { MS / 5 };
+            limit.end(handshake, HandshakeEnd::Answered, client(1), now);
+            now += MS * 10;
+        }
+        assert!(limit.bound() >= FIRST_BOUND as u64);
+    }
+
+    #[test]
+    fn a_server_that_became_slower_for_good_is_learnt_anew() {
+        let mut now = Instant::now();
+        let mut limit = Limit::new(MaxHandshakes::Adaptive, now);
+        rounds(&mut limit, &mut now, MS, 1000);
+        rounds(&mut limit, &mut now, MS * 80, 60);
+        let before = limit.bound();
+        rounds(&mut limit, &mut now, MS * 80, 60);
+        assert!(limit.bound() > before, "{} > {before}", limit.bound());
+    }
+
+    /// Requests for a path that never answers use nothing up for longer than a second.
+    #[test]
+    fn stuck_handshakes_do_not_count() {
+        let mut now = Instant::now();
+        let mut limit = Limit::new(MaxHandshakes::Adaptive, now);
+        let mut stuck = Vec::new();
+        while limit.room(now) == Room::Yes {
+            stuck.push(limit.start(now));
+        }
+        let Room::AtBound(Some(at)) = limit.room(now) else {
+            panic!("there is a bound");
+        };
+        assert_eq!(at - now, STUCK);
+        now = at;
+        assert_eq!(limit.room(now), Room::Yes);
+        for handshake in stuck {
+            limit.end(handshake, HandshakeEnd::Unknown, client(1), now);
+        }
+        assert_eq!(limit.under_way(), 0);
+    }
+
+    #[test]
+    fn failures_of_one_client_change_nothing() {
+        for (clients, is_bounded) in [(1, false), (2, true)] {
+            let mut now = Instant::now();
+            let mut limit = Limit::new(MaxHandshakes::Adaptive, now);
+            for number in 0..200_u8 {
+                let handshake = limit.start(now);
+                now += MS;
+                let end = if number % 2 == 0 {
+                    HandshakeEnd::Failed
+                } else {
+                    HandshakeEnd::Answered
+                };
+                limit.end(handshake, end, client(number / 2 % clients), now);
+            }
+            let rate = limit.rate.per_second;
+            assert_eq!(rate < FIRST_RATE, is_bounded, "{clients} clients: {rate}");
+        }
+    }
+
+    #[test]
+    fn a_fixed_number_is_kept() {
+        let mut now = Instant::now();
+        let mut limit = Limit::new(MaxHandshakes::Fixed(3), now);
+        assert_eq!(rounds(&mut limit, &mut now, MS, 10), 30);
+        let _under_way: Vec<_> = (0..3).map(|_| limit.start(now)).collect();
+        now += Duration::from_secs(60);
+        assert_eq!(limit.room(now), Room::AtBound(None));
+    }
+}

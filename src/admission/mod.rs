@@ -1,0 +1,269 @@
+//! How fast upgrades reach the servers of an upstream, whatever clients do with the advice that they get.
+//!
+//! ```text
+//!                    a server has room, nobody waits
+//!   upgrade --------------------------------------------------------> handshake --> end
+//!      |                                                                 ^
+//!      | no server has room            a server has room                 |
+//!      +-------------------> waiting ------------------------------------+
+//!      |                        |
+//!      | the wait would be      | the client leaves, or `queue_timeout` is over
+//!      | too long               v
+//!      +--------------------> refused, with a Retry-After
+//! ```
+//!
+//! - [`limit`]: how many handshakes may be under way toward one server, and how many may begin per second.
+//! - [`queue`]: the upgrades that wait, in a fair order.
+//! - [`reconnects`]: for how long clients are told to stay away.
+//!
+//! [`Admission`] is all of that for one upstream. Pure: time comes in as an argument, decisions go out as values. Which server
+//! takes connections at all, and which of them an upgrade is balanced to, is the caller's to say.
+//!
+//! An upgrade that waits is never served after one that came later from the same network and wants the same server. While a
+//! server answers as usual nobody waits.
+
+pub mod limit;
+pub mod queue;
+pub mod reconnects;
+
+use limit::{ClientNetwork, Handshake, HandshakeEnd, Limit, MaxHandshakes, Room};
+use queue::{Queue, Waiter, Wanted};
+use reconnects::{GUESS, Reconnects};
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+/// Of the time that an upgrade may wait, the part up to which it is let in: what is predicted is not exact, and an upgrade that
+/// waits in vain is worse off than one that is refused at once.
+const CAUTION: f64 = 0.8;
+
+/// The part of that time beyond which those that came last are refused, when the servers turn out to take less.
+const LATE: f64 = 0.9;
+
+/// Most upgrades that wait for the servers of one upstream.
+pub const MOST_WAITING: usize = 16_384;
+
+/// The admission of upgrades to the servers of one upstream.
+#[derive(Debug)]
+pub struct Admission {
+    setting: MaxHandshakes,
+    limits: HashMap<u32, Limit>,
+    queue: Queue,
+    reconnects: Reconnects,
+}
+
+/// What becomes of an upgrade for which no server has room.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// It waits.
+    Waits(Waiter),
+    /// It would wait longer than it may. The client is to come again after this time.
+    Refused(Duration),
+}
+
+/// A waiter whose turn has come.
+#[derive(Debug)]
+pub enum Turn {
+    /// The handshake with this server has begun.
+    Begins(u32, Handshake),
+    /// The server that it wants does not take connections any more: it has to choose anew.
+    ChoosesAnew,
+    /// The servers turned out to take less than was thought when it came: it would wait longer than it may. The client is to
+    /// come again after this time.
+    Refused(Duration),
+}
+
+/// How the admission of one server stands, for operators.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Standing {
+    /// Handshakes under way.
+    pub under_way: u64,
+    /// The bound on handshakes under way.
+    pub bound: u64,
+    /// Upgrades per second that the server is known to take.
+    pub known_rate: Option<f64>,
+}
+
+impl Admission {
+    /// Without anything learnt.
+    pub fn new(setting: MaxHandshakes, now: Instant) -> Self {
+        Admission {
+            setting,
+            limits: HashMap::new(),
+            queue: Queue::default(),
+            reconnects: Reconnects::new(now),
+        }
+    }
+
+    /// Follows another setting from now on.
+    pub fn set(&mut self, setting: MaxHandshakes) {
+        self.setting = setting;
+        self.limits
+            .values_mut()
+            .for_each(|limit| limit.set(setting));
+    }
+
+    /// Forgets the servers that are not among these.
+    pub fn retain(&mut self, servers: &[u32]) {
+        self.limits
+            .retain(|server, limit| servers.contains(server) || limit.under_way() > 0);
+    }
+
+    /// Begins a handshake with this server, if it has room and nobody waits for that.
+    pub fn try_start(&mut self, server: u32, now: Instant) -> Option<Handshake> {
+        if !self.queue.is_empty() {
+            return None;
+        }
+        let limit = self.limit(server, now);
+        (limit.room(now) == Room::Yes).then(|| limit.start(now))
+    }
+
+    /// A handshake with this server is over; see [`Limit::end`].
+    pub fn end(
+        &mut self,
+        server: u32,
+        handshake: Handshake,
+        end: HandshakeEnd,
+        client: ClientNetwork,
+        now: Instant,
+    ) {
+        self.limit(server, now).end(handshake, end, client, now);
+    }
+
+    /// An upgrade for which no server has room. `servers` are those that take connections; `patience` is how long it may wait.
+    pub fn enter(
+        &mut self,
+        wanted: Wanted,
+        client: ClientNetwork,
+        servers: &[u32],
+        patience: Duration,
+    ) -> Entry {
+        let wait = self.wait_of(self.queue.len() + 1, servers);
+        if self.queue.len() >= MOST_WAITING
+            || wait.is_some_and(|wait| wait > patience.mul_f64(CAUTION))
+        {
+            return Entry::Refused(wait.unwrap_or(patience));
+        }
+        Entry::Waits(self.queue.enter(wanted, client))
+    }
+
+    /// A waiter does not wait any more: its client left, or its time is over.
+    pub fn leave(&mut self, waiter: Waiter) {
+        self.queue.leave(waiter);
+    }
+
+    /// Gives turns to waiters, as many as the servers that take connections have room for. The time is when to ask again at the
+    /// latest; `None` where the next event (an end, a server that takes connections again, a waiter more) is soon enough.
+    /// `patience` is how long an upgrade may wait.
+    pub fn poll(
+        &mut self,
+        servers: &[u32],
+        patience: Duration,
+        now: Instant,
+    ) -> (Vec<(Waiter, Turn)>, Option<Instant>) {
+        let mut turns = Vec::new();
+        let mut wake: Option<Instant> = None;
+        if self.queue.is_empty() {
+            return (turns, wake);
+        }
+        if !servers.is_empty() {
+            let strays = self.queue.take_strays(servers);
+            turns.extend(strays.into_iter().map(|waiter| (waiter, Turn::ChoosesAnew)));
+        }
+        if let Some(wait) = self.wait_of(self.queue.len(), servers)
+            && wait > patience.mul_f64(LATE)
+        {
+            let part = patience.as_secs_f64() * CAUTION / wait.as_secs_f64();
+            let most = (self.queue.len() as f64 * part) as usize;
+            while self.queue.len() > most
+                && let Some(waiter) = self.queue.take_last()
+            {
+                turns.push((waiter, Turn::Refused(wait)));
+            }
+        }
+        // One at a time of each server, so that all get the same share.
+        let mut ready = servers.to_vec();
+        while !ready.is_empty() {
+            ready.retain(|&server| {
+                let limit = self.limits.entry(server);
+                let limit = limit.or_insert_with(|| Limit::new(self.setting, now));
+                let at = match limit.room(now) {
+                    Room::Yes => {
+                        let Some(waiter) = self.queue.take(server) else {
+                            return false;
+                        };
+                        turns.push((waiter, Turn::Begins(server, limit.start(now))));
+                        return true;
+                    }
+                    Room::AtBound(at) => at,
+                    Room::AtRate(at) => Some(at),
+                };
+                wake = match (wake, at) {
+                    (Some(wake), Some(at)) => Some(wake.min(at)),
+                    (wake, at) => wake.or(at),
+                };
+                false
+            });
+        }
+        (turns, wake)
+    }
+
+    /// How many wait.
+    pub fn waiting(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// How long a client that has to reconnect is told to wait, of this range. `servers` are those that take connections; `draw`
+    /// is a random number from 0 to 1.
+    pub fn reconnect_delay(
+        &mut self,
+        range: (Duration, Duration),
+        servers: &[u32],
+        draw: f64,
+        now: Instant,
+    ) -> Duration {
+        let known = |server: &u32| self.limits.get(server).and_then(Limit::known_rate);
+        let rate: f64 = servers
+            .iter()
+            .map(|server| known(server).unwrap_or(GUESS))
+            .sum();
+        // Where no server takes connections, one will be back before the clients are.
+        self.reconnects
+            .set_rate(if servers.is_empty() { GUESS } else { rate });
+        self.reconnects.delay(range, draw, now)
+    }
+
+    /// How the admission of a server stands.
+    pub fn standing(&self, server: u32) -> Standing {
+        match self.limits.get(&server) {
+            Some(limit) => Standing {
+                under_way: limit.under_way(),
+                bound: limit.bound(),
+                known_rate: limit.known_rate(),
+            },
+            None => Standing {
+                under_way: 0,
+                bound: limit::FIRST_BOUND as u64,
+                known_rate: None,
+            },
+        }
+    }
+
+    /// How long the last of so many would wait; `None` where nothing is known.
+    fn wait_of(&self, number: usize, servers: &[u32]) -> Option<Duration> {
+        let rates = servers
+            .iter()
+            .map(|server| self.limits.get(server)?.admitting_rate());
+        let rate: f64 = rates.sum::<Option<f64>>().filter(|rate| *rate > 0.0)?;
+        Some(Duration::from_secs_f64(number as f64 / rate))
+    }
+
+    fn limit(&mut self, server: u32, now: Instant) -> &mut Limit {
+        let setting = self.setting;
+        self.limits
+            .entry(server)
+            .or_insert_with(|| Limit::new(setting, now))
+    }
+}
+
+#[cfg(test)]
+mod simulation;
