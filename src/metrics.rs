@@ -85,6 +85,8 @@ pub enum QueueEnd {
     Served,
     /// None did in time.
     Expired,
+    /// It would have waited in vain.
+    Refused,
     /// The client left.
     Abandoned,
 }
@@ -94,6 +96,7 @@ impl QueueEnd {
         match self {
             QueueEnd::Served => "served",
             QueueEnd::Expired => "expired",
+            QueueEnd::Refused => "refused",
             QueueEnd::Abandoned => "abandoned",
         }
     }

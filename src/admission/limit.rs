@@ -22,7 +22,8 @@
 //! **Handshakes begun per second** are bounded because a server that refuses at once can be overrun by few handshakes in flight.
 //! The rate begins at [`FIRST_RATE`] and doubles with each window in which it is used up and nothing fails, so that it is out of
 //! the way within a second where the server takes what comes. Where handshakes fail, it becomes 0.85 times what the server took
-//! in the last second. From there on it grows by a tenth per second up to 0.95 times what the server took, and by a fiftieth beyond.
+//! in the last second. From there on it grows by a tenth per second up to 0.95 times what the server took, and by a fiftieth
+//! beyond, or by a tenth again after [`RECOVERY`].
 //!
 //! A client must not be able to slow the server down for all others. Failures count only if several clients have them, and as a
 //! share of all answers. A handshake that takes longer than a second (or four times the usual time) is *stuck*, and does not
@@ -30,6 +31,7 @@
 //!
 //! While a server answers as usual and the bounds are not reached, [`Limit::start`] and [`Limit::end`] cost a few comparisons.
 
+use super::reconnects::GUESS;
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -56,6 +58,8 @@ const PERIOD: Duration = Duration::from_secs(30);
 const SLACK: Duration = Duration::from_millis(10);
 /// A handshake is stuck after this time, or four times the usual one.
 const STUCK: Duration = Duration::from_secs(1);
+/// After this time without a failure the rate grows fast again.
+const RECOVERY: Duration = Duration::from_secs(10);
 /// How many failures of a second say that the server fails, and one in how many answers.
 const FAILURES: (f64, f64) = (3.0, 25.0);
 
@@ -109,6 +113,8 @@ pub struct Limit {
     is_starting: bool,
     usual: Usual,
     window: Window,
+    /// One handshake has to succeed before others begin.
+    is_probing: bool,
     /// Windows at the least bound, without a handshake of the usual time, one after the other.
     slow_windows: u32,
     taken: Taken,
@@ -129,6 +135,7 @@ impl Limit {
             is_starting: true,
             usual: Usual::new(now),
             window: Window::new(now),
+            is_probing: false,
             slow_windows: 0,
             taken: Taken::new(now),
             failed: Taken::new(now),
@@ -142,6 +149,11 @@ impl Limit {
         self.setting = setting;
     }
 
+    /// The server failed: one handshake has to succeed before others begin.
+    pub fn probe(&mut self) {
+        self.is_probing = true;
+    }
+
     /// Whether one more handshake may begin.
     pub fn room(&mut self, now: Instant) -> Room {
         if let MaxHandshakes::Fixed(most) = self.setting {
@@ -151,8 +163,13 @@ impl Limit {
             };
         }
         self.advance(now);
-        if self.under_way.fresh() as f64 >= self.bound.floor() {
-            self.window.is_used_up = true;
+        let bound = if self.is_probing {
+            1.0
+        } else {
+            self.bound.floor()
+        };
+        if self.under_way.fresh() as f64 >= bound {
+            self.window.is_used_up = !self.is_probing;
             let oldest = self.under_way.oldest();
             return Room::AtBound(oldest.map(|began| began + self.stuck_after()));
         }
@@ -183,6 +200,7 @@ impl Limit {
         let began = self.under_way.remove(handshake.0);
         match (end, began) {
             (HandshakeEnd::Answered, began) => {
+                self.is_probing = false;
                 self.taken.add(now);
                 self.window.answered += 1;
                 // The time of one that was stuck is that of its path, not that of the server.
@@ -214,7 +232,8 @@ impl Limit {
         }
     }
 
-    /// Upgrades per second that the server is known to take. `None` before anything is learnt.
+    /// Upgrades per second that the server is known to take. `None` where it was never asked for more than the guess
+    /// ([`GUESS`](super::reconnects::GUESS)) and was never strained.
     pub fn known_rate(&self) -> Option<f64> {
         self.learnt.rate()
     }
@@ -280,13 +299,16 @@ impl Limit {
                 self.slow_windows = 0;
                 return;
             }
-            self.learnt.handle_capacity(taken);
+            // A server that is slow with few handshakes has another reason for it.
+            if window.is_used_up {
+                self.learnt.handle_capacity(taken);
+            }
             self.shrink(0.75);
             return;
         }
         self.slow_windows = 0;
         if !is_failing {
-            self.learnt.handle_proof(taken);
+            self.learnt.handle_proof(self.taken.count(now));
         }
         if is_usual && window.is_used_up && !is_failing {
             let factor = if self.is_starting { 1.5 } else { 1.05 };
@@ -428,6 +450,8 @@ struct Rate {
     /// Nothing has failed yet.
     is_starting: bool,
     changed: Instant,
+    /// When it was reduced last.
+    reduced: Instant,
 }
 
 impl Rate {
@@ -439,6 +463,7 @@ impl Rate {
             at: now,
             is_starting: true,
             changed: now,
+            reduced: now,
         }
     }
 
@@ -473,9 +498,15 @@ impl Rate {
             return;
         }
         let since = now.saturating_duration_since(self.changed).as_secs_f64();
-        // Fast up to what the server took before, and carefully from there on.
+        // Fast up to what the server took before, and carefully from there on, unless nothing has failed for a while.
         let is_below = capacity.is_some_and(|capacity| self.per_second < capacity * 0.95);
-        let growth = if is_below { 0.1 } else { 0.02 };
+        let growth = if self.per_second < GUESS {
+            0.5
+        } else if is_below || now.saturating_duration_since(self.reduced) > RECOVERY {
+            0.1
+        } else {
+            0.02
+        };
         self.per_second = (self.per_second * (1.0 + growth * since.min(1.0))).min(MOST_RATE);
         self.changed = now;
     }
@@ -489,6 +520,7 @@ impl Rate {
         self.per_second = (taken.min(self.per_second) * 0.85).max(LEAST_RATE);
         self.tokens = self.tokens.min(0.0);
         self.changed = now;
+        self.reduced = now;
     }
 }
 
@@ -609,7 +641,7 @@ impl Learnt {
 
     fn rate(&self) -> Option<f64> {
         self.capacity
-            .or((self.proven >= LEAST_RATE).then_some(self.proven))
+            .or((self.proven >= GUESS).then_some(self.proven))
     }
 }
 
@@ -717,6 +749,26 @@ mod tests {
             let rate = limit.rate.per_second;
             assert_eq!(rate < FIRST_RATE, is_bounded, "{clients} clients: {rate}");
         }
+    }
+
+    #[test]
+    fn a_server_that_returns_is_probed_by_one_handshake() {
+        let mut now = Instant::now();
+        let mut limit = Limit::new(MaxHandshakes::Adaptive, now);
+        limit.probe();
+        for end in [
+            HandshakeEnd::Failed,
+            HandshakeEnd::Unknown,
+            HandshakeEnd::Answered,
+        ] {
+            assert_eq!(limit.room(now), Room::Yes);
+            let handshake = limit.start(now);
+            assert!(matches!(limit.room(now), Room::AtBound(Some(_))), "{end:?}");
+            now += MS * 10;
+            limit.end(handshake, end, client(1), now);
+        }
+        let _first = limit.start(now);
+        assert_eq!(limit.room(now), Room::Yes);
     }
 
     #[test]

@@ -117,6 +117,11 @@ impl Admission {
         (limit.room(now) == Room::Yes).then(|| limit.start(now))
     }
 
+    /// A server failed and is left alone: of the next handshakes with it one has to succeed before others begin.
+    pub fn probe(&mut self, server: u32, now: Instant) {
+        self.limit(server, now).probe();
+    }
+
     /// A handshake with this server is over; see [`Limit::end`].
     pub fn end(
         &mut self,

@@ -370,11 +370,6 @@ fn a_herd_comes_back_at_the_pace_of_the_servers() {
                     "{kind:?} clients, {left} {server:?} servers, seed {}",
                     seed()
                 );
-                let busiest: Vec<u32> = world
-                    .servers
-                    .iter()
-                    .map(|server| *server.arrived.iter().max().expect("some"))
-                    .collect();
                 assert_eq!(world.back, clients, "{what}");
                 assert_eq!(world.in_vain, 0, "{what}: nobody waits in vain");
                 if server != Unlimited {

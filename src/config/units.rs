@@ -16,6 +16,13 @@ pub(super) enum Pace {
     Rate(u32),
 }
 
+/// `"adaptive"`, or a number without a unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum MaxHandshakes {
+    Adaptive,
+    Number(u32),
+}
+
 /// `"10%"`: a whole number of hundredths, 0 to 100.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Percent(pub u8);
@@ -168,6 +175,40 @@ impl<'de> Deserialize<'de> for Pace {
             what: "a pace",
             example: |n| format!("\"{n}/s\""),
         })
+    }
+}
+
+impl<'de> Deserialize<'de> for MaxHandshakes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Number;
+
+        impl Visitor<'_> for Number {
+            type Value = MaxHandshakes;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number of handshakes, or \"adaptive\"")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<MaxHandshakes, E> {
+                match text {
+                    "adaptive" => Ok(MaxHandshakes::Adaptive),
+                    _ => Err(E::custom(format!(
+                        "`{text}` is not a number of handshakes\nwrite \"adaptive\", or a number: 50"
+                    ))),
+                }
+            }
+
+            fn visit_i64<E: Error>(self, number: i64) -> Result<MaxHandshakes, E> {
+                let most = u32::try_from(number).ok().filter(|number| *number > 0);
+                most.map(MaxHandshakes::Number).ok_or_else(|| {
+                    E::custom(format!(
+                        "`{number}` handshakes cannot be under way\nwrite \"adaptive\", or a number from 1 on: 50"
+                    ))
+                })
+            }
+        }
+
+        deserializer.deserialize_any(Number)
     }
 }
 

@@ -5,6 +5,7 @@ use super::error::Error;
 use super::meaning::Reader;
 use super::written;
 use super::written::Table;
+use crate::admission::limit::MaxHandshakes;
 use crate::transport::address::Address;
 use crate::transport::source_addresses::Sources;
 use crate::upstream::settings::{Balance, Ejection, HashKey, ServerSettings, Upstream};
@@ -94,6 +95,11 @@ impl Reader<'_> {
             queue_timeout: written
                 .queue_timeout
                 .map_or(default.queue_timeout, |wait| wait.0),
+            max_handshakes: match written.max_handshakes {
+                None => default.max_handshakes,
+                Some(super::units::MaxHandshakes::Adaptive) => MaxHandshakes::Adaptive,
+                Some(super::units::MaxHandshakes::Number(most)) => MaxHandshakes::Fixed(most),
+            },
             connect_timeout: written
                 .connect_timeout
                 .map_or(default.connect_timeout, |time| time.0),

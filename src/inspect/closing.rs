@@ -162,6 +162,20 @@ pub enum Order {
         /// At most 123 bytes are sent of it.
         reason: String,
     },
+    /// A Close of ours that asks the client to reconnect.
+    Restart {
+        /// [`Policy::restart_code`].
+        code: u16,
+        /// When the client is to come back.
+        delay: Duration,
+        /// The server's other clients are told at the same moment.
+        is_crowd: bool,
+    },
+}
+
+/// The reason of a Close that asks a client to reconnect after a delay.
+pub fn restart_reason(delay: Duration) -> String {
+    format!("service restart; retry-after-ms={}", delay.as_millis())
 }
 
 /// What both sides are told.
@@ -181,12 +195,10 @@ pub fn orders(cause: &Cause, policy: &Policy, delay: Duration) -> Orders {
         code: Some(code),
         reason,
     };
-    let restart = || {
-        let delay = delay.as_millis();
-        close(
-            policy.restart_code,
-            format!("service restart; retry-after-ms={delay}"),
-        )
+    let restart = |is_crowd| Order::Restart {
+        code: policy.restart_code,
+        delay,
+        is_crowd,
     };
     match *cause {
         Cause::Violation {
@@ -212,13 +224,14 @@ pub fn orders(cause: &Cause, policy: &Policy, delay: Duration) -> Orders {
             upstream: Order::Nothing,
         },
         Cause::ServerRestarts { code } => Orders {
-            client: restart(),
+            client: restart(true),
             // §5.5.1: "the endpoint typically echos the status code it received".
             upstream: close(code, String::new()),
         },
         // The upstream only once the client has answered: what the client sent before that is still delivered.
+        // A drain has a pace of its own.
         Cause::Drained { .. } => Orders {
-            client: restart(),
+            client: restart(false),
             upstream: close(close::GOING_AWAY, "client moves on".to_owned()),
         },
         // Who takes nothing cannot be told anything.
@@ -227,7 +240,7 @@ pub fn orders(cause: &Cause, policy: &Policy, delay: Duration) -> Orders {
             upstream: close(close::GOING_AWAY, "client does not read".to_owned()),
         },
         Cause::Vanished { by: Side::Server } | Cause::Stalled { by: Side::Server } => Orders {
-            client: restart(),
+            client: restart(true),
             upstream: Order::Nothing,
         },
         Cause::Vanished { by: Side::Client } => Orders {
@@ -258,6 +271,7 @@ mod tests {
         let code = |order| match order {
             Order::Nothing => None,
             Order::Close { code, .. } => code,
+            Order::Restart { code, .. } => Some(code),
         };
         let orders = orders(&cause, policy, Duration::from_millis(2400));
         (code(orders.client), code(orders.upstream))
@@ -373,14 +387,19 @@ mod tests {
             "invalid UTF-8 at byte 5 of the message; send raw bytes as binary"
         );
         let cause = Cause::Vanished { by: Side::Server };
-        let orders = orders(&cause, &Policy::default(), Duration::from_millis(2400));
-        let reason = "service restart; retry-after-ms=2400".to_owned();
+        let delay = Duration::from_millis(2400);
+        let orders = orders(&cause, &Policy::default(), delay);
         assert_eq!(
             orders.client,
-            Order::Close {
-                code: Some(1012),
-                reason
+            Order::Restart {
+                code: 1012,
+                delay,
+                is_crowd: true
             }
+        );
+        assert_eq!(
+            restart_reason(delay),
+            "service restart; retry-after-ms=2400"
         );
     }
 

@@ -107,6 +107,10 @@ reasons! {
     Exhausted = "exhausted", Full, Gate;
     /// No server takes connections, and none did within `queue_timeout`: 503.
     NoServer = "no_server", QueueTimeout, Gate;
+    /// The queue is so long that the upgrade would wait in vain: 503.
+    QueueFull = "queue_full", QueueTimeout, Gate;
+    /// The client left while its upgrade waited for a server.
+    ClientLeft = "client_left", Abandoned, Client;
     /// No server can be reached: 502.
     Unreachable = "unreachable", Unreachable, Gate;
     /// No server could be reached within `connect_timeout`: 504.
@@ -150,7 +154,8 @@ mod tests {
     fn a_refusal_is_never_counted_as_a_success() {
         for reason in Reason::ALL {
             assert_ne!(reason.result(), Handshake::Ok, "{}", reason.label());
-            assert_ne!(reason.result(), Handshake::Abandoned, "{}", reason.label());
+            let is_abandoned = reason.result() == Handshake::Abandoned;
+            assert_eq!(is_abandoned, *reason == Reason::ClientLeft, "{reason:?}");
         }
     }
 }

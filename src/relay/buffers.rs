@@ -153,7 +153,7 @@ impl State {
         let mut holding = before;
         holding.bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         if took || before.bytes == 0 {
-            holding.since = self.terms.buffers.clock();
+            holding.since = self.context.buffers.clock();
         }
         self.hold(holding, before);
     }
@@ -167,7 +167,7 @@ impl State {
         self.handle.hold(holding);
         let change = holding.bytes as isize - before.bytes as isize;
         if change != 0 {
-            self.terms.buffers.handle_change(change);
+            self.context.buffers.handle_change(change);
         }
     }
 }

@@ -18,11 +18,12 @@ pub use handle::Handle;
 use crate::handshake::Deflate;
 use crate::inspect::{Block, Side};
 use crate::metrics::Metrics;
-use crate::session::{Command, Outcome, Passage, Phase, Session, Settings, Turn};
+use crate::session::{Command, Outcome, Passage, Phase, ReconnectDelays, Session, Settings, Turn};
 use crate::transport::delivery::Delivery;
 use bytes::BytesMut;
 use pipe::{CHUNK, Pipe};
 use std::cell::RefCell;
+use std::fmt;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -31,7 +32,6 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 /// What every connection of a route has in common.
-#[derive(Debug)]
 pub struct RouteContext {
     /// Name of the route, for logs and metrics.
     pub route: String,
@@ -41,6 +41,16 @@ pub struct RouteContext {
     pub buffers: Arc<Buffers>,
     /// Where all else is counted.
     pub metrics: Arc<Metrics>,
+    /// For how long the clients of a server that is gone are told to stay away.
+    pub delays: Arc<dyn ReconnectDelays + Send + Sync>,
+}
+
+impl fmt::Debug for RouteContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RouteContext")
+            .field("route", &self.route)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A proxied connection after its 101, until both sides are done with it.
@@ -55,7 +65,7 @@ pub struct Relay<C, U> {
 /// All of a relay but its legs.
 #[derive(Debug)]
 struct State {
-    terms: Arc<RouteContext>,
+    context: Arc<RouteContext>,
     handle: Arc<Handle>,
     session: Session,
     /// By the side that they read from.
@@ -68,19 +78,19 @@ impl<C, U> Relay<C, U> {
     /// `from_client` and `from_server` came behind the heads of the handshake and were read with them; `compression` is
     /// what the handshake agreed to. `handle` has the connection ended from outside.
     pub fn new(
-        terms: Arc<RouteContext>,
+        context: Arc<RouteContext>,
         handle: Arc<Handle>,
         compression: Option<Deflate>,
         (client, from_client): (C, BytesMut),
         (server, from_server): (U, BytesMut),
     ) -> Self {
-        let mut session = Session::new(terms.settings.clone(), compression, rand::random());
+        let mut session = Session::new(context.settings.clone(), compression, rand::random());
         session.start(Instant::now().into_std());
         session.handle_read(Side::Client, from_client.len());
         session.handle_read(Side::Server, from_server.len());
         let pipes = [Pipe::new(from_client), Pipe::new(from_server)];
         let state = State {
-            terms,
+            context,
             handle,
             session,
             pipes,
@@ -167,7 +177,7 @@ impl Drop for State {
     fn drop(&mut self) {
         self.let_go();
         let freed = self.session.stop_inflating();
-        self.terms.metrics.compression_memory(freed);
+        self.context.metrics.compression_memory(freed);
     }
 }
 
@@ -232,7 +242,7 @@ impl State {
     fn take_frames(&mut self, now: std::time::Instant) -> bool {
         let mut taken = false;
         for to in [Side::Client, Side::Server] {
-            while let Some(frame) = self.session.poll_frame(to, now) {
+            while let Some(frame) = self.session.poll_frame(to, now, &*self.context.delays) {
                 self.pipes[to.other() as usize].insert(&frame);
                 taken = true;
             }
@@ -322,7 +332,7 @@ impl State {
     }
 
     fn count(&mut self, from: Side, passage: &Passage) {
-        let metrics = &self.terms.metrics;
+        let metrics = &self.context.metrics;
         metrics.compression_memory(self.session.memory_change());
         if passage.tally != Default::default() {
             metrics.passed(from, &passage.tally);

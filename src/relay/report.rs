@@ -8,7 +8,7 @@ use crate::session::Event;
 impl State {
     /// Counts and logs what has happened since the last call.
     pub(super) fn report(&mut self) {
-        let (metrics, route) = (&self.terms.metrics, self.terms.route.as_str());
+        let (metrics, route) = (&self.context.metrics, self.context.route.as_str());
         while let Some(event) = self.session.poll_event() {
             match event {
                 Event::Violation {

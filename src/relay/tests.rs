@@ -120,6 +120,7 @@ fn with_settings(settings: Settings) -> RouteContext {
         settings: Arc::new(settings),
         buffers: Arc::new(Buffers::new(metrics.clone())),
         metrics,
+        delays: Arc::new(()),
     }
 }
 

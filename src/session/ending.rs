@@ -6,7 +6,7 @@ use super::phase::Phase;
 use super::rare::EndBegan;
 use super::timers::Timer;
 use super::writing::{CloseDue, Writing};
-use super::{ControlFrame, Event, SIDES, Session};
+use super::{ControlFrame, Event, ReconnectDelays, SIDES, Session};
 use crate::drain;
 use crate::frame::close;
 use crate::inspect::Side;
@@ -20,7 +20,12 @@ const OVERTIME: Duration = Duration::from_millis(500);
 impl Session {
     /// A frame of wsgate for a side, if one is due and what the side was sent ends at a frame boundary. It follows what was
     /// forwarded to the side before.
-    pub fn poll_frame(&mut self, to: Side, now: Instant) -> Option<ControlFrame> {
+    pub fn poll_frame(
+        &mut self,
+        to: Side,
+        now: Instant,
+        delays: &(impl ReconnectDelays + ?Sized),
+    ) -> Option<ControlFrame> {
         let inbound = &self.inbound[to.other() as usize];
         let writing = &mut self.writing[to as usize];
         let Writing::CloseDue(_) = writing else {
@@ -33,9 +38,14 @@ impl Session {
             }
             return None;
         };
-        let Writing::CloseDue(due) = std::mem::take(writing) else {
+        let Writing::CloseDue(mut due) = std::mem::take(writing) else {
             return None;
         };
+        if let Some(drawn) = due.crowd {
+            let policy = &self.settings.closing;
+            let delay = delays.delay(policy.reconnect_after, drawn);
+            due.frame = close::Frame::new(due.code, &closing::restart_reason(delay), None);
+        }
         *writing = Writing::Closed(due.code);
         // Until the caller says that the frame is written.
         self.blocked[to as usize] = true;
@@ -121,7 +131,7 @@ impl Session {
             }
             Passing::CodeAlone => {
                 self.end(Cause::Closed { by, code }, now);
-                self.order_close(to, code, "");
+                self.order_close(to, code, "", None);
             }
             Passing::Not if self.phase.cause().is_none() => {
                 let code = code.unwrap_or(close::GOING_AWAY);
@@ -260,26 +270,34 @@ impl Session {
     }
 
     fn order(&mut self, to: Side, order: Order) {
-        let Order::Close { code, reason } = order else {
-            return;
+        let (code, reason, crowd) = match order {
+            Order::Nothing => return,
+            Order::Close { code, reason } => (code, reason, None),
+            Order::Restart {
+                code,
+                delay,
+                is_crowd,
+            } => {
+                let reason = closing::restart_reason(delay);
+                (Some(code), reason, is_crowd.then_some(delay))
+            }
         };
-        let (code, reason) = match self.inbound[to as usize].closed {
+        match self.inbound[to as usize].closed {
             // RFC 6455 §5.5.1: a side that sent a Close gets its own code back, whatever happened meanwhile.
-            Some(code) => (code, String::new()),
-            None => (code, reason),
-        };
-        self.order_close(to, code, &reason);
+            Some(code) => self.order_close(to, code, "", None),
+            None => self.order_close(to, code, &reason, crowd),
+        }
     }
 
     /// Has a side sent this Close at the end of the frame under way, unless it is sent one already.
-    fn order_close(&mut self, to: Side, code: Option<u16>, reason: &str) {
+    fn order_close(&mut self, to: Side, code: Option<u16>, reason: &str, crowd: Option<Duration>) {
         if !matches!(self.writing[to as usize], Writing::Passing) {
             return;
         }
         // RFC 6455 §5.3: toward the server wsgate is the client, and masks.
         let mask = (to == Side::Server).then(|| self.generator.mask());
         let frame = close::Frame::new(code, reason, mask);
-        let due = Box::new(CloseDue { frame, code });
+        let due = Box::new(CloseDue { frame, code, crowd });
         self.writing[to as usize] = Writing::CloseDue(due);
     }
 

@@ -99,7 +99,7 @@ impl Settings {
 ///     let passage = session.handle_bytes(Side::Server, &window, &mut block, turn, now);
 ///     to_client.extend(window.drain(..passage.forward));
 ///     window.drain(..passage.discard);
-///     while let Some(frame) = session.poll_frame(Side::Client, now) {
+///     while let Some(frame) = session.poll_frame(Side::Client, now, &()) {
 ///         to_client.extend_from_slice(frame.as_bytes());
 ///     }
 ///     if !passage.again {
@@ -123,6 +123,19 @@ pub struct Session {
     generator: Generator,
     /// Most sessions have none of it.
     rare: Option<Box<Rare>>,
+}
+
+/// For how long clients are told to stay away, where the clients of a server have to come back all at once.
+pub trait ReconnectDelays {
+    /// The delay for one client more. `drawn` was drawn from `range` at random; the delay is not shorter than the range.
+    fn delay(&self, range: (Duration, Duration), drawn: Duration) -> Duration;
+}
+
+/// The delay that was drawn, however many clients there are.
+impl ReconnectDelays for () {
+    fn delay(&self, _: (Duration, Duration), drawn: Duration) -> Duration {
+        drawn
+    }
 }
 
 /// What the outside asks of a session.

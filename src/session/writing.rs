@@ -1,6 +1,7 @@
 //! What is written to one side.
 
 use crate::frame::close;
+use std::time::Duration;
 
 /// What a session does with the stream toward one side.
 #[derive(Debug, Default)]
@@ -23,6 +24,9 @@ pub(super) enum Writing {
 pub(super) struct CloseDue {
     pub frame: close::Frame,
     pub code: Option<u16>,
+    /// The delay that was drawn for the client, where many clients are told at once: it is [stretched](super::ReconnectDelays)
+    /// when the frame is sent.
+    pub crowd: Option<Duration>,
 }
 
 impl Writing {

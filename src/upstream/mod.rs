@@ -4,7 +4,9 @@
 //! a new connection goes to a server that somebody drained, or that fails its checks, in no case; and to one that the
 //! configuration has dropped only while none of the others can take it.
 
+mod admitting;
 pub(crate) mod balance;
+mod connect;
 pub(crate) mod discovery;
 mod ejection;
 pub(crate) mod health_checks;
@@ -14,31 +16,27 @@ mod removed;
 mod server;
 pub mod settings;
 
+pub(crate) use crate::upstream::connect::{Connected, Unreachable, warn_unreachable};
 pub use crate::upstream::ejection::{ClientNetwork, Ejected, EjectionReason, SessionEnd};
 pub use crate::upstream::pools::{Departure, Pools};
 pub use crate::upstream::removed::RemovedServers;
 pub use crate::upstream::server::{HealthStatus, Server, ServerPermit, State};
 
+use crate::admission::Standing;
 use crate::deploy::{ServerId, UpstreamId};
 use crate::duration::Shown;
-use crate::log;
-use crate::metrics::{Metrics, QueueEnd};
+use crate::metrics::Metrics;
 use crate::transport::address::Address;
-use crate::transport::exhaustion::Exhaustion;
-use crate::transport::socket::Socket;
+use crate::upstream::admitting::Admitting;
 use crate::upstream::balance::{Ring, Turns};
 use crate::upstream::settings::{Balance, Upstream};
 use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
 use pingora::{Error, ErrorType, Result};
 use std::collections::HashMap;
-use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Duration;
 use tokio::sync::Notify;
-use tokio::time::{Instant, timeout, timeout_at};
-use tracing::Level;
 
 /// A named pool of servers.
 pub struct Pool {
@@ -50,7 +48,9 @@ pub struct Pool {
     turn: AtomicUsize,
     turns: Turns,
     /// A server may take connections that took none before.
-    changed: Notify,
+    changed: Arc<Notify>,
+    /// How fast upgrades reach the servers.
+    admitting: Admitting,
     /// Queued while it is decided whether a server may be ejected.
     ejecting: Mutex<()>,
 }
@@ -112,27 +112,19 @@ impl Members {
 }
 
 /// Says that the pause of a server is over, unless a health check ended it before.
-async fn announce_return(upstream: String, server: Arc<Server>, ejected: Ejected) {
+async fn announce_return(
+    upstream: String,
+    server: Arc<Server>,
+    ejected: Ejected,
+    changed: Arc<Notify>,
+) {
     tokio::time::sleep_until(ejected.until.into()).await;
+    changed.notify_waiters();
     let is_the_last = server.ejector().last() == Some(ejected);
     if is_the_last && !server.has_left() {
         let reason = ejected.reason.label();
         tracing::info!(upstream, server = %server.address, reason, "server was left alone for long enough and takes connections again");
     }
-}
-
-/// Between two looks at the servers of an upgrade that waits for one.
-const GLANCE: Duration = Duration::from_millis(100);
-
-/// No server of a pool could be reached.
-#[derive(Debug)]
-pub(crate) struct Unreachable {
-    /// The last one failed by time-out.
-    pub timed_out: bool,
-    /// None was tried: none takes connections.
-    pub none_taking: bool,
-    /// There was no descriptor, memory or local port for a connection to one of them.
-    pub exhausted: bool,
 }
 
 impl Pool {
@@ -152,11 +144,22 @@ impl Pool {
             })),
             turn: AtomicUsize::new(0),
             turns: Turns::default(),
-            changed: Notify::new(),
+            changed: Arc::default(),
+            admitting: Admitting::new(settings.max_handshakes),
             ejecting: Mutex::new(()),
         };
         pool.update(settings);
         pool
+    }
+
+    /// How the admission of upgrades to a server stands.
+    pub fn admission(&self, server: &Server) -> Standing {
+        self.admitting.standing(server.number)
+    }
+
+    /// Upgrades that wait for a server.
+    pub fn waiting(&self) -> usize {
+        self.admitting.waiting()
     }
 
     /// The pool as drains and operators know it.
@@ -239,94 +242,6 @@ impl Pool {
         )
     }
 
-    /// A connection to the first candidate that takes one. Where none does, it waits for one up to `queue_timeout`.
-    pub(crate) async fn connect(
-        &self,
-        key: Option<&[u8]>,
-        metrics: &Metrics,
-    ) -> Result<(Socket, ServerPermit), Unreachable> {
-        let deadline = Instant::now() + self.members().settings.queue_timeout;
-        let mut held = None;
-        loop {
-            let changed = self.changed.notified();
-            match self.connect_now(key, metrics).await {
-                Err(unreachable) if unreachable.none_taking => {
-                    held.get_or_insert_with(|| metrics.queue(&self.name));
-                    // A place that becomes free, or a pause that ends, is told to nobody.
-                    let look = deadline.min(Instant::now() + GLANCE);
-                    if timeout_at(look, changed).await.is_err() && Instant::now() >= deadline {
-                        if let Some(held) = held {
-                            held.end(QueueEnd::Expired);
-                        }
-                        return Err(unreachable);
-                    }
-                }
-                result => {
-                    if let Some(held) = held {
-                        held.end(QueueEnd::Served);
-                    }
-                    return result;
-                }
-            }
-        }
-    }
-
-    async fn connect_now(
-        &self,
-        key: Option<&[u8]>,
-        metrics: &Metrics,
-    ) -> Result<(Socket, ServerPermit), Unreachable> {
-        let mut unreachable = Unreachable {
-            timed_out: false,
-            none_taking: true,
-            exhausted: false,
-        };
-        let upstream = self.name.as_str();
-        let members = self.members();
-        let after = members.settings.connect_timeout;
-        for server in self.candidates(key) {
-            let Some(occupied) = server.occupy() else {
-                continue;
-            };
-            let address = &server.address;
-            unreachable.none_taking = false;
-            let began = std::time::Instant::now();
-            let opening = Socket::open(
-                address,
-                server.name.as_deref(),
-                members.settings.tls.as_ref(),
-                members.settings.tcp,
-                &members.settings.sources,
-            );
-            match timeout(after, opening).await {
-                Ok(Ok(socket)) => {
-                    server.handle_connect();
-                    return Ok((socket, occupied));
-                }
-                Ok(Err(error)) => {
-                    if let Some(shortage) = Exhaustion::of(&error) {
-                        // No server's fault.
-                        shortage.report(metrics, &error);
-                        unreachable.exhausted = true;
-                        if shortage.is_for_every_server() {
-                            return Err(unreachable);
-                        }
-                        continue;
-                    }
-                    warn_unreachable(Some(upstream), address, &error);
-                    unreachable.timed_out = false;
-                }
-                Err(_) => {
-                    let late = format_args!("no connection within {}", Shown(after)).to_string();
-                    warn_unreachable(Some(upstream), address, &late);
-                    unreachable.timed_out = true;
-                }
-            }
-            self.handle_failure(&server, EjectionReason::Unreachable, None, began, metrics);
-        }
-        Err(unreachable)
-    }
-
     /// An attempt of this client that began at `began` failed by the server's fault.
     pub(crate) fn handle_failure(
         &self,
@@ -396,11 +311,17 @@ impl Pool {
             .ejector()
             .eject(reason, now, members.settings.ejection);
         drop(deciding);
+        self.admitting.probe(server.number);
         metrics.ejected(upstream, label);
         let pause = Shown(ejected.until - ejected.since);
         tracing::warn!(upstream, server = %server.address, reason = label, %pause, "server failed again and again, and is left alone");
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(announce_return(self.name.clone(), server.clone(), ejected));
+            runtime.spawn(announce_return(
+                self.name.clone(),
+                server.clone(),
+                ejected,
+                self.changed.clone(),
+            ));
         }
     }
 
@@ -429,15 +350,6 @@ impl Pool {
         // Only WebSockets are upgraded here, and those do not take Pingora's path.
         peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::deny_upgrades();
         Ok(peer)
-    }
-}
-
-/// Says in the log that a server cannot be reached: once a minute, and how often meanwhile.
-pub(crate) fn warn_unreachable(upstream: Option<&str>, server: &Address, error: &dyn fmt::Display) {
-    const EVENT: &str = "server cannot be reached";
-    match log::admit(Level::WARN, EVENT, server) {
-        Some(more) => tracing::warn!(upstream, %server, %error, "{EVENT}{more}"),
-        None => tracing::debug!(upstream, %server, %error, "{EVENT}"),
     }
 }
 

@@ -195,7 +195,8 @@ impl Pool {
                 } else {
                     HealthStatus::Good
                 };
-                Arc::new(Server::new(&wanted, number, standing))
+                let changed = self.changed.clone();
+                Arc::new(Server::new(&wanted, number, standing, changed))
             });
             server.apply(&wanted);
             server.set_left(None);
@@ -219,8 +220,11 @@ impl Pool {
         after.left = left;
         after.ring = Members::ring(&after.settings, &after.servers);
         let generation = (after.generation != before.generation).then_some(after.generation);
+        let numbers: Vec<u32> = after.all().map(|server| server.number).collect();
+        let setting = after.settings.max_handshakes;
         *members = Arc::new(after);
         drop(members);
+        self.admitting.apply(setting, &numbers);
         self.changed.notify_waiters();
         Update {
             left: gone,

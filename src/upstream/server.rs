@@ -8,6 +8,7 @@ use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use tokio::sync::Notify;
 
 /// A server at run time. It outlives reloads that keep its address, and, while it has connections, those that don't.
 #[derive(Debug)]
@@ -32,6 +33,8 @@ pub struct Server {
     /// WebSocket connections, those included that are being made.
     connections: AtomicUsize,
     ejector: Mutex<Ejector>,
+    /// That of its pool: a place may be free that was not.
+    changed: Arc<Notify>,
 }
 
 /// Values of `Server::left`: the configuration has it, or what has taken it away.
@@ -61,6 +64,9 @@ impl Deref for ServerPermit {
 impl Drop for ServerPermit {
     fn drop(&mut self) {
         self.0.connections.fetch_sub(1, Ordering::Relaxed);
+        if self.0.max_connections.load(Ordering::Relaxed) != 0 {
+            self.0.changed.notify_waiters();
+        }
     }
 }
 
@@ -102,7 +108,12 @@ impl State {
 }
 
 impl Server {
-    pub(crate) fn new(settings: &ServerSettings, number: u32, standing: HealthStatus) -> Self {
+    pub(crate) fn new(
+        settings: &ServerSettings,
+        number: u32,
+        standing: HealthStatus,
+        changed: Arc<Notify>,
+    ) -> Self {
         let server = Server {
             address: settings.address.clone(),
             name: settings.name.clone(),
@@ -116,6 +127,7 @@ impl Server {
             backup: AtomicBool::new(false),
             connections: AtomicUsize::new(0),
             ejector: Mutex::default(),
+            changed,
         };
         server.apply(settings);
         server

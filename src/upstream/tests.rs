@@ -1,5 +1,8 @@
 use crate::upstream::settings::{HashKey, HealthCheck, ServerSettings};
 use crate::upstream::*;
+use std::pin::pin;
+use std::time::Duration;
+use tokio::time::Instant;
 
 fn settings(servers: u16) -> Upstream {
     let servers = (1..=servers)
@@ -230,23 +233,25 @@ fn who_comes_back_slowly_gets_less() {
 
 #[tokio::test(start_paused = true)]
 async fn where_none_takes_it_an_upgrade_waits_for_one() {
-    let pool = Pool::new(
+    let pool = Arc::new(Pool::new(
         Upstream::new("a", vec![Address::Unix("/nonexistent".into())]),
         0,
-    );
+    ));
     let server = pool.members().servers[0].clone();
     pool.set_drained(&server, true);
     let metrics = Metrics::new();
     let (held, timeout) = (Instant::now(), pool.members().settings.queue_timeout);
-    let unreachable = pool.connect(None, &metrics).await.expect_err("it is out");
-    assert!(unreachable.none_taking);
+    let stays = std::future::pending;
+    let connected = pool.connect(None, None, &metrics, pin!(stays())).await;
+    assert!(!connected.expect_err("it is out").is_tried);
     assert_eq!(held.elapsed(), timeout);
-    let (unreachable, ()) = tokio::join!(pool.connect(None, &metrics), async {
+    let client = pin!(stays());
+    let (unreachable, ()) = tokio::join!(pool.connect(None, None, &metrics, client), async {
         tokio::time::sleep(timeout / 2).await;
         pool.set_drained(&server, false);
     });
     assert!(
-        !unreachable.expect_err("nobody listens there").none_taking,
+        unreachable.expect_err("nobody listens there").is_tried,
         "it was tried once it was in again"
     );
 }

@@ -10,6 +10,7 @@ use pingora::http::{IntoCaseHeaderName, ResponseHeader};
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v1::client::HttpSession;
 use pingora::{Error, ErrorType, Result};
+use rand::Rng;
 use std::borrow::Cow;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -42,6 +43,14 @@ impl Answer {
     /// It may work a little later.
     pub fn unavailable(sentence: &'static str) -> Self {
         Answer::new(StatusCode::SERVICE_UNAVAILABLE, sentence).with(header::RETRY_AFTER, "5")
+    }
+
+    /// It may work after this time, which is drawn from once to twice as long: those who are refused at one moment do not come
+    /// back at one moment.
+    pub fn unavailable_for(sentence: &'static str, after: Duration) -> Self {
+        let drawn = after.mul_f64(rand::thread_rng().gen_range(1.0..2.0));
+        let seconds = drawn.as_secs_f64().ceil().max(1.0).to_string();
+        Answer::new(StatusCode::SERVICE_UNAVAILABLE, sentence).with(header::RETRY_AFTER, seconds)
     }
 
     pub fn status(&self) -> StatusCode {

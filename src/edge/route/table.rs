@@ -170,6 +170,7 @@ impl Table {
                 }),
                 buffers: global_limits.buffers.clone(),
                 metrics: metrics.clone(),
+                delays: pools[route.upstream].clone(),
             };
             let known = before.and_then(|table| table.named(&route.name));
             Arc::new(RouteState {

@@ -26,6 +26,8 @@ use bytes::BytesMut;
 use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v1::server::HttpSession;
+use std::future::Future;
+use tokio::io::AsyncReadExt;
 
 /// What became of a request that may mean to open a WebSocket.
 pub(crate) enum Served {
@@ -40,11 +42,11 @@ pub(crate) enum Served {
 /// Answers a request that means to open a WebSocket. A tunnel takes the connection's permit with it.
 pub(crate) async fn serve(
     tables: &Tables,
-    stream: Stream,
+    mut stream: Stream,
     mut head: Head,
     permit: &mut Option<Permit>,
 ) -> Served {
-    let behind = head.split_behind();
+    let mut behind = head.split_behind();
     let mut head = head.bytes;
     let client_request = match ClientRequest::parse(&head) {
         Ok(client_request) => client_request,
@@ -55,12 +57,29 @@ pub(crate) async fn serve(
         head.unsplit(behind);
         return Served::Plain(stream, Head { bytes: head, len });
     }
-    match handle_upgrade(tables, client_request, &Downstream::of(&stream)).await {
+    let downstream = Downstream::of(&stream);
+    let client_left = client_left(&mut stream, &mut behind);
+    let handled = handle_upgrade(tables, client_request, &downstream, client_left).await;
+    match handled {
         Ok(tunnel) => tunnel.open(stream, behind, permit).await,
         // What few requests come to is in a box of its own.
         Err(refused) => Box::pin(refuse_on(stream, head, refused)).await,
     }
     Served::UpstreamResponse
+}
+
+/// What a client may send behind its request while that waits for a server, in bytes. Beyond it the client's connection is not
+/// looked at any more.
+const MOST_EARLY: usize = 4 << 10;
+
+/// Waits for the end of a client's connection. What the client sends meanwhile is kept in `behind`.
+async fn client_left(stream: &mut Stream, behind: &mut BytesMut) {
+    while behind.len() < MOST_EARLY {
+        if !matches!(stream.read_buf(behind).await, Ok(1..)) {
+            return;
+        }
+    }
+    std::future::pending().await
 }
 
 /// Tells a client why its request is refused.
@@ -116,6 +135,7 @@ async fn handle_upgrade(
     tables: &Tables,
     request: ClientRequest<'_>,
     downstream: &Downstream,
+    client_left: impl Future<Output = ()> + Send,
 ) -> Result<Box<Tunnel>, Refused> {
     let attempt = Attempt::find_route(tables, request, downstream)?;
     let negotiated = async {
@@ -123,7 +143,7 @@ async fn handle_upgrade(
         let permits = attempt.take_permits()?;
         let auth_headers = attempt.check_access().await?;
         let request_head = attempt.write_request(&checked, &auth_headers)?;
-        let connected = attempt.connect().await?;
+        let connected = attempt.connect(client_left).await?;
         let answered = attempt.exchange(&checked, request_head, connected).await?;
         attempt.verify_answer(answered, permits)
     };

@@ -172,7 +172,12 @@ pub(crate) fn of_handshake(refusal: &Refusal) -> Refused {
 
 /// The answer where no server took the connection.
 pub(crate) fn not_connected(unreachable: &Unreachable) -> Refused {
-    if unreachable.none_taking {
+    if let Some(after) = unreachable.retry_after {
+        let sentence = "the servers have as many new connections as they take; come again later";
+        Answer::unavailable_for(sentence, after).refusing(Reason::QueueFull)
+    } else if unreachable.is_abandoned {
+        Answer::unavailable("the client left").refusing(Reason::ClientLeft)
+    } else if !unreachable.is_tried {
         Answer::unavailable("no server takes connections now").refusing(Reason::NoServer)
     } else if unreachable.exhausted {
         Answer::exhausted().refusing(Reason::Exhausted)

@@ -4,6 +4,7 @@
 //! What is cheap and decides alone stands before what costs: no permit is taken for a malformed handshake, the access service is
 //! asked only for a request that has its permits, and no server is connected to for a request that the access service refuses.
 
+use crate::admission::limit::HandshakeEnd;
 use crate::deploy::Enrolled;
 use crate::drain;
 use crate::duration::Shown;
@@ -27,10 +28,11 @@ use crate::limit::clients::AddressPermit;
 use crate::log::Excerpt;
 use crate::metrics::{Handshake, Reason};
 use crate::transport::error_text::words;
-use crate::transport::socket::Socket;
-use crate::upstream::{ClientNetwork, EjectionReason, ServerPermit};
+use crate::upstream::{ClientNetwork, Connected, EjectionReason, ServerPermit};
 use bytes::BytesMut;
 use http::{StatusCode, header};
+use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::time::timeout;
@@ -50,14 +52,6 @@ pub(crate) struct Permits {
     pub route: RoutePermit,
     /// `None` where the connection of the client is counted itself, or where addresses have no limits.
     pub address: Option<Box<AddressPermit>>,
-}
-
-/// A connection to a server, before anything is sent on it.
-pub(crate) struct Connected {
-    socket: Socket,
-    server: ServerPermit,
-    /// When the connect began.
-    began: Instant,
 }
 
 /// A server that answered the handshake with a 101 which is right.
@@ -177,24 +171,21 @@ impl<'a> Attempt<'a> {
         Ok(head)
     }
 
-    /// A connection to a server of the route's upstream.
+    /// A connection to a server of the route's upstream. Where the upgrade has to wait for one, the wait ends with the client's
+    /// connection (`client_left`).
     ///
     /// # Errors
     /// 502, 503 or 504.
-    pub async fn connect(&self) -> Result<Connected, Refused> {
-        let began = Instant::now();
-        let pool = &self.route.pool;
+    pub async fn connect(
+        &self,
+        client_left: impl Future<Output = ()> + Send,
+    ) -> Result<Box<Connected>, Refused> {
+        let (pool, metrics) = (&self.route.pool, &self.route.context.metrics);
         let key = hash_key(&self.request, self.identity.client.known(), pool);
-        let connected = pool
-            .connect(key.as_deref(), &self.route.context.metrics)
-            .await;
-        let (socket, server) =
-            connected.map_err(|unreachable| refusal::not_connected(&unreachable))?;
-        Ok(Connected {
-            socket,
-            server,
-            began,
-        })
+        let client_left = pin!(client_left);
+        let connected = pool.connect(key.as_deref(), self.network(), metrics, client_left);
+        let connected = connected.await;
+        connected.map_err(|unreachable| refusal::not_connected(&unreachable))
     }
 
     /// Sends the request and reads the server's answer.
@@ -205,13 +196,14 @@ impl<'a> Attempt<'a> {
         &self,
         checked: &handshake::Request,
         request_head: BytesMut,
-        connected: Connected,
+        connected: Box<Connected>,
     ) -> Result<Answered, Refused> {
         let Connected {
             socket,
             server,
+            handshake,
             began,
-        } = connected;
+        } = *connected;
         let (pool, metrics) = (&self.route.pool, &self.route.context.metrics);
         let enrolled = self.enroll(&server);
         let settings = &self.route.settings;
@@ -225,13 +217,14 @@ impl<'a> Attempt<'a> {
             Ok(Ok(answered)) => answered,
             Ok(Err(error)) => {
                 failed(EjectionReason::NoAnswer);
+                handshake.end(HandshakeEnd::Failed);
                 let sentence = "the server ended the connection instead of answering";
                 let answer = Answer::new(StatusCode::BAD_GATEWAY, sentence);
                 let detail = format!("{}: {}", at(), words(&error));
                 return Err(answer.refusing(Reason::NoAnswer).because(detail));
             }
             Err(_) => {
-                // The client may have asked for something slow.
+                // The client may have asked for something slow; the handshake does not count as one under way for long.
                 server.handle_doubt();
                 let detail = format!("{}, after {}", at(), Shown(limit));
                 let answer = refusal::timed_out();
@@ -239,6 +232,12 @@ impl<'a> Attempt<'a> {
             }
         };
         metrics.upstream_answered(began.elapsed());
+        handshake.end(match &answered {
+            UpstreamResponse::Otherwise(head, _) if is_gateway_error(head.status) => {
+                HandshakeEnd::Failed
+            }
+            _ => HandshakeEnd::Answered,
+        });
         match answered {
             UpstreamResponse::Switched(switched) => Ok(Answered {
                 switched,
@@ -254,9 +253,7 @@ impl<'a> Attempt<'a> {
             }
             UpstreamResponse::Otherwise(mut head, session) => {
                 match head.status {
-                    StatusCode::BAD_GATEWAY
-                    | StatusCode::SERVICE_UNAVAILABLE
-                    | StatusCode::GATEWAY_TIMEOUT => failed(EjectionReason::GatewayError),
+                    status if is_gateway_error(status) => failed(EjectionReason::GatewayError),
                     // A client can cause any other 5xx at will, by a path whose handler crashes.
                     status if status.is_server_error() => {}
                     _ => server.handle_answer(self.network()),
@@ -329,6 +326,14 @@ impl<'a> Attempt<'a> {
             tracing::warn!(route, side, kind, %violation, "handshake violation observed");
         }
     }
+}
+
+/// A status by which a server, or a proxy before it, says that it cannot take the request now.
+fn is_gateway_error(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT
+    )
 }
 
 /// Tells the drains how long servers take for their handshakes.

@@ -157,7 +157,7 @@ impl World {
     fn poll_frames(&mut self) -> bool {
         let mut moved = false;
         for to in SIDES {
-            while let Some(frame) = self.session.poll_frame(to, self.now) {
+            while let Some(frame) = self.session.poll_frame(to, self.now, &()) {
                 let output = &mut self.directions[to.other() as usize].output;
                 output.extend_from_slice(frame.as_bytes());
                 moved = true;

@@ -1,0 +1,214 @@
+//! A connection to a server for an upgrade: to the first server of the balance that has room, or to the one whose turn it is
+//! after a wait.
+
+use crate::admission::limit::{ClientNetwork, HandshakeEnd};
+use crate::duration::Shown;
+use crate::log;
+use crate::metrics::{Metrics, QueueEnd, Queued};
+use crate::transport::address::Address;
+use crate::transport::exhaustion::Exhaustion;
+use crate::transport::socket::Socket;
+use crate::upstream::admitting::{AdmittedHandshake, WaitEnd};
+use crate::upstream::settings::Balance;
+use crate::upstream::{EjectionReason, Pool, Server, ServerPermit};
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::time::timeout;
+use tracing::Level;
+
+/// A connection to a server, on which the handshake has not begun.
+#[derive(Debug)]
+pub(crate) struct Connected {
+    pub socket: Socket,
+    pub server: ServerPermit,
+    /// To be told how the handshake ends.
+    pub handshake: AdmittedHandshake,
+    /// When the connect began.
+    pub began: Instant,
+}
+
+/// No server of a pool could be reached.
+#[derive(Debug, Default)]
+pub(crate) struct Unreachable {
+    /// The last one failed by time-out.
+    pub timed_out: bool,
+    /// At least one was tried.
+    pub is_tried: bool,
+    /// There was no descriptor, memory or local port for a connection to one of them.
+    pub exhausted: bool,
+    /// The upgrade would have waited in vain: its client is to come again after this time.
+    pub retry_after: Option<Duration>,
+    /// The client left while it waited.
+    pub is_abandoned: bool,
+}
+
+/// What came of one attempt to connect.
+enum Attempt {
+    Connected(Box<Connected>),
+    /// The server has no room for one more connection.
+    Full,
+    Failed,
+    /// No other server can be connected to either.
+    Exhausted,
+}
+
+impl Pool {
+    /// A connection to the first candidate that takes one. Where none has room, the upgrade waits for one up to `queue_timeout`,
+    /// or until `client_left` is ready, which is polled only then.
+    pub(crate) async fn connect(
+        self: &Arc<Self>,
+        key: Option<&[u8]>,
+        network: ClientNetwork,
+        metrics: &Metrics,
+        mut client_left: Pin<&mut (dyn Future<Output = ()> + Send)>,
+    ) -> Result<Box<Connected>, Unreachable> {
+        let deadline =
+            tokio::time::Instant::now().into_std() + self.members().settings.queue_timeout;
+        let mut unreachable = Unreachable::default();
+        let mut queued: Option<Queued> = None;
+        let end = loop {
+            let candidates = self.candidates(key);
+            let is_hashed = self.is_hashed(key);
+            for server in &candidates {
+                // A key belongs to its server: the next one is tried only where that one fails.
+                let Some(handshake) = self.try_admit(server.number, network) else {
+                    if is_hashed {
+                        break;
+                    }
+                    continue;
+                };
+                match self
+                    .open(server, handshake, &mut unreachable, metrics)
+                    .await
+                {
+                    Attempt::Connected(connected) => {
+                        if let Some(queued) = queued {
+                            queued.end(QueueEnd::Served);
+                        }
+                        return Ok(connected);
+                    }
+                    Attempt::Full | Attempt::Failed => {}
+                    Attempt::Exhausted => return Err(unreachable),
+                }
+            }
+            if unreachable.is_tried {
+                break QueueEnd::Served;
+            }
+            queued.get_or_insert_with(|| metrics.queue(&self.name));
+            let first = candidates.first().filter(|_| is_hashed);
+            let wanted = first.map(|server| server.number);
+            // Few upgrades wait, and all would carry the room for it.
+            let wait = self.wait_for_turn(wanted, network, deadline, client_left.as_mut());
+            match Box::pin(wait).await {
+                WaitEnd::Begins(handshake) => {
+                    let members = self.members();
+                    let number = handshake.server();
+                    let Some(server) = members.all().find(|server| server.number == number) else {
+                        continue;
+                    };
+                    match self
+                        .open(server, handshake, &mut unreachable, metrics)
+                        .await
+                    {
+                        Attempt::Connected(connected) => {
+                            if let Some(queued) = queued {
+                                queued.end(QueueEnd::Served);
+                            }
+                            return Ok(connected);
+                        }
+                        Attempt::Full | Attempt::Failed => {}
+                        Attempt::Exhausted => break QueueEnd::Served,
+                    }
+                }
+                WaitEnd::ChoosesAnew => {}
+                WaitEnd::Refused(after) => {
+                    unreachable.retry_after = Some(after);
+                    break QueueEnd::Refused;
+                }
+                WaitEnd::Expired => break QueueEnd::Expired,
+                WaitEnd::Abandoned => {
+                    unreachable.is_abandoned = true;
+                    break QueueEnd::Abandoned;
+                }
+            }
+        };
+        if let Some(queued) = queued {
+            queued.end(end);
+        }
+        Err(unreachable)
+    }
+
+    fn is_hashed(&self, key: Option<&[u8]>) -> bool {
+        key.is_some() && matches!(self.members().settings.balance, Balance::Hash(_))
+    }
+
+    /// Connects to this server.
+    async fn open(
+        self: &Arc<Self>,
+        server: &Arc<Server>,
+        handshake: AdmittedHandshake,
+        unreachable: &mut Unreachable,
+        metrics: &Metrics,
+    ) -> Attempt {
+        let Some(permit) = server.occupy() else {
+            return Attempt::Full;
+        };
+        let members = self.members();
+        let settings = &members.settings;
+        let address = &server.address;
+        unreachable.is_tried = true;
+        let began = Instant::now();
+        let opening = Socket::open(
+            address,
+            server.name.as_deref(),
+            settings.tls.as_ref(),
+            settings.tcp,
+            &settings.sources,
+        );
+        let limit = settings.connect_timeout;
+        match timeout(limit, opening).await {
+            Ok(Ok(socket)) => {
+                server.handle_connect();
+                return Attempt::Connected(Box::new(Connected {
+                    socket,
+                    server: permit,
+                    handshake,
+                    began,
+                }));
+            }
+            Ok(Err(error)) => {
+                if let Some(exhaustion) = Exhaustion::of(&error) {
+                    // It says nothing about the server.
+                    exhaustion.report(metrics, &error);
+                    unreachable.exhausted = true;
+                    return match exhaustion.is_for_every_server() {
+                        true => Attempt::Exhausted,
+                        false => Attempt::Failed,
+                    };
+                }
+                warn_unreachable(Some(&self.name), address, &error);
+                unreachable.timed_out = false;
+            }
+            Err(_) => {
+                let late = format_args!("no connection within {}", Shown(limit)).to_string();
+                warn_unreachable(Some(&self.name), address, &late);
+                unreachable.timed_out = true;
+            }
+        }
+        handshake.end(HandshakeEnd::Failed);
+        self.handle_failure(server, EjectionReason::Unreachable, None, began, metrics);
+        Attempt::Failed
+    }
+}
+
+/// Says in the log that a server cannot be reached: once a minute, and how often meanwhile.
+pub(crate) fn warn_unreachable(upstream: Option<&str>, server: &Address, error: &dyn fmt::Display) {
+    const EVENT: &str = "server cannot be reached";
+    match log::admit(Level::WARN, EVENT, server) {
+        Some(more) => tracing::warn!(upstream, %server, %error, "{EVENT}{more}"),
+        None => tracing::debug!(upstream, %server, %error, "{EVENT}"),
+    }
+}

@@ -1,0 +1,139 @@
+"""How fast upgrades reach a server, who waits, who is refused at once, and when the clients of a dead server come back."""
+
+import re
+import select
+
+import pytest
+
+from rig import http, raw
+from rig.gate import Gate, config
+from rig.session import Rig
+
+QUEUED = "wsgate_upgrades_queued"
+DEQUEUED = "wsgate_upgrades_dequeued_total"
+
+
+@pytest.fixture
+def start(tmp_path):
+    gates = []
+
+    def start(servers, **upstream):
+        gates.append(Gate(tmp_path, config([server.address for server in servers], upstream=upstream)))
+        return gates[-1].__enter__()
+
+    yield start
+    raw.drop_all()
+    for gate in gates:
+        gate.__exit__(None, None, None)
+
+
+def ask(gate):
+    """An upgrade request that nobody has answered yet."""
+    client = raw.connect(gate.address)
+    client.send(http.upgrade_request(Rig.new_path()))
+    return client
+
+
+def knocks(server):
+    """Whether another handshake has reached the server."""
+    return bool(select.select([server.sock], [], [], 0)[0])
+
+
+def answer(server):
+    """Completes the next handshake."""
+    peer = server.accept()
+    peer.send(http.switching_protocols(peer.read_head()))
+    return peer
+
+
+def test_no_more_handshakes_than_a_server_bears(start):
+    """The third of three upgrades reaches a server that bears two when one of the first two is done."""
+    server = raw.Server()
+    gate = start([server], max_handshakes=2)
+    clients = [ask(gate) for _ in range(2)]
+    first, second = server.accept(), server.accept()
+    third = ask(gate)
+    gate.wait_for_metrics(lambda now: now.total(QUEUED) == 1, "the third to wait")
+    assert not knocks(server)
+    first.send(http.switching_protocols(first.read_head()))
+    answer(server)
+    assert third.read_head().status == 101
+    second.send(http.switching_protocols(second.read_head()))
+    assert [client.read_head().status for client in clients] == [101, 101]
+    assert gate.wait_for_metrics(lambda now: now.total(DEQUEUED, end="served") == 1, "the third").total(QUEUED) == 0
+
+
+def test_a_client_that_leaves_the_queue_takes_no_turn(start):
+    server = raw.Server()
+    gate = start([server], max_handshakes=1)
+    under_way = ask(gate)
+    first = server.accept()
+    gone = ask(gate)
+    gate.wait_for_metrics(lambda now: now.total(QUEUED) == 1, "it to wait")
+    gone.close()
+    gate.wait_for_metrics(lambda now: now.total(QUEUED) == 0, "it to be forgotten")
+    last = ask(gate)
+    gate.wait_for_metrics(lambda now: now.total(QUEUED) == 1, "the last to wait")
+    first.send(http.switching_protocols(first.read_head()))
+    answer(server)
+    assert [client.read_head().status for client in (under_way, last)] == [101, 101]
+    assert gate.metrics().total(DEQUEUED, end="abandoned") == 1
+
+
+def test_who_waits_too_long_is_refused_and_told_when_to_come(start):
+    server = raw.Server()
+    gate = start([server], max_handshakes=1, queue_timeout="200ms")
+    # Both ends of the handshake that is under way stay open.
+    under_way = [ask(gate), server.accept()]
+    refused = ask(gate).read_head()
+    assert refused.status == 503 and under_way
+    assert int(refused.get("Retry-After")) >= 1
+
+
+def test_early_frames_of_a_client_that_waits_are_not_lost(start):
+    server = raw.Server()
+    gate = start([server], max_handshakes=1)
+    under_way = ask(gate)
+    first = server.accept()
+    client = ask(gate)
+    gate.wait_for_metrics(lambda now: now.total(QUEUED) == 1, "it to wait")
+    frames = client.frame(1, b"early") * 3
+    client.send(frames)
+    first.send(http.switching_protocols(first.read_head()))
+    peer = answer(server)
+    assert [client.read_head().status for client in (under_way, client)] == [101, 101]
+    assert peer.read_exactly(frames) is None
+
+
+def test_the_clients_of_a_dead_server_are_told_to_come_back_at_the_pace_of_the_others(tmp_path):
+    """Nothing is known of the other server: 160 per second is what it is taken to bear beside its own clients."""
+    dying, other = raw.Server(), raw.Server()
+    text = config([dying.address, other.address], route={"reconnect_after": "100ms-200ms"})
+    with Gate(tmp_path, text) as gate:
+        sessions = []
+        for number in range(160):
+            client = ask(gate)
+            server = dying if knocks_first(dying, other) else other
+            sessions.append((client, answer(server), server))
+            assert client.read_head().status == 101, number
+        mine = [(client, peer) for client, peer, server in sessions if server is dying]
+        assert len(mine) == 80
+        dying.close()
+        for _, peer in mine:
+            peer.reset()
+        delays = []
+        for client, _ in mine:
+            code, reason = client.read_close()
+            assert code == 1012
+            delays.append(int(re.search(r"retry-after-ms=(\d+)", reason)[1]))
+        raw.drop_all()
+    assert min(delays) >= 100
+    # 80 clients at 160 per second take half a second; a slot is shifted by up to half a second more.
+    assert 500 <= max(delays) <= 1200, sorted(delays)
+
+
+def knocks_first(one, other):
+    """Whether the handshake under way has reached the first of two servers."""
+    ready = select.select([one.sock, other.sock], [], [], raw.TIMEOUT)[0]
+    assert len(ready) == 1
+    return ready[0] is one.sock
