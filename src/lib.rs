@@ -8,6 +8,7 @@
 //!
 //! | room | what it knows |
 //! |---|---|
+//! | [`duration`] | durations as people write them. Pure |
 //! | [`frame`] | the wire: headers, masks, UTF-8, deflate, Close frames. Bytes in, values out |
 //! | [`handshake`] | the opening handshake: a request and a 101. Pure |
 //! | [`limit`] | token buckets, and what one client address may have. Pure |
@@ -23,8 +24,8 @@
 //! | [`upstream`] | pools of servers: discovery, health checks, ejection, balancing |
 //! | [`edge`] | HTTP toward clients: connections, request heads, routes, the upgrade; plain requests, by Pingora |
 //! | [`admin`] | /metrics, /healthz, /readyz, /v1 |
-//! | [`config`] | the TOML as written and what it means; errors with their place |
 //! | [`service`] | the process: its user, and what the service manager is told |
+//! | [`config`] | the TOML as written and what it means; errors with their place |
 //! | [`server`] | assembly, signals, reloads, the hand-over: the only room that uses all others |
 //! | [`cli`], [`demo`] | the command line; the tour |
 //!

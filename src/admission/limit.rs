@@ -16,14 +16,14 @@
 //! | there is none, and handshakes are stuck | is halved |
 //!
 //! The usual time is the least of the last 30 to 60 seconds. A server that became slower for good (another version, another
-//! network) would be taken for a strained one: where the bound is at its least for [`PATIENCE`] windows and the time does not
+//! network) would be taken for a strained one: where the bound is at its least for `PATIENCE` windows and the time does not
 //! fall, it is not the gate that makes the server slow, and the time becomes the usual one.
 //!
 //! **Handshakes begun per second** are bounded because a server that refuses at once can be overrun by few handshakes in flight.
 //! The rate begins at [`FIRST_RATE`] and doubles with each window in which it is used up and nothing fails, so that it is out of
 //! the way within a second where the server takes what comes. Where handshakes fail, it becomes 0.85 times what the server took
 //! in the last second. From there on it grows by a tenth per second up to 0.95 times what the server took, and by a fiftieth
-//! beyond, or by a tenth again after [`RECOVERY`].
+//! beyond, or by a tenth again after `RECOVERY`.
 //!
 //! A client must not be able to slow the server down for all others. Failures count only if several clients have them, and as a
 //! share of all answers. A handshake that takes longer than a second (or four times the usual time) is *stuck*, and does not
@@ -233,7 +233,7 @@ impl Limit {
     }
 
     /// Upgrades per second that the server is known to take. `None` where it was never asked for more than the guess
-    /// ([`GUESS`](super::reconnects::GUESS)) and was never strained.
+    /// ([`GUESS`]) and was never strained.
     pub fn known_rate(&self) -> Option<f64> {
         self.learnt.rate()
     }
