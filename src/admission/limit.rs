@@ -31,8 +31,9 @@
 //!
 //! While a server answers as usual and the bounds are not reached, [`Limit::start`] and [`Limit::end`] cost a few comparisons.
 
-use super::reconnects::GUESS;
-use std::collections::VecDeque;
+use super::learnt::{Learnt, Taken, Usual};
+use super::rate::{LEAST_RATE, Rate};
+use super::under_way::UnderWay;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -44,22 +45,14 @@ const LEAST_BOUND: f64 = 2.0;
 const MOST_BOUND: f64 = 16_384.0;
 /// The rate at which handshakes may begin before anything is learnt, per second.
 pub const FIRST_RATE: f64 = 500.0;
-/// The least rate at which handshakes may begin, per second.
-const LEAST_RATE: f64 = 10.0;
-/// From here on the rate is no bound any more, per second.
-const MOST_RATE: f64 = 1e6;
 /// The least length of a window.
-const WINDOW: Duration = Duration::from_millis(100);
+pub(super) const WINDOW: Duration = Duration::from_millis(100);
 /// Windows at the least bound after which a slow server counts as usually slow.
 const PATIENCE: u32 = 10;
-/// The usual time is the least of the current and the last period of this length.
-const PERIOD: Duration = Duration::from_secs(30);
 /// What a handshake may take beyond the usual before the bound stops growing.
 const SLACK: Duration = Duration::from_millis(10);
 /// A handshake is stuck after this time, or four times the usual one.
 const STUCK: Duration = Duration::from_secs(1);
-/// After this time without a failure the rate grows fast again.
-const RECOVERY: Duration = Duration::from_secs(10);
 /// How many failures of a second say that the server fails, and one in how many answers.
 const FAILURES: (f64, f64) = (3.0, 25.0);
 
@@ -233,7 +226,7 @@ impl Limit {
     }
 
     /// Upgrades per second that the server is known to take. `None` where it was never asked for more than the guess
-    /// ([`GUESS`]) and was never strained.
+    /// ([`GUESS`](super::reconnects::GUESS)) and was never strained.
     pub fn known_rate(&self) -> Option<f64> {
         self.learnt.rate()
     }
@@ -329,72 +322,6 @@ impl Limit {
     }
 }
 
-/// Handshakes under way in the order in which they began.
-#[derive(Debug, Default)]
-struct UnderWay {
-    /// `None`: over.
-    entries: VecDeque<Option<Instant>>,
-    /// The number of the first entry.
-    first: u64,
-    fresh: u64,
-    stuck: u64,
-}
-
-impl UnderWay {
-    fn add(&mut self, now: Instant) -> u64 {
-        self.entries.push_back(Some(now));
-        self.fresh += 1;
-        self.first + self.entries.len() as u64 - 1
-    }
-
-    /// When it began; `None` where it was stuck.
-    fn remove(&mut self, number: u64) -> Option<Instant> {
-        let Some(index) = number.checked_sub(self.first) else {
-            self.stuck -= 1;
-            return None;
-        };
-        let began = self.entries.get_mut(index as usize)?.take();
-        self.fresh -= u64::from(began.is_some());
-        self.trim();
-        began
-    }
-
-    /// Those that began longer ago are stuck; how many more these are.
-    fn expire(&mut self, now: Instant, after: Duration) -> u64 {
-        let before = self.stuck;
-        while let Some(Some(began)) = self.entries.front() {
-            if now.saturating_duration_since(*began) < after {
-                break;
-            }
-            self.entries.pop_front();
-            self.first += 1;
-            self.fresh -= 1;
-            self.stuck += 1;
-            self.trim();
-        }
-        self.stuck - before
-    }
-
-    fn trim(&mut self) {
-        while let Some(None) = self.entries.front() {
-            self.entries.pop_front();
-            self.first += 1;
-        }
-    }
-
-    fn oldest(&self) -> Option<Instant> {
-        self.entries.front().copied().flatten()
-    }
-
-    fn fresh(&self) -> u64 {
-        self.fresh
-    }
-
-    fn all(&self) -> u64 {
-        self.fresh + self.stuck
-    }
-}
-
 /// The clients that failures were found with.
 #[derive(Clone, Copy, Debug, Default)]
 enum Clients {
@@ -438,210 +365,6 @@ impl Window {
             is_used_up: false,
             is_rate_used_up: false,
         }
-    }
-}
-
-/// The rate at which handshakes may begin: a bucket that holds what a window's worth of the rate is.
-#[derive(Debug)]
-struct Rate {
-    per_second: f64,
-    tokens: f64,
-    at: Instant,
-    /// Nothing has failed yet.
-    is_starting: bool,
-    changed: Instant,
-    /// When it was reduced last.
-    reduced: Instant,
-}
-
-impl Rate {
-    fn new(now: Instant) -> Self {
-        let burst = FIRST_RATE * WINDOW.as_secs_f64();
-        Rate {
-            per_second: FIRST_RATE,
-            tokens: burst,
-            at: now,
-            is_starting: true,
-            changed: now,
-            reduced: now,
-        }
-    }
-
-    fn refill(&mut self, now: Instant) {
-        let passed = now.saturating_duration_since(self.at).as_secs_f64();
-        let most = (self.per_second * WINDOW.as_secs_f64()).max(1.0);
-        self.tokens = (self.tokens + passed * self.per_second).min(most);
-        self.at = now;
-    }
-
-    /// When the next handshake may begin; `None` for now.
-    fn ready(&mut self, now: Instant) -> Option<Instant> {
-        self.refill(now);
-        let missing = 1.0 - self.tokens;
-        // Tokens are counted in fractions: a billionth is no reason to wait.
-        (missing > 1e-9).then(|| {
-            now + Duration::from_secs_f64(missing / self.per_second) + Duration::from_nanos(1)
-        })
-    }
-
-    fn take(&mut self, now: Instant) {
-        self.refill(now);
-        self.tokens -= 1.0;
-    }
-
-    fn grow(&mut self, is_used_up: bool, capacity: Option<f64>, now: Instant) {
-        if !is_used_up {
-            return;
-        }
-        if self.is_starting {
-            self.per_second = (self.per_second * 2.0).min(MOST_RATE);
-            return;
-        }
-        let since = now.saturating_duration_since(self.changed).as_secs_f64();
-        // Fast up to what the server took before, and carefully from there on, unless nothing has failed for a while.
-        let is_below = capacity.is_some_and(|capacity| self.per_second < capacity * 0.95);
-        let growth = if self.per_second < GUESS {
-            0.5
-        } else if is_below || now.saturating_duration_since(self.reduced) > RECOVERY {
-            0.1
-        } else {
-            0.02
-        };
-        self.per_second = (self.per_second * (1.0 + growth * since.min(1.0))).min(MOST_RATE);
-        self.changed = now;
-    }
-
-    /// At most once per second: what fails later began before.
-    fn reduce(&mut self, taken: f64, now: Instant) {
-        let is_first = std::mem::replace(&mut self.is_starting, false);
-        if !is_first && now.saturating_duration_since(self.changed) < Duration::from_secs(1) {
-            return;
-        }
-        self.per_second = (taken.min(self.per_second) * 0.85).max(LEAST_RATE);
-        self.tokens = self.tokens.min(0.0);
-        self.changed = now;
-        self.reduced = now;
-    }
-}
-
-/// The least time of the current and of the last period.
-#[derive(Debug)]
-struct Usual {
-    began: Instant,
-    current: Option<Duration>,
-    last: Option<Duration>,
-}
-
-impl Usual {
-    fn new(now: Instant) -> Self {
-        Usual {
-            began: now,
-            current: None,
-            last: None,
-        }
-    }
-
-    fn add(&mut self, time: Duration, now: Instant) {
-        if now.saturating_duration_since(self.began) >= PERIOD {
-            self.last = self.current.take();
-            self.began = now;
-        }
-        self.current = Some(self.current.map_or(time, |current| current.min(time)));
-    }
-
-    fn reset(&mut self, time: Duration, now: Instant) {
-        *self = Usual::new(now);
-        self.current = Some(time);
-    }
-
-    fn get(&self) -> Option<Duration> {
-        match (self.current, self.last) {
-            (Some(current), Some(last)) => Some(current.min(last)),
-            (current, last) => current.or(last),
-        }
-    }
-}
-
-/// What happened within the last second, counted in tenths of it.
-#[derive(Debug)]
-struct Taken {
-    counts: [u32; 10],
-    /// The tenth that is counted now, since `epoch`.
-    tenth: u64,
-    epoch: Instant,
-    first: Option<Instant>,
-}
-
-impl Taken {
-    fn new(now: Instant) -> Self {
-        Taken {
-            counts: [0; 10],
-            tenth: 0,
-            epoch: now,
-            first: None,
-        }
-    }
-
-    fn turn(&mut self, now: Instant) {
-        let tenth = (now.saturating_duration_since(self.epoch).as_millis() / 100) as u64;
-        for passed in (self.tenth + 1)..=tenth.min(self.tenth + 10) {
-            self.counts[(passed % 10) as usize] = 0;
-        }
-        if tenth > self.tenth + 10 {
-            self.first = None;
-        }
-        self.tenth = self.tenth.max(tenth);
-    }
-
-    fn add(&mut self, now: Instant) {
-        self.turn(now);
-        self.first.get_or_insert(now);
-        self.counts[(self.tenth % 10) as usize] += 1;
-    }
-
-    /// In the last second.
-    fn count(&mut self, now: Instant) -> f64 {
-        self.turn(now);
-        self.counts.iter().sum::<u32>().into()
-    }
-
-    /// Per second, over the last second or as much of it as was seen, but for the first moments.
-    fn per_second(&mut self, now: Instant) -> f64 {
-        let count = self.count(now);
-        let seen = self
-            .first
-            .map_or(Duration::ZERO, |first| now.saturating_duration_since(first));
-        count / seen.clamp(WINDOW, Duration::from_secs(1)).as_secs_f64()
-    }
-}
-
-/// How many upgrades per second the server takes, as far as that was seen.
-#[derive(Debug, Default)]
-struct Learnt {
-    /// It took so many while it was strained.
-    capacity: Option<f64>,
-    /// It took so many in a second without strain.
-    proven: f64,
-}
-
-impl Learnt {
-    fn handle_capacity(&mut self, taken: f64) {
-        if taken >= 1.0 {
-            let before = self.capacity.unwrap_or(taken);
-            self.capacity = Some(before * 0.7 + taken * 0.3);
-        }
-    }
-
-    fn handle_proof(&mut self, taken: f64) {
-        self.proven = self.proven.max(taken);
-        if let Some(capacity) = &mut self.capacity {
-            *capacity = capacity.max(taken);
-        }
-    }
-
-    fn rate(&self) -> Option<f64> {
-        self.capacity
-            .or((self.proven >= GUESS).then_some(self.proven))
     }
 }
 

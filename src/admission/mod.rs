@@ -22,9 +22,12 @@
 //! An upgrade that waits is never served after one that came later from the same network and wants the same server. While a
 //! server answers as usual nobody waits.
 
+mod learnt;
 pub mod limit;
 pub mod queue;
+mod rate;
 pub mod reconnects;
+mod under_way;
 
 use limit::{ClientNetwork, Handshake, HandshakeEnd, Limit, MaxHandshakes, Room};
 use queue::{Queue, Waiter, Wanted};

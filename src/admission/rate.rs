@@ -1,0 +1,95 @@
+//! How many handshakes may begin per second.
+
+use super::limit::{FIRST_RATE, WINDOW};
+use super::reconnects::GUESS;
+use std::time::{Duration, Instant};
+
+/// The least rate at which handshakes may begin, per second.
+pub(super) const LEAST_RATE: f64 = 10.0;
+/// From here on the rate is no bound any more, per second.
+const MOST_RATE: f64 = 1e6;
+/// After this time without a failure the rate grows fast again.
+const RECOVERY: Duration = Duration::from_secs(10);
+
+/// The rate at which handshakes may begin: a bucket that holds what a window's worth of the rate is.
+#[derive(Debug)]
+pub(super) struct Rate {
+    pub(super) per_second: f64,
+    tokens: f64,
+    at: Instant,
+    /// Nothing has failed yet.
+    is_starting: bool,
+    changed: Instant,
+    /// When it was reduced last.
+    reduced: Instant,
+}
+
+impl Rate {
+    pub(super) fn new(now: Instant) -> Self {
+        let burst = FIRST_RATE * WINDOW.as_secs_f64();
+        Rate {
+            per_second: FIRST_RATE,
+            tokens: burst,
+            at: now,
+            is_starting: true,
+            changed: now,
+            reduced: now,
+        }
+    }
+
+    pub(super) fn refill(&mut self, now: Instant) {
+        let passed = now.saturating_duration_since(self.at).as_secs_f64();
+        let most = (self.per_second * WINDOW.as_secs_f64()).max(1.0);
+        self.tokens = (self.tokens + passed * self.per_second).min(most);
+        self.at = now;
+    }
+
+    /// When the next handshake may begin; `None` for now.
+    pub(super) fn ready(&mut self, now: Instant) -> Option<Instant> {
+        self.refill(now);
+        let missing = 1.0 - self.tokens;
+        // Tokens are counted in fractions: a billionth is no reason to wait.
+        (missing > 1e-9).then(|| {
+            now + Duration::from_secs_f64(missing / self.per_second) + Duration::from_nanos(1)
+        })
+    }
+
+    pub(super) fn take(&mut self, now: Instant) {
+        self.refill(now);
+        self.tokens -= 1.0;
+    }
+
+    pub(super) fn grow(&mut self, is_used_up: bool, capacity: Option<f64>, now: Instant) {
+        if !is_used_up {
+            return;
+        }
+        if self.is_starting {
+            self.per_second = (self.per_second * 2.0).min(MOST_RATE);
+            return;
+        }
+        let since = now.saturating_duration_since(self.changed).as_secs_f64();
+        // Fast up to what the server took before, and carefully from there on, unless nothing has failed for a while.
+        let is_below = capacity.is_some_and(|capacity| self.per_second < capacity * 0.95);
+        let growth = if self.per_second < GUESS {
+            0.5
+        } else if is_below || now.saturating_duration_since(self.reduced) > RECOVERY {
+            0.1
+        } else {
+            0.02
+        };
+        self.per_second = (self.per_second * (1.0 + growth * since.min(1.0))).min(MOST_RATE);
+        self.changed = now;
+    }
+
+    /// At most once per second: what fails later began before.
+    pub(super) fn reduce(&mut self, taken: f64, now: Instant) {
+        let is_first = std::mem::replace(&mut self.is_starting, false);
+        if !is_first && now.saturating_duration_since(self.changed) < Duration::from_secs(1) {
+            return;
+        }
+        self.per_second = (taken.min(self.per_second) * 0.85).max(LEAST_RATE);
+        self.tokens = self.tokens.min(0.0);
+        self.changed = now;
+        self.reduced = now;
+    }
+}
