@@ -1,4 +1,5 @@
-//! What is learnt of one server: how long its handshakes usually take, and how many it takes per second.
+//! The figures that wsgate learns of one server: the usual time of a handshake, and the number of upgrades that the server
+//! takes per second.
 
 use super::limit::WINDOW;
 use super::reconnects::GUESS;
@@ -45,7 +46,7 @@ impl Usual {
     }
 }
 
-/// What happened within the last second, counted in tenths of it.
+/// A count of the events of the last second, kept in tenths of a second.
 #[derive(Debug)]
 pub(super) struct Taken {
     counts: [u32; 10],
@@ -82,13 +83,13 @@ impl Taken {
         self.counts[(self.tenth % 10) as usize] += 1;
     }
 
-    /// In the last second.
+    /// The events of the last second.
     pub(super) fn count(&mut self, now: Instant) -> f64 {
         self.turn(now);
         self.counts.iter().sum::<u32>().into()
     }
 
-    /// Per second, over the last second or as much of it as was seen, but for the first moments.
+    /// Events per second. The divisor is the time since the first event, from one [`WINDOW`] to one second.
     pub(super) fn per_second(&mut self, now: Instant) -> f64 {
         let count = self.count(now);
         let seen = self
@@ -98,12 +99,12 @@ impl Taken {
     }
 }
 
-/// How many upgrades per second the server takes, as far as that was seen.
+/// The number of upgrades per second that a server was seen to take.
 #[derive(Debug, Default)]
 pub(super) struct Learnt {
-    /// It took so many while it was strained.
+    /// Upgrades per second that the server took while it was strained.
     pub(super) capacity: Option<f64>,
-    /// It took so many in a second without strain.
+    /// The most upgrades that the server took in a second without strain.
     proven: f64,
 }
 

@@ -49,7 +49,7 @@ pub const FIRST_RATE: f64 = 500.0;
 pub(super) const WINDOW: Duration = Duration::from_millis(100);
 /// Windows at the least bound after which a slow server counts as usually slow.
 const PATIENCE: u32 = 10;
-/// What a handshake may take beyond the usual before the bound stops growing.
+/// The time by which a handshake may exceed the usual time before the bound stops growing.
 const SLACK: Duration = Duration::from_millis(10);
 /// A handshake is stuck after this time, or four times the usual one.
 const STUCK: Duration = Duration::from_secs(1);
@@ -69,11 +69,12 @@ pub enum MaxHandshakes {
 /// Whether one more handshake may begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Room {
-    /// It may.
+    /// One more handshake may begin.
     Yes,
-    /// Not before one that is under way ends or is stuck; the latter is at this moment, where it is bounded.
+    /// The bound is reached: none may begin before a handshake under way ends or counts as stuck. The oldest one counts as stuck
+    /// at this moment; `None` where the bound is a fixed number, which counts stuck handshakes too.
     AtBound(Option<Instant>),
-    /// Not before this moment: handshakes begin at a rate.
+    /// The rate is used up: none may begin before this moment.
     AtRate(Instant),
 }
 
@@ -84,7 +85,7 @@ pub enum HandshakeEnd {
     Answered,
     /// The server failed in a way that overload explains: no connection, no answer, 502 to 504.
     Failed,
-    /// It says nothing: the client left, or wsgate had no descriptor for it.
+    /// The end says nothing of the server: the client left, or wsgate had no descriptor for the connection.
     Unknown,
 }
 
@@ -248,7 +249,7 @@ impl Limit {
         STUCK.max(self.usual.get().unwrap_or_default() * 4)
     }
 
-    /// Looks at what is stuck, and at the window if it is over.
+    /// Counts the handshakes that have become stuck, and ends the window if its time is over.
     fn advance(&mut self, now: Instant) {
         if self.setting != MaxHandshakes::Adaptive {
             return;

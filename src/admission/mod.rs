@@ -35,11 +35,12 @@ use reconnects::{GUESS, Reconnects};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// Of the time that an upgrade may wait, the part up to which it is let in: what is predicted is not exact, and an upgrade that
-/// waits in vain is worse off than one that is refused at once.
+/// An upgrade may wait only if the predicted wait is at most this part of the time that it may wait. The prediction is not exact,
+/// and an upgrade that waits in vain is worse off than one that is refused at once.
 const CAUTION: f64 = 0.8;
 
-/// The part of that time beyond which those that came last are refused, when the servers turn out to take less.
+/// When the servers turn out to take less than was predicted, the last waiters are refused as soon as the predicted wait exceeds
+/// this part of the time that an upgrade may wait.
 const LATE: f64 = 0.9;
 
 /// Most upgrades that wait for the servers of one upstream.
@@ -54,12 +55,12 @@ pub struct Admission {
     reconnects: Reconnects,
 }
 
-/// What becomes of an upgrade for which no server has room.
+/// The decision about an upgrade for which no server has room.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Entry {
-    /// It waits.
+    /// The upgrade waits.
     Waits(Waiter),
-    /// It would wait longer than it may. The client is to come again after this time.
+    /// The upgrade would wait longer than it may. The client is to come again after this time.
     Refused(Duration),
 }
 
@@ -68,16 +69,16 @@ pub enum Entry {
 pub enum Turn {
     /// The handshake with this server has begun.
     Begins(u32, Handshake),
-    /// The server that it wants does not take connections any more: it has to choose anew.
+    /// The server that the waiter wants does not take connections any more: the upgrade has to choose a server anew.
     ChoosesAnew,
-    /// The servers turned out to take less than was thought when it came: it would wait longer than it may. The client is to
-    /// come again after this time.
+    /// The servers turned out to take less than was predicted when the waiter entered, so that it would wait longer than it may.
+    /// The client is to come again after this time.
     Refused(Duration),
 }
 
-/// How the admission of one server stands, for operators.
+/// The admission of one server, for operators.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Standing {
+pub struct ServerAdmission {
     /// Handshakes under way.
     pub under_way: u64,
     /// The bound on handshakes under way.
@@ -137,7 +138,8 @@ impl Admission {
         self.limit(server, now).end(handshake, end, client, now);
     }
 
-    /// An upgrade for which no server has room. `servers` are those that take connections; `patience` is how long it may wait.
+    /// An upgrade for which no server has room. `servers` are the servers that take connections;
+    /// `patience` is the time that the upgrade may wait.
     pub fn enter(
         &mut self,
         wanted: Wanted,
@@ -215,7 +217,7 @@ impl Admission {
         (turns, wake)
     }
 
-    /// How many wait.
+    /// The number of waiters.
     pub fn waiting(&self) -> usize {
         self.queue.len()
     }
@@ -240,15 +242,15 @@ impl Admission {
         self.reconnects.delay(range, draw, now)
     }
 
-    /// How the admission of a server stands.
-    pub fn standing(&self, server: u32) -> Standing {
+    /// The admission of a server, for operators.
+    pub fn server(&self, server: u32) -> ServerAdmission {
         match self.limits.get(&server) {
-            Some(limit) => Standing {
+            Some(limit) => ServerAdmission {
                 under_way: limit.under_way(),
                 bound: limit.bound(),
                 known_rate: limit.known_rate(),
             },
-            None => Standing {
+            None => ServerAdmission {
                 under_way: 0,
                 bound: limit::FIRST_BOUND as u64,
                 known_rate: None,
@@ -256,7 +258,7 @@ impl Admission {
         }
     }
 
-    /// How long the last of so many would wait; `None` where nothing is known.
+    /// The predicted wait of the last of this number of waiters; `None` where no rate is known.
     fn wait_of(&self, number: usize, servers: &[u32]) -> Option<Duration> {
         let rates = servers
             .iter()

@@ -48,7 +48,7 @@ impl Queue {
         waiter
     }
 
-    /// A waiter does not wait any more. Whether it did.
+    /// A waiter does not wait any more. Returns true if it was in the queue.
     pub fn leave(&mut self, waiter: Waiter) -> bool {
         let Some((wanted, network)) = self.waiting.remove(&waiter) else {
             return false;
@@ -98,12 +98,12 @@ impl Queue {
         taken
     }
 
-    /// How many wait.
+    /// The number of waiters.
     pub fn len(&self) -> usize {
         self.waiting.len()
     }
 
-    /// Whether nobody waits.
+    /// Returns true if there is no waiter.
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn who_wants_a_server_waits_for_that_one() {
+    fn a_waiter_that_wants_a_server_is_served_by_that_server_only() {
         let mut queue = Queue::default();
         let any = queue.enter(None, network(1));
         let wants_two = queue.enter(Some(2), network(1));
@@ -181,9 +181,9 @@ mod tests {
         assert!(queue.is_empty());
     }
 
-    /// Whoever enters is served once or leaves, in its own network's order, and nothing is kept of those that are gone.
+    /// Each waiter is served once, or leaves. The queue keeps nothing of a waiter that was served or left.
     #[test]
-    fn nobody_is_lost_or_served_twice() {
+    fn no_waiter_is_lost_or_served_twice() {
         let mut rng = StdRng::seed_from_u64(3);
         let mut queue = Queue::default();
         let mut waiting: HashMap<Waiter, ()> = HashMap::new();

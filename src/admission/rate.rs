@@ -11,16 +11,16 @@ const MOST_RATE: f64 = 1e6;
 /// After this time without a failure the rate grows fast again.
 const RECOVERY: Duration = Duration::from_secs(10);
 
-/// The rate at which handshakes may begin: a bucket that holds what a window's worth of the rate is.
+/// The rate at which handshakes may begin: a token bucket that holds the tokens of one [`WINDOW`] at most.
 #[derive(Debug)]
 pub(super) struct Rate {
     pub(super) per_second: f64,
     tokens: f64,
     at: Instant,
-    /// Nothing has failed yet.
+    /// True until the first failure.
     is_starting: bool,
     changed: Instant,
-    /// When it was reduced last.
+    /// When the rate was reduced last.
     reduced: Instant,
 }
 
@@ -81,7 +81,7 @@ impl Rate {
         self.changed = now;
     }
 
-    /// At most once per second: what fails later began before.
+    /// Lowers the rate, at most once per second: handshakes that fail shortly after a reduction began before it.
     pub(super) fn reduce(&mut self, taken: f64, now: Instant) {
         let is_first = std::mem::replace(&mut self.is_starting, false);
         if !is_first && now.saturating_duration_since(self.changed) < Duration::from_secs(1) {

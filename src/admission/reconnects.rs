@@ -1,7 +1,7 @@
 //! For how long a client that has to reconnect is told to wait.
 //!
-//! The delay is drawn from the range of the setting (`reconnect_after`), as long as the clients that are told so come back no
-//! faster than the servers that are left are known to take them. Beyond that each client gets the next free slot: slots stand
+//! The delay is drawn from the range of the setting (`reconnect_after`), as long as the clients come back no faster than the
+//! remaining servers are known to take them. Beyond that each client gets the next free slot: slots stand
 //! one behind the other at that rate, so that the last of 9,000 clients waits 9,000 ÷ rate seconds, and no second gets more than
 //! its share. A slot is shifted at random by up to [`JITTER`], as clients of several gates draw from slots of the same length.
 //!
@@ -120,7 +120,7 @@ mod tests {
         assert_eq!(seconds.iter().sum::<usize>(), 100_000);
     }
 
-    /// Slots that nobody was told of are not saved up.
+    /// Slots of a time in which no client had to reconnect are not saved up.
     #[test]
     fn a_quiet_time_is_forgotten() {
         let mut now = Instant::now();

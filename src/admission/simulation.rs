@@ -15,10 +15,10 @@ const CAPACITY: f64 = 300.0;
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
 const RANGE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 
-/// What a client does when it is told to reconnect, or is refused.
+/// The kinds of clients, by the delay that a client takes after a Close 1012 or a refusal.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Kind {
-    /// It waits as long as it is told.
+    /// The delay that wsgate suggests.
     Honours,
     /// 1 to 5 s, drawn anew each time.
     Random,
@@ -62,7 +62,7 @@ impl Kind {
             Kind::Random => 6.0,
             Kind::AtOnce => 1.0,
             Kind::Phoenix => 6.0,
-            // They all come at the same moments, 30 and 16 s apart, and a queue of 5 s takes in a part of them each time.
+            // Clients of these kinds all come at the same moments, 30 and 16 s apart, and a queue of 5 s takes a part of them each time.
             Kind::SignalR => 75.0,
             Kind::Exponential => 50.0,
         }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 /// Handshakes under way in the order in which they began.
 #[derive(Debug, Default)]
 pub(super) struct UnderWay {
-    /// `None`: over.
+    /// When each handshake began; `None` for one that has ended.
     entries: VecDeque<Option<Instant>>,
     /// The number of the first entry.
     first: u64,
@@ -21,7 +21,7 @@ impl UnderWay {
         self.first + self.entries.len() as u64 - 1
     }
 
-    /// When it began; `None` where it was stuck.
+    /// A handshake has ended. Returns when it began; `None` where it counted as stuck.
     pub(super) fn remove(&mut self, number: u64) -> Option<Instant> {
         let Some(index) = number.checked_sub(self.first) else {
             self.stuck -= 1;
@@ -33,7 +33,7 @@ impl UnderWay {
         began
     }
 
-    /// Those that began longer ago are stuck; how many more these are.
+    /// Counts the handshakes that began at least `after` ago as stuck. Returns how many of them were not counted so before.
     pub(super) fn expire(&mut self, now: Instant, after: Duration) -> u64 {
         let before = self.stuck;
         while let Some(Some(began)) = self.entries.front() {

@@ -22,9 +22,6 @@ pub use error::Error;
 
 use crate::admin::Settings as Admin;
 use crate::edge::settings::{Client, Listener, Route, Settings};
-use crate::handshake::Compression;
-use crate::inspect::Rules;
-use crate::inspect::closing::Policy;
 use crate::service::Owner;
 use crate::transport::address::Address;
 use crate::upstream::settings::Upstream;
@@ -32,7 +29,6 @@ use crate::{deploy, log};
 use error::Source;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// All that wsgate is told.
 #[derive(Clone, Debug, PartialEq)]
@@ -194,27 +190,11 @@ impl Config {
             }
             warnings.extend(meaning::admin_warning(address));
         }
-        let route = Route {
-            name: "default".to_owned(),
-            hosts: Vec::new(),
-            path: "/".to_owned(),
-            upstream: 0,
-            allowed_origins: Vec::new(),
-            max_age: Duration::ZERO,
-            max_connections: 0,
-            access: Default::default(),
-            headers: Default::default(),
-            rules: Rules::default(),
-            compression: Compression::default(),
-            closing: Policy::default(),
-            liveness: Default::default(),
-            limits: Default::default(),
-        };
         let proxy = Settings {
             listeners,
             client: Client::default(),
             upstreams: vec![Upstream::new("default", servers)],
-            routes: vec![route],
+            routes: vec![Route::new("default", "/", 0)],
         };
         Ok(Config {
             proxy,

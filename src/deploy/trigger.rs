@@ -1,5 +1,5 @@
-//! What every reason to drain connections becomes, wherever it was learnt: an operator's request, a failed check, a server's own
-//! Closes, discovery, a reload, the end of wsgate.
+//! A trigger: one reason to drain connections, with the connections that it concerns. Every source makes one: an operator's
+//! request, a failed health check, a server's own Closes, discovery, a reload, the shutdown of wsgate.
 
 use crate::drain::{Cause, Selection};
 use crate::transport::address::Address;
@@ -8,22 +8,22 @@ use std::fmt;
 /// A reason to drain connections. [`Control::start`](super::Control::start) selects, labels, logs and counts by it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trigger {
-    /// Where it was learnt.
+    /// The source of the trigger.
     pub cause: Cause,
-    /// The connections that it concerns.
+    /// The connections to drain.
     pub target: Target,
 }
 
-/// The connections that a drain concerns.
+/// The connections that a drain closes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// All of them.
+    /// All connections.
     Everything,
-    /// Those to any server of an upstream.
+    /// The connections to the servers of one upstream.
     Upstream(UpstreamId),
-    /// Those to one server of an upstream.
+    /// The connections to one server of an upstream.
     Server(ServerId),
-    /// Those to any server of an upstream, made before its generation became this one.
+    /// The connections to the servers of one upstream that are older than this generation of the upstream.
     OlderThan {
         /// The upstream.
         upstream: UpstreamId,
@@ -32,23 +32,23 @@ pub enum Target {
     },
 }
 
-/// An upstream, as drains and as operators know it.
+/// An upstream: its number, by which drains select, and its name, by which operators know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpstreamId {
-    /// Never used twice.
+    /// A number that no other upstream ever has.
     pub number: u32,
-    /// As configured.
+    /// The name in the configuration.
     pub name: String,
 }
 
-/// A server of an upstream, as drains and as operators know it.
+/// A server of an upstream: its number, by which drains select, and its address, by which operators know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerId {
-    /// Its upstream.
+    /// The upstream of the server.
     pub upstream: UpstreamId,
-    /// Never used twice in its upstream.
+    /// A number that no other server of the upstream ever has.
     pub number: u32,
-    /// Where it is.
+    /// The address of the server.
     pub address: Address,
 }
 

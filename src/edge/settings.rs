@@ -120,6 +120,28 @@ pub struct Route {
     pub limits: Limits,
 }
 
+impl Route {
+    /// A route for every host and client, with the default of each setting. `upstream` is an index of [`Settings::upstreams`].
+    pub fn new(name: &str, path: &str, upstream: usize) -> Self {
+        Route {
+            name: name.to_owned(),
+            hosts: Vec::new(),
+            path: path.to_owned(),
+            upstream,
+            allowed_origins: Vec::new(),
+            max_age: Duration::ZERO,
+            max_connections: 0,
+            access: Access::default(),
+            headers: Default::default(),
+            rules: Rules::default(),
+            compression: Compression::default(),
+            closing: closing::Policy::default(),
+            liveness: Liveness::default(),
+            limits: Limits::default(),
+        }
+    }
+}
+
 /// Whom a route serves.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Access {

@@ -1,17 +1,14 @@
 //! A client's connection over TLS, as Pingora has streams.
 //!
-//! What Pingora wants to know of it is made when it asks: an idle WebSocket is nobody asked about.
+//! The digest that Pingora wants of a connection is made when Pingora asks for it, so that an idle WebSocket owns none.
 
 use crate::duration::Shown;
 use crate::tls;
+use crate::transport::delegate::delegate_identity;
 use async_trait::async_trait;
 use http::HeaderName;
-use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::tls::SslDigest;
-use pingora::protocols::{
-    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
-    Stream, TimingDigest, UniqueID, UniqueIDType,
-};
+use pingora::protocols::{ALPN, Shutdown, Ssl, Stream};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -140,11 +137,7 @@ impl Shutdown for Secured {
     }
 }
 
-impl UniqueID for Secured {
-    fn id(&self) -> UniqueIDType {
-        self.stream.io().id()
-    }
-}
+delegate_identity!(Secured, this => this.stream.io());
 
 impl Ssl for Secured {
     fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
@@ -162,25 +155,5 @@ impl Ssl for Secured {
 
     fn selected_alpn_proto(&self) -> Option<ALPN> {
         Some(if self.is_http2() { ALPN::H2 } else { ALPN::H1 })
-    }
-}
-
-impl Peek for Secured {}
-
-impl GetTimingDigest for Secured {
-    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
-        self.stream.io().get_timing_digest()
-    }
-}
-
-impl GetProxyDigest for Secured {
-    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        self.stream.io().get_proxy_digest()
-    }
-}
-
-impl GetSocketDigest for Secured {
-    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        self.stream.io().get_socket_digest()
     }
 }

@@ -6,7 +6,7 @@
 
 use crate::admission::limit::{ClientNetwork, Handshake, HandshakeEnd, MaxHandshakes};
 use crate::admission::queue::{Waiter, Wanted};
-use crate::admission::{Admission, Entry, Standing, Turn};
+use crate::admission::{Admission, Entry, ServerAdmission, Turn};
 use crate::session::ReconnectDelays;
 use crate::upstream::Pool;
 use std::collections::HashMap;
@@ -31,11 +31,11 @@ pub(crate) struct Admitting(Mutex<Inner>);
 struct Inner {
     admission: Admission,
     waiters: HashMap<Waiter, oneshot::Sender<Turn>>,
-    /// A task gives turns to those who wait.
+    /// A task that gives turns to the waiters is running.
     is_driven: bool,
 }
 
-/// A handshake that was admitted. Dropped without an [end](AdmittedHandshake::end), it says nothing of its server.
+/// A handshake that was admitted. Dropping it without an [end](AdmittedHandshake::end) ends it as `HandshakeEnd::Unknown`.
 pub(crate) struct AdmittedHandshake {
     pool: Arc<Pool>,
     server: u32,
@@ -48,9 +48,9 @@ pub(crate) struct AdmittedHandshake {
 pub(crate) enum WaitEnd {
     /// The handshake with this server may begin.
     Begins(AdmittedHandshake),
-    /// Servers have changed: it has to choose anew.
+    /// Servers have changed: the upgrade has to choose a server anew.
     ChoosesAnew,
-    /// It would wait in vain. The client is to come again after this time.
+    /// The upgrade would wait in vain. The client is to come again after this time.
     Refused(Duration),
     /// No server had room in time.
     Expired,
@@ -78,9 +78,9 @@ impl Admitting {
         inner.admission.retain(servers);
     }
 
-    /// How the admission of a server stands.
-    pub fn standing(&self, server: u32) -> Standing {
-        self.lock().admission.standing(server)
+    /// The admission of a server, for operators.
+    pub fn server(&self, server: u32) -> ServerAdmission {
+        self.lock().admission.server(server)
     }
 
     /// Upgrades that wait.
@@ -88,7 +88,7 @@ impl Admitting {
         self.lock().admission.waiting()
     }
 
-    /// A server is left alone: when it takes connections again, one handshake has to succeed first.
+    /// A server is ejected: when it takes connections again, one handshake has to succeed before others begin.
     pub fn probe(&self, server: u32) {
         self.lock().admission.probe(server, now());
     }
@@ -220,7 +220,7 @@ impl Pool {
         taking.iter().map(|server| server.number).collect()
     }
 
-    /// Has turns given to those who wait, by a task that ends when nobody waits.
+    /// Wakes the task that gives turns to the waiters, and starts it if it is not running. The task ends when there is no waiter.
     fn drive(self: &Arc<Self>) {
         let is_driven = std::mem::replace(&mut self.admitting.lock().is_driven, true);
         if is_driven {
@@ -245,7 +245,7 @@ impl Pool {
         }
     }
 
-    /// Gives the turns that there are, and says when to look again at the latest. `None`: nobody waits.
+    /// Gives the turns that there are. Returns the latest time at which to look again, or `None` where there is no waiter.
     fn poll_turns(&self) -> Option<Option<Instant>> {
         let servers = self.taking_numbers();
         let patience = self.members().settings.queue_timeout;
@@ -277,7 +277,7 @@ impl Pool {
     }
 }
 
-/// An upgrade in the queue. Dropped, it leaves the queue, and gives a turn back that it was given at this moment.
+/// An upgrade in the queue. Dropping it removes the upgrade from the queue; a turn that was given at this moment is given back.
 struct Waiting {
     pool: Arc<Pool>,
     waiter: Waiter,

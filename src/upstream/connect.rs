@@ -69,76 +69,70 @@ impl Pool {
             tokio::time::Instant::now().into_std() + self.members().settings.queue_timeout;
         let mut unreachable = Unreachable::default();
         let mut queued: Option<Queued> = None;
-        let end = loop {
-            let candidates = self.candidates(key);
+        // The handshake that a wait in the queue ended with.
+        let mut turn: Option<AdmittedHandshake> = None;
+        let (end, connected) = 'connected: loop {
+            let mut candidates = self.candidates(key);
             let is_hashed = self.is_hashed(key);
+            let first = candidates.first().filter(|_| is_hashed);
+            let wanted = first.map(|server| server.number);
+            if let Some(handshake) = &turn {
+                self.put_first(handshake.server(), &mut candidates);
+            }
             for server in &candidates {
+                let own_turn = turn.take_if(|turn| turn.server() == server.number);
                 // A key belongs to its server: the next one is tried only where that one fails.
-                let Some(handshake) = self.try_admit(server.number, network) else {
+                let Some(handshake) = own_turn.or_else(|| self.try_admit(server.number, network))
+                else {
                     if is_hashed {
                         break;
                     }
                     continue;
                 };
-                match self
-                    .open(server, handshake, &mut unreachable, metrics)
-                    .await
-                {
+                let opening = self.open(server, handshake, &mut unreachable, metrics);
+                match opening.await {
                     Attempt::Connected(connected) => {
-                        if let Some(queued) = queued {
-                            queued.end(QueueEnd::Served);
-                        }
-                        return Ok(connected);
+                        break 'connected (QueueEnd::Served, Some(connected));
                     }
                     Attempt::Full | Attempt::Failed => {}
-                    Attempt::Exhausted => return Err(unreachable),
+                    Attempt::Exhausted => break 'connected (QueueEnd::Served, None),
                 }
             }
+            // Where the server of a turn is not there any more, the turn is given back.
+            drop(turn.take());
             if unreachable.is_tried {
-                break QueueEnd::Served;
+                break (QueueEnd::Served, None);
             }
             queued.get_or_insert_with(|| metrics.queue(&self.name));
-            let first = candidates.first().filter(|_| is_hashed);
-            let wanted = first.map(|server| server.number);
             // Few upgrades wait, and all would carry the room for it.
             let wait = self.wait_for_turn(wanted, network, deadline, client_left.as_mut());
             match Box::pin(wait).await {
-                WaitEnd::Begins(handshake) => {
-                    let members = self.members();
-                    let number = handshake.server();
-                    let Some(server) = members.all().find(|server| server.number == number) else {
-                        continue;
-                    };
-                    match self
-                        .open(server, handshake, &mut unreachable, metrics)
-                        .await
-                    {
-                        Attempt::Connected(connected) => {
-                            if let Some(queued) = queued {
-                                queued.end(QueueEnd::Served);
-                            }
-                            return Ok(connected);
-                        }
-                        Attempt::Full | Attempt::Failed => {}
-                        Attempt::Exhausted => break QueueEnd::Served,
-                    }
-                }
+                WaitEnd::Begins(handshake) => turn = Some(handshake),
                 WaitEnd::ChoosesAnew => {}
                 WaitEnd::Refused(after) => {
                     unreachable.retry_after = Some(after);
-                    break QueueEnd::Refused;
+                    break (QueueEnd::Refused, None);
                 }
-                WaitEnd::Expired => break QueueEnd::Expired,
+                WaitEnd::Expired => break (QueueEnd::Expired, None),
                 WaitEnd::Abandoned => {
                     unreachable.is_abandoned = true;
-                    break QueueEnd::Abandoned;
+                    break (QueueEnd::Abandoned, None);
                 }
             }
         };
         if let Some(queued) = queued {
             queued.end(end);
         }
-        Err(unreachable)
+        connected.ok_or(unreachable)
+    }
+
+    /// Moves the server of this number to the front of the candidates, if the pool still has it.
+    fn put_first(&self, number: u32, candidates: &mut Vec<Arc<Server>>) {
+        let members = self.members();
+        if let Some(server) = members.all().find(|server| server.number == number) {
+            candidates.retain(|candidate| candidate.number != number);
+            candidates.insert(0, server.clone());
+        }
     }
 
     fn is_hashed(&self, key: Option<&[u8]>) -> bool {

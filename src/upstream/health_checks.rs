@@ -110,7 +110,7 @@ const LATEST: f64 = 1.1;
 impl HealthChecker {
     async fn run(self) {
         let settings = &self.settings;
-        let mut health = Health::new(self.server.standing() == HealthStatus::Good);
+        let mut health = Health::new(self.server.health() == HealthStatus::Good);
         let mut version: Option<String> = None;
         let mut drain: Option<JoinHandle<()>> = None;
         let (upstream, server) = (self.pool.name.as_str(), &self.server.address);
@@ -137,12 +137,12 @@ impl HealthChecker {
                 Some(HealthChange::Down) => {
                     let error = answer.as_ref().err();
                     tracing::warn!(upstream, %server, error, "server fails its checks and takes no new connections");
-                    self.pool.set_standing(&self.server, HealthStatus::Bad);
+                    self.pool.set_health(&self.server, HealthStatus::Bad);
                     drain = Some(self.drain_once_ready());
                 }
                 Some(HealthChange::Up) => {
                     tracing::info!(upstream, %server, "server passes its checks and takes connections");
-                    self.pool.set_standing(&self.server, HealthStatus::Good);
+                    self.pool.set_health(&self.server, HealthStatus::Good);
                     if let Some(drain) = drain.take() {
                         drain.abort();
                         self.cancel();

@@ -22,7 +22,7 @@ pub use crate::upstream::pools::{Departure, Pools};
 pub use crate::upstream::removed::RemovedServers;
 pub use crate::upstream::server::{HealthStatus, Server, ServerPermit, State};
 
-use crate::admission::Standing;
+use crate::admission::ServerAdmission;
 use crate::deploy::{ServerId, UpstreamId};
 use crate::duration::Shown;
 use crate::metrics::Metrics;
@@ -87,7 +87,7 @@ impl Members {
     /// that would are left alone for their failures, those, as one of them may have recovered.
     fn taking(&self) -> Vec<Arc<Server>> {
         let would = |server: &Arc<Server>| {
-            !server.is_drained() && server.standing() == HealthStatus::Good && !server.is_full()
+            !server.is_drained() && server.health() == HealthStatus::Good && !server.is_full()
         };
         let tiers = [
             (&self.servers, false),
@@ -153,8 +153,8 @@ impl Pool {
     }
 
     /// How the admission of upgrades to a server stands.
-    pub fn admission(&self, server: &Server) -> Standing {
-        self.admitting.standing(server.number)
+    pub fn admission(&self, server: &Server) -> ServerAdmission {
+        self.admitting.server(server.number)
     }
 
     /// Upgrades that wait for a server.
@@ -194,8 +194,8 @@ impl Pool {
     }
 
     /// What the checks of a server say now.
-    pub fn set_standing(&self, server: &Server, standing: HealthStatus) {
-        server.set_standing(standing);
+    pub fn set_health(&self, server: &Server, health: HealthStatus) {
+        server.set_health(health);
         self.changed.notify_waiters();
     }
 
@@ -205,7 +205,7 @@ impl Pool {
         let members = self.members();
         let is_here = |known: &Arc<Server>| known.number == server.number;
         !server.is_drained()
-            && server.standing() == HealthStatus::Good
+            && server.health() == HealthStatus::Good
             && (members.servers.iter().any(is_here) || members.taking().iter().any(is_here))
     }
 
@@ -296,7 +296,7 @@ impl Pool {
         let deciding = self.ejecting.lock().unwrap_or_else(PoisonError::into_inner);
         let members = self.members();
         let serves =
-            |server: &&Arc<Server>| !server.is_drained() && server.standing() == HealthStatus::Good;
+            |server: &&Arc<Server>| !server.is_drained() && server.health() == HealthStatus::Good;
         let serving = members.servers.iter().filter(serves);
         let (count, out) = serving.fold((0, 0), |(count, out), server| {
             (count + 1, out + usize::from(server.is_ejected()))

@@ -190,18 +190,18 @@ impl Pool {
                 after.next_server += 1;
                 // wsgate starts with all of them: who waits for the first round of checks refuses everybody meanwhile.
                 // Later others serve, so one that comes is used when it has shown that it can.
-                let standing = if is_checked && !is_first {
+                let health = if is_checked && !is_first {
                     HealthStatus::Untried
                 } else {
                     HealthStatus::Good
                 };
                 let changed = self.changed.clone();
-                Arc::new(Server::new(&wanted, number, standing, changed))
+                Arc::new(Server::new(&wanted, number, health, changed))
             });
             server.apply(&wanted);
             server.set_left(None);
             if !is_checked {
-                server.set_standing(HealthStatus::Good);
+                server.set_health(HealthStatus::Good);
             }
             after.servers.push(server);
         }
@@ -239,7 +239,7 @@ impl Pool {
             members
                 .servers
                 .iter()
-                .for_each(|server| server.set_standing(HealthStatus::Untried));
+                .for_each(|server| server.set_health(HealthStatus::Untried));
         }
     }
 

@@ -24,7 +24,7 @@ pub struct Server {
     /// Why the configuration, or its name, does not have it any more; see [`Server::left_by`].
     left: AtomicU8,
     /// What its checks say.
-    standing: AtomicU8,
+    health: AtomicU8,
     /// When it became able to serve again, if that was while wsgate ran.
     back_since: Mutex<Option<Instant>>,
     weight: AtomicU32,
@@ -111,7 +111,7 @@ impl Server {
     pub(crate) fn new(
         settings: &ServerSettings,
         number: u32,
-        standing: HealthStatus,
+        health: HealthStatus,
         changed: Arc<Notify>,
     ) -> Self {
         let server = Server {
@@ -120,7 +120,7 @@ impl Server {
             number,
             drained: AtomicBool::new(false),
             left: AtomicU8::new(PRESENT),
-            standing: AtomicU8::new(standing as u8),
+            health: AtomicU8::new(health as u8),
             back_since: Mutex::new(None),
             weight: AtomicU32::new(1),
             max_connections: AtomicUsize::new(0),
@@ -223,8 +223,8 @@ impl Server {
     }
 
     /// What its checks say.
-    pub fn standing(&self) -> HealthStatus {
-        match self.standing.load(Ordering::Relaxed) {
+    pub fn health(&self) -> HealthStatus {
+        match self.health.load(Ordering::Relaxed) {
             0 => HealthStatus::Good,
             1 => HealthStatus::Untried,
             _ => HealthStatus::Bad,
@@ -235,7 +235,7 @@ impl Server {
     pub fn state(&self) -> State {
         if self.is_drained() || self.has_left() {
             State::Draining
-        } else if self.standing() == HealthStatus::Good && !self.is_ejected() {
+        } else if self.health() == HealthStatus::Good && !self.is_ejected() {
             State::Up
         } else {
             State::Down
@@ -257,9 +257,9 @@ impl Server {
         self.left.store(by, Ordering::Relaxed);
     }
 
-    pub(crate) fn set_standing(&self, standing: HealthStatus) {
-        let before = self.standing.swap(standing as u8, Ordering::Relaxed);
-        if standing == HealthStatus::Good && before != HealthStatus::Good as u8 {
+    pub(crate) fn set_health(&self, health: HealthStatus) {
+        let before = self.health.swap(health as u8, Ordering::Relaxed);
+        if health == HealthStatus::Good && before != HealthStatus::Good as u8 {
             self.is_back();
         }
     }

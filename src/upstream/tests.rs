@@ -136,7 +136,7 @@ fn no_more_than_half_of_the_servers_are_left_alone() {
     let pool = pool(4, Balance::RoundRobin);
     let servers = pool.members().servers.clone();
     pool.set_drained(&servers[0], true);
-    pool.set_standing(&servers[1], HealthStatus::Bad);
+    pool.set_health(&servers[1], HealthStatus::Bad);
     fail(&pool, &servers[2], 5);
     fail(&pool, &servers[3], 5);
     assert_eq!(ejected(&pool), [2]);
@@ -191,7 +191,7 @@ fn a_server_that_is_drained_or_down_has_no_turn() {
     }
     pool.set_drained(&second, false);
     assert_eq!(order(&pool).len(), 3);
-    pool.set_standing(&second, HealthStatus::Bad);
+    pool.set_health(&second, HealthStatus::Bad);
     assert_eq!((order(&pool).len(), second.state()), (2, State::Down));
 }
 
@@ -207,7 +207,7 @@ fn a_server_that_left_serves_until_another_one_can() {
     assert_eq!(update.left.len(), 1);
     assert_eq!(order(&pool), [0], "the new one has not passed its checks");
     let new = pool.members().servers[0].clone();
-    pool.set_standing(&new, HealthStatus::Good);
+    pool.set_health(&new, HealthStatus::Good);
     assert_eq!(order(&pool), [1]);
 }
 
@@ -224,8 +224,8 @@ fn who_comes_back_slowly_gets_less() {
             ..pool.members().settings.clone()
         });
         let second = pool.members().servers[1].clone();
-        pool.set_standing(&second, HealthStatus::Bad);
-        pool.set_standing(&second, HealthStatus::Good);
+        pool.set_health(&second, HealthStatus::Bad);
+        pool.set_health(&second, HealthStatus::Good);
         let shares = connect(&pool, 1100, &mut Vec::new());
         assert!((90..=120).contains(&shares[1]), "{shares:?}");
     }

@@ -46,14 +46,20 @@ def answer(server):
     return peer
 
 
+def ask_and_wait(gate):
+    """A client that asks for an upgrade and has to wait for a server."""
+    client = ask(gate)
+    gate.wait_for_metrics(lambda now: now.total(QUEUED) == 1, "the upgrade to wait")
+    return client
+
+
 def test_no_more_handshakes_than_a_server_bears(start):
     """The third of three upgrades reaches a server that bears two when one of the first two is done."""
     server = raw.Server()
     gate = start([server], max_handshakes=2)
     clients = [ask(gate) for _ in range(2)]
     first, second = server.accept(), server.accept()
-    third = ask(gate)
-    gate.wait_for_metrics(lambda now: now.total(QUEUED) == 1, "the third to wait")
+    third = ask_and_wait(gate)
     assert not knocks(server)
     first.send(http.switching_protocols(first.read_head()))
     answer(server)
@@ -68,19 +74,17 @@ def test_a_client_that_leaves_the_queue_takes_no_turn(start):
     gate = start([server], max_handshakes=1)
     under_way = ask(gate)
     first = server.accept()
-    gone = ask(gate)
-    gate.wait_for_metrics(lambda now: now.total(QUEUED) == 1, "it to wait")
+    gone = ask_and_wait(gate)
     gone.close()
     gate.wait_for_metrics(lambda now: now.total(QUEUED) == 0, "it to be forgotten")
-    last = ask(gate)
-    gate.wait_for_metrics(lambda now: now.total(QUEUED) == 1, "the last to wait")
+    last = ask_and_wait(gate)
     first.send(http.switching_protocols(first.read_head()))
     answer(server)
     assert [client.read_head().status for client in (under_way, last)] == [101, 101]
     assert gate.metrics().total(DEQUEUED, end="abandoned") == 1
 
 
-def test_who_waits_too_long_is_refused_and_told_when_to_come(start):
+def test_an_upgrade_that_waits_too_long_gets_503_with_retry_after(start):
     server = raw.Server()
     gate = start([server], max_handshakes=1, queue_timeout="200ms")
     # Both ends of the handshake that is under way stay open.
@@ -95,8 +99,7 @@ def test_early_frames_of_a_client_that_waits_are_not_lost(start):
     gate = start([server], max_handshakes=1)
     under_way = ask(gate)
     first = server.accept()
-    client = ask(gate)
-    gate.wait_for_metrics(lambda now: now.total(QUEUED) == 1, "it to wait")
+    client = ask_and_wait(gate)
     frames = client.frame(1, b"early") * 3
     client.send(frames)
     first.send(http.switching_protocols(first.read_head()))

@@ -1,4 +1,4 @@
-//! Who a client is, behind the proxies that the operator trusts.
+//! The identity of a client: its address, and the scheme and host of its request, behind the proxies that the operator trusts.
 
 pub mod forwarded;
 pub(crate) mod identity;

@@ -8,17 +8,12 @@
 //! no byte that Pingora took for a body is ever read as a request, and the other way round.
 
 use crate::edge::http::lingering;
+use crate::transport::delegate::{delegate_identity, delegate_tls};
 use async_trait::async_trait;
 use bytes::{Buf, BytesMut};
-use pingora::protocols::raw_connect::ProxyDigest;
-use pingora::protocols::tls::SslDigest;
-use pingora::protocols::{
-    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
-    Stream, TimingDigest, UniqueID, UniqueIDType,
-};
+use pingora::protocols::{Shutdown, Stream};
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
@@ -262,8 +257,6 @@ impl AsyncWrite for Framed {
     }
 }
 
-// What Pingora asks of a stream: the connection inside answers.
-
 #[async_trait]
 impl Shutdown for Framed {
     async fn shutdown(&mut self) {
@@ -272,41 +265,8 @@ impl Shutdown for Framed {
     }
 }
 
-impl UniqueID for Framed {
-    fn id(&self) -> UniqueIDType {
-        self.stream.id()
-    }
-}
-
-impl Ssl for Framed {
-    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
-        self.stream.get_ssl_digest()
-    }
-
-    fn selected_alpn_proto(&self) -> Option<ALPN> {
-        self.stream.selected_alpn_proto()
-    }
-}
-
-impl Peek for Framed {}
-
-impl GetTimingDigest for Framed {
-    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
-        self.stream.get_timing_digest()
-    }
-}
-
-impl GetProxyDigest for Framed {
-    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        self.stream.get_proxy_digest()
-    }
-}
-
-impl GetSocketDigest for Framed {
-    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        self.stream.get_socket_digest()
-    }
-}
+delegate_identity!(Framed, this => this.stream);
+delegate_tls!(Framed, this => this.stream);
 
 #[cfg(test)]
 mod tests {

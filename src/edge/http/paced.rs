@@ -6,13 +6,9 @@
 
 use crate::edge::http::patience::Patience;
 use crate::edge::http::transfer::Transfer;
+use crate::transport::delegate::{delegate_identity, delegate_tls};
 use async_trait::async_trait;
-use pingora::protocols::raw_connect::ProxyDigest;
-use pingora::protocols::tls::SslDigest;
-use pingora::protocols::{
-    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
-    Stream, TimingDigest, UniqueID, UniqueIDType,
-};
+use pingora::protocols::{Shutdown, Stream};
 use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -150,41 +146,8 @@ impl Shutdown for Paced {
     }
 }
 
-impl UniqueID for Paced {
-    fn id(&self) -> UniqueIDType {
-        self.stream.id()
-    }
-}
-
-impl Ssl for Paced {
-    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
-        self.stream.get_ssl_digest()
-    }
-
-    fn selected_alpn_proto(&self) -> Option<ALPN> {
-        self.stream.selected_alpn_proto()
-    }
-}
-
-impl Peek for Paced {}
-
-impl GetTimingDigest for Paced {
-    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
-        self.stream.get_timing_digest()
-    }
-}
-
-impl GetProxyDigest for Paced {
-    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        self.stream.get_proxy_digest()
-    }
-}
-
-impl GetSocketDigest for Paced {
-    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        self.stream.get_socket_digest()
-    }
-}
+delegate_identity!(Paced, this => this.stream);
+delegate_tls!(Paced, this => this.stream);
 
 #[cfg(test)]
 mod tests {

@@ -171,27 +171,11 @@ fn is_below(path: &[u8], prefix: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::handshake::Compression;
-    use crate::inspect::Rules;
-    use crate::inspect::closing::Policy;
-    use std::time::Duration;
 
     fn router(routes: &[(&[&str], &str)]) -> Router {
         let route = |(hosts, path): &(&[&str], &str)| Route {
-            name: String::new(),
             hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
-            path: (*path).to_owned(),
-            upstream: 0,
-            allowed_origins: Vec::new(),
-            max_age: Duration::ZERO,
-            max_connections: 0,
-            access: Default::default(),
-            headers: Default::default(),
-            rules: Rules::default(),
-            compression: Compression::default(),
-            closing: Policy::default(),
-            liveness: Default::default(),
-            limits: Default::default(),
+            ..Route::new("", path, 0)
         };
         Router::new(&routes.iter().map(route).collect::<Vec<_>>())
     }

@@ -54,8 +54,8 @@ fn settings() -> Settings {
     Settings::default()
 }
 
-/// Codes that the client and the server are sent, where this happens first.
-fn told(what: Happening) -> (Option<u16>, Option<u16>) {
+/// The Close codes that the client and the server get, where this happens first.
+fn expected_closes(what: Happening) -> (Option<u16>, Option<u16>) {
     match what {
         ClientBreaksRule => (Some(1007), Some(1001)),
         ServerBreaksRule => (Some(1011), Some(1007)),
@@ -78,7 +78,7 @@ fn from_open() {
         happens(&mut world, what);
         world.advance(Duration::from_secs(6));
         let outcome = world.session.outcome().expect("it is over");
-        let (client, server) = told(what);
+        let (client, server) = expected_closes(what);
         // A side that closed is answered, with its own code.
         let client = client.or((what == ClientCloses).then_some(4001));
         let server = server.or((what == ServerCloses).then_some(4002));
@@ -173,7 +173,7 @@ fn from_drain_due() {
         world.advance(Duration::from_millis(100));
         let cause = world.session.phase().cause().expect("it ends");
         assert!(!matches!(cause, Cause::Drained { .. }), "{what:?}");
-        let (client, _) = told(what);
+        let (client, _) = expected_closes(what);
         assert_eq!(world.close_to(Side::Client), client, "{what:?}");
     }
 }
