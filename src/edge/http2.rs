@@ -5,15 +5,19 @@
 //! streams its client may throw away. What one stream may cost is [`Transfer`]'s. When the connection ends, its tasks end
 //! with it, and what they have begun with servers.
 
+use crate::edge::client::identity::ClientAddress;
 use crate::edge::http::transfer::Transfer;
 use crate::edge::plain::ProxyApp;
+use crate::edge::refusals::report_request;
 use crate::edge::settings::Client;
 use crate::metrics::Metrics;
 use crate::relay::Reservation;
+use http::StatusCode;
 use pingora::apps::HttpServerApp;
+use pingora::http::RequestHeader;
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v2::server::{H2Accept, H2Options, HttpSession, handshake};
-use pingora::protocols::{Digest, Stream};
+use pingora::protocols::{Digest, SocketDigest, Stream};
 use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -84,8 +88,10 @@ pub(crate) async fn serve(
                         within_limit = resets.handle_reset(Instant::now());
                     }
                 }
-                // It was no request, and has been answered.
-                Ok(Some(H2Accept::Rejected)) => within_limit = resets.handle_reset(Instant::now()),
+                Ok(Some(H2Accept::Rejected)) => {
+                    report_rejected(metrics, digest.socket_digest.as_deref());
+                    within_limit = resets.handle_reset(Instant::now());
+                }
                 Ok(None) => break,
                 Err(error) => {
                     tracing::debug!(peer, %error, "connection of HTTP/2 ended");
@@ -129,8 +135,36 @@ fn options(client: &Client) -> H2Options {
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buffer_size(SEND_BUFFER)
-        .max_header_list_size(u32::try_from(client.max_header_size).unwrap_or(u32::MAX));
+        .max_header_list_size(u32::try_from(max_header_list(client)).unwrap_or(u32::MAX));
     options
+}
+
+/// The largest header list that h2 takes, in bytes as RFC 9113 §6.5.2 counts them. Of lists between `max_header_size` and
+/// this size wsgate itself says that they are too large (`plain`). h2 answers a larger one with a 431 without a body.
+fn max_header_list(client: &Client) -> usize {
+    client.max_header_size.saturating_mul(2)
+}
+
+/// The size of the header list of a request, in bytes as RFC 9113 §6.5.2 counts them: "the length of the name and value [...]
+/// plus an overhead of 32 octets for each field line". The pseudo-header fields are counted by the target alone.
+pub(crate) fn header_list_size(head: &RequestHeader) -> usize {
+    const OVERHEAD: usize = 32;
+    let authority = head
+        .uri
+        .authority()
+        .map_or(0, |authority| authority.as_str().len());
+    let fields = head.headers.iter();
+    let fields = fields.map(|(name, value)| name.as_str().len() + value.len() + OVERHEAD);
+    head.raw_path().len() + authority + fields.sum::<usize>()
+}
+
+/// Counts and logs a request that Pingora has rejected: with a reset of its stream, or with a 400 without a body.
+fn report_rejected(metrics: &Metrics, socket: Option<&SocketDigest>) {
+    let peer = socket.and_then(|socket| socket.peer_addr()?.as_inet());
+    let client = ClientAddress::of_peer(peer.map(|peer| peer.ip()));
+    let sentence = "malformed in HTTP/2 (RFC 9113 §8.1.1): `host` differs from `:authority` or is repeated, the lengths of the \
+         body contradict each other, or the target holds characters that no target may hold";
+    report_request(metrics, StatusCode::BAD_REQUEST, sentence, None, client);
 }
 
 /// Tells the log which client resets too many streams: of many such clients, one each second.

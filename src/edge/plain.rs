@@ -4,10 +4,12 @@ use crate::edge::client::identity;
 use crate::edge::client::identity::{ClientAddress, Identity};
 use crate::edge::http::answer::{Answer, Refused};
 use crate::edge::http::client_request::{ClientRequest, Downstream};
+use crate::edge::http::head::NoHead;
 use crate::edge::http::headers;
 use crate::edge::http::headers::{AuthHeaders, Changes};
 use crate::edge::http::target::{Target, TargetError};
 use crate::edge::http::transfer::Transfer;
+use crate::edge::http2;
 use crate::edge::refusals;
 use crate::edge::route::hash_key::hash_key;
 use crate::edge::route::table::{RoutePermit, RouteState};
@@ -74,6 +76,12 @@ impl Plain {
             return Err(malformed(TargetError::Fragment));
         }
         let head = session.req_header();
+        if session.is_http2()
+            && http2::header_list_size(head) > table.client.max_header_size
+            && let Some(answer) = NoHead::TooLarge.answer(&table.client)
+        {
+            return Err(answer.refusing(Reason::HeadTooLarge));
+        }
         if head.method == Method::CONNECT {
             let answer = Answer::new(StatusCode::METHOD_NOT_ALLOWED, "CONNECT is not served here");
             let allowed = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";

@@ -12,6 +12,8 @@ import pytest
 from rig import certificates, http, http2, raw
 from rig.raw import TIMEOUT
 
+REFUSED = "wsgate_requests_refused_total"
+
 BIG = 4 << 20
 """Bytes of a response that no window and no socket takes as a whole."""
 
@@ -566,6 +568,32 @@ def test_malformed_requests_do_not_reach_a_server(start, connect, field):
     fence, path = connect(rig), rig.new_path()
     fence.send(http2.headers(1, path))
     assert not [wire for wire in rig.server.requests_before(path) if wire]
+
+
+def test_a_head_that_is_too_large_gets_a_sentence(start, connect):
+    """As over HTTP/1.1. A head of more than twice the limit gets a 431 without a body, from the library."""
+    rig = start(client={"max_header_size": "2KiB"})
+    client, path = connect(rig), rig.new_path()
+    client.send(http2.headers(1, path, fields=[("cookie", "a" * 1800)]))
+    upstream, _ = rig.server.accept_request(path)
+    upstream.send(http.response("200 OK", b"more"))
+    assert client.read_response(1)[0][":status"] == "200", "below the limit"
+    client.send(http2.headers(3, path, fields=[("cookie", "a" * 2048)]))
+    head, body = client.read_response(3)
+    assert (head[":status"], body) == ("431", b"the head of the request is larger than 2048 bytes\n")
+    assert rig.gate.metrics().total(REFUSED, status="431") == 1
+    rig.gate.wait_for_log(lambda line: "request refused" in str(line) and "2048 bytes" in str(line), "the refusal")
+    client.send(http2.headers(5, path, fields=[("cookie", "a" * 8192)]))
+    assert client.read_response(5)[0][":status"] == "431", "beyond twice the limit"
+
+
+def test_a_request_that_contradicts_itself_is_counted_and_logged(start, connect):
+    rig = start()
+    client, path = connect(rig), rig.new_path()
+    client.send(http2.headers(1, path, fields=[("host", "b.test")]))
+    assert client.read_response(1)[0][":status"] == "400"
+    rig.gate.wait_for_metrics(lambda now: now.total(REFUSED, status="400") == 1, "the refusal")
+    rig.gate.wait_for_log(lambda line: "`host` differs from `:authority`" in str(line), "the refusal")
 
 
 def test_what_is_between_client_and_wsgate_stays_there(start, connect):
