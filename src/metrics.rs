@@ -3,8 +3,10 @@
 //! No label takes its value from the network: close codes of the application's own are counted by range.
 
 mod reason;
+mod servers;
 
 pub use reason::{Fault, Reason};
+pub use servers::{ServerFigures, UpstreamFigures};
 
 use crate::drain;
 use crate::inspect::{Compressed, Kind, Side, Tally};
@@ -15,7 +17,7 @@ use prometheus::{
 use std::cell::Cell;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Bounds of the buckets for the age of a connection, in seconds: from a failed page load to a week.
 const DURATIONS: [f64; 12] = [
@@ -26,6 +28,9 @@ const DURATIONS: [f64; 12] = [
 const HANDSHAKES: [f64; 11] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0,
 ];
+
+/// Bounds of the buckets for the time that upgrades wait for a server, in seconds: up to the default of `queue_timeout` and beyond.
+const WAITS: [f64; 9] = [0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 /// Bounds of the buckets for the time that clients take to come back, in seconds.
 const RECONNECTS: [f64; 9] = [0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0];
@@ -102,21 +107,6 @@ impl QueueEnd {
     }
 }
 
-/// How a server stands, for the metrics.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServerFigures {
-    /// Name of its upstream.
-    pub upstream: String,
-    /// Its address, which comes from the configuration.
-    pub server: String,
-    /// `up`, `draining` or `down`.
-    pub state: &'static str,
-    /// Of all that can be.
-    pub states: &'static [&'static str],
-    /// WebSocket connections to it.
-    pub connections: usize,
-}
-
 /// How long a certificate is good.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Days {
@@ -158,7 +148,6 @@ pub struct Metrics {
     refusals: IntCounterVec,
     handshake_violations: IntCounterVec,
     upstream_handshake: Histogram,
-    upgrades_queued: IntGauge,
     drains_open: IntGauge,
     drains_waiting: IntGauge,
     drained: IntCounterVec,
@@ -167,8 +156,7 @@ pub struct Metrics {
     drain_rate: Gauge,
     dequeued: IntCounterVec,
     reconnects: HistogramVec,
-    server_state: IntGaugeVec,
-    server_connections: IntGaugeVec,
+    waits: HistogramVec,
     certificate_days_left: IntGaugeVec,
     reloads: IntCounterVec,
     tls_failures: IntCounterVec,
@@ -182,7 +170,7 @@ pub struct Metrics {
     closes: IntCounterVec,
     compression_memory: IntGauge,
     buffer_memory: IntGauge,
-    plain_memory: IntGauge,
+    reserved_memory: IntGauge,
     plain_ended: IntCounterVec,
     http2_resets: IntCounterVec,
     slow_readers: IntCounterVec,
@@ -341,10 +329,6 @@ impl Metrics {
                 .expect("no series is there twice");
             series
         };
-        let upgrades_queued = gauge(
-            "wsgate_upgrades_queued",
-            "Upgrade requests that wait for a server, because all are drained, down or full.",
-        );
         let client_connections = gauge(
             "wsgate_client_connections_open",
             "Accepted connections of clients: WebSockets, plain HTTP, and those without a request.",
@@ -362,9 +346,9 @@ impl Metrics {
             "wsgate_buffer_memory_bytes",
             "Memory that WebSocket connections own beyond what an idle one needs: unfinished frames and TLS records, what readers do not take, and what inflating needs.",
         );
-        let plain_memory = gauge(
-            "wsgate_plain_memory_bytes",
-            "Memory that plain requests under way may need, which counts for buffer_memory.",
+        let reserved_memory = gauge(
+            "wsgate_reserved_memory_bytes",
+            "Memory that plain requests under way and queued upgrades may need, which counts for buffer_memory.",
         );
         let opts = Opts::new(
             "wsgate_drain_rate",
@@ -381,16 +365,6 @@ impl Metrics {
                 .expect("no series is there twice");
             series
         };
-        let server_state = gauges(
-            "wsgate_server_state",
-            "1 for the state that a server is in, 0 for the others.",
-            &["upstream", "server", "state"],
-        );
-        let server_connections = gauges(
-            "wsgate_server_connections",
-            "WebSocket connections to a server.",
-            &["upstream", "server"],
-        );
         let certificate_days_left = gauges(
             "wsgate_certificate_days_left",
             "Days until a certificate that is in force runs out.",
@@ -404,6 +378,15 @@ impl Metrics {
         let reconnects = HistogramVec::new(opts, &["upstream"]).expect("a valid series");
         registry
             .register(Box::new(reconnects.clone()))
+            .expect("no series is there twice");
+        let opts = HistogramOpts::new(
+            "wsgate_upgrade_wait_seconds",
+            "Time that upgrade requests waited in the queue of an upstream until a server had room.",
+        )
+        .buckets(WAITS.to_vec());
+        let waits = HistogramVec::new(opts, &["upstream"]).expect("a valid series");
+        registry
+            .register(Box::new(waits.clone()))
             .expect("no series is there twice");
         let opts = Opts::new("wsgate_connections_open", "WebSocket connections open now.");
         let connections_open = IntGaugeVec::new(opts, &["route"]).expect("a valid series");
@@ -455,7 +438,6 @@ impl Metrics {
             refusals,
             handshake_violations,
             upstream_handshake,
-            upgrades_queued,
             drains_open,
             drains_waiting,
             drained,
@@ -464,8 +446,7 @@ impl Metrics {
             drain_rate,
             dequeued,
             reconnects,
-            server_state,
-            server_connections,
+            waits,
             certificate_days_left,
             reloads,
             tls_failures,
@@ -479,7 +460,7 @@ impl Metrics {
             closes,
             compression_memory,
             buffer_memory,
-            plain_memory,
+            reserved_memory,
             plain_ended,
             http2_resets,
             slow_readers,
@@ -545,10 +526,10 @@ impl Metrics {
 
     /// An upgrade request waits for a server of this upstream, as long as what is returned lives.
     pub fn queue(&self, upstream: &str) -> Queued {
-        self.upgrades_queued.inc();
         Queued {
-            now: self.upgrades_queued.clone(),
+            began: Instant::now(),
             ends: self.dequeued.clone(),
+            waits: self.waits.clone(),
             upstream: upstream.to_owned(),
             end: QueueEnd::Abandoned,
         }
@@ -625,20 +606,14 @@ impl Metrics {
         }
     }
 
-    /// How all servers stand now; those that are not among them are forgotten.
-    pub fn servers(&self, servers: &[ServerFigures]) {
-        self.server_state.reset();
-        self.server_connections.reset();
-        for figures in servers {
-            let (upstream, server) = (figures.upstream.as_str(), figures.server.as_str());
-            for state in figures.states {
-                self.server_state
-                    .with_label_values(&[upstream, server, state])
-                    .set(i64::from(*state == figures.state));
-            }
-            self.server_connections
-                .with_label_values(&[upstream, server])
-                .set(figures.connections as i64);
+    /// Exports the figures of all upstreams, which are read at each scrape. To be called once.
+    ///
+    /// # Panics
+    /// Never in practice: names and labels are constants, and a test registers them.
+    pub fn read_upstreams(&self, read: impl Fn() -> Vec<UpstreamFigures> + Send + Sync + 'static) {
+        let servers = servers::Servers::new(Box::new(read)).expect("valid series");
+        if let Err(error) = self.registry.register(Box::new(servers)) {
+            tracing::error!(%error, "the series of the upstreams are exported already");
         }
     }
 
@@ -661,17 +636,14 @@ impl Metrics {
             .inc();
     }
 
-    /// The memory that a connection owns beyond what an idle one needs has changed by so many bytes: what all of them own now.
-    pub fn buffer_memory(&self, change: isize) -> usize {
-        if change != 0 {
-            self.buffer_memory.add(change as i64);
-        }
-        usize::try_from(self.buffer_memory.get()).unwrap_or_default()
+    /// The memory that a connection owns beyond what an idle one needs has changed by this number of bytes.
+    pub fn buffer_memory(&self, change: isize) {
+        self.buffer_memory.add(change as i64);
     }
 
     /// The memory that plain requests may need has changed by so many bytes.
-    pub fn plain_memory(&self, change: isize) {
-        self.plain_memory.add(change as i64);
+    pub fn reserved_memory(&self, change: isize) {
+        self.reserved_memory.add(change as i64);
     }
 
     /// A plain request, or a connection of HTTP/2, was ended because its client did not keep this limit.
@@ -753,8 +725,9 @@ impl Metrics {
 /// An upgrade request that waits. Dropped without [an end](Queued::end), its client has left.
 #[derive(Debug)]
 pub struct Queued {
-    now: IntGauge,
+    began: Instant,
     ends: IntCounterVec,
+    waits: HistogramVec,
     upstream: String,
     end: QueueEnd,
 }
@@ -768,10 +741,13 @@ impl Queued {
 
 impl Drop for Queued {
     fn drop(&mut self) {
-        self.now.dec();
-        self.ends
-            .with_label_values(&[self.upstream.as_str(), self.end.label()])
-            .inc();
+        let upstream = self.upstream.as_str();
+        let labels = [upstream, self.end.label()];
+        self.ends.with_label_values(&labels).inc();
+        if self.end == QueueEnd::Served {
+            let waits = self.waits.with_label_values(&[upstream]);
+            waits.observe(self.began.elapsed().as_secs_f64());
+        }
     }
 }
 
@@ -879,6 +855,8 @@ impl Traffic {
 mod tests {
     use super::*;
 
+    use std::sync::Arc;
+
     fn rendered(metrics: &Metrics) -> String {
         String::from_utf8(metrics.render()).unwrap()
     }
@@ -934,9 +912,12 @@ mod tests {
         metrics.connection_ended("chat", Duration::from_secs(2));
         metrics.drained(drain::Cause::Operator);
         metrics.draining(1, 7, 0.0);
-        let held = metrics.queue("a");
+        metrics.queue("a").end(QueueEnd::Served);
+        let upstreams = Arc::new(Mutex::new(vec![figures()]));
+        let read = upstreams.clone();
+        metrics.read_upstreams(move || read.lock().unwrap().clone());
         metrics.violation(Side::Client, Kind::TextNotUtf8);
-        assert_eq!(metrics.buffer_memory(4096), 4096);
+        metrics.buffer_memory(4096);
         metrics.slow_reader(Side::Client, "write_timeout");
         metrics.close(Initiator::Wsgate, Side::Client, Some(1007));
         metrics.close(Initiator::Side(Side::Server), Side::Client, Some(4321));
@@ -954,7 +935,16 @@ mod tests {
             "wsgate_buffer_memory_bytes 4096",
             "wsgate_slow_readers_closed_total{limit=\"write_timeout\",side=\"client\"} 1",
             "wsgate_drain_connections_total{cause=\"operator\"} 1",
-            "wsgate_upgrades_queued 1",
+            "wsgate_upgrades_queued{upstream=\"a\"} 3",
+            "wsgate_clients_away{upstream=\"a\"} 7",
+            "wsgate_server_state{server=\"b:1\",state=\"up\",upstream=\"a\"} 1",
+            "wsgate_server_state{server=\"b:1\",state=\"down\",upstream=\"a\"} 0",
+            "wsgate_server_connections{server=\"b:1\",upstream=\"a\"} 5",
+            "wsgate_server_handshakes{server=\"b:1\",upstream=\"a\"} 2",
+            "wsgate_server_handshake_limit{server=\"b:1\",upstream=\"a\"} 20",
+            "wsgate_server_known_rate{server=\"b:1\",upstream=\"a\"} 300",
+            "wsgate_upgrades_dequeued_total{end=\"served\",upstream=\"a\"} 1",
+            "wsgate_upgrade_wait_seconds_count{upstream=\"a\"} 1",
             "wsgate_drains_open 1",
             "wsgate_drains_waiting 7",
             "wsgate_connection_duration_seconds_count{route=\"chat\"} 1",
@@ -963,7 +953,29 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");
         }
-        drop(held);
-        assert!(rendered(&metrics).contains("wsgate_upgrades_queued 0"));
+        upstreams.lock().unwrap().clear();
+        let text = rendered(&metrics);
+        assert!(
+            !text.contains("wsgate_server_"),
+            "of a server that is gone:\n{text}"
+        );
+    }
+
+    fn figures() -> UpstreamFigures {
+        let server = ServerFigures {
+            server: "b:1".to_owned(),
+            state: "up",
+            states: &["up", "down"],
+            connections: 5,
+            handshakes: 2,
+            handshake_limit: 20,
+            known_rate: Some(300.0),
+        };
+        UpstreamFigures {
+            upstream: "a".to_owned(),
+            queued: 3,
+            away: 7,
+            servers: vec![server],
+        }
     }
 }

@@ -15,17 +15,15 @@
 //! A body is JSON and says so, a change without one bears `X-Wsgate: 1`. Every field of a body is optional:
 //! `{"server": "10.0.0.5:9000", "over": "30s", "rate": 200, "deadline": "60s", "dry_run": true}`.
 
-use super::names;
+use super::bodies::{self, Change, Drained, Failure, Handshakes, Resumed, Status};
+use super::{Answer, answer, failure, names, ok};
 use crate::deploy::{self, Control, Trigger};
 use crate::drain::{Cause, DrainId, Pace, Progress, Selection, State, Terms};
 use crate::duration;
-use crate::metrics::ServerFigures;
+use crate::metrics::{Metrics, ServerFigures, UpstreamFigures};
 use crate::upstream::{Pool, Pools, Server, State as ServerState};
 use http::{Method, StatusCode};
-use serde::Deserialize;
-use serde_json::{Value, json};
 use std::sync::Arc;
-use std::time::Instant;
 
 /// The states of servers, as metrics name them.
 const STATES: [&str; 3] = [
@@ -39,20 +37,6 @@ const STATES: [&str; 3] = [
 pub struct Drains {
     control: Arc<Control>,
     pools: Arc<Pools>,
-}
-
-/// A status and a body in JSON.
-pub(super) type Answer = (StatusCode, Value);
-
-/// What a request may say.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Body {
-    server: Option<String>,
-    over: Option<String>,
-    rate: Option<f64>,
-    deadline: Option<String>,
-    dry_run: bool,
 }
 
 /// The servers that a request is about.
@@ -89,20 +73,41 @@ impl Drains {
         Drains { control, pools }
     }
 
-    /// How every server stands now.
-    pub(super) fn figures(&self) -> Vec<ServerFigures> {
-        let figures = |pool: &Arc<Pool>| {
-            let members = pool.members();
-            let servers = members.all().map(|server| ServerFigures {
-                upstream: pool.name.clone(),
+    /// Exports the figures of all upstreams. To be called once.
+    pub fn export(&self, metrics: &Metrics) {
+        // The metrics belong to the control too: a strong reference would keep both for ever.
+        let (control, pools) = (Arc::downgrade(&self.control), Arc::downgrade(&self.pools));
+        metrics.read_upstreams(move || {
+            let upgraded = control.upgrade().zip(pools.upgrade());
+            let drains = upgraded.map(|(control, pools)| Drains { control, pools });
+            drains.map_or_else(Vec::new, |drains| drains.figures())
+        });
+    }
+
+    fn figures(&self) -> Vec<UpstreamFigures> {
+        let of_server = |pool: &Pool, server: &Server| {
+            let admission = pool.admission(server);
+            ServerFigures {
                 server: server.address.to_string(),
                 state: server.state().label(),
                 states: &STATES,
                 connections: self.connections(pool, server),
-            });
-            servers.collect::<Vec<_>>()
+                handshakes: admission.under_way,
+                handshake_limit: admission.bound,
+                known_rate: admission.known_rate,
+            }
         };
-        self.pools.all().iter().flat_map(figures).collect()
+        let of_pool = |pool: &Arc<Pool>| UpstreamFigures {
+            upstream: pool.name.clone(),
+            queued: pool.waiting(),
+            away: self.control.away(pool.index),
+            servers: pool
+                .members()
+                .all()
+                .map(|server| of_server(pool, server))
+                .collect(),
+        };
+        self.pools.all().iter().map(of_pool).collect()
     }
 
     fn connections(&self, pool: &Pool, server: &Server) -> usize {
@@ -152,14 +157,14 @@ impl Drains {
         let terms = self.terms(&body)?;
         if body.dry_run {
             let forecast = self.control.forecast(target.selection(), terms);
-            let answer = json!({
-                "connections": forecast.members,
-                "seconds": forecast.lasts.as_secs_f64(),
-                "deadline_seconds": forecast.deadline.as_secs_f64(),
-                "rate": forecast.rate,
-                "raised": forecast.raised,
-            });
-            return Ok((StatusCode::OK, json!({ "forecast": answer })));
+            let forecast = bodies::Forecast {
+                connections: forecast.members,
+                seconds: forecast.lasts.as_secs_f64(),
+                deadline_seconds: forecast.deadline.as_secs_f64(),
+                rate: forecast.rate,
+                raised: forecast.raised,
+            };
+            return Ok(ok(&Drained::Forecast { forecast }));
         }
         let servers = target.servers();
         let was_out = servers.iter().all(|server| server.is_drained());
@@ -169,10 +174,10 @@ impl Drains {
                 .for_each(|server| pool.set_drained(server, true));
             if was_out && self.control.count(target.selection()) == 0 {
                 let message = "it is drained already; POST .../resume lets it in again";
-                return Ok((
-                    StatusCode::OK,
-                    json!({ "message": message, "drains": self.drains_of(&pool) }),
-                ));
+                return Ok(ok(&Drained::Already {
+                    message: message.to_owned(),
+                    drains: self.drains_of(&pool),
+                }));
             }
         }
         let id = self.control.start_on(target.trigger(cause), terms);
@@ -180,7 +185,7 @@ impl Drains {
             .control
             .progress(id)
             .map(|progress| self.describe(id, &progress));
-        Ok((StatusCode::ACCEPTED, json!({ "drain": drain })))
+        Ok(answer(StatusCode::ACCEPTED, &Drained::Begun { drain }))
     }
 
     fn resume(&self, name: &str, body: &[u8]) -> Result<Answer, Answer> {
@@ -203,10 +208,10 @@ impl Drains {
             progress.state == State::Running && concerned(progress.selection)
         });
         let cancelled = running.filter(|(id, _)| self.control.cancel(*id)).count();
-        Ok((
-            StatusCode::OK,
-            json!({ "cancelled": cancelled, "servers": self.servers_of(&pool) }),
-        ))
+        Ok(ok(&Resumed {
+            cancelled,
+            servers: self.servers_of(&pool),
+        }))
     }
 
     /// Ends what is under way; a server whose drain has ended stays out until it is resumed.
@@ -230,48 +235,57 @@ impl Drains {
                 concerned.for_each(|server| pool.set_drained(server, false));
             }
         }
-        Ok((
-            StatusCode::OK,
-            json!({ "cancelled": cancelled, "servers": self.servers_of(&pool) }),
-        ))
+        Ok(ok(&Resumed {
+            cancelled,
+            servers: self.servers_of(&pool),
+        }))
     }
 
     fn show(&self, pool: &Pool) -> Answer {
-        (
-            StatusCode::OK,
-            json!({ "upstream": pool.name, "drains": self.drains_of(pool) }),
-        )
+        ok(&bodies::Drains {
+            upstream: pool.name.clone(),
+            drains: self.drains_of(pool),
+        })
     }
 
     fn status(&self) -> Answer {
         let pools = self.pools.all();
-        let upstreams = pools.iter().map(|pool| {
-            json!({
-                "name": pool.name,
-                "connections": self.control.count(Selection::Upstream { upstream: pool.index }),
-                "servers": self.servers_of(pool),
-                "drains": self.drains_of(pool),
-            })
-        });
-        (
-            StatusCode::OK,
-            json!({ "upstreams": upstreams.collect::<Vec<_>>() }),
-        )
+        let upstream = |pool: &Arc<Pool>| bodies::Upstream {
+            name: pool.name.clone(),
+            connections: self.control.count(Selection::Upstream {
+                upstream: pool.index,
+            }),
+            away: self.control.away(pool.index),
+            queued: pool.waiting(),
+            queue_p99_seconds: pool.wait_p99().map(|wait| wait.as_secs_f64()),
+            servers: self.servers_of(pool),
+            drains: self.drains_of(pool),
+        };
+        ok(&Status {
+            upstreams: pools.iter().map(upstream).collect(),
+        })
     }
 
-    fn servers_of(&self, pool: &Pool) -> Vec<Value> {
+    fn servers_of(&self, pool: &Pool) -> Vec<bodies::Server> {
         let members = pool.members();
         let server = |server: &Arc<Server>| {
-            json!({
-                "address": server.address.to_string(),
-                "state": server.state().label(),
-                "connections": self.connections(pool, server),
-            })
+            let admission = pool.admission(server);
+            bodies::Server {
+                address: server.address.to_string(),
+                state: server.state().label().to_owned(),
+                connections: self.connections(pool, server),
+                handshakes: Handshakes {
+                    under_way: admission.under_way,
+                    limit: admission.bound,
+                    per_second: admission.per_second,
+                    known_rate: admission.known_rate,
+                },
+            }
         };
         members.all().map(server).collect()
     }
 
-    fn drains_of(&self, pool: &Pool) -> Vec<Value> {
+    fn drains_of(&self, pool: &Pool) -> Vec<bodies::Drain> {
         let drains = self.control.drains().into_iter();
         let of_it =
             drains.filter(|(_, progress)| upstream_of(progress.selection) == Some(pool.index));
@@ -280,8 +294,7 @@ impl Drains {
             .collect()
     }
 
-    fn describe(&self, id: DrainId, progress: &Progress) -> Value {
-        let now = Instant::now();
+    fn describe(&self, id: DrainId, progress: &Progress) -> bodies::Drain {
         let server = match progress.selection {
             Selection::Server { upstream, server } => {
                 let pools = self.pools.all();
@@ -294,38 +307,22 @@ impl Drains {
             }
             _ => None,
         };
-        json!({
-            "id": id.number(),
-            "server": server,
-            "cause": progress.cause.label(),
-            "state": progress.state.label(),
-            "total": progress.total,
-            "waiting": progress.waiting,
-            "closing": progress.closing,
-            "closed": progress.closed,
-            "left": progress.left,
-            "reconnected": progress.reconnected,
-            "failed": progress.failed,
-            "rate": progress.rate,
-            "raised": progress.raised,
-            "ends_in_seconds": progress.ends.saturating_duration_since(now).as_secs_f64(),
-            "deadline_in_seconds": progress.deadline.saturating_duration_since(now).as_secs_f64(),
-        })
+        bodies::Drain::new(id, server, progress)
     }
 
     fn pool(&self, name: &str) -> Result<Arc<Pool>, Answer> {
         self.pools.named(name).ok_or_else(|| {
             let pools = self.pools.current();
-            let names: Vec<_> = pools.iter().map(|pool| &pool.name).collect();
-            let message = format!("there is no upstream `{name}`");
-            (
-                StatusCode::NOT_FOUND,
-                json!({ "error": message, "upstreams": names }),
-            )
+            let failure = Failure {
+                error: format!("there is no upstream `{name}`"),
+                upstreams: Some(pools.iter().map(|pool| pool.name.clone()).collect()),
+                ..Failure::default()
+            };
+            answer(StatusCode::NOT_FOUND, &failure)
         })
     }
 
-    fn terms(&self, body: &Body) -> Result<Terms, Answer> {
+    fn terms(&self, body: &Change) -> Result<Terms, Answer> {
         let time = |key: &str, text: &Option<String>| match text {
             None => Ok(None),
             Some(text) => duration::parse(text)
@@ -370,18 +367,19 @@ fn target(pool: Arc<Pool>, server: Option<&str>) -> Result<Target, Answer> {
             server: Some(servers[index].clone()),
         }),
         None => {
-            let message = format!("upstream `{}` has no server `{server}`", pool.name);
-            Err((
-                StatusCode::NOT_FOUND,
-                json!({ "error": message, "servers": addresses }),
-            ))
+            let failure = Failure {
+                error: format!("upstream `{}` has no server `{server}`", pool.name),
+                servers: Some(addresses),
+                ..Failure::default()
+            };
+            Err(answer(StatusCode::NOT_FOUND, &failure))
         }
     }
 }
 
-fn parse(body: &[u8]) -> Result<Body, Answer> {
+fn parse(body: &[u8]) -> Result<Change, Answer> {
     if body.trim_ascii().is_empty() {
-        return Ok(Body::default());
+        return Ok(Change::default());
     }
     if !body.trim_ascii_start().starts_with(b"{") {
         // A list would be read as the fields in their order, and an empty one would drain everything.
@@ -403,12 +401,12 @@ fn upstream_of(selection: Selection) -> Option<u32> {
 }
 
 fn bad_request(message: &str) -> Answer {
-    (StatusCode::BAD_REQUEST, json!({ "error": message }))
+    failure(StatusCode::BAD_REQUEST, message)
 }
 
 fn not_allowed(methods: &str) -> Answer {
     let message = format!("this endpoint takes {methods}");
-    (StatusCode::METHOD_NOT_ALLOWED, json!({ "error": message }))
+    failure(StatusCode::METHOD_NOT_ALLOWED, &message)
 }
 
 #[cfg(test)]
@@ -417,6 +415,7 @@ mod tests {
     use crate::deploy::Settings;
     use crate::transport::address::Address;
     use crate::upstream::settings::Upstream;
+    use serde_json::{Value, json};
     use std::time::Duration;
 
     fn drains() -> Drains {
@@ -460,14 +459,14 @@ mod tests {
         assert_eq!((status, &body["drain"]["total"]), (202, &json!(1)));
         let (_, status) = ask(&drains, "GET /v1/status", "");
         let servers = &status["upstreams"][0]["servers"];
-        assert_eq!(
-            servers[0],
-            json!({ "address": "unix:/a", "state": "draining", "connections": 1 })
-        );
-        assert_eq!(
-            servers[1],
-            json!({ "address": "unix:/b", "state": "up", "connections": 1 })
-        );
+        let handshakes =
+            json!({ "under_way": 0, "limit": 20, "per_second": 0.0, "known_rate": null });
+        for (server, address, state) in [(0, "unix:/a", "draining"), (1, "unix:/b", "up")] {
+            let expected = json!({
+                "address": address, "state": state, "connections": 1, "handshakes": handshakes,
+            });
+            assert_eq!(servers[server], expected);
+        }
         let (_, shown) = ask(&drains, "GET /v1/upstreams/chat/drain", "");
         assert_eq!(shown["drains"][0]["state"], "running");
         let (status, body) = ask(

@@ -5,6 +5,7 @@
 //! other machine reaches. Pages that a browser shows change nothing and read nothing (`guard`). Every answer is wsgate's
 //! own, under `/v1` in JSON, and everything that a client can make wait or grow has a bound (`connection`).
 
+pub mod bodies;
 mod client;
 mod connection;
 mod drains;
@@ -18,6 +19,7 @@ pub use names::encode as encode_name;
 
 use crate::metrics::Metrics;
 use crate::transport::address::Address;
+use bodies::Reloaded;
 use connection::Connections;
 use guard::Guard;
 use http::{Method, Response, StatusCode, header};
@@ -145,21 +147,22 @@ impl Admin {
             Ok(()) => told.await.ok(),
             Err(_) => None,
         };
-        let (status, answer) = match result {
-            Some(Ok(notes)) => (
-                StatusCode::OK,
-                serde_json::json!({ "reloaded": true, "notes": notes }),
-            ),
-            Some(Err(error)) => (
-                StatusCode::UNPROCESSABLE_ENTITY,
-                serde_json::json!({ "reloaded": false, "error": error }),
-            ),
-            None => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                serde_json::json!({ "reloaded": false, "error": "wsgate is ending" }),
-            ),
+        let failed = |error| Reloaded::No {
+            reloaded: false,
+            error,
         };
-        json(status, &answer)
+        let (status, answer) = match result {
+            Some(Ok(notes)) => {
+                let reloaded = true;
+                (StatusCode::OK, Reloaded::Yes { reloaded, notes })
+            }
+            Some(Err(error)) => (StatusCode::UNPROCESSABLE_ENTITY, failed(error)),
+            None => {
+                let error = "wsgate is ending".to_owned();
+                (StatusCode::SERVICE_UNAVAILABLE, failed(error))
+            }
+        };
+        json(&self::answer(status, &answer))
     }
 
     /// Answers a request that may be answered.
@@ -176,13 +179,10 @@ impl Admin {
             _ => method,
         };
         match self.drains.answer(as_read, path, body) {
-            Some((status, answer)) => json(status, &answer),
+            Some(answer) => json(&answer),
             None => {
                 let error = format!("nothing is served here; {ENDPOINTS}");
-                json(
-                    StatusCode::NOT_FOUND,
-                    &serde_json::json!({ "error": error }),
-                )
+                json(&failure(StatusCode::NOT_FOUND, &error))
             }
         }
     }
@@ -199,14 +199,11 @@ impl Admin {
             return response;
         }
         match path {
-            "/metrics" => {
-                self.metrics.servers(&self.drains.figures());
-                respond(
-                    StatusCode::OK,
-                    prometheus::TEXT_FORMAT,
-                    self.metrics.render(),
-                )
-            }
+            "/metrics" => respond(
+                StatusCode::OK,
+                prometheus::TEXT_FORMAT,
+                self.metrics.render(),
+            ),
             "/healthz" => text(StatusCode::OK, "ok"),
             "/readyz" if self.ready.load(Ordering::Relaxed) => text(StatusCode::OK, "ready"),
             "/readyz" => text(StatusCode::SERVICE_UNAVAILABLE, "not ready"),
@@ -221,7 +218,7 @@ const ENDPOINTS: &str = "there are /metrics, /healthz, /readyz, /v1/status, /v1/
 fn refuse(refusal: &Refusal, is_api: bool) -> Response<Vec<u8>> {
     let Refusal { status, sentence } = refusal;
     let mut response = match is_api {
-        true => json(*status, &serde_json::json!({ "error": sentence })),
+        true => json(&failure(*status, sentence)),
         false => text(*status, sentence),
     };
     if *status == StatusCode::UNAUTHORIZED {
@@ -241,9 +238,34 @@ fn text(status: StatusCode, sentence: &str) -> Response<Vec<u8>> {
     )
 }
 
-fn json(status: StatusCode, answer: &serde_json::Value) -> Response<Vec<u8>> {
+/// A status and a body in JSON.
+type Answer = (StatusCode, serde_json::Value);
+
+/// An answer with this body.
+fn answer(status: StatusCode, body: &impl serde::Serialize) -> Answer {
+    // The bodies are structs of numbers, texts and lists, which have no form that JSON lacks.
+    let body = serde_json::to_value(body).unwrap_or_default();
+    (status, body)
+}
+
+/// The answer to a request that is done.
+fn ok(body: &impl serde::Serialize) -> Answer {
+    answer(StatusCode::OK, body)
+}
+
+/// The answer to a request that is refused.
+fn failure(status: StatusCode, error: &str) -> Answer {
+    let error = error.to_owned();
+    let failure = bodies::Failure {
+        error,
+        ..bodies::Failure::default()
+    };
+    answer(status, &failure)
+}
+
+fn json((status, answer): &Answer) -> Response<Vec<u8>> {
     respond(
-        status,
+        *status,
         "application/json",
         format!("{answer}\n").into_bytes(),
     )

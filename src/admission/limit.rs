@@ -35,6 +35,7 @@ use super::learnt::{Learnt, Taken, Usual};
 use super::rate::{LEAST_RATE, Rate};
 use super::under_way::UnderWay;
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 /// The bound on handshakes under way before anything is learnt, in handshakes.
@@ -64,6 +65,16 @@ pub enum MaxHandshakes {
     Adaptive,
     /// This number; at least one.
     Fixed(u32),
+}
+
+/// The settings of the admission of one server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// How many handshakes may be under way toward each server.
+    pub max_handshakes: MaxHandshakes,
+    /// Upgrades per second that each server takes (`upgrade_rate`): no more begin, and clients that have to reconnect are
+    /// spread accordingly. `None`: what is learnt of the server.
+    pub upgrade_rate: Option<NonZeroU32>,
 }
 
 /// Whether one more handshake may begin.
@@ -100,7 +111,7 @@ pub type ClientNetwork = Option<IpAddr>;
 /// The bounds of one server, and what was learnt of it.
 #[derive(Debug)]
 pub struct Limit {
-    setting: MaxHandshakes,
+    settings: Settings,
     under_way: UnderWay,
     bound: f64,
     rate: Rate,
@@ -120,12 +131,14 @@ pub struct Limit {
 
 impl Limit {
     /// Without anything learnt.
-    pub fn new(setting: MaxHandshakes, now: Instant) -> Self {
+    pub fn new(settings: Settings, now: Instant) -> Self {
+        let mut rate = Rate::new(now);
+        rate.fix(settings.upgrade_rate);
         Limit {
-            setting,
+            settings,
             under_way: UnderWay::default(),
             bound: FIRST_BOUND,
-            rate: Rate::new(now),
+            rate,
             is_starting: true,
             usual: Usual::new(now),
             window: Window::new(now),
@@ -138,9 +151,10 @@ impl Limit {
         }
     }
 
-    /// Follows another setting from now on; what was learnt is kept.
-    pub fn set(&mut self, setting: MaxHandshakes) {
-        self.setting = setting;
+    /// Follows other settings from now on; what was learnt is kept.
+    pub fn set(&mut self, settings: Settings) {
+        self.settings = settings;
+        self.rate.fix(settings.upgrade_rate);
     }
 
     /// The server failed: one handshake has to succeed before others begin.
@@ -150,10 +164,13 @@ impl Limit {
 
     /// Whether one more handshake may begin.
     pub fn room(&mut self, now: Instant) -> Room {
-        if let MaxHandshakes::Fixed(most) = self.setting {
-            return match self.under_way.all() < u64::from(most.max(1)) {
-                true => Room::Yes,
-                false => Room::AtBound(None),
+        if let MaxHandshakes::Fixed(most) = self.settings.max_handshakes {
+            if self.under_way.all() >= u64::from(most.max(1)) {
+                return Room::AtBound(None);
+            }
+            return match self.settings.upgrade_rate {
+                None => Room::Yes,
+                Some(_) => self.rate.ready(now).map_or(Room::Yes, Room::AtRate),
             };
         }
         self.advance(now);
@@ -218,18 +235,24 @@ impl Limit {
         self.under_way.all()
     }
 
+    /// Handshakes that the server answered within the last second.
+    pub fn answered_per_second(&mut self, now: Instant) -> f64 {
+        self.taken.count(now)
+    }
+
     /// The bound on handshakes under way that are not stuck.
     pub fn bound(&self) -> u64 {
-        match self.setting {
+        match self.settings.max_handshakes {
             MaxHandshakes::Adaptive => self.bound as u64,
             MaxHandshakes::Fixed(most) => most.max(1).into(),
         }
     }
 
-    /// Upgrades per second that the server is known to take. `None` where it was never asked for more than the guess
-    /// ([`GUESS`](super::reconnects::GUESS)) and was never strained.
+    /// Upgrades per second that the server is known to take, by the setting or as it was learnt. `None` where it was never asked
+    /// for more than the guess ([`GUESS`](super::reconnects::GUESS)) and was never strained.
     pub fn known_rate(&self) -> Option<f64> {
-        self.learnt.rate()
+        let fixed = self.settings.upgrade_rate.map(|rate| rate.get().into());
+        fixed.or(self.learnt.rate())
     }
 
     /// Upgrades per second that would be admitted now, as far as that is known.
@@ -237,11 +260,14 @@ impl Limit {
         if let Some(capacity) = self.learnt.capacity {
             return Some(capacity.min(self.rate.per_second).max(1.0));
         }
-        let usual = self.usual.get()?.max(Duration::from_millis(1));
-        let by_bound = self.bound() as f64 / usual.as_secs_f64();
-        match self.setting {
-            MaxHandshakes::Adaptive => Some(by_bound.min(self.rate.per_second)),
-            MaxHandshakes::Fixed(_) => Some(by_bound),
+        let by_bound = self.usual.get().map(|usual| {
+            let usual = usual.max(Duration::from_millis(1));
+            self.bound() as f64 / usual.as_secs_f64()
+        });
+        match (self.settings.max_handshakes, self.settings.upgrade_rate) {
+            (MaxHandshakes::Fixed(_), None) => by_bound,
+            (_, Some(_)) => Some(by_bound.unwrap_or(f64::INFINITY).min(self.rate.per_second)),
+            (MaxHandshakes::Adaptive, None) => Some(by_bound?.min(self.rate.per_second)),
         }
     }
 
@@ -251,7 +277,7 @@ impl Limit {
 
     /// Counts the handshakes that have become stuck, and ends the window if its time is over.
     fn advance(&mut self, now: Instant) {
-        if self.setting != MaxHandshakes::Adaptive {
+        if self.settings.max_handshakes != MaxHandshakes::Adaptive {
             return;
         }
         let stuck = self.under_way.expire(now, self.stuck_after());
@@ -399,7 +425,7 @@ mod tests {
     #[test]
     fn a_server_that_answers_as_usual_is_not_bounded() {
         let mut now = Instant::now();
-        let mut limit = Limit::new(MaxHandshakes::Adaptive, now);
+        let mut limit = Limit::new(Settings::default(), now);
         rounds(&mut limit, &mut now, MS, 1000);
         assert!(limit.bound() >= 20, "{}", limit.bound());
         let began = now;
@@ -412,7 +438,7 @@ mod tests {
     #[test]
     fn noise_is_no_strain() {
         let mut now = Instant::now();
-        let mut limit = Limit::new(MaxHandshakes::Adaptive, now);
+        let mut limit = Limit::new(Settings::default(), now);
         for round in 0..2000 {
             assert_eq!(limit.room(now), Room::Yes, "round {round}");
             let handshake = limit.start(now);
@@ -426,7 +452,7 @@ mod tests {
     #[test]
     fn a_server_that_became_slower_for_good_is_learnt_anew() {
         let mut now = Instant::now();
-        let mut limit = Limit::new(MaxHandshakes::Adaptive, now);
+        let mut limit = Limit::new(Settings::default(), now);
         rounds(&mut limit, &mut now, MS, 1000);
         rounds(&mut limit, &mut now, MS * 80, 60);
         let before = limit.bound();
@@ -438,7 +464,7 @@ mod tests {
     #[test]
     fn stuck_handshakes_do_not_count() {
         let mut now = Instant::now();
-        let mut limit = Limit::new(MaxHandshakes::Adaptive, now);
+        let mut limit = Limit::new(Settings::default(), now);
         let mut stuck = Vec::new();
         while limit.room(now) == Room::Yes {
             stuck.push(limit.start(now));
@@ -459,7 +485,7 @@ mod tests {
     fn failures_of_one_client_change_nothing() {
         for (clients, is_bounded) in [(1, false), (2, true)] {
             let mut now = Instant::now();
-            let mut limit = Limit::new(MaxHandshakes::Adaptive, now);
+            let mut limit = Limit::new(Settings::default(), now);
             for number in 0..200_u8 {
                 let handshake = limit.start(now);
                 now += MS;
@@ -478,7 +504,7 @@ mod tests {
     #[test]
     fn a_server_that_returns_is_probed_by_one_handshake() {
         let mut now = Instant::now();
-        let mut limit = Limit::new(MaxHandshakes::Adaptive, now);
+        let mut limit = Limit::new(Settings::default(), now);
         limit.probe();
         for end in [
             HandshakeEnd::Failed,
@@ -496,9 +522,40 @@ mod tests {
     }
 
     #[test]
+    fn a_fixed_rate_is_kept() {
+        for max_handshakes in [MaxHandshakes::Adaptive, MaxHandshakes::Fixed(50)] {
+            let mut now = Instant::now();
+            let settings = Settings {
+                max_handshakes,
+                upgrade_rate: NonZeroU32::new(40),
+            };
+            let mut limit = Limit::new(settings, now);
+            assert_eq!(limit.known_rate(), Some(40.0));
+            let end = now + Duration::from_secs(10);
+            let mut begun = 0;
+            while now < end {
+                match limit.room(now) {
+                    Room::Yes => {
+                        let handshake = limit.start(now);
+                        limit.end(handshake, HandshakeEnd::Answered, None, now);
+                        begun += 1;
+                    }
+                    Room::AtRate(at) => now = at,
+                    Room::AtBound(_) => unreachable!("nothing is under way"),
+                }
+            }
+            assert!((400..=405).contains(&begun), "{begun} in 10 s");
+        }
+    }
+
+    #[test]
     fn a_fixed_number_is_kept() {
         let mut now = Instant::now();
-        let mut limit = Limit::new(MaxHandshakes::Fixed(3), now);
+        let settings = Settings {
+            max_handshakes: MaxHandshakes::Fixed(3),
+            ..Settings::default()
+        };
+        let mut limit = Limit::new(settings, now);
         assert_eq!(rounds(&mut limit, &mut now, MS, 10), 30);
         let _under_way: Vec<_> = (0..3).map(|_| limit.start(now)).collect();
         now += Duration::from_secs(60);

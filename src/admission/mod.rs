@@ -29,7 +29,7 @@ mod rate;
 pub mod reconnects;
 mod under_way;
 
-use limit::{ClientNetwork, Handshake, HandshakeEnd, Limit, MaxHandshakes, Room};
+use limit::{ClientNetwork, Handshake, HandshakeEnd, Limit, Room, Settings};
 use queue::{Queue, Waiter, Wanted};
 use reconnects::{GUESS, Reconnects};
 use std::collections::HashMap;
@@ -49,7 +49,7 @@ pub const MOST_WAITING: usize = 16_384;
 /// The admission of upgrades to the servers of one upstream.
 #[derive(Debug)]
 pub struct Admission {
-    setting: MaxHandshakes,
+    settings: Settings,
     limits: HashMap<u32, Limit>,
     queue: Queue,
     reconnects: Reconnects,
@@ -83,27 +83,29 @@ pub struct ServerAdmission {
     pub under_way: u64,
     /// The bound on handshakes under way.
     pub bound: u64,
+    /// Handshakes that the server answered within the last second.
+    pub per_second: f64,
     /// Upgrades per second that the server is known to take.
     pub known_rate: Option<f64>,
 }
 
 impl Admission {
     /// Without anything learnt.
-    pub fn new(setting: MaxHandshakes, now: Instant) -> Self {
+    pub fn new(settings: Settings, now: Instant) -> Self {
         Admission {
-            setting,
+            settings,
             limits: HashMap::new(),
             queue: Queue::default(),
             reconnects: Reconnects::new(now),
         }
     }
 
-    /// Follows another setting from now on.
-    pub fn set(&mut self, setting: MaxHandshakes) {
-        self.setting = setting;
+    /// Follows other settings from now on.
+    pub fn set(&mut self, settings: Settings) {
+        self.settings = settings;
         self.limits
             .values_mut()
-            .for_each(|limit| limit.set(setting));
+            .for_each(|limit| limit.set(settings));
     }
 
     /// Forgets the servers that are not among these.
@@ -195,7 +197,7 @@ impl Admission {
         while !ready.is_empty() {
             ready.retain(|&server| {
                 let limit = self.limits.entry(server);
-                let limit = limit.or_insert_with(|| Limit::new(self.setting, now));
+                let limit = limit.or_insert_with(|| Limit::new(self.settings, now));
                 let at = match limit.room(now) {
                     Room::Yes => {
                         let Some(waiter) = self.queue.take(server) else {
@@ -231,30 +233,34 @@ impl Admission {
         draw: f64,
         now: Instant,
     ) -> Duration {
-        let known = |server: &u32| self.limits.get(server).and_then(Limit::known_rate);
-        let rate: f64 = servers
-            .iter()
-            .map(|server| known(server).unwrap_or(GUESS))
-            .sum();
-        // Where no server takes connections, one will be back before the clients are.
-        self.reconnects
-            .set_rate(if servers.is_empty() { GUESS } else { rate });
+        let rate = self.known_rate(servers);
+        self.reconnects.set_rate(rate);
         self.reconnects.delay(range, draw, now)
     }
 
-    /// The admission of a server, for operators.
-    pub fn server(&self, server: u32) -> ServerAdmission {
-        match self.limits.get(&server) {
-            Some(limit) => ServerAdmission {
-                under_way: limit.under_way(),
-                bound: limit.bound(),
-                known_rate: limit.known_rate(),
-            },
-            None => ServerAdmission {
-                under_way: 0,
-                bound: limit::FIRST_BOUND as u64,
-                known_rate: None,
-            },
+    /// Upgrades per second that these servers, those that take connections, are known to take; [`GUESS`] for each server of
+    /// which nothing is known.
+    pub fn known_rate(&self, servers: &[u32]) -> f64 {
+        let known = |server: &u32| self.limits.get(server).and_then(Limit::known_rate);
+        // Where no server takes connections, one will be back before the clients are.
+        let of_none = if servers.is_empty() { GUESS } else { 0.0 };
+        let rates = servers.iter().map(|server| known(server).unwrap_or(GUESS));
+        of_none + rates.sum::<f64>()
+    }
+
+    /// The admission of a server.
+    pub fn server(&mut self, server: u32, now: Instant) -> ServerAdmission {
+        let settings = self.settings;
+        let mut unknown = None;
+        let limit = match self.limits.get_mut(&server) {
+            Some(limit) => limit,
+            None => unknown.insert(Limit::new(settings, now)),
+        };
+        ServerAdmission {
+            under_way: limit.under_way(),
+            bound: limit.bound(),
+            per_second: limit.answered_per_second(now),
+            known_rate: limit.known_rate(),
         }
     }
 
@@ -268,10 +274,10 @@ impl Admission {
     }
 
     fn limit(&mut self, server: u32, now: Instant) -> &mut Limit {
-        let setting = self.setting;
+        let settings = self.settings;
         self.limits
             .entry(server)
-            .or_insert_with(|| Limit::new(setting, now))
+            .or_insert_with(|| Limit::new(settings, now))
     }
 }
 

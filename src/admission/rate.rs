@@ -2,6 +2,7 @@
 
 use super::limit::{FIRST_RATE, WINDOW};
 use super::reconnects::GUESS;
+use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 /// The least rate at which handshakes may begin, per second.
@@ -15,6 +16,8 @@ const RECOVERY: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct Rate {
     pub(super) per_second: f64,
+    /// The rate is a setting: it neither grows nor is reduced.
+    is_fixed: bool,
     tokens: f64,
     at: Instant,
     /// True until the first failure.
@@ -29,6 +32,7 @@ impl Rate {
         let burst = FIRST_RATE * WINDOW.as_secs_f64();
         Rate {
             per_second: FIRST_RATE,
+            is_fixed: false,
             tokens: burst,
             at: now,
             is_starting: true,
@@ -37,10 +41,23 @@ impl Rate {
         }
     }
 
+    /// Sets the rate, or lets it be learnt again from where it is.
+    pub(super) fn fix(&mut self, per_second: Option<NonZeroU32>) {
+        self.is_fixed = per_second.is_some();
+        if let Some(per_second) = per_second {
+            self.per_second = per_second.get().into();
+            self.tokens = self.tokens.min(self.most());
+        }
+    }
+
+    /// Tokens that the bucket holds at most.
+    fn most(&self) -> f64 {
+        (self.per_second * WINDOW.as_secs_f64()).max(1.0)
+    }
+
     pub(super) fn refill(&mut self, now: Instant) {
         let passed = now.saturating_duration_since(self.at).as_secs_f64();
-        let most = (self.per_second * WINDOW.as_secs_f64()).max(1.0);
-        self.tokens = (self.tokens + passed * self.per_second).min(most);
+        self.tokens = (self.tokens + passed * self.per_second).min(self.most());
         self.at = now;
     }
 
@@ -60,7 +77,7 @@ impl Rate {
     }
 
     pub(super) fn grow(&mut self, is_used_up: bool, capacity: Option<f64>, now: Instant) {
-        if !is_used_up {
+        if !is_used_up || self.is_fixed {
             return;
         }
         if self.is_starting {
@@ -83,6 +100,9 @@ impl Rate {
 
     /// Lowers the rate, at most once per second: handshakes that fail shortly after a reduction began before it.
     pub(super) fn reduce(&mut self, taken: f64, now: Instant) {
+        if self.is_fixed {
+            return;
+        }
         let is_first = std::mem::replace(&mut self.is_starting, false);
         if !is_first && now.saturating_duration_since(self.changed) < Duration::from_secs(1) {
             return;

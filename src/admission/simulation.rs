@@ -1,6 +1,6 @@
 //! Whole herds against servers of all kinds, with a false clock and one seed (`WSGATE_SEED` replays another one).
 
-use super::limit::{HandshakeEnd, MaxHandshakes};
+use super::limit::{HandshakeEnd, Settings};
 use super::queue::Waiter;
 use super::{Admission, Entry, Turn};
 use crate::admission::limit::Handshake;
@@ -181,7 +181,7 @@ impl World {
             rng: StdRng::seed_from_u64(seed),
             now,
             start: now,
-            admission: Admission::new(MaxHandshakes::Adaptive, now),
+            admission: Admission::new(Settings::default(), now),
             servers: servers.iter().map(|kind| Server::new(*kind, now)).collect(),
             clients: Vec::new(),
             waiters: HashMap::new(),

@@ -1,9 +1,13 @@
 //! The commands that talk to a running wsgate: drain, deploy, resume, reload, status.
 
+use crate::admin::bodies::{self, Change, Drained, Reloaded, Resumed};
 use crate::admin::{Client, encode_name};
 use crate::config::admin_address;
+use crate::drain::State;
 use clap::Args;
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -95,21 +99,30 @@ impl Where {
 }
 
 /// Asks, and makes a failure of every status but success.
-fn ask(client: &Client, method: &str, path: &str, body: &Value) -> Result<Value, Failure> {
-    let (status, answer) = client
-        .ask(method, path, body)
-        .map_err(|error| unreachable_at(client, &error))?;
-    if (200..300).contains(&status) {
-        return Ok(answer);
+fn ask<T: DeserializeOwned>(
+    client: &Client,
+    method: &str,
+    path: &str,
+    body: &impl Serialize,
+) -> Result<T, Failure> {
+    let (status, answer) = send(client, method, path, body)?;
+    if !(200..300).contains(&status) {
+        return Err(refusal(answer));
     }
-    let mut message = format!("error: {}", refusal(&answer));
-    for key in ["upstreams", "servers"] {
-        if let Some(names) = answer[key].as_array() {
-            let names: Vec<&str> = names.iter().filter_map(Value::as_str).collect();
-            message += &format!("\n = help: there are: {}", names.join(", "));
-        }
-    }
-    Err(message)
+    serde_json::from_value(answer)
+        .map_err(|error| format!("error: the answer is of another version of wsgate: {error}"))
+}
+
+fn send(
+    client: &Client,
+    method: &str,
+    path: &str,
+    body: &impl Serialize,
+) -> Result<(u16, Value), Failure> {
+    let body = serde_json::to_value(body).map_err(|error| format!("error: {error}"))?;
+    client
+        .ask(method, path, &body)
+        .map_err(|error| unreachable_at(client, &error))
 }
 
 fn unreachable_at(client: &Client, error: &std::io::Error) -> Failure {
@@ -119,9 +132,16 @@ fn unreachable_at(client: &Client, error: &std::io::Error) -> Failure {
     )
 }
 
-fn refusal(answer: &Value) -> Failure {
-    let message = answer["error"].as_str();
-    message.unwrap_or("the request was refused").to_owned()
+/// What the user reads of a request that is refused.
+fn refusal(answer: Value) -> Failure {
+    let Ok(failure) = serde_json::from_value::<bodies::Failure>(answer) else {
+        return "error: the request was refused".to_owned();
+    };
+    let mut message = format!("error: {}", failure.error);
+    for names in [failure.upstreams, failure.servers].into_iter().flatten() {
+        message += &format!("\n = help: there are: {}", names.join(", "));
+    }
+    message
 }
 
 impl Drain {
@@ -132,55 +152,42 @@ impl Drain {
 
     fn run(&self, verb: &str) -> Result<bool, Failure> {
         let client = self.at.client()?;
-        let mut body = Map::new();
-        for (key, value) in [
-            ("server", &self.server),
-            ("over", &self.over),
-            ("deadline", &self.deadline),
-        ] {
-            if let Some(value) = value {
-                body.insert(key.to_owned(), json!(value));
-            }
-        }
-        if let Some(rate) = self.rate {
-            body.insert("rate".to_owned(), json!(rate));
-        }
-        if self.dry_run {
-            body.insert("dry_run".to_owned(), json!(true));
-        }
+        let change = Change {
+            server: self.server.clone(),
+            over: self.over.clone(),
+            rate: self.rate,
+            deadline: self.deadline.clone(),
+            dry_run: self.dry_run,
+        };
         let upstream = encode_name(&self.upstream);
         let path = format!("/v1/upstreams/{upstream}/{verb}");
-        let answer = ask(&client, "POST", &path, &Value::Object(body))?;
-        if let Some(forecast) = answer.get("forecast") {
-            let raised = if forecast["raised"] == true {
-                "; the pace is raised to hold the deadline"
-            } else {
-                ""
-            };
-            println!(
-                "{} connections, about {:.1} s{raised}",
-                forecast["connections"],
-                number(&forecast["seconds"])
-            );
-            return Ok(true);
-        }
-        if let Some(message) = answer["message"].as_str() {
-            println!("{message}");
-            return Ok(true);
-        }
-        let id = answer["drain"]["id"].clone();
+        let id = match ask(&client, "POST", &path, &change)? {
+            Drained::Forecast { forecast } => {
+                let raised = match forecast.raised {
+                    true => "; the pace is raised to hold the deadline",
+                    false => "",
+                };
+                let (connections, seconds) = (forecast.connections, forecast.seconds);
+                println!("{connections} connections, about {seconds:.1} s{raised}");
+                return Ok(true);
+            }
+            Drained::Already { message, .. } => {
+                println!("{message}");
+                return Ok(true);
+            }
+            Drained::Begun { drain } => drain.map(|drain| drain.id),
+        };
         let path = format!("/v1/upstreams/{upstream}/drain");
         let mut out = std::io::stdout();
         let live = out.is_terminal();
         loop {
-            let shown = ask(&client, "GET", &path, &Value::Null)?;
-            let drains = shown["drains"].as_array().map_or(&[][..], Vec::as_slice);
-            let Some(drain) = drains.iter().find(|drain| drain["id"] == id) else {
+            let shown: bodies::Drains = ask(&client, "GET", &path, &())?;
+            let Some(drain) = shown.drains.iter().find(|drain| Some(drain.id) == id) else {
                 return Err(
                     "error: the drain is not known any more; was wsgate restarted?".to_owned(),
                 );
             };
-            let over = drain["state"] != "running" && drain["closing"] == 0;
+            let over = drain.state != State::Running.label() && drain.closing == 0;
             if live || over {
                 // What the terminal does not show changes nothing of the drain.
                 let _ = write!(
@@ -193,7 +200,7 @@ impl Drain {
                 let _ = out.flush();
             }
             if over {
-                return Ok(drain["state"] == "done");
+                return Ok(drain.state == State::Done.label());
             }
             std::thread::sleep(GLANCE);
         }
@@ -201,45 +208,41 @@ impl Drain {
 }
 
 /// A drain in one line, with a bar.
-fn line(drain: &Value) -> String {
+fn line(drain: &bodies::Drain) -> String {
     const WIDTH: f64 = 30.0;
-    let (total, waiting) = (number(&drain["total"]), number(&drain["waiting"]));
-    let done = if total > 0.0 {
-        (total - waiting) / total
-    } else {
-        1.0
+    let told = drain.total - drain.waiting;
+    let done = match drain.total {
+        0 => 1.0,
+        total => told as f64 / total as f64,
     };
     let bar = "#".repeat((done * WIDTH) as usize);
     format!(
         "[{bar:<30}] {} of {} closed, {} back, {} failed, {:.0}/s, {:.0} s left, {}",
-        drain["closed"],
-        drain["total"],
-        drain["reconnected"],
-        drain["failed"],
-        number(&drain["rate"]),
-        number(&drain["ends_in_seconds"]),
-        drain["state"].as_str().unwrap_or_default(),
+        drain.closed,
+        drain.total,
+        drain.reconnected,
+        drain.failed,
+        drain.rate,
+        drain.ends_in_seconds,
+        drain.state,
     )
 }
 
 impl Resume {
     /// Lets a server in again.
     pub fn execute(&self) -> ExitCode {
-        let body = match &self.server {
-            Some(server) => json!({ "server": server }),
-            None => json!({}),
+        let change = Change {
+            server: self.server.clone(),
+            ..Change::default()
         };
         let path = format!("/v1/upstreams/{}/resume", encode_name(&self.upstream));
-        finish(
-            self.at
-                .client()
-                .and_then(|client| ask(&client, "POST", &path, &body))
-                .map(|answer| {
-                    println!("{} drains cancelled", answer["cancelled"]);
-                    servers(&answer["servers"]);
-                    true
-                }),
-        )
+        let client = self.at.client();
+        let answer = client.and_then(|client| ask(&client, "POST", &path, &change));
+        finish(answer.map(|resumed: Resumed| {
+            println!("{} drains cancelled", resumed.cancelled);
+            servers(&resumed.servers);
+            true
+        }))
     }
 }
 
@@ -247,18 +250,17 @@ impl Reload {
     /// Has the configuration read again.
     pub fn execute(&self) -> ExitCode {
         let result = self.at.client().and_then(|client| {
-            let (status, answer) = client
-                .ask("POST", "/v1/reload", &Value::Null)
-                .map_err(|error| unreachable_at(&client, &error))?;
-            if status != 200 {
-                // Of a configuration that is not good it says where, and what would be right.
-                return Err(refusal(&answer));
+            let (_, answer) = send(&client, "POST", "/v1/reload", &())?;
+            match serde_json::from_value(answer.clone()) {
+                Ok(Reloaded::Yes { notes, .. }) => {
+                    println!("reloaded");
+                    notes.iter().for_each(|note| println!("warning: {note}"));
+                    Ok(true)
+                }
+                // Of an invalid configuration it says where the mistake is, and what would be right.
+                Ok(Reloaded::No { error, .. }) => Err(error),
+                Err(_) => Err(refusal(answer)),
             }
-            println!("reloaded");
-            for note in answer["notes"].as_array().into_iter().flatten() {
-                println!("warning: {}", note.as_str().unwrap_or_default());
-            }
-            Ok(true)
         });
         finish(result)
     }
@@ -267,50 +269,55 @@ impl Reload {
 impl Status {
     /// Shows upstreams, servers and drains.
     pub fn execute(&self) -> ExitCode {
-        finish(
-            self.at
-                .client()
-                .and_then(|client| ask(&client, "GET", "/v1/status", &Value::Null))
-                .map(|status| {
-                    if self.json {
-                        println!("{status}");
-                        return true;
-                    }
-                    for upstream in status["upstreams"].as_array().into_iter().flatten() {
-                        println!(
-                            "{}: {} connections",
-                            upstream["name"].as_str().unwrap_or_default(),
-                            upstream["connections"]
-                        );
-                        servers(&upstream["servers"]);
-                        for drain in upstream["drains"].as_array().into_iter().flatten() {
-                            println!(
-                                "  {} {}",
-                                drain["cause"].as_str().unwrap_or_default(),
-                                line(drain)
-                            );
-                        }
-                    }
-                    true
-                }),
-        )
+        finish(self.run().map(|()| true))
+    }
+
+    fn run(&self) -> Result<(), Failure> {
+        let client = self.at.client()?;
+        if self.json {
+            let status: Value = ask(&client, "GET", "/v1/status", &())?;
+            println!("{status}");
+            return Ok(());
+        }
+        let status: bodies::Status = ask(&client, "GET", "/v1/status", &())?;
+        for upstream in &status.upstreams {
+            println!(
+                "{}: {} connections, {} away, {} upgrades queued{}",
+                upstream.name,
+                upstream.connections,
+                upstream.away,
+                upstream.queued,
+                match upstream.queue_p99_seconds {
+                    Some(wait) => format!(" (p99 of the last minute {wait:.1} s)"),
+                    None => String::new(),
+                },
+            );
+            servers(&upstream.servers);
+            for drain in &upstream.drains {
+                println!("  {} {}", drain.cause, line(drain));
+            }
+        }
+        Ok(())
     }
 }
 
-fn servers(servers: &Value) {
-    for server in servers.as_array().into_iter().flatten() {
-        let text = |key: &str| server[key].as_str().unwrap_or_default().to_owned();
+fn servers(servers: &[bodies::Server]) {
+    for server in servers {
+        let handshakes = &server.handshakes;
+        let known = match handshakes.known_rate {
+            Some(rate) => format!(", takes {rate:.0}/s"),
+            None => String::new(),
+        };
         println!(
-            "  {:<30} {:<9} {:>7} connections",
-            text("address"),
-            text("state"),
-            server["connections"]
+            "  {:<30} {:<9} {:>7} connections, {} of {} handshakes, {:.0}/s{known}",
+            server.address,
+            server.state,
+            server.connections,
+            handshakes.under_way,
+            handshakes.limit,
+            handshakes.per_second,
         );
     }
-}
-
-fn number(value: &Value) -> f64 {
-    value.as_f64().unwrap_or_default()
 }
 
 fn finish(result: Result<bool, Failure>) -> ExitCode {

@@ -3,6 +3,7 @@
 use crate::duration::{number_and_unit, parse as duration};
 use serde::de::{Deserialize, Deserializer, Error, Unexpected, Visitor};
 use std::fmt;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 /// `"250ms"`, `"30s"`, `"5m"`, `"1h"`: more than nothing and at most a day.
@@ -18,9 +19,9 @@ pub(super) enum Pace {
 
 /// `"adaptive"`, or a number without a unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum MaxHandshakes {
+pub(super) enum Adaptive {
     Adaptive,
-    Number(u32),
+    Number(NonZeroU32),
 }
 
 /// `"10%"`: a whole number of hundredths, 0 to 100.
@@ -178,31 +179,31 @@ impl<'de> Deserialize<'de> for Pace {
     }
 }
 
-impl<'de> Deserialize<'de> for MaxHandshakes {
+impl<'de> Deserialize<'de> for Adaptive {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Number;
 
         impl Visitor<'_> for Number {
-            type Value = MaxHandshakes;
+            type Value = Adaptive;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a number of handshakes, or \"adaptive\"")
+                f.write_str("a number from 1 on, or \"adaptive\"")
             }
 
-            fn visit_str<E: Error>(self, text: &str) -> Result<MaxHandshakes, E> {
+            fn visit_str<E: Error>(self, text: &str) -> Result<Adaptive, E> {
                 match text {
-                    "adaptive" => Ok(MaxHandshakes::Adaptive),
+                    "adaptive" => Ok(Adaptive::Adaptive),
                     _ => Err(E::custom(format!(
-                        "`{text}` is not a number of handshakes\nwrite \"adaptive\", or a number: 50"
+                        "`{text}` is no number\nwrite \"adaptive\", or a number from 1 on: 50"
                     ))),
                 }
             }
 
-            fn visit_i64<E: Error>(self, number: i64) -> Result<MaxHandshakes, E> {
-                let most = u32::try_from(number).ok().filter(|number| *number > 0);
-                most.map(MaxHandshakes::Number).ok_or_else(|| {
+            fn visit_i64<E: Error>(self, number: i64) -> Result<Adaptive, E> {
+                let given = u32::try_from(number).ok().and_then(NonZeroU32::new);
+                given.map(Adaptive::Number).ok_or_else(|| {
                     E::custom(format!(
-                        "`{number}` handshakes cannot be under way\nwrite \"adaptive\", or a number from 1 on: 50"
+                        "`{number}` is out of range\nwrite \"adaptive\", or a number from 1 to 4294967295: 50"
                     ))
                 })
             }

@@ -3,8 +3,10 @@
 use super::address;
 use super::error::Error;
 use super::meaning::Reader;
+use super::units;
 use super::written;
 use super::written::Table;
+use crate::admission;
 use crate::admission::limit::MaxHandshakes;
 use crate::transport::address::Address;
 use crate::transport::source_addresses::Sources;
@@ -95,10 +97,16 @@ impl Reader<'_> {
             queue_timeout: written
                 .queue_timeout
                 .map_or(default.queue_timeout, |wait| wait.0),
-            max_handshakes: match written.max_handshakes {
-                None => default.max_handshakes,
-                Some(super::units::MaxHandshakes::Adaptive) => MaxHandshakes::Adaptive,
-                Some(super::units::MaxHandshakes::Number(most)) => MaxHandshakes::Fixed(most),
+            admission: admission::limit::Settings {
+                max_handshakes: match written.max_handshakes {
+                    None => default.admission.max_handshakes,
+                    Some(units::Adaptive::Adaptive) => MaxHandshakes::Adaptive,
+                    Some(units::Adaptive::Number(most)) => MaxHandshakes::Fixed(most.get()),
+                },
+                upgrade_rate: match written.upgrade_rate {
+                    None | Some(units::Adaptive::Adaptive) => None,
+                    Some(units::Adaptive::Number(rate)) => Some(rate),
+                },
             },
             connect_timeout: written
                 .connect_timeout

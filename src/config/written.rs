@@ -3,7 +3,7 @@
 //! Nothing is compared, defaulted or checked here beyond the form of a value; what a later check may have to point at
 //! keeps its place ([`Spanned`]).
 
-use super::units::{MaxHandshakes, Pace, Percent, Size, Time, TimeRange, Wait};
+use super::units::{Adaptive, Pace, Percent, Size, Time, TimeRange, Wait};
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, MapAccess, Visitor};
@@ -169,7 +169,8 @@ pub(super) struct Upstream {
     pub eject_pause: Option<Time>,
     pub connect_timeout: Option<Time>,
     pub queue_timeout: Option<Wait>,
-    pub max_handshakes: Option<MaxHandshakes>,
+    pub max_handshakes: Option<Adaptive>,
+    pub upgrade_rate: Option<Adaptive>,
     pub handshake_timeout: Option<Time>,
     pub read_timeout: Option<Time>,
     pub keepalive_timeout: Option<Time>,

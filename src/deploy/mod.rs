@@ -56,6 +56,12 @@ impl Default for Settings {
     }
 }
 
+/// Knows how many upgrades the servers of each upstream take: the room `upstream`.
+pub trait UpgradeRates: Send + Sync {
+    /// The number of each upstream, and the upgrades per second that its servers which take connections are known to take.
+    fn upgrade_rates(&self) -> Vec<(u32, f64)>;
+}
+
 /// The drains of a process. Share it in an `Arc`.
 pub struct Control {
     conductor: Mutex<Conductor<Arc<Handle>>>,
@@ -66,13 +72,48 @@ pub struct Control {
     /// A connection has left.
     left: Notify,
     restarts: Mutex<RestartDetector>,
-    /// What logs call those drains whose end was not logged yet.
-    names: Mutex<BTreeMap<DrainId, String>>,
+    /// The drains whose end was not logged yet.
+    logged: Mutex<BTreeMap<DrainId, Logged>>,
     /// Why everybody is told who connects from now on, once wsgate ends.
     ending: OnceLock<Cause>,
     settings: RwLock<Settings>,
+    rates: OnceLock<Arc<dyn UpgradeRates>>,
     metrics: Arc<Metrics>,
 }
+
+/// What the log has said of a running drain.
+struct Logged {
+    /// The selection, as the log names it.
+    name: String,
+    /// The number of connections that the last line gave.
+    connections: usize,
+    /// The log has said that the pace was raised.
+    raised: bool,
+    /// When the last line was written.
+    at: Instant,
+}
+
+impl Logged {
+    /// Says that the drain has grown: at most once per [`GROWTH`], with the number of connections that it gained meanwhile.
+    fn report_growth(&mut self, id: DrainId, progress: &Progress) {
+        let more = progress.total.saturating_sub(self.connections);
+        if more == 0 || self.at.elapsed() < GROWTH {
+            return;
+        }
+        let (drain, connections) = (id.number(), progress.total);
+        tracing::info!(
+            drain,
+            selection = self.name,
+            connections,
+            more,
+            "drain grows"
+        );
+        (self.connections, self.at) = (progress.total, Instant::now());
+    }
+}
+
+/// The least time between two lines of the log about the growth of one drain.
+const GROWTH: Duration = Duration::from_secs(10);
 
 /// A connection is in the roster as long as this lives.
 pub struct Enrolled {
@@ -116,11 +157,27 @@ impl Control {
             busy: AtomicBool::new(false),
             left: Notify::new(),
             restarts: Mutex::default(),
-            names: Mutex::default(),
+            logged: Mutex::default(),
             ending: OnceLock::new(),
             settings: RwLock::new(settings),
+            rates: OnceLock::new(),
             metrics,
         })
+    }
+
+    /// The source of the rates at which adaptive drains close connections. Without one they go by a guess. Set once.
+    pub fn set_rates(&self, rates: Arc<dyn UpgradeRates>) {
+        let _ = self.rates.set(rates);
+    }
+
+    /// The conductor, with the rates as they are known now.
+    fn lock_with_rates(&self) -> MutexGuard<'_, Conductor<Arc<Handle>>> {
+        let rates = self.rates.get().map(|rates| rates.upgrade_rates());
+        let mut conductor = self.lock();
+        for (upstream, per_second) in rates.into_iter().flatten() {
+            conductor.set_known_rate(upstream, per_second, Instant::now());
+        }
+        conductor
     }
 
     /// How drains go unless one is told otherwise.
@@ -241,19 +298,26 @@ impl Control {
     pub fn start_on(&self, trigger: Trigger, terms: Terms) -> DrainId {
         let (cause, name) = (trigger.cause, trigger.target.to_string());
         let (id, progress) = {
-            let mut conductor = self.lock();
+            let mut conductor = self.lock_with_rates();
             let selection = trigger.target.selection();
             let id = conductor.start(selection, terms, cause, Instant::now());
             self.busy.store(true, Ordering::Relaxed);
             (id, conductor.progress(id, Instant::now()))
         };
         if let Some(progress) = progress {
-            let joined = self.names().insert(id, name.clone()).is_some();
             let (connections, raised) = (progress.total, progress.raised);
             let (drain, deadline) = (id.number(), Shown(terms.deadline_in_force()));
-            if joined {
-                tracing::info!(drain, selection = name, connections, "drain joined");
-            } else {
+            let mut logged = self.logged();
+            let is_new = !logged.contains_key(&id);
+            let entry = logged.entry(id).or_insert_with(|| Logged {
+                name: name.clone(),
+                connections,
+                raised: false,
+                at: Instant::now(),
+            });
+            let is_newly_raised = raised && !std::mem::replace(&mut entry.raised, raised);
+            drop(logged);
+            if is_new {
                 self.metrics.drain_begins(cause, raised);
                 tracing::info!(
                     drain,
@@ -264,7 +328,7 @@ impl Control {
                     "drain begins"
                 );
             }
-            if raised {
+            if is_newly_raised {
                 tracing::warn!(drain, "the pace cannot hold the deadline: it is raised");
             }
         }
@@ -274,7 +338,7 @@ impl Control {
 
     /// What a drain would be like.
     pub fn forecast(&self, selection: Selection, terms: Terms) -> Forecast {
-        self.lock().forecast(selection, terms)
+        self.lock_with_rates().forecast(selection, terms)
     }
 
     /// Ends a drain; those that were not told yet stay. Whether there was one to end.
@@ -346,12 +410,15 @@ impl Control {
                 (open + 1, waiting + progress.waiting, rate + progress.rate)
             });
         self.metrics.draining(open, waiting, rate);
-        let mut names = self.names();
+        let mut logged = self.logged();
         for (id, progress) in &drains {
             if progress.state == State::Running {
+                if let Some(logged) = logged.get_mut(id) {
+                    logged.report_growth(*id, progress);
+                }
                 continue;
             }
-            let Some(name) = names.remove(id) else {
+            let Some(Logged { name, .. }) = logged.remove(id) else {
                 continue;
             };
             let took = progress.ends.saturating_duration_since(progress.started);
@@ -371,7 +438,12 @@ impl Control {
             );
         }
         // What the room itself has forgotten, it was too busy to tell.
-        names.retain(|id, _| drains.iter().any(|(known, _)| known == id));
+        logged.retain(|id, _| drains.iter().any(|(known, _)| known == id));
+    }
+
+    /// Clients of an upstream that were told to reconnect and are not back yet.
+    pub fn away(&self, upstream: u32) -> usize {
+        self.lock().away(upstream, Instant::now())
     }
 
     /// Connections in a selection.
@@ -400,8 +472,8 @@ impl Control {
         self.restarts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn names(&self) -> MutexGuard<'_, BTreeMap<DrainId, String>> {
-        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    fn logged(&self) -> MutexGuard<'_, BTreeMap<DrainId, Logged>> {
+        self.logged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, Conductor<Arc<Handle>>> {

@@ -73,6 +73,13 @@ impl<H: Clone> Conductor<H> {
         }
     }
 
+    /// The servers of an upstream that take connections are known to take this number of upgrades per second. Drains that start
+    /// from now on use it.
+    pub fn set_known_rate(&mut self, upstream: u32, per_second: f64, now: Instant) {
+        let pulse = self.pulses.entry(upstream);
+        pulse.or_insert_with(|| Pulse::new(now)).known_rate = per_second;
+    }
+
     /// A connection begins. It is part of drains that start from now on, and of no other.
     pub fn enroll(&mut self, place: Place, handle: H) -> MemberId {
         self.roster.insert(place, handle)
@@ -272,7 +279,7 @@ impl<H: Clone> Conductor<H> {
         let deadline = terms.deadline_in_force();
         let lasts = match terms.pace {
             Pace::Adaptive => self.estimate(selection, members, deadline),
-            pace => plan::duration(pace, members, deadline),
+            pace => plan::duration(pace, members, deadline, 0.0),
         };
         let (lasts, raised) = (lasts.min(deadline), lasts > deadline);
         let rate = match lasts.is_zero() {
@@ -286,6 +293,12 @@ impl<H: Clone> Conductor<H> {
             rate,
             raised,
         }
+    }
+
+    /// Clients of an upstream that were told to reconnect and have neither come back nor been given up.
+    pub fn away(&mut self, upstream: u32, now: Instant) -> usize {
+        let pulse = self.pulses.get_mut(&upstream);
+        pulse.map_or(0, |pulse| pulse.away(now))
     }
 
     /// How many connections there are of a selection. Costs the number of its places.
@@ -336,7 +349,7 @@ impl<H: Clone> Conductor<H> {
         if deadline < plan.deadline {
             plan.raised |= matches!(plan.terms.pace, Pace::Over(_)) && plan.waiting() > 0;
             plan.deadline = deadline;
-            plan.schedule(now);
+            plan.schedule(now, |upstream| drain_rate(&self.pulses, upstream));
         }
     }
 
@@ -363,7 +376,7 @@ impl<H: Clone> Conductor<H> {
             }
             member.drains.push(drain);
         }
-        let (is_new, deadline) = (plan.lanes.is_empty(), plan.terms.deadline_in_force());
+        let is_new = plan.lanes.is_empty();
         for (upstream, ids) in fresh {
             let pulse = self
                 .pulses
@@ -371,7 +384,7 @@ impl<H: Clone> Conductor<H> {
                 .or_insert_with(|| Pulse::new(now));
             let lane = plan.lane_at(upstream, || Lane::new(upstream, now, self.rng.r#gen()));
             if lane.waiting() == 0 {
-                pulse.handle_start(now, ids.len(), deadline);
+                pulse.handle_start(now);
             }
             let members = ids.len();
             ids.into_iter().for_each(|id| lane.push(id));
@@ -380,7 +393,7 @@ impl<H: Clone> Conductor<H> {
             }
         }
         if is_new {
-            plan.schedule(now);
+            plan.schedule(now, |upstream| drain_rate(&self.pulses, upstream));
         }
     }
 
@@ -389,7 +402,7 @@ impl<H: Clone> Conductor<H> {
             && let Some(pulse) = self.pulses.get_mut(&plan.lanes[lane].upstream)
         {
             pulse.expire(now);
-            plan.refresh(lane, pulse, now);
+            plan.refresh(lane, now);
         }
     }
 
@@ -480,11 +493,19 @@ impl<H: Clone> Conductor<H> {
             .into_iter()
             .map(|upstream| {
                 let here = self.count(Selection::Upstream { upstream }).min(members);
-                pulse::estimate(self.pulses.get(&upstream), here, deadline)
+                let rate = drain_rate(&self.pulses, upstream);
+                plan::duration(Pace::Adaptive, here, deadline, rate)
             })
             .max()
             .unwrap_or_default()
     }
+}
+
+/// The rate of an adaptive drain of an upstream, per second.
+fn drain_rate(pulses: &HashMap<u32, Pulse>, upstream: u32) -> f64 {
+    pulses
+        .get(&upstream)
+        .map_or(pulse::FIRST_RATE, Pulse::drain_rate)
 }
 
 /// Drains that are remembered after their end.

@@ -7,50 +7,57 @@
 //!
 //! # The paces
 //!
-//! [`Pace::Over`] and [`Pace::Rate`] follow a time table: slots of equal length, one member in each, at a random moment
-//! of its slot. [`Pace::Adaptive`] listens. What all of them have in common:
+//! Every pace follows a time table: slots of equal length, one member in each, at a random moment of its slot. They differ in the
+//! length of the table. [`Pace::Over`] and [`Pace::Rate`] name it; the adaptive pace derives it from what the servers take, and
+//! may fall behind it. What all of them have in common:
 //!
 //! - `max_closing` bounds how many closings are under way: told, and not gone yet.
 //! - If number, pace and deadline cannot all hold, the pace is raised from the beginning, and [`Forecast::raised`] and
 //!   [`Progress::raised`] say so.
-//! - Nothing holds back beyond the *latest line*. Whoever waits for slots or for clients that never come back would
-//!   close all that are left in one blow at the deadline. So a drain is never further behind than on the straight line
-//!   from the first third of its time to the deadline, which takes 1.5 times the rate of an even spread at the most, and
-//!   `max_closing` yields to it. What is left at the deadline is handed out at once.
-//! - A member that goes by itself counts as closed, and those who follow wait as if it had been told: it will come back
-//!   like those who were, and a herd of them after a crash is a herd that must not grow.
-//! - A poll that comes late (a suspended machine, a clock that jumped) does not make up for what it missed: the time
-//!   table goes on from there, faster where the deadline needs it.
+//! - Nothing holds back beyond the *latest line*. A drain that waits for clients that never come back would close all that are
+//!   left in one blow at the deadline. So a drain is never further behind than on the straight line from the first third of its
+//!   time to the deadline, which takes 1.5 times the rate of an even spread at the most, and `max_closing` yields to it. The
+//!   members that are left at the deadline are handed out at once.
+//! - A member that goes by itself counts as closed, and the members behind it wait as if it had been told: its client will come
+//!   back like the others, and a herd after a crash must not grow.
+//! - A poll that comes late (a suspended machine, a clock that jumped) does not make up for what it missed: the time table goes
+//!   on from there, faster where the deadline needs it.
 //!
-//! # How the adaptive pace listens
+//! # The adaptive pace
 //!
-//! An upstream after a deploy has a capacity for handshakes that nobody knows, and it shows in the same way as that of a
-//! network path: answers become slow, then they fail. So the rule is that of congestion control, additive increase and
-//! multiplicative decrease, of which it is known that it finds the capacity, stays near it, and lets several who share
-//! the path converge. One to one:
+//! **The rate** is the same from the first second to the last, so that the busiest second of a drain is its average second:
+//!
+//! - 0.8 of the upgrades per second that the servers which take connections are known to take
+//!   ([`Conductor::set_known_rate`]; the room `admission` learns it), or of 200 per server where nothing is known. 330 clients
+//!   are told within 2 s, 9,000 clients of a server that takes 1,000 per second within 11 s.
+//! - More where the drain would otherwise take longer than 0.8 of its deadline. The rest of the time is for what follows.
+//!
+//! **The brake.** The rate may be wrong: the servers have just restarted, or take less than before. A server shows it in the same
+//! way as a network path that is overloaded: answers become slow, then they fail. So the rule is that of congestion control,
+//! multiplicative decrease and additive increase, of which it is known that it finds the capacity and stays near it:
 //!
 //! | congestion control | here |
 //! |---|---|
-//! | segment sent, acknowledged | client told to go, seen to come back |
-//! | in flight | *away*: told and not back yet |
+//! | segment sent, acknowledged | client told to reconnect, upgrade seen |
+//! | in flight | *away*: told to reconnect and not back yet |
 //! | round trip | from telling to coming back, seconds (mostly the delay that the client was suggested) |
 //! | loss, growing delay | failed upgrade, handshake time above twice the usual + 20 ms |
 //!
-//! - One window per upstream bounds how many of its clients are away, whatever number of drains tell them to go. The
-//!   next are told only as those before are back, and inside a round they are spread, not sent in one burst.
+//! - There is no window until the first bad sign. At a bad sign no client is told for a quarter of a second (and so for as long
+//!   as the signs last), and a window bounds how many clients of the upstream may be away: 0.7 of those that are, once per
+//!   round, as the clients on their way left before. The next clients are told only as others come back, and the window
+//!   grows by a step per round, an eighth of the window that was right, while it is used and handshakes take no longer than 1.25
+//!   times the usual.
+//! - A drain that fell behind its table goes on at the rate of the table. It does not catch up unless its deadline needs that.
 //! - *Back* is an upgrade that succeeded, beyond the rate of those that came before the drain and only replaced others
-//!   that went. That rate and the usual handshake time are learnt only while nobody is away. Who is back cannot be told one by one and need not be.
-//! - It starts with half of what an even spread over the deadline would have away, which the upstream cannot be spared
-//!   anyway. Two who come back make room for one more besides themselves, so the window grows by half per round (not
-//!   twofold as a network's: a round is seconds here, and who is on the way when the first sign is seen cannot be called
-//!   back), until the first bad sign; from there on by a step per round, an eighth of the window that was right. It grows only while it is used, and not at all while
-//!   handshakes take longer than 1.25 times the usual.
-//! - At a bad sign nobody is told for a quarter of a second (and so for as long as the signs last), and the window is
-//!   reduced to 0.7 of its size, once per round: those on their way left before it was.
-//! - Who is not back after 10 s (or a third of the drain's time, if that is less) is given up: the place is free, the
-//!   window does not grow. Clients without reconnect are no sign of strain, since nobody knocks.
-//! - Where eight in a row were given up there is nothing to listen to, and what is left is spread evenly from then on.
-//!   Otherwise the pace may hold back up to the latest line.
+//!   that went. That rate and the usual handshake time are learnt only while no client is away. It is not known, and need not
+//!   be, which client is back.
+//! - A client that is not back after 10 s (or a third of the drain's time, if that is less) is given up: its place in the window
+//!   is free, and the window does not grow. Clients that do not reconnect are no sign of strain.
+//!
+//! The figures are those of the simulation (`simulation`, 10,000 clients, deadline 60 s): a server that takes 300 per second and
+//! of which nothing is known has no failed and no slow upgrade in 50 s; one that takes 200 per second, less than the deadline
+//! needs, fails 1,200 times where an even spread over 30 s fails 27,000 times.
 
 mod conductor;
 mod pace;

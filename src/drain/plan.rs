@@ -84,34 +84,37 @@ impl Plan {
         PATIENCE.min((self.deadline - self.started) / 3)
     }
 
-    /// Lays the time tables anew: at the start, and when the number or the deadline has changed.
-    pub(super) fn schedule(&mut self, now: Instant) {
+    /// Lays the time tables anew: at the start, and when the number or the deadline has changed. `rate` is that of an adaptive
+    /// drain of an upstream, per second.
+    pub(super) fn schedule(&mut self, now: Instant, rate: impl Fn(u32) -> f64) {
         let all = self.waiting();
         let left = self.deadline.saturating_duration_since(now);
-        let needed = duration(self.terms.pace, all, left);
-        self.raised |= needed > left;
-        let end = now + needed.min(left);
+        let is_adaptive = self.terms.pace == Pace::Adaptive;
+        let needed = duration(self.terms.pace, all, left, 0.0);
+        self.raised |= !is_adaptive && needed > left;
         for lane in &mut self.lanes {
-            // Every lane ends with the others: the rate is shared by number.
-            lane.even = (self.terms.pace != Pace::Adaptive)
-                .then(|| Line::new(now, end, lane.settled, lane.total));
-            lane.no_signal = None;
+            // Of an adaptive drain each lane has its own rate. Otherwise every lane ends with the others: the rate is shared by
+            // number.
+            let needed = match is_adaptive {
+                true => duration(Pace::Adaptive, lane.waiting(), left, rate(lane.upstream)),
+                false => needed,
+            };
+            lane.even = Line::new(now, now + needed.min(left), lane.settled, lane.total);
             lane.latest = Line::new(now + left / LATEST, self.deadline, lane.settled, lane.total);
         }
     }
 
     /// So many more for a lane. Nobody who waits is put off by that, however often it happens.
     pub(super) fn extend(&mut self, upstream: u32, members: usize) {
-        let (deadline, over) = (self.deadline, matches!(self.terms.pace, Pace::Over(_)));
+        let (deadline, pace) = (self.deadline, self.terms.pace);
         let Some(lane) = self.lane_mut(upstream) else {
             return;
         };
         lane.latest = lane.latest.extend(members, false, deadline);
-        if let Some(even) = lane.even {
-            let longer = even.extend(members, !over, deadline);
-            lane.even = Some(longer);
-            self.raised |= !over && longer.rate() > even.rate() * 1.05;
-        }
+        let even = lane.even;
+        let longer = even.extend(members, !matches!(pace, Pace::Over(_)), deadline);
+        lane.even = longer;
+        self.raised |= matches!(pace, Pace::Rate(_)) && longer.rate() > even.rate() * 1.05;
     }
 
     /// When the next of a lane is due, as things stand; `None` where nobody waits.
@@ -126,36 +129,30 @@ impl Plan {
         if self.closing >= self.terms.max_closing.max(1) {
             return Some(latest);
         }
-        let by_pace = match &lane.even {
-            Some(even) => even.due(lane.settled, lane.jitter),
-            None => match &lane.no_signal {
-                Some(line) => line.due(lane.settled, lane.jitter).min(pulse.due()),
-                None => pulse.due(),
-            },
+        let even = lane.even.due(lane.settled, lane.jitter);
+        let by_pace = match self.terms.pace {
+            Pace::Adaptive => even.max(pulse.due()),
+            Pace::Over(_) | Pace::Rate(_) => even,
         };
         Some(latest.min(by_pace))
     }
 
     /// Before a lane is asked: a poll that comes late does not make up for all that it missed at once.
-    pub(super) fn refresh(&mut self, lane: usize, pulse: &Pulse, now: Instant) {
+    pub(super) fn refresh(&mut self, lane: usize, now: Instant) {
         let lane = &mut self.lanes[lane];
         if now >= self.deadline || lane.waiting() == 0 {
             return;
         }
         let is_late = |line: &Line| line.due(lane.settled, lane.jitter) + CATCH_UP < now;
-        if let Some(even) = lane.even.filter(is_late) {
-            let resumed = even.resume(now, lane.settled, self.deadline);
-            self.raised |= resumed.rate() > even.rate() * 1.05;
-            lane.even = Some(resumed);
+        if is_late(&lane.even) {
+            let resumed = lane.even.resume(now, lane.settled, self.deadline);
+            let is_faster = resumed.rate() > lane.even.rate() * 1.05;
+            self.raised |= is_faster && self.terms.pace != Pace::Adaptive;
+            lane.even = resumed;
         }
         if is_late(&lane.latest) {
             lane.latest = Line::new(now, self.deadline, lane.settled, lane.total);
         }
-        lane.no_signal = match lane.no_signal {
-            _ if lane.even.is_some() || !pulse.has_no_signal() => None,
-            Some(line) if !is_late(&line) => Some(line),
-            _ => Some(Line::new(now, self.deadline, lane.settled, lane.total)),
-        };
     }
 
     pub(super) fn handle_told(&mut self, now: Instant) {
@@ -185,7 +182,7 @@ impl Plan {
             .lanes
             .iter()
             .filter(|lane| lane.waiting() > 0)
-            .filter_map(|lane| lane.even.map(|even| even.end()))
+            .map(|lane| lane.even.end())
             .max();
         let estimated = by_line.unwrap_or(by_rate).min(self.deadline).max(now);
         Progress {
@@ -217,12 +214,10 @@ pub(super) struct Lane {
     total: usize,
     /// Told, by whichever drain, or gone by themselves.
     settled: usize,
-    /// The time table; `None` where the pace listens.
-    even: Option<Line>,
+    /// The time table. The adaptive pace may fall behind it.
+    even: Line,
     /// The latest time table that still ends by the deadline without haste: nothing holds back beyond it.
     latest: Line,
-    /// The even spread of what is left, while the pace listens and there is nothing to hear.
-    no_signal: Option<Line>,
     /// Of the next one, 0 to 1 slots.
     pub(super) jitter: f64,
 }
@@ -234,9 +229,8 @@ impl Lane {
             queue: VecDeque::new(),
             total: 0,
             settled: 0,
-            even: None,
+            even: Line::new(now, now, 0, 0),
             latest: Line::new(now, now, 0, 0),
-            no_signal: None,
             jitter,
         }
     }
@@ -260,17 +254,22 @@ impl Lane {
     }
 }
 
-/// How long a pace takes for so many by itself; that of the adaptive one is not known before.
-pub(super) fn duration(pace: Pace, members: usize, left: Duration) -> Duration {
+/// The time that a pace takes for this number of members, of the time that is left. `rate` is that of an adaptive drain, per
+/// second; a drain that would take longer than [`AT_MOST`] of the time that is left is faster than that.
+pub(super) fn duration(pace: Pace, members: usize, left: Duration, rate: f64) -> Duration {
     match pace {
         Pace::Over(over) => over.min(left),
         // A rate of zero, or of what is no number, would never end: the deadline rules then.
         Pace::Rate(rate) if rate > 0.0 => seconds(members as f64 / rate),
         Pace::Rate(_) if members > 0 => seconds(f64::INFINITY),
         Pace::Rate(_) => Duration::ZERO,
-        Pace::Adaptive => left,
+        Pace::Adaptive => seconds(members as f64 / rate).min(left.mul_f64(AT_MOST)),
     }
 }
+
+/// Of the time that a drain has, the part that an adaptive drain uses if nothing strains the servers. The rest is for what it
+/// has to wait where they are strained.
+const AT_MOST: f64 = 0.8;
 
 /// The latest line begins after this part of a drain's time: one in so many.
 pub(super) const LATEST: u32 = 3;

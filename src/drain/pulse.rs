@@ -1,4 +1,5 @@
-//! How an upstream takes those who come back: the ear of the adaptive pace. The rule is in [the room's header](super).
+//! How the servers of one upstream take the clients that come back: the measurements of the adaptive pace, and its brake. The
+//! rule is in [the room's header](super).
 
 use super::DrainId;
 use super::pace::{Meter, seconds};
@@ -8,6 +9,8 @@ use std::time::{Duration, Instant};
 /// What is known of the upgrades of one upstream, and the window that follows from it.
 #[derive(Debug)]
 pub(super) struct Pulse {
+    /// Upgrades per second that the servers which take connections are known to take.
+    pub(super) known_rate: f64,
     /// Upgrades per second, learnt while nobody is away.
     arrivals: Meter,
     /// Connections that ended by themselves, per second, learnt while nobody is away.
@@ -24,8 +27,6 @@ pub(super) struct Pulse {
     background: f64,
     /// Last upgrade seen while somebody was away.
     last_reconnect: Instant,
-    /// How many in a row were given up: a pace that sees nobody come back has no signal.
-    timed_out: usize,
     window: Window,
 }
 
@@ -56,6 +57,7 @@ pub(super) enum Heard {
 impl Pulse {
     pub(super) fn new(now: Instant) -> Self {
         Pulse {
+            known_rate: GUESS,
             arrivals: Meter::new(now, MEMORY),
             departures: Meter::new(now, MEMORY),
             baseline: None,
@@ -64,20 +66,18 @@ impl Pulse {
             deaf_since: None,
             background: 0.0,
             last_reconnect: now,
-            timed_out: 0,
-            window: Window::new(now, INITIAL_WINDOW),
+            window: Window::new(now),
         }
     }
 
-    /// A lane of a drain begins: so many members, in that time at the longest.
-    pub(super) fn handle_start(&mut self, now: Instant, members: usize, deadline: Duration) {
+    /// A lane of a drain begins.
+    pub(super) fn handle_start(&mut self, now: Instant) {
         self.expire(now);
         self.deafen(now);
         if self.lanes == 0 {
             let returning = self.window.returning;
-            self.window = Window::new(now, initial_window(members, returning, deadline));
+            self.window = Window::new(now);
             self.window.returning = returning;
-            self.timed_out = 0;
         }
         self.lanes += 1;
     }
@@ -123,15 +123,14 @@ impl Pulse {
             return Heard::Background;
         }
         let usual = *self.baseline.get_or_insert(took.as_secs_f64());
+        let away = self.away.len();
         let strained = self
             .window
-            .handle_handshake(now, took.as_secs_f64(), usual, ok);
+            .handle_handshake(now, took.as_secs_f64(), usual, ok, away);
         let Some(front) = self.away.front().copied() else {
             return Heard::Background;
         };
         if !ok {
-            // A client that comes back is a signal.
-            self.timed_out = 0;
             return Heard::Failed(front.drain);
         }
         let since = now
@@ -146,7 +145,6 @@ impl Pulse {
         }
         let busy = self.away.len() as f64 * 2.0 >= self.window.size;
         self.away.pop_front();
-        self.timed_out = 0;
         // Which of them it was does not matter: the mean of the differences is the same for every pairing.
         let after = now.saturating_duration_since(front.since);
         self.window.handle_back(after, busy && !strained);
@@ -160,8 +158,18 @@ impl Pulse {
     pub(super) fn expire(&mut self, now: Instant) {
         while self.away.front().is_some_and(|away| away.until <= now) {
             self.away.pop_front();
-            self.timed_out += 1;
         }
+    }
+
+    /// Clients that were told to reconnect and have neither come back nor been given up.
+    pub(super) fn away(&mut self, now: Instant) -> usize {
+        self.expire(now);
+        self.away.len()
+    }
+
+    /// The rate of an adaptive drain of these servers, in members per second, unless its deadline needs more.
+    pub(super) fn drain_rate(&self) -> f64 {
+        (self.known_rate * SHARE).max(1.0)
     }
 
     /// When the window lets the next one go, as things stand.
@@ -172,11 +180,6 @@ impl Pulse {
             }
             _ => self.window.next.max(self.window.held_until),
         }
-    }
-
-    /// Nobody has been seen to come back for as long as one is waited for: there is nothing to listen to.
-    pub(super) fn has_no_signal(&self) -> bool {
-        self.timed_out >= NO_SIGNAL
     }
 
     /// How many a second would come anyway. Of those who came before, only as many as went: a crowd that has just come, or
@@ -223,7 +226,7 @@ impl Pulse {
     }
 }
 
-/// The congestion window: how many may be away at a time.
+/// The congestion window: how many may be away at a time. Until the first bad sign it is infinite.
 #[derive(Debug)]
 struct Window {
     size: f64,
@@ -242,9 +245,9 @@ struct Window {
 }
 
 impl Window {
-    fn new(now: Instant, size: f64) -> Self {
+    fn new(now: Instant) -> Self {
         Window {
-            size,
+            size: f64::INFINITY,
             threshold: f64::INFINITY,
             recent: None,
             returning: RETURNING,
@@ -272,8 +275,15 @@ impl Window {
         }
     }
 
-    /// Whether it is no time to grow.
-    fn handle_handshake(&mut self, now: Instant, took: f64, usual: f64, ok: bool) -> bool {
+    /// A handshake ended while this number of clients was away. Returns true if the window must not grow.
+    fn handle_handshake(
+        &mut self,
+        now: Instant,
+        took: f64,
+        usual: f64,
+        ok: bool,
+        away: usize,
+    ) -> bool {
         let recent = self.recent.get_or_insert(usual);
         if ok {
             *recent += (took - *recent) / 8.0;
@@ -282,7 +292,7 @@ impl Window {
         if !ok || recent > strain(usual) {
             self.held_until = self.held_until.max(now + HOLD);
             if now >= self.recovered_at {
-                self.size = (self.size * 0.7).max(1.0);
+                self.size = (self.size.min(away as f64) * 0.7).max(1.0);
                 self.threshold = self.size;
                 self.recovered_at = now + seconds(self.returning);
             }
@@ -291,28 +301,19 @@ impl Window {
     }
 }
 
-/// How long an adaptive drain of so many would take where there is room.
-pub(super) fn estimate(pulse: Option<&Pulse>, members: usize, deadline: Duration) -> Duration {
-    let returning = pulse.map_or(RETURNING, |pulse| pulse.window.returning);
-    let initial = initial_window(members, returning, deadline);
-    let rounds = (members as f64 / initial / 2.0 + 1.0).log(1.5);
-    seconds(rounds * returning).min(deadline)
-}
-
 /// The handshake time, in seconds, beyond which an upstream with this usual one has too much to do.
 fn strain(usual: f64) -> f64 {
     usual * 2.0 + NOISE
 }
 
-/// Half of what would be away if all were spread evenly over the deadline. The drain has to find out that it may be faster
-/// than that, and asks from below.
-fn initial_window(members: usize, returning: f64, deadline: Duration) -> f64 {
-    let even = members as f64 * returning / deadline.as_secs_f64().max(1.0);
-    (even / 2.0).max(INITIAL_WINDOW)
-}
+/// Upgrades per second that one server is taken to bear before anything is learnt of it: see `admission::reconnects`.
+const GUESS: f64 = 200.0;
 
-/// Smallest window at the start.
-const INITIAL_WINDOW: f64 = 8.0;
+/// Of the rate that the servers are known to take, the part that a drain uses. The rest is for clients that come anyway.
+const SHARE: f64 = 0.8;
+
+/// The rate of an adaptive drain of which nothing is known, in members per second.
+pub(super) const FIRST_RATE: f64 = GUESS * SHARE;
 
 /// Length of a round before one was measured, seconds: the middle of the delays suggested by default.
 const RETURNING: f64 = 3.0;
@@ -325,9 +326,6 @@ const HOLD: Duration = Duration::from_millis(250);
 
 /// Changes of the handshake time below this say nothing, seconds: they are the network's and the scheduler's.
 const NOISE: f64 = 0.02;
-
-/// So many given up in a row leave a drain without a signal.
-const NO_SIGNAL: usize = 8;
 
 /// How long somebody who was told is expected to come back, at most: twice the longest delay suggested by default.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);

@@ -455,9 +455,13 @@ struct Figures {
     progress: Progress,
 }
 
-fn deploy(seed: u64, pace: Pace, capacity: f64, returning: bool) -> Figures {
+fn deploy(seed: u64, pace: Pace, capacity: f64, returning: bool, known: Option<f64>) -> Figures {
     let mut world = World::new(seed, 10_000, &[1], capacity);
     world.returning = returning;
+    if let Some(known) = known {
+        let now = world.clock();
+        world.conductor.set_known_rate(0, known, now);
+    }
     let terms = Terms {
         pace,
         deadline: Duration::from_secs(60),
@@ -494,23 +498,23 @@ fn the_adaptive_pace_spares_the_backend_and_is_not_slower_where_there_is_room() 
     let seed = seed();
     let fixed = Pace::Over(Duration::from_secs(30));
     // Little room: the fixed pace was right for a faster backend.
-    for capacity in [200.0, 300.0] {
-        let fixed = deploy(seed, fixed, capacity, true);
-        let adaptive = deploy(seed, Pace::Adaptive, capacity, true);
+    for (capacity, known) in [(200.0, None), (300.0, None), (300.0, Some(300.0))] {
+        let fixed = deploy(seed, fixed, capacity, true, None);
+        let adaptive = deploy(seed, Pace::Adaptive, capacity, true, known);
         assert!(adaptive.failed * 4 <= fixed.failed, "{adaptive:?}");
         assert!(adaptive.strained * 4 <= fixed.strained, "{adaptive:?}");
         assert!(adaptive.lasted <= 60.01, "{adaptive:?}");
     }
-    // Room enough.
-    for capacity in [1000.0, 5000.0] {
-        let fixed = deploy(seed, fixed, capacity, true);
-        let adaptive = deploy(seed, Pace::Adaptive, capacity, true);
+    // Room enough, which upgrades before the drain have shown.
+    for (capacity, known) in [(1000.0, Some(1000.0)), (5000.0, Some(1000.0))] {
+        let fixed = deploy(seed, fixed, capacity, true, None);
+        let adaptive = deploy(seed, Pace::Adaptive, capacity, true, known);
         assert!(adaptive.lasted <= fixed.lasted, "{adaptive:?}");
         assert_eq!(adaptive.failed, 0);
         assert!(adaptive.progress.reconnected >= 9500, "{adaptive:?}");
     }
     // Nobody comes back: by the deadline, and without haste.
-    let alone = deploy(seed, Pace::Adaptive, 500.0, false);
+    let alone = deploy(seed, Pace::Adaptive, 500.0, false, None);
     assert_eq!(alone.progress.closed, 10_000);
     assert_eq!(alone.progress.reconnected, 0);
     assert!(alone.lasted <= 60.01, "{alone:?}");

@@ -174,8 +174,7 @@ impl Plain {
         if transfer.reserve(buffers) {
             return Ok(());
         }
-        let sentence = "all memory for slow connections is taken";
-        Err(Answer::unavailable(sentence).refusing(Reason::Memory))
+        Err(Answer::unavailable(refusal::NO_MEMORY).refusing(Reason::Memory))
     }
 }
 

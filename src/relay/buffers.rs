@@ -15,17 +15,18 @@ use tokio::time::Instant;
 /// What all relays keep, and how much that may be. Share it in an `Arc`.
 #[derive(Debug)]
 pub struct Buffers {
-    /// It keeps the sum.
     metrics: Arc<Metrics>,
+    /// What all relays keep, in bytes.
+    kept: AtomicUsize,
     /// In bytes; 0 for no limit.
     limit: AtomicUsize,
     over: Notify,
     start: Instant,
-    /// What plain requests may need, in bytes: they keep it in memory that is not theirs to look at.
+    /// What plain requests and queued upgrades may need, in bytes: they keep it in memory that is not theirs to look at.
     reserved: AtomicUsize,
 }
 
-/// Memory that a plain request may need, counted as long as this lives.
+/// Memory that a plain request or a queued upgrade may need, counted as long as this lives.
 #[derive(Debug)]
 pub struct Reservation {
     buffers: Arc<Buffers>,
@@ -39,7 +40,7 @@ impl Reservation {
         let less = self.bytes.saturating_sub(bytes);
         self.bytes -= less;
         self.buffers.reserved.fetch_sub(less, Ordering::Relaxed);
-        self.buffers.metrics.plain_memory(-(less as isize));
+        self.buffers.metrics.reserved_memory(-(less as isize));
     }
 }
 
@@ -63,6 +64,7 @@ impl Buffers {
     pub fn new(metrics: Arc<Metrics>) -> Self {
         Buffers {
             metrics,
+            kept: AtomicUsize::new(0),
             limit: AtomicUsize::new(0),
             over: Notify::new(),
             start: Instant::now(),
@@ -84,28 +86,34 @@ impl Buffers {
     pub fn excess(&self) -> usize {
         match self.limit() {
             0 => 0,
-            limit => self.kept(0).saturating_sub(limit),
+            limit => self.kept().saturating_sub(limit),
         }
     }
 
-    /// What is kept, and reserved, after a change of what relays keep.
-    fn kept(&self, change: isize) -> usize {
-        let reserved = self.reserved.load(Ordering::Relaxed);
-        self.metrics.buffer_memory(change).saturating_add(reserved)
+    /// What all relays keep, in bytes.
+    #[cfg(test)]
+    pub fn memory(&self) -> usize {
+        self.kept.load(Ordering::Relaxed)
     }
 
-    /// Counts so many bytes for a plain request. `None`: there is no room for them. Plain requests have at most half of the
-    /// limit, so that those cannot close WebSockets that were there before.
+    /// What is kept and reserved, in bytes.
+    fn kept(&self) -> usize {
+        let reserved = self.reserved.load(Ordering::Relaxed);
+        self.kept.load(Ordering::Relaxed).saturating_add(reserved)
+    }
+
+    /// Counts so many bytes for a plain request or a queued upgrade. `None`: there is no room for them. Both together have at most
+    /// half of the limit, so that they cannot close WebSockets that were there before.
     pub fn reserve(buffers: &Arc<Buffers>, bytes: usize) -> Option<Reservation> {
         let before = buffers.reserved.fetch_add(bytes, Ordering::Relaxed);
-        buffers.metrics.plain_memory(bytes as isize);
+        buffers.metrics.reserved_memory(bytes as isize);
         // Dropped, it gives back what it has taken.
         let reservation = Reservation {
             buffers: buffers.clone(),
             bytes,
         };
         let limit = buffers.limit();
-        let fits = limit == 0 || (before + bytes <= limit / 2 && buffers.kept(0) <= limit);
+        let fits = limit == 0 || (before + bytes <= limit / 2 && buffers.kept() <= limit);
         fits.then_some(reservation)
     }
 
@@ -126,10 +134,19 @@ impl Buffers {
     }
 
     /// One relay keeps more or less than before, by so many bytes.
-    fn handle_change(&self, change: isize) {
-        let held = self.kept(change);
+    pub(super) fn handle_change(&self, change: isize) {
+        self.metrics.buffer_memory(change);
+        // Each relay takes back what it added.
+        match change {
+            0.. => self
+                .kept
+                .fetch_add(change.unsigned_abs(), Ordering::Relaxed),
+            _ => self
+                .kept
+                .fetch_sub(change.unsigned_abs(), Ordering::Relaxed),
+        };
         let limit = self.limit();
-        if change > 0 && limit != 0 && held > limit {
+        if change > 0 && limit != 0 && self.kept() > limit {
             self.over.notify_one();
         }
     }

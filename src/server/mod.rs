@@ -77,6 +77,7 @@ impl Gateway {
         let ready = Arc::new(AtomicBool::new(false));
         let control = Control::new(config.drain.clone(), metrics.clone());
         let pools = Arc::new(Pools::new(&config.proxy.upstreams));
+        control.set_rates(pools.clone());
         let checks = Checks::new(pools.clone(), control.clone(), metrics.clone());
         let discovery = Discovery::new(pools.clone(), control.clone());
 
@@ -101,6 +102,7 @@ impl Gateway {
         let mut admin = None;
         if let Some(address) = &config.admin.listen {
             let drains = Drains::new(control.clone(), pools.clone());
+            drains.export(&metrics);
             let endpoints = Admin::new(&config.admin, metrics.clone(), ready.clone(), drains, ask);
             let listeners = Listeners::new("admin", endpoints, metrics.clone());
             let access = SocketAccess::new(config.admin.socket_mode, config.owner.as_ref());

@@ -4,12 +4,12 @@
 //! While nobody waits there is no task. The first upgrade that waits starts one, which ends with the last. It is woken by what
 //! may give a turn: the end of a handshake, a server that takes connections again, and the moments that [`Admission::poll`] names.
 
-use crate::admission::limit::{ClientNetwork, Handshake, HandshakeEnd, MaxHandshakes};
+use crate::admission::limit::{ClientNetwork, Handshake, HandshakeEnd, Settings};
 use crate::admission::queue::{Waiter, Wanted};
 use crate::admission::{Admission, Entry, ServerAdmission, Turn};
 use crate::session::ReconnectDelays;
 use crate::upstream::Pool;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -33,7 +33,15 @@ struct Inner {
     waiters: HashMap<Waiter, oneshot::Sender<Turn>>,
     /// A task that gives turns to the waiters is running.
     is_driven: bool,
+    /// The last waits that ended with a server: when they ended, and how long they were.
+    waits: VecDeque<(Instant, Duration)>,
 }
+
+/// Waits of which the 99th percentile is shown, at most.
+const MOST_WAITS: usize = 1024;
+
+/// The age up to which they count.
+const WAITS_AGE: Duration = Duration::from_secs(60);
 
 /// A handshake that was admitted. Dropping it without an [end](AdmittedHandshake::end) ends it as `HandshakeEnd::Unknown`.
 pub(crate) struct AdmittedHandshake {
@@ -59,11 +67,12 @@ pub(crate) enum WaitEnd {
 }
 
 impl Admitting {
-    pub fn new(setting: MaxHandshakes) -> Self {
+    pub fn new(settings: Settings) -> Self {
         Admitting(Mutex::new(Inner {
-            admission: Admission::new(setting, now()),
+            admission: Admission::new(settings, now()),
             waiters: HashMap::new(),
             is_driven: false,
+            waits: VecDeque::new(),
         }))
     }
 
@@ -72,20 +81,47 @@ impl Admitting {
     }
 
     /// Follows the settings of a new configuration, which has these servers.
-    pub fn apply(&self, setting: MaxHandshakes, servers: &[u32]) {
+    pub fn apply(&self, settings: Settings, servers: &[u32]) {
         let mut inner = self.lock();
-        inner.admission.set(setting);
+        inner.admission.set(settings);
         inner.admission.retain(servers);
     }
 
     /// The admission of a server, for operators.
     pub fn server(&self, server: u32) -> ServerAdmission {
-        self.lock().admission.server(server)
+        self.lock().admission.server(server, now())
+    }
+
+    /// Upgrades per second that these servers are known to take together.
+    pub fn known_rate(&self, servers: &[u32]) -> f64 {
+        self.lock().admission.known_rate(servers)
     }
 
     /// Upgrades that wait.
     pub fn waiting(&self) -> usize {
         self.lock().admission.waiting()
+    }
+
+    /// An upgrade that waited for so long has got a server.
+    fn handle_wait(&self, wait: Duration) {
+        let mut inner = self.lock();
+        if inner.waits.len() >= MOST_WAITS {
+            inner.waits.pop_front();
+        }
+        inner.waits.push_back((now(), wait));
+    }
+
+    /// The 99th percentile of the waits of the last minute that ended with a server; `None` without any.
+    pub fn wait_p99(&self) -> Option<Duration> {
+        let now = now();
+        let inner = self.lock();
+        let recent = inner.waits.iter();
+        let recent = recent.filter(|(at, _)| now.saturating_duration_since(*at) <= WAITS_AGE);
+        let mut waits: Vec<Duration> = recent.map(|(_, wait)| *wait).collect();
+        drop(inner);
+        waits.sort_unstable();
+        let last = waits.len().checked_sub(1)?;
+        waits.get(last * 99 / 100).copied()
     }
 
     /// A server is ejected: when it takes connections again, one handshake has to succeed before others begin.
@@ -174,6 +210,7 @@ impl Pool {
             Err(after) => return WaitEnd::Refused(after),
         };
         self.drive();
+        let began = now();
         let turn = tokio::select! {
             biased;
             turn = &mut waiting.turn => turn,
@@ -182,6 +219,8 @@ impl Pool {
         };
         match turn {
             Ok(Turn::Begins(server, handshake)) => {
+                self.admitting
+                    .handle_wait(now().saturating_duration_since(began));
                 WaitEnd::Begins(self.admitted(server, network, handshake))
             }
             Ok(Turn::Refused(after)) => WaitEnd::Refused(after),
@@ -211,6 +250,11 @@ impl Pool {
                 })
             }
         }
+    }
+
+    /// Upgrades per second that the servers which take connections are known to take together.
+    pub(crate) fn known_rate(&self) -> f64 {
+        self.admitting.known_rate(&self.taking_numbers())
     }
 
     /// Numbers of the servers that take connections, those with the fewest first.

@@ -5,6 +5,7 @@ use crate::admission::limit::{ClientNetwork, HandshakeEnd};
 use crate::duration::Shown;
 use crate::log;
 use crate::metrics::{Metrics, QueueEnd, Queued};
+use crate::relay::Reservation;
 use crate::transport::address::Address;
 use crate::transport::exhaustion::Exhaustion;
 use crate::transport::socket::Socket;
@@ -43,6 +44,8 @@ pub(crate) struct Unreachable {
     pub retry_after: Option<Duration>,
     /// The client left while it waited.
     pub is_abandoned: bool,
+    /// The upgrade had to wait, and there was no memory for that.
+    pub lacks_memory: bool,
 }
 
 /// What came of one attempt to connect.
@@ -57,18 +60,19 @@ enum Attempt {
 
 impl Pool {
     /// A connection to the first candidate that takes one. Where none has room, the upgrade waits for one up to `queue_timeout`,
-    /// or until `client_left` is ready, which is polled only then.
+    /// or until `client_left` is ready, which is polled only then. `reserve` counts the memory of an upgrade that waits.
     pub(crate) async fn connect(
         self: &Arc<Self>,
         key: Option<&[u8]>,
         network: ClientNetwork,
         metrics: &Metrics,
+        reserve: &(dyn Fn() -> Option<Reservation> + Sync),
         mut client_left: Pin<&mut (dyn Future<Output = ()> + Send)>,
     ) -> Result<Box<Connected>, Unreachable> {
         let deadline =
             tokio::time::Instant::now().into_std() + self.members().settings.queue_timeout;
         let mut unreachable = Unreachable::default();
-        let mut queued: Option<Queued> = None;
+        let mut queued: Option<(Queued, Reservation)> = None;
         // The handshake that a wait in the queue ended with.
         let mut turn: Option<AdmittedHandshake> = None;
         let (end, connected) = 'connected: loop {
@@ -103,7 +107,13 @@ impl Pool {
             if unreachable.is_tried {
                 break (QueueEnd::Served, None);
             }
-            queued.get_or_insert_with(|| metrics.queue(&self.name));
+            if queued.is_none() {
+                let Some(memory) = reserve() else {
+                    unreachable.lacks_memory = true;
+                    break (QueueEnd::Refused, None);
+                };
+                queued = Some((metrics.queue(&self.name), memory));
+            }
             // Few upgrades wait, and all would carry the room for it.
             let wait = self.wait_for_turn(wanted, network, deadline, client_left.as_mut());
             match Box::pin(wait).await {
@@ -120,7 +130,7 @@ impl Pool {
                 }
             }
         };
-        if let Some(queued) = queued {
+        if let Some((queued, _)) = queued {
             queued.end(end);
         }
         connected.ok_or(unreachable)

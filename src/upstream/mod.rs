@@ -36,6 +36,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 use tokio::sync::Notify;
 
 /// A named pool of servers.
@@ -145,7 +146,7 @@ impl Pool {
             turn: AtomicUsize::new(0),
             turns: Turns::default(),
             changed: Arc::default(),
-            admitting: Admitting::new(settings.max_handshakes),
+            admitting: Admitting::new(settings.admission),
             ejecting: Mutex::new(()),
         };
         pool.update(settings);
@@ -160,6 +161,11 @@ impl Pool {
     /// Upgrades that wait for a server.
     pub fn waiting(&self) -> usize {
         self.admitting.waiting()
+    }
+
+    /// The 99th percentile of the waits of the last minute that ended with a server; `None` without any.
+    pub fn wait_p99(&self) -> Option<Duration> {
+        self.admitting.wait_p99()
     }
 
     /// The pool as drains and operators know it.

@@ -1,5 +1,6 @@
 //! The pools of all upstreams, and what a new configuration changes of them.
 
+use crate::deploy::UpgradeRates;
 use crate::drain::Cause;
 use crate::transport::address::Address;
 use crate::upstream::settings::{ServerSettings, Upstream};
@@ -40,6 +41,13 @@ pub struct Departure {
 pub(crate) struct Update {
     pub left: Vec<Arc<Server>>,
     pub generation: Option<u32>,
+}
+
+impl UpgradeRates for Pools {
+    fn upgrade_rates(&self) -> Vec<(u32, f64)> {
+        let rate = |pool: Arc<Pool>| (pool.index, pool.known_rate());
+        self.current().into_iter().map(rate).collect()
+    }
 }
 
 impl Pools {
@@ -221,7 +229,7 @@ impl Pool {
         after.ring = Members::ring(&after.settings, &after.servers);
         let generation = (after.generation != before.generation).then_some(after.generation);
         let numbers: Vec<u32> = after.all().map(|server| server.number).collect();
-        let setting = after.settings.max_handshakes;
+        let setting = after.settings.admission;
         *members = Arc::new(after);
         drop(members);
         self.admitting.apply(setting, &numbers);

@@ -1,6 +1,6 @@
 //! What an upstream is, as the configuration means it.
 
-use crate::admission::limit::MaxHandshakes;
+use crate::admission;
 use crate::deploy::Thresholds;
 use crate::tls;
 use crate::transport::address::{Address, Tcp};
@@ -25,8 +25,8 @@ pub struct Upstream {
     pub handshake_timeout: Duration,
     /// How long an upgrade waits for a server that takes it; 503 beyond it.
     pub queue_timeout: Duration,
-    /// How many handshakes may be under way toward each server.
-    pub max_handshakes: MaxHandshakes,
+    /// How many handshakes may be under way toward each server, and how many upgrades it takes per second.
+    pub admission: admission::limit::Settings,
     /// How long a server may stay silent in answering a plain HTTP request; 504 beyond it.
     pub read_timeout: Duration,
     /// How long a connection to a server is kept for the next plain HTTP request.
@@ -189,7 +189,7 @@ impl Upstream {
             connect_timeout: Duration::from_secs(5),
             handshake_timeout: Duration::from_secs(10),
             queue_timeout: Duration::from_secs(5),
-            max_handshakes: MaxHandshakes::Adaptive,
+            admission: admission::limit::Settings::default(),
             read_timeout: Duration::from_secs(120),
             keepalive_timeout: Duration::from_secs(4),
             generation: None,

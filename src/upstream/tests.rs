@@ -1,3 +1,4 @@
+use crate::relay::Buffers;
 use crate::upstream::settings::{HashKey, HealthCheck, ServerSettings};
 use crate::upstream::*;
 use std::pin::pin;
@@ -239,21 +240,33 @@ async fn where_none_takes_it_an_upgrade_waits_for_one() {
     ));
     let server = pool.members().servers[0].clone();
     pool.set_drained(&server, true);
-    let metrics = Metrics::new();
+    let metrics = Arc::new(Metrics::new());
     let (held, timeout) = (Instant::now(), pool.members().settings.queue_timeout);
     let stays = std::future::pending;
-    let connected = pool.connect(None, None, &metrics, pin!(stays())).await;
+    let buffers = Arc::new(Buffers::new(metrics.clone()));
+    let reserve = || Buffers::reserve(&buffers, 1 << 10);
+    let connected = pool
+        .connect(None, None, &metrics, &reserve, pin!(stays()))
+        .await;
     assert!(!connected.expect_err("it is out").is_tried);
     assert_eq!(held.elapsed(), timeout);
     let client = pin!(stays());
-    let (unreachable, ()) = tokio::join!(pool.connect(None, None, &metrics, client), async {
-        tokio::time::sleep(timeout / 2).await;
-        pool.set_drained(&server, false);
-    });
+    let (unreachable, ()) = tokio::join!(
+        pool.connect(None, None, &metrics, &reserve, client),
+        async {
+            tokio::time::sleep(timeout / 2).await;
+            pool.set_drained(&server, false);
+        }
+    );
     assert!(
         unreachable.expect_err("nobody listens there").is_tried,
         "it was tried once it was in again"
     );
+    pool.set_drained(&server, true);
+    buffers.set_limit(1 << 10);
+    let client = pin!(stays());
+    let refused = pool.connect(None, None, &metrics, &reserve, client).await;
+    assert!(refused.expect_err("it cannot wait").lacks_memory);
 }
 
 /// 5,000 connections over five servers, each of which is drained, restarted and let in again; then a fifth of the clients

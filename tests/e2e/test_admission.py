@@ -2,14 +2,16 @@
 
 import re
 import select
+import time
 
 import pytest
 
-from rig import http, raw
+from rig import http, operator, raw
 from rig.gate import Gate, config
 from rig.session import Rig
 
 QUEUED = "wsgate_upgrades_queued"
+MEMORY = "wsgate_reserved_memory_bytes"
 DEQUEUED = "wsgate_upgrades_dequeued_total"
 
 
@@ -82,6 +84,44 @@ def test_a_client_that_leaves_the_queue_takes_no_turn(start):
     answer(server)
     assert [client.read_head().status for client in (under_way, last)] == [101, 101]
     assert gate.metrics().total(DEQUEUED, end="abandoned") == 1
+
+
+def test_the_status_shows_the_queue_and_its_memory_is_counted(start):
+    server = raw.Server()
+    gate = start([server], max_handshakes=1)
+    under_way = ask(gate)
+    first = server.accept()
+    waiting = ask_and_wait(gate)
+    metrics = gate.metrics()
+    assert metrics.total(MEMORY) >= 8192
+    assert metrics.total("wsgate_server_handshakes") == metrics.total("wsgate_server_handshake_limit") == 1
+    upstream = status(gate)
+    assert upstream["queued"] == 1
+    handshakes = upstream["servers"][0]["handshakes"]
+    assert (handshakes["under_way"], handshakes["limit"], handshakes["known_rate"]) == (1, 1, None)
+    first.send(http.switching_protocols(first.read_head()))
+    answer(server)
+    assert [client.read_head().status for client in (under_way, waiting)] == [101, 101]
+    metrics = gate.wait_for_metrics(lambda now: now.total(MEMORY) == 0, "the memory to be given back")
+    assert metrics.total("wsgate_upgrade_wait_seconds_count") == 1
+    assert status(gate)["queue_p99_seconds"] > 0
+
+
+def status(gate):
+    return operator.request(gate, "GET", "/v1/status")[1]["upstreams"][0]
+
+
+def test_a_fixed_rate_is_not_exceeded(start):
+    """50 upgrades at 20 per second and a burst of a tenth of a second take 2.4 s."""
+    server = raw.Server()
+    gate = start([server], upgrade_rate=20, queue_timeout="10s")
+    begun = time.monotonic()
+    clients = [ask(gate) for _ in range(50)]
+    for _ in clients:
+        answer(server)
+    assert [client.read_head().status for client in clients] == [101] * 50
+    assert time.monotonic() - begun > 2.3
+    assert status(gate)["servers"][0]["handshakes"]["known_rate"] == 20
 
 
 def test_an_upgrade_that_waits_too_long_gets_503_with_retry_after(start):

@@ -195,7 +195,7 @@ def test_sigterm_during_a_drain(start, servers):
 
 
 def test_a_maximal_age_is_a_drain_that_never_ends(start, servers):
-    wsgate = start(route={"max_age": "2s"})
+    wsgate = start(route={"max_age": "2s"}, upstream={"upgrade_rate": 20})
     with Crowd(f"ws://{wsgate.url}", size=50) as crowd:
         crowd.wait_for(lambda: len(crowd.told) >= 2 * crowd.size, "everybody to be told twice")
         assert set(crowd.closes) == {1012} and crowd.refused == {}

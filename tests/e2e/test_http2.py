@@ -337,7 +337,7 @@ def test_memory_of_plain_requests_is_counted_and_bounded(start, connect, version
         path = rig.new_path()
         client = request(version, rig, path, connect=connect)
         held.append((client, rig.server.accept_request(path)[0]))
-    assert rig.gate.metrics().total("wsgate_plain_memory_bytes") == 2 * (768 << 10)
+    assert rig.gate.metrics().total("wsgate_reserved_memory_bytes") == 2 * (768 << 10)
     refused = request(version, rig, "/refused", connect=connect)
     if version == 2:
         assert refused.read_response(1)[0][":status"] == "503"
@@ -346,14 +346,14 @@ def test_memory_of_plain_requests_is_counted_and_bounded(start, connect, version
     # A response that is short leaves room for others.
     held[0][1].send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nab")
     rig.gate.wait_for_metrics(
-        lambda now: now.total("wsgate_plain_memory_bytes") < (768 + 256) << 10, "the memory to be given back"
+        lambda now: now.total("wsgate_reserved_memory_bytes") < (768 + 256) << 10, "the memory to be given back"
     )
     path = rig.new_path()
     request(version, rig, path, connect=connect)
     held.append((None, rig.server.accept_request(path)[0]))
     for _, upstream in held:
         upstream.close()
-    rig.gate.wait_for_metrics(lambda now: now.total("wsgate_plain_memory_bytes") == 0, "all memory to be given back")
+    rig.gate.wait_for_metrics(lambda now: now.total("wsgate_reserved_memory_bytes") == 0, "all memory to be given back")
 
 
 def test_resets_end_their_requests(start, connect):

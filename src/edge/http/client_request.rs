@@ -81,6 +81,13 @@ impl<'a> ClientRequest<'a> {
         })
     }
 
+    /// The size of the head, in bytes, as far as it was read.
+    pub fn size(&self) -> usize {
+        let fields = self.fields.iter();
+        let fields = fields.map(|(name, value)| name.len() + value.len() + ": \r\n".len());
+        self.target().len() + fields.sum::<usize>()
+    }
+
     /// Method and version, which are public.
     pub fn line(&self) -> &Line {
         &self.line

@@ -175,6 +175,8 @@ pub(crate) fn not_connected(unreachable: &Unreachable) -> Refused {
     if let Some(after) = unreachable.retry_after {
         let sentence = "the servers have as many new connections as they take; come again later";
         Answer::unavailable_for(sentence, after).refusing(Reason::QueueFull)
+    } else if unreachable.lacks_memory {
+        Answer::unavailable(NO_MEMORY).refusing(Reason::Memory)
     } else if unreachable.is_abandoned {
         Answer::unavailable("the client left").refusing(Reason::ClientLeft)
     } else if !unreachable.is_tried {
@@ -188,6 +190,9 @@ pub(crate) fn not_connected(unreachable: &Unreachable) -> Refused {
         answer.refusing(Reason::Unreachable)
     }
 }
+
+/// What a client is told whose upgrade finds `buffer_memory` used up.
+pub(crate) const NO_MEMORY: &str = "all memory for slow connections is taken";
 
 /// The answer where a server took too long.
 pub(crate) fn timed_out() -> Answer {

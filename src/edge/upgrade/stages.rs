@@ -27,6 +27,7 @@ use crate::handshake::{Fields, Violation};
 use crate::limit::clients::AddressPermit;
 use crate::log::Excerpt;
 use crate::metrics::{Handshake, Reason};
+use crate::relay::Buffers;
 use crate::transport::error_text::words;
 use crate::upstream::{ClientNetwork, Connected, EjectionReason, ServerPermit};
 use bytes::BytesMut;
@@ -120,7 +121,7 @@ impl<'a> Attempt<'a> {
         let address = route.admit_forwarded(&self.identity);
         let address = address.map_err(|full| full.answer().refusing(Reason::AddressLimit))?;
         if route.global_limits.lacks_memory() {
-            let answer = Answer::unavailable("all memory for slow connections is taken");
+            let answer = Answer::unavailable(refusal::NO_MEMORY);
             return Err(answer.refusing(Reason::Memory));
         }
         Ok(Permits {
@@ -183,7 +184,10 @@ impl<'a> Attempt<'a> {
         let (pool, metrics) = (&self.route.pool, &self.route.context.metrics);
         let key = hash_key(&self.request, self.identity.client.known(), pool);
         let client_left = pin!(client_left);
-        let connected = pool.connect(key.as_deref(), self.network(), metrics, client_left);
+        let buffers = &self.route.context.buffers;
+        let reserve = || Buffers::reserve(buffers, QUEUED_UPGRADE + self.request.size());
+        let network = self.network();
+        let connected = pool.connect(key.as_deref(), network, metrics, &reserve, client_left);
         let connected = connected.await;
         connected.map_err(|unreachable| refusal::not_connected(&unreachable))
     }
@@ -327,6 +331,10 @@ impl<'a> Attempt<'a> {
         }
     }
 }
+
+/// Memory of an upgrade that waits for a server, without its head, in bytes: its task and connection, and the
+/// [early bytes](super::MOST_EARLY) of its client.
+const QUEUED_UPGRADE: usize = 4096 + super::MOST_EARLY;
 
 /// A status by which a server, or a proxy before it, says that it cannot take the request now.
 fn is_gateway_error(status: StatusCode) -> bool {

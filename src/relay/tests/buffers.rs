@@ -4,7 +4,7 @@ use super::compressed::{agreed, zeros};
 use super::*;
 
 fn memory(terms: &RouteContext) -> usize {
-    terms.metrics.buffer_memory(0)
+    terms.buffers.memory()
 }
 
 /// What is kept is known while it is kept, and nothing of it once it is written or the connection is over.
@@ -251,16 +251,16 @@ async fn plain_requests_have_their_share() {
     let second = Buffers::reserve(buffers, 400).expect("there is room again");
     assert_eq!(buffers.excess(), 0);
     drop(second);
-    terms.metrics.buffer_memory(800);
+    buffers.handle_change(800);
     assert!(
         Buffers::reserve(buffers, 200).is_none(),
         "relays have the rest"
     );
     assert_eq!(buffers.excess(), 0, "a refusal takes nothing");
-    terms.metrics.buffer_memory(200);
+    buffers.handle_change(200);
     assert_eq!(buffers.excess(), 100, "what is reserved counts");
     drop(first);
     assert_eq!(buffers.excess(), 0);
     let text = String::from_utf8(terms.metrics.render()).expect("text");
-    assert!(text.contains("wsgate_plain_memory_bytes 0"), "{text}");
+    assert!(text.contains("wsgate_reserved_memory_bytes 0"), "{text}");
 }

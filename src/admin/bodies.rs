@@ -1,0 +1,226 @@
+//! The bodies of the admin API, as the server writes them and the command line reads them.
+
+use crate::drain::{DrainId, Progress};
+use serde::{Deserialize, Serialize};
+use std::time::Instant;
+
+/// What a request that drains, deploys or resumes may say. Every field is optional.
+#[derive(Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Change {
+    /// The address of one server of the upstream; all of them where there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
+    /// The time over which the drain is spread evenly, `30s`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub over: Option<String>,
+    /// Connections per second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate: Option<f64>,
+    /// The time after which what is left is closed at once, `60s`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<String>,
+    /// Only a forecast is wanted.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
+}
+
+/// The answer to a request that is refused.
+#[derive(Debug, Default, Deserialize, Serialize)]
+pub struct Failure {
+    /// What is wrong, and what to do instead.
+    pub error: String,
+    /// The names of the upstreams that there are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upstreams: Option<Vec<String>>,
+    /// The addresses of the servers that there are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub servers: Option<Vec<String>>,
+}
+
+/// The answer to a drain or a deploy.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(untagged)]
+pub enum Drained {
+    /// A dry run.
+    Forecast {
+        /// What the drain would be like.
+        forecast: Forecast,
+    },
+    /// The servers are drained already.
+    Already {
+        /// A sentence that says so.
+        message: String,
+        /// The drains of the upstream.
+        drains: Vec<Drain>,
+    },
+    /// The drain has begun.
+    Begun {
+        /// `None` where it is over and forgotten already.
+        drain: Option<Drain>,
+    },
+}
+
+/// What a drain would be like.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct Forecast {
+    /// Connections that it would close.
+    pub connections: usize,
+    /// The time until the last client is told, in seconds.
+    pub seconds: f64,
+    /// The deadline, in seconds.
+    pub deadline_seconds: f64,
+    /// Connections per second.
+    pub rate: f64,
+    /// The pace is raised to hold the deadline.
+    pub raised: bool,
+}
+
+/// A drain, as far as it is.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct Drain {
+    /// Its number.
+    pub id: u64,
+    /// The address of its server; `None` for all servers of the upstream.
+    pub server: Option<String>,
+    /// Its cause: `operator`, `deploy`, `health` and others.
+    pub cause: String,
+    /// `running`, `done` or `cancelled`.
+    pub state: String,
+    /// Connections that it closes or has closed.
+    pub total: usize,
+    /// Connections whose client was not told yet.
+    pub waiting: usize,
+    /// Connections whose client was told, and that are not gone yet.
+    pub closing: usize,
+    /// Connections that are gone.
+    pub closed: usize,
+    /// Those of `closed` that ended by themselves.
+    pub left: usize,
+    /// Clients seen to come back.
+    pub reconnected: usize,
+    /// Upgrades that failed while clients were away.
+    pub failed: usize,
+    /// Clients told per second, of late.
+    pub rate: f64,
+    /// The pace was raised to hold the deadline.
+    pub raised: bool,
+    /// The time until the last client is told, in seconds.
+    pub ends_in_seconds: f64,
+    /// The time until what is left is closed at once, in seconds.
+    pub deadline_in_seconds: f64,
+}
+
+impl Drain {
+    pub(super) fn new(id: DrainId, server: Option<String>, progress: &Progress) -> Self {
+        let now = Instant::now();
+        let until = |moment: Instant| moment.saturating_duration_since(now).as_secs_f64();
+        Drain {
+            id: id.number(),
+            server,
+            cause: progress.cause.label().to_owned(),
+            state: progress.state.label().to_owned(),
+            total: progress.total,
+            waiting: progress.waiting,
+            closing: progress.closing,
+            closed: progress.closed,
+            left: progress.left,
+            reconnected: progress.reconnected,
+            failed: progress.failed,
+            rate: progress.rate,
+            raised: progress.raised,
+            ends_in_seconds: until(progress.ends),
+            deadline_in_seconds: until(progress.deadline),
+        }
+    }
+}
+
+/// The answer to a resume, and to the end of a drain.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct Resumed {
+    /// Drains that were cancelled.
+    pub cancelled: usize,
+    /// The servers of the upstream.
+    pub servers: Vec<Server>,
+}
+
+/// The drains of an upstream.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct Drains {
+    /// The name of the upstream.
+    pub upstream: String,
+    /// Those that run, and the last that ended.
+    pub drains: Vec<Drain>,
+}
+
+/// The status of wsgate.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct Status {
+    /// Every upstream, those included that the configuration dropped while they had connections.
+    pub upstreams: Vec<Upstream>,
+}
+
+/// The status of an upstream.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct Upstream {
+    /// Its name.
+    pub name: String,
+    /// WebSocket connections to its servers.
+    pub connections: usize,
+    /// Clients that were told to reconnect and are not back yet.
+    pub away: usize,
+    /// Upgrades that wait for a server.
+    pub queued: usize,
+    /// The 99th percentile of the waits that ended within the last minute with a server, in seconds; `None` without any.
+    pub queue_p99_seconds: Option<f64>,
+    /// Its servers.
+    pub servers: Vec<Server>,
+    /// Its drains: those that run, and the last that ended.
+    pub drains: Vec<Drain>,
+}
+
+/// The status of a server.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct Server {
+    /// Its address, as configured or discovered.
+    pub address: String,
+    /// `up`, `draining` or `down`.
+    pub state: String,
+    /// WebSocket connections to it.
+    pub connections: usize,
+    /// Its handshakes.
+    pub handshakes: Handshakes,
+}
+
+/// The handshakes of a server, as its admission counts them.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct Handshakes {
+    /// Handshakes under way.
+    pub under_way: u64,
+    /// The bound on handshakes under way.
+    pub limit: u64,
+    /// Handshakes that the server answered within the last second.
+    pub per_second: f64,
+    /// Upgrades per second that the server is known to take; `None` where it never showed a limit, nor more than the guess.
+    pub known_rate: Option<f64>,
+}
+
+/// The answer to a reload.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(untagged)]
+pub enum Reloaded {
+    /// The configuration is in force.
+    Yes {
+        /// Always true.
+        reloaded: bool,
+        /// Warnings.
+        notes: Vec<String>,
+    },
+    /// The configuration that was in force stays in force.
+    No {
+        /// Always false.
+        reloaded: bool,
+        /// Why.
+        error: String,
+    },
+}
