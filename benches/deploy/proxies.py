@@ -34,8 +34,9 @@ class Wsgate:
 
     title = "wsgate: `drain`, `resume`"
 
-    def __init__(self, directory, servers, wait, clients):
-        text = gate.config(servers)
+    def __init__(self, directory, servers, wait, clients, pair=None):
+        """Clients speak TLS where there is a pair of certificate and key."""
+        text = gate.config(servers, listener={"certificates": [pair]} if pair else None)
         self._gate = gate.Gate(directory, "threads = 1\n" + text)
         self.url = self._gate.url
         self._admin = ["--admin", "{}:{}".format(*self._gate.admin)]
@@ -80,7 +81,8 @@ http {{
         {servers}
     }}
     server {{
-        listen 127.0.0.1:{port} backlog=4096;
+        listen 127.0.0.1:{port} {tls} backlog=4096;
+        {certificate}
         location / {{
             proxy_pass http://main;
             proxy_http_version 1.1;
@@ -95,9 +97,9 @@ http {{
 }}
 """
 
-    def __init__(self, directory, servers, wait, clients):
+    def __init__(self, directory, servers, wait, clients, pair=None):
         self._directory, self._servers, self._wait, self._clients = directory, servers, wait, clients
-        self._port, self._down = free_port(), None
+        self._port, self._down, self._pair = free_port(), None, pair
         self.url = f"127.0.0.1:{self._port}"
         self._command = [find("nginx"), "-p", directory, "-c", f"{directory}/nginx.conf", "-e", "stderr"]
         self._write()
@@ -132,6 +134,8 @@ http {{
             connections=4 * self._clients + 1024,
             servers="\n        ".join(servers),
             port=self._port,
+            tls="ssl" if self._pair else "",
+            certificate="ssl_certificate {cert}; ssl_certificate_key {key};".format(**self._pair) if self._pair else "",
         )
         pathlib.Path(self._directory, "nginx.conf").write_text(text)
 
@@ -186,16 +190,21 @@ defaults
     option forwardfor
     option redispatch
 frontend main
-    bind 127.0.0.1:{port} backlog 4096
+    bind 127.0.0.1:{port} backlog 4096{tls}
     default_backend be
 backend be
     balance roundrobin
     {servers}
 """
 
-    def __init__(self, directory, servers, wait, clients):
+    def __init__(self, directory, servers, wait, clients, pair=None):
         self._directory, self._servers, self._wait, self._clients = directory, servers, wait, clients
         self._port, self._down = free_port(), None
+        self._tls = ""
+        if pair:
+            both = pathlib.Path(directory, "pair.pem")
+            both.write_text(pathlib.Path(pair["cert"]).read_text() + pathlib.Path(pair["key"]).read_text())
+            self._tls = f" ssl crt {both}"
         self.url = f"127.0.0.1:{self._port}"
         self._api = f"{directory}/api"
         self._processes = []
@@ -229,6 +238,7 @@ backend be
                 end=f"hard-stop-after {self._wait}s",
                 servers="\n    ".join(servers),
                 port=self._port,
+                tls=self._tls,
             )
         )
         process = Process(self._directory, find("haproxy"), "-db", "-f", str(file), *arguments)

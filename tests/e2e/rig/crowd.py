@@ -31,9 +31,11 @@ figures = []
 class Counting:
     """A counting server in a process of its own, which can be killed and started again on its port."""
 
-    def __init__(self, *, echo=False, host="127.0.0.1", port=0):
+    def __init__(self, *, echo=False, capacity=None, host="127.0.0.1", port=0):
+        """With a capacity it takes that number of upgrades per second."""
         self.received = collections.Counter()
-        self._host, self._port, self._readers, self._options = host, port, [], ["echo"] if echo else []
+        self._host, self._port, self._readers = host, port, []
+        self._options = [*(["echo"] if echo else []), *([f"capacity={capacity}"] if capacity else [])]
         self.start()
 
     def start(self):
@@ -75,11 +77,16 @@ class Counting:
 class Crowd:
     """Clients in a thread of their own, from `with` to its end."""
 
-    def __init__(self, url, size=SIZE, pause=None, untold=(0.1, 0.1)):
-        """Least and most seconds between messages of a client, and until one that is not told how long reconnects."""
+    def __init__(self, url, size=SIZE, pause=None, untold=(0.1, 0.1), *, heeds=True, ramp=0, context=None):
+        """Least and most seconds between messages of a client, and until one that is not told how long reconnects.
+
+        Clients that do not `heed` the delay that they are told reconnect like those that are not told. They connect first within
+        `ramp` seconds, with this TLS context where the URL is of TLS.
+        """
         # Python reads and writes some thousand messages a second: a larger crowd talks less, not more.
         pause = pause or [seconds * max(1, size / 300) for seconds in (0.05, 0.3)]
         self.url, self.size, self._pause, self._untold = url, size, pause, untold
+        self._heeds, self._ramp, self._tls = heeds, ramp, {"ssl": context} if context else {}
         self.open = 0
         """Clients connected now."""
         self.closes = collections.Counter()
@@ -88,17 +95,21 @@ class Crowd:
         """When connections ended, and when their clients were connected again."""
         self.tried = []
         """When clients that had been connected tried it again, with success or without."""
+        self.took = []
+        """Seconds that their successful attempts took."""
         self.refused = collections.Counter()
         """Attempts to connect that failed, by status; 0 where nobody answered in HTTP."""
         self.sent = []
         """Messages that were sent before their client received a Close."""
         self.reconnects = True
         self.talks = True
+        self._figure = None
+        """Its place in `figures`, once it is over."""
 
     def __enter__(self):
         self._thread = threading.Thread(target=asyncio.run, args=[self._run()], daemon=True)
         self._thread.start()
-        self.wait_for(lambda: self.open == self.size, f"{self.size} clients to be connected")
+        self.wait_for(lambda: self.open == self.size, f"{self.size} clients to be connected", 2 * TIMEOUT + 2 * self._ramp)
         return self
 
     def __exit__(self, *_):
@@ -107,6 +118,7 @@ class Crowd:
         assert not self._thread.is_alive(), "the crowd does not end"
         test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0].rpartition("::")[2]
         codes = ", ".join(f"{count} x {code}" for code, count in sorted(self.closes.items())) or "none"
+        self._figure = len(figures)
         figures.append(
             f"{test}: {self.size} clients, closes: {codes}; {len(self.back)} back, {sum(self.refused.values())} attempts"
             f" failed, at most {peak(self.back, 1)} back in a second; {len(self.sent)} messages sent"
@@ -130,7 +142,8 @@ class Crowd:
         """Messages that were sent and did not arrive exactly once, with how often they did."""
         arrived = sum((server.received for server in servers), collections.Counter())
         lost = {message: arrived[message] for message in self.sent if arrived[message] != 1}
-        figures[-1] += f", {len(lost)} of them lost or twice"
+        if self._figure is not None:
+            figures[self._figure] += f", {len(lost)} of them lost or twice"
         return lost
 
     def fall_silent(self, *servers):
@@ -160,11 +173,13 @@ class Crowd:
     async def _live(self, number):
         messages = 0
         again = False
+        await asyncio.sleep(self._ramp * number / self.size)
         while self.reconnects or not again:
+            began = time.monotonic()
             if again:
-                self.tried.append(time.monotonic())
+                self.tried.append(began)
             try:
-                websocket = await connect(self.url, compression=None, ping_interval=None, open_timeout=TIMEOUT)
+                websocket = await connect(self.url, compression=None, ping_interval=None, open_timeout=TIMEOUT, **self._tls)
             except (InvalidHandshake, OSError, EOFError) as error:
                 self.refused[error.response.status_code if isinstance(error, InvalidStatus) else 0] += 1
                 await asyncio.sleep(random.uniform(*self._untold))
@@ -172,6 +187,7 @@ class Crowd:
             self.open += 1
             if again:
                 self.back.append(time.monotonic())
+                self.took.append(self.back[-1] - began)
             again = True
             try:
                 while True:
@@ -196,7 +212,7 @@ class Crowd:
                 # The test is over: the client is gone without a word.
                 websocket.transport.abort()
                 raise
-            await asyncio.sleep(int(reason[1]) / 1000 if reason else random.uniform(*self._untold))
+            await asyncio.sleep(int(reason[1]) / 1000 if reason and self._heeds else random.uniform(*self._untold))
 
 
 def peak(times, width):
