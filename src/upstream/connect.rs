@@ -31,6 +31,18 @@ pub(crate) struct Connected {
     pub began: Instant,
 }
 
+/// What an upgrade asks of a pool.
+pub(crate) struct Wish<'a> {
+    /// The key of its balance, where that is by hash.
+    pub key: Option<&'a [u8]>,
+    /// The number of a server that has failed for this upgrade.
+    pub avoid: Option<u32>,
+    /// The network of its client.
+    pub network: ClientNetwork,
+    /// Counts the memory of an upgrade that waits; `None` where there is none left.
+    pub reserve: &'a (dyn Fn() -> Option<Reservation> + Sync),
+}
+
 /// No server of a pool could be reached.
 #[derive(Debug, Default)]
 pub(crate) struct Unreachable {
@@ -60,15 +72,14 @@ enum Attempt {
 
 impl Pool {
     /// A connection to the first candidate that takes one. Where none has room, the upgrade waits for one up to `queue_timeout`,
-    /// or until `client_left` is ready, which is polled only then. `reserve` counts the memory of an upgrade that waits.
+    /// or until `client_left` is ready, which is polled only then.
     pub(crate) async fn connect(
         self: &Arc<Self>,
-        key: Option<&[u8]>,
-        network: ClientNetwork,
+        wish: &Wish<'_>,
         metrics: &Metrics,
-        reserve: &(dyn Fn() -> Option<Reservation> + Sync),
         mut client_left: Pin<&mut (dyn Future<Output = ()> + Send)>,
     ) -> Result<Box<Connected>, Unreachable> {
+        let (key, network) = (wish.key, wish.network);
         let deadline =
             tokio::time::Instant::now().into_std() + self.members().settings.queue_timeout;
         let mut unreachable = Unreachable::default();
@@ -77,6 +88,9 @@ impl Pool {
         let mut turn: Option<AdmittedHandshake> = None;
         let (end, connected) = 'connected: loop {
             let mut candidates = self.candidates(key);
+            if let Some(avoid) = wish.avoid {
+                candidates.retain(|server| server.number != avoid);
+            }
             let is_hashed = self.is_hashed(key);
             let first = candidates.first().filter(|_| is_hashed);
             let wanted = first.map(|server| server.number);
@@ -108,7 +122,7 @@ impl Pool {
                 break (QueueEnd::Served, None);
             }
             if queued.is_none() {
-                let Some(memory) = reserve() else {
+                let Some(memory) = (wish.reserve)() else {
                     unreachable.lacks_memory = true;
                     break (QueueEnd::Refused, None);
                 };

@@ -16,7 +16,7 @@ mod removed;
 mod server;
 pub mod settings;
 
-pub(crate) use crate::upstream::connect::{Connected, Unreachable, warn_unreachable};
+pub(crate) use crate::upstream::connect::{Connected, Unreachable, Wish, warn_unreachable};
 pub use crate::upstream::ejection::{ClientNetwork, Ejected, EjectionReason, SessionEnd};
 pub use crate::upstream::pools::{Departure, Pools};
 pub use crate::upstream::removed::RemovedServers;

@@ -245,19 +245,20 @@ async fn where_none_takes_it_an_upgrade_waits_for_one() {
     let stays = std::future::pending;
     let buffers = Arc::new(Buffers::new(metrics.clone()));
     let reserve = || Buffers::reserve(&buffers, 1 << 10);
-    let connected = pool
-        .connect(None, None, &metrics, &reserve, pin!(stays()))
-        .await;
+    let wish = Wish {
+        key: None,
+        avoid: None,
+        network: None,
+        reserve: &reserve,
+    };
+    let connected = pool.connect(&wish, &metrics, pin!(stays())).await;
     assert!(!connected.expect_err("it is out").is_tried);
     assert_eq!(held.elapsed(), timeout);
     let client = pin!(stays());
-    let (unreachable, ()) = tokio::join!(
-        pool.connect(None, None, &metrics, &reserve, client),
-        async {
-            tokio::time::sleep(timeout / 2).await;
-            pool.set_drained(&server, false);
-        }
-    );
+    let (unreachable, ()) = tokio::join!(pool.connect(&wish, &metrics, client), async {
+        tokio::time::sleep(timeout / 2).await;
+        pool.set_drained(&server, false);
+    });
     assert!(
         unreachable.expect_err("nobody listens there").is_tried,
         "it was tried once it was in again"
@@ -265,7 +266,7 @@ async fn where_none_takes_it_an_upgrade_waits_for_one() {
     pool.set_drained(&server, true);
     buffers.set_limit(1 << 10);
     let client = pin!(stays());
-    let refused = pool.connect(None, None, &metrics, &reserve, client).await;
+    let refused = pool.connect(&wish, &metrics, client).await;
     assert!(refused.expect_err("it cannot wait").lacks_memory);
 }
 

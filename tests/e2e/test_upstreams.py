@@ -72,6 +72,33 @@ def test_no_server_reachable(tmp_path):
         assert plain.read_head().status == 502
 
 
+def test_a_server_that_dies_in_the_handshake_is_replaced_by_another(tmp_path):
+    """An upgrade request is a GET, which may be repeated; it is, once, and only where not one byte of an answer came."""
+    servers = [raw.Server(), raw.Server()]
+    with Gate(tmp_path, config([server.address for server in servers], upstream={"eject_after": 100})) as gate:
+
+        def ask(*answers):
+            """The status that a client gets; servers answer one after the other, and end the connection."""
+            client, path = raw.connect(gate.address), Rig.new_path()
+            client.send(http.upgrade_request(path))
+            asked = []
+            for answer in answers:
+                ready = select.select([server.sock for server in servers], [], [], raw.TIMEOUT)[0]
+                asked.append(next(server for server in servers if server.sock is ready[0]))
+                upstream, head = asked[-1].accept_request(path)
+                upstream.send(http.switching_protocols(head) if answer is None else answer)
+                if answer is not None:
+                    upstream.reset()
+            assert len(set(asked)) == len(asked), "each server is asked once"
+            return client.read_head().status
+
+        assert [ask(b"", None) for _ in range(3)] == [101] * 3
+        assert gate.metrics().total("wsgate_handshakes_refused_total") == 0
+        assert ask(b"", b"") == 502
+        assert ask(b"HTTP/1.1 1") == 502
+        raw.drop_all()
+
+
 def test_unix_sockets_on_both_sides(tmp_path):
     server = raw.Server(tmp_path / "server.sock")
     listen = [f"unix:{tmp_path}/gate.sock", "127.0.0.1:0"]

@@ -27,6 +27,7 @@ use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v1::server::HttpSession;
 use std::future::Future;
+use std::pin::pin;
 use tokio::io::AsyncReadExt;
 
 /// What became of a request that may mean to open a WebSocket.
@@ -142,10 +143,24 @@ async fn handle_upgrade(
         let checked = attempt.check_handshake()?;
         let permits = attempt.take_permits()?;
         let auth_headers = attempt.check_access().await?;
-        let request_head = attempt.write_request(&checked, &auth_headers)?;
-        let connected = attempt.connect(client_left).await?;
-        let answered = attempt.exchange(&checked, request_head, connected).await?;
-        attempt.verify_answer(answered, permits)
+        attempt.observe(checked.violations());
+        let mut client_left = pin!(client_left);
+        let mut silent = None;
+        loop {
+            let request_head = attempt.write_request(&checked, &auth_headers)?;
+            let connected = attempt.connect(silent, client_left.as_mut()).await?;
+            let server = connected.server.number;
+            match attempt.exchange(&checked, request_head, connected).await {
+                Ok(answered) => return Ok(attempt.verify_answer(answered, permits)),
+                // A server that died meanwhile. An upgrade request is a GET, which may be repeated (RFC 9110 §9.2.2).
+                Err(failure)
+                    if failure.is_silent && silent.is_none() && attempt.has_another(server) =>
+                {
+                    silent = Some(server);
+                }
+                Err(failure) => return Err(failure.refused),
+            }
+        }
     };
     negotiated.await.map_err(|refused| attempt.refuse(refused))
 }

@@ -80,15 +80,38 @@ pub(crate) fn request(
     Ok(written)
 }
 
+/// A server did not answer.
+#[derive(Debug)]
+pub(crate) struct Unanswered {
+    pub error: Box<Error>,
+    /// Not one byte of an answer came.
+    pub is_silent: bool,
+}
+
 /// Sends the server a [`request`], and reads what it answers.
 ///
 /// # Errors
 /// The connection broke, or what came is no answer.
 pub(crate) async fn exchange(
+    socket: Socket,
+    request: BytesMut,
+    checked: &Request,
+    route: &Route,
+) -> Result<UpstreamResponse, Unanswered> {
+    let mut answered = false;
+    let exchanged = send_and_read(socket, request, checked, route, &mut answered).await;
+    exchanged.map_err(|error| Unanswered {
+        error,
+        is_silent: !answered,
+    })
+}
+
+async fn send_and_read(
     mut socket: Socket,
     request: BytesMut,
     checked: &Request,
     route: &Route,
+    answered: &mut bool,
 ) -> Result<UpstreamResponse> {
     let writing = async {
         socket.write_all(&request).await?;
@@ -105,6 +128,7 @@ pub(crate) async fn exchange(
             let sentence = format!("after {had} bytes of an answer");
             return Err(Error::explain(ErrorType::ConnectionClosed, sentence));
         }
+        *answered = true;
         let mut from = had.saturating_sub(3);
         while head::end(&came[from..]).is_some() {
             match read(&came, checked, route) {

@@ -29,11 +29,11 @@ use crate::log::Excerpt;
 use crate::metrics::{Handshake, Reason};
 use crate::relay::Buffers;
 use crate::transport::error_text::words;
-use crate::upstream::{ClientNetwork, Connected, EjectionReason, ServerPermit};
+use crate::upstream::{ClientNetwork, Connected, EjectionReason, ServerPermit, Wish};
 use bytes::BytesMut;
 use http::{StatusCode, header};
 use std::future::Future;
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::time::timeout;
@@ -61,6 +61,22 @@ pub(crate) struct Answered {
     server: ServerPermit,
     /// The connection in the roster of the drains.
     enrolled: Enrolled,
+}
+
+/// A server's answer that is none, or is a refusal.
+pub(crate) struct ExchangeFailure {
+    pub refused: Refused,
+    /// The connection ended before one byte of an answer came.
+    pub is_silent: bool,
+}
+
+impl From<Refused> for ExchangeFailure {
+    fn from(refused: Refused) -> Self {
+        ExchangeFailure {
+            refused,
+            is_silent: false,
+        }
+    }
 }
 
 impl<'a> Attempt<'a> {
@@ -168,27 +184,36 @@ impl<'a> Attempt<'a> {
             let sentence = "the request target, or the client certificate's subject, holds characters that cannot be sent to a server";
             Answer::new(StatusCode::BAD_REQUEST, sentence).refusing(Reason::Unsendable)
         })?;
-        self.observe(checked.violations());
         Ok(head)
     }
 
-    /// A connection to a server of the route's upstream. Where the upgrade has to wait for one, the wait ends with the client's
-    /// connection (`client_left`).
+    /// Another server than this one takes connections.
+    pub fn has_another(&self, server: u32) -> bool {
+        let candidates = self.route.pool.candidates(None);
+        candidates.iter().any(|candidate| candidate.number != server)
+    }
+
+    /// A connection to a server of the route's upstream, but not to `avoid`. Where the upgrade has to wait for one, the wait ends
+    /// with the client's connection (`client_left`).
     ///
     /// # Errors
     /// 502, 503 or 504.
     pub async fn connect(
         &self,
-        client_left: impl Future<Output = ()> + Send,
+        avoid: Option<u32>,
+        client_left: Pin<&mut (dyn Future<Output = ()> + Send)>,
     ) -> Result<Box<Connected>, Refused> {
         let (pool, metrics) = (&self.route.pool, &self.route.context.metrics);
         let key = hash_key(&self.request, self.identity.client.known(), pool);
-        let client_left = pin!(client_left);
         let buffers = &self.route.context.buffers;
         let reserve = || Buffers::reserve(buffers, QUEUED_UPGRADE + self.request.size());
-        let network = self.network();
-        let connected = pool.connect(key.as_deref(), network, metrics, &reserve, client_left);
-        let connected = connected.await;
+        let wish = Wish {
+            key: key.as_deref(),
+            avoid,
+            network: self.network(),
+            reserve: &reserve,
+        };
+        let connected = pool.connect(&wish, metrics, client_left).await;
         connected.map_err(|unreachable| refusal::not_connected(&unreachable))
     }
 
@@ -201,7 +226,7 @@ impl<'a> Attempt<'a> {
         checked: &handshake::Request,
         request_head: BytesMut,
         connected: Box<Connected>,
-    ) -> Result<Answered, Refused> {
+    ) -> Result<Answered, ExchangeFailure> {
         let Connected {
             socket,
             server,
@@ -224,15 +249,19 @@ impl<'a> Attempt<'a> {
                 handshake.end(HandshakeEnd::Failed);
                 let sentence = "the server ended the connection instead of answering";
                 let answer = Answer::new(StatusCode::BAD_GATEWAY, sentence);
-                let detail = format!("{}: {}", at(), words(&error));
-                return Err(answer.refusing(Reason::NoAnswer).because(detail));
+                let detail = format!("{}: {}", at(), words(&error.error));
+                return Err(ExchangeFailure {
+                    refused: answer.refusing(Reason::NoAnswer).because(detail),
+                    is_silent: error.is_silent,
+                });
             }
             Err(_) => {
                 // The client may have asked for something slow; the handshake does not count as one under way for long.
                 server.handle_doubt();
                 let detail = format!("{}, after {}", at(), Shown(limit));
                 let answer = refusal::timed_out();
-                return Err(answer.refusing(Reason::AnswerTimedOut).because(detail));
+                let refused = answer.refusing(Reason::AnswerTimedOut).because(detail);
+                return Err(refused.into());
             }
         };
         metrics.upstream_answered(began.elapsed());
@@ -253,7 +282,7 @@ impl<'a> Attempt<'a> {
                 let sentence = format!("the server's handshake is wrong: {bad}");
                 let answer = Answer::new(StatusCode::BAD_GATEWAY, sentence);
                 let refused = answer.refusing(Reason::InvalidUpgradeResponse);
-                Err(refused.because(at()))
+                Err(refused.because(at()).into())
             }
             UpstreamResponse::Otherwise(mut head, session) => {
                 match head.status {
@@ -264,7 +293,8 @@ impl<'a> Attempt<'a> {
                 }
                 headers::end_hop(&mut head);
                 let limit = pool.members().settings.read_timeout;
-                Err(Refused::by_server(head, session, limit).because(at()))
+                let refused = Refused::by_server(head, session, limit);
+                Err(refused.because(at()).into())
             }
         }
     }
@@ -287,15 +317,11 @@ impl<'a> Attempt<'a> {
     }
 
     /// Both handshakes are done, but for the 101 that the client gets.
-    pub fn verify_answer(
-        &self,
-        answered: Answered,
-        permits: Permits,
-    ) -> Result<Box<Tunnel>, Refused> {
+    pub fn verify_answer(&self, answered: Answered, permits: Permits) -> Box<Tunnel> {
         let mut switched = answered.switched;
         self.observe(switched.agreed.violation.as_slice());
         let protocol = switched.agreed.protocol.take();
-        Ok(Box::new(Tunnel {
+        Box::new(Tunnel {
             enrolled: answered.enrolled,
             permits,
             client: self.identity.behind_peer(),
@@ -304,7 +330,7 @@ impl<'a> Attempt<'a> {
             protocol: protocol.map(String::into_boxed_str),
             switched,
             began: self.began,
-        }))
+        })
     }
 
     /// Counts and logs a refusal. The answer takes the header rules of the route.
@@ -322,7 +348,7 @@ impl<'a> Attempt<'a> {
     }
 
     /// Counts and logs rules of the handshake that are broken and passed on (`mode = "observe"`).
-    fn observe(&self, violations: &[Violation]) {
+    pub fn observe(&self, violations: &[Violation]) {
         let (metrics, route) = (&self.route.context.metrics, self.route.name());
         for violation in violations {
             let (side, kind) = (violation.side().label(), violation.label());
