@@ -7,6 +7,7 @@ more, and `stop()`. A server is known by its address. All waits are bounded.
 
 import pathlib
 import re
+import resource
 import socket
 import subprocess
 import time
@@ -234,7 +235,8 @@ backend be
         file.write_text(
             self._CONFIG.format(
                 directory=self._directory,
-                connections=2 * self._clients + 1024,
+                # Each connection has two files.
+                connections=min(2 * self._clients + 1024, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2 - 100),
                 end=f"hard-stop-after {self._wait}s",
                 servers="\n    ".join(servers),
                 port=self._port,

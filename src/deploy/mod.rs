@@ -198,7 +198,7 @@ impl Control {
 
     /// A connection begins. After `max_age`, if it is not zero, it is drained.
     pub fn enroll(self: &Arc<Self>, place: Place, max_age: Duration) -> Enrolled {
-        let handle = Arc::<Handle>::default();
+        let handle = Arc::new(Handle::new(place.server));
         let member = {
             let mut conductor = self.lock();
             let member = conductor.enroll(place, handle.clone());

@@ -38,10 +38,10 @@ use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
-/// What Pingora's proxy asks for each request.
+/// The filters that Pingora's proxy calls for each plain request.
 pub struct ProxyApp(pub(crate) Tables);
 
-/// What is remembered of a plain request between Pingora's calls.
+/// The state of a plain request between Pingora's calls.
 #[derive(Default)]
 pub struct Plain {
     route: Option<Arc<RouteState>>,
@@ -54,13 +54,13 @@ pub struct Plain {
     exhausted: bool,
     identity: Option<Identity>,
     auth_headers: AuthHeaders,
-    /// It asks for a WebSocket, and its refusal is counted and logged as one of those.
+    /// The request asks for a WebSocket: its refusal is counted and logged as that of an upgrade.
     is_attempt: bool,
-    /// It was sent to a server, or may have been.
+    /// The request was sent to a server, or may have been.
     is_sent: bool,
-    /// It counts against its route,
+    /// The permit of its route.
     route_permit: Option<RoutePermit>,
-    /// and against its client's address, where many clients share a connection.
+    /// The permit of its client's address, where many clients share a connection.
     address_permit: Option<Box<AddressPermit>>,
     transfer: Option<Arc<Transfer>>,
 }
@@ -105,7 +105,7 @@ impl Plain {
         self.route = Some(route.clone());
         self.identity = Some(identity);
         if self.is_attempt {
-            // Those of HTTP/1.1 do not come here.
+            // Upgrade requests of HTTP/1.1 are served by `upgrade`.
             let refused = refusal::of_handshake(&Refusal::HttpVersion);
             let about = About::new(&client_request, Some(route.name()), identity.client);
             refusal::report(&table.metrics, &refused, &about);
@@ -120,7 +120,7 @@ impl Plain {
         Ok(())
     }
 
-    /// What the route changes of answers.
+    /// The rules of the route for headers of answers.
     fn answer_rules(&self) -> Option<&HeaderRules> {
         let route = self.route.as_ref()?;
         Some(&route.settings.headers[1])
@@ -392,7 +392,7 @@ impl ProxyHttp for ProxyApp {
             Error::explain(ErrorType::ReadTimedout, sentence).into_down()
         })?;
         if left.is_some() {
-            // So that a client of HTTP/1.1 is told 408; over HTTP/2 Pingora has no such time-out.
+            // With this time-out a client of HTTP/1.1 gets 408; over HTTP/2 Pingora has no such time-out.
             session.set_read_timeout(left);
         }
         Ok(())

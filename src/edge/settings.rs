@@ -1,4 +1,4 @@
-//! What the proxy is told to do: listeners, upstreams and routes, as the configuration means them.
+//! The settings of the edge: listeners, clients and routes, as the configuration means them.
 
 use crate::handshake::Compression;
 use crate::inspect::{Rules, closing};
@@ -38,7 +38,7 @@ pub struct Client {
     pub max_header_size: usize,
     /// Peers whose word on where a request comes from is taken.
     pub trusted_proxies: Vec<IpNet>,
-    /// So is that of peers on a Unix socket.
+    /// Peers on a Unix socket are trusted too.
     pub trust_unix: bool,
     /// Where they say it.
     pub forwarded_header: ForwardedHeader,
@@ -47,7 +47,7 @@ pub struct Client {
     /// Most memory that all connections together own beyond what idle ones need, in bytes, 0 for no limit. Beyond it
     /// new ones get 503 with Retry-After, and those with the slowest readers are closed with 1013.
     pub buffer_memory: usize,
-    /// What one client address may have.
+    /// The limits of one client address.
     pub per_address: AddressLimits,
     /// When the system gives up their connections.
     pub tcp: Tcp,
@@ -104,11 +104,11 @@ pub struct Route {
     pub max_age: Duration,
     /// Most WebSocket connections and plain requests under way, 0 for no limit; 503 with Retry-After beyond it.
     pub max_connections: usize,
-    /// Whom it serves.
+    /// The clients that it serves.
     pub access: Access,
-    /// What is changed of requests before a server gets them, and of answers before a client does.
+    /// The rules for headers: of requests on their way to a server, and of answers on their way to a client.
     pub headers: [HeaderRules; 2],
-    /// What the frames are held to.
+    /// The rules that frames have to keep.
     pub rules: Rules,
     /// Whether their messages may be compressed, and how.
     pub compression: Compression,
@@ -142,7 +142,7 @@ impl Route {
     }
 }
 
-/// Whom a route serves.
+/// The clients that a route serves.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Access {
     /// Client addresses; empty for all. 403 for others.
@@ -151,7 +151,7 @@ pub struct Access {
     pub deny: Vec<IpNet>,
     /// Clients without a certificate that their listener has verified are refused with 403.
     pub client_certificate: bool,
-    /// Who else is asked.
+    /// The access service that decides besides; `None` for none.
     pub auth: Option<Auth>,
 }
 
@@ -162,7 +162,7 @@ pub struct Auth {
     pub address: Address,
     /// Its name, for the Host header.
     pub host: String,
-    /// What it is asked for.
+    /// The path of the requests to it.
     pub path: String,
     /// For its answer; a request does not pass without one.
     pub timeout: Duration,

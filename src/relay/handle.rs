@@ -13,6 +13,8 @@ use std::task::Waker;
 /// All that the outside and the relay share. Looking at it costs the relay a few atomic operations per poll.
 #[derive(Debug, Default)]
 pub struct Handle {
+    /// The number of the server of the connection.
+    server: u32,
     drain: OnceLock<drain::Cause>,
     /// Nothing may be waited for any more.
     hurried: AtomicBool,
@@ -25,6 +27,19 @@ pub struct Handle {
 }
 
 impl Handle {
+    /// The handle of a connection to the server of this number.
+    pub fn new(server: u32) -> Self {
+        Handle {
+            server,
+            ..Handle::default()
+        }
+    }
+
+    /// The number of the server of the connection.
+    pub(super) fn server(&self) -> u32 {
+        self.server
+    }
+
     /// Ends the connection for this cause. Only the first call counts.
     pub fn drain(&self, cause: drain::Cause) {
         if self.drain.set(cause).is_ok() {

@@ -28,6 +28,7 @@ use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -42,7 +43,25 @@ pub struct RouteContext {
     /// Where all else is counted.
     pub metrics: Arc<Metrics>,
     /// For how long the clients of a server that is gone are told to stay away.
-    pub delays: Arc<dyn ReconnectDelays + Send + Sync>,
+    pub delays: Arc<dyn ServerReconnectDelays>,
+}
+
+/// The delays of clients whose server is gone, as its upstream suggests them.
+pub trait ServerReconnectDelays: Send + Sync {
+    /// As [`ReconnectDelays::delay`], for a client of the server of this number.
+    fn delay(&self, gone: u32, range: (Duration, Duration), drawn: Duration) -> Duration;
+}
+
+/// The delays of the clients of one server.
+struct DelaysOf<'a> {
+    delays: &'a dyn ServerReconnectDelays,
+    server: u32,
+}
+
+impl ReconnectDelays for DelaysOf<'_> {
+    fn delay(&self, range: (Duration, Duration), drawn: Duration) -> Duration {
+        self.delays.delay(self.server, range, drawn)
+    }
 }
 
 impl fmt::Debug for RouteContext {
@@ -241,8 +260,12 @@ impl State {
     /// Makes the frames of the session ready to be written. Whether there were any.
     fn take_frames(&mut self, now: std::time::Instant) -> bool {
         let mut taken = false;
+        let delays = DelaysOf {
+            delays: &*self.context.delays,
+            server: self.handle.server(),
+        };
         for to in [Side::Client, Side::Server] {
-            while let Some(frame) = self.session.poll_frame(to, now, &*self.context.delays) {
+            while let Some(frame) = self.session.poll_frame(to, now, &delays) {
                 self.pipes[to.other() as usize].insert(&frame);
                 taken = true;
             }

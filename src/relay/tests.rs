@@ -100,6 +100,15 @@ struct World {
     relay: JoinHandle<Outcome>,
 }
 
+/// The delay that was drawn, however many clients there are.
+struct AsDrawn;
+
+impl ServerReconnectDelays for AsDrawn {
+    fn delay(&self, _: u32, _: (Duration, Duration), drawn: Duration) -> Duration {
+        drawn
+    }
+}
+
 fn terms(rules: Rules) -> Arc<RouteContext> {
     Arc::new(plain(rules))
 }
@@ -120,7 +129,7 @@ fn with_settings(settings: Settings) -> RouteContext {
         settings: Arc::new(settings),
         buffers: Arc::new(Buffers::new(metrics.clone())),
         metrics,
-        delays: Arc::new(()),
+        delays: Arc::new(AsDrawn),
     }
 }
 

@@ -7,7 +7,7 @@
 use crate::admission::limit::{ClientNetwork, Handshake, HandshakeEnd, Settings};
 use crate::admission::queue::{Waiter, Wanted};
 use crate::admission::{Admission, Entry, ServerAdmission, Turn};
-use crate::session::ReconnectDelays;
+use crate::relay::ServerReconnectDelays;
 use crate::upstream::Pool;
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -342,15 +342,17 @@ impl Drop for Waiting {
 }
 
 /// The clients of a server that is gone come back no faster than the others are known to take them.
-impl ReconnectDelays for Pool {
-    fn delay(&self, range: (Duration, Duration), drawn: Duration) -> Duration {
+impl ServerReconnectDelays for Pool {
+    fn delay(&self, gone: u32, range: (Duration, Duration), drawn: Duration) -> Duration {
         let (low, high) = range;
         let span = high.saturating_sub(low).as_secs_f64();
         let draw = match span > 0.0 {
             true => (drawn.saturating_sub(low).as_secs_f64() / span).min(1.0),
             false => 0.0,
         };
-        let servers = self.taking_numbers();
+        // The server that is gone may not be ejected yet.
+        let mut servers = self.taking_numbers();
+        servers.retain(|server| *server != gone);
         let mut inner = self.admitting.lock();
         let admission = &mut inner.admission;
         admission.reconnect_delay(range, &servers, draw, now())

@@ -1,7 +1,6 @@
-//! Who a request comes from: the address of the client, as far as those between can be believed; and what servers are
-//! told of it.
+//! The identity of a client: its address, as far as the proxies in between are trusted, and the headers by which servers learn it.
 //!
-//! Address, scheme and host are taken from the same element: the one that the last proxy that is trusted wrote.
+//! Address, scheme and host are taken from the same element of the header: the one that the last trusted proxy wrote.
 
 use crate::edge::client::forwarded;
 use crate::edge::client::forwarded::MOST;
@@ -25,11 +24,11 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 /// The address of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ClientAddress {
-    /// That of the peer, or what a trusted proxy says.
+    /// The address of the peer, or the one that a trusted proxy names.
     Known(IpAddr),
     /// A trusted proxy names none that can be read: no list contains it.
     Unknown,
-    /// None: the client is the peer on a Unix socket.
+    /// No address: the client is the peer on a Unix socket.
     Unix,
 }
 
@@ -57,7 +56,7 @@ impl fmt::Display for ClientAddress {
     }
 }
 
-/// Who a request comes from.
+/// The peer of a connection, and the client behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Identity {
     pub client: ClientAddress,
@@ -100,7 +99,7 @@ pub(crate) fn is_trusted(peer: Option<IpAddr>, settings: &Client) -> bool {
     }
 }
 
-/// Who a request comes from.
+/// Finds out which client a request comes from.
 pub(crate) fn identify(
     downstream: &Downstream,
     headers: &impl Fields,
@@ -154,7 +153,7 @@ fn walk(
 ) -> Option<(ClientAddress, u8)> {
     let mut found = None;
     for (place, hop) in hops.take(MOST + 1).enumerate() {
-        // What is farther away than that is not looked at: nobody knows who it is.
+        // Elements beyond that number are not read: the client is unknown.
         let Some(address) = hop.filter(|_| place < MOST) else {
             return Some((ClientAddress::Unknown, place as u8));
         };
@@ -349,7 +348,7 @@ mod tests {
             ("10.0.0.1", &[], "10.0.0.1"),
             ("10.0.0.1", &["203.0.113.7"], "203.0.113.7"),
             ("::ffff:10.0.0.1", &["203.0.113.7"], "203.0.113.7"),
-            // What the client itself wrote is to the left of what the proxies saw.
+            // Elements that the client itself wrote stand to the left of those of the proxies.
             (
                 "10.0.0.1",
                 &["1.2.3.4, 203.0.113.7, 10.9.9.9"],
@@ -425,7 +424,7 @@ mod tests {
         assert_eq!(ClientAddress::Unknown.known(), None);
     }
 
-    /// What a server gets of these headers.
+    /// The forwarding headers that a server gets for a request with these headers.
     fn sent_headers(
         downstream: &Downstream,
         family: ForwardedHeader,
@@ -477,7 +476,7 @@ mod tests {
             "x-user: ann",
         ];
         assert_eq!(sent_headers(&peer("192.0.2.1"), XFF, &came), seen);
-        // Whom we trust may say it.
+        // A trusted proxy may say it.
         let said = [
             "X-Forwarded-For: 203.0.113.7, 10.0.0.1, 10.0.0.2",
             "X-Forwarded-Host: evil.example",
@@ -564,7 +563,7 @@ mod tests {
             ("203.0.113.7", "wss", "wss"),
             ("203.0.113.7", "gopher", "http"),
             ("203.0.113.7", "", "http"),
-            // What is to the left of the hop's own word may be the client's.
+            // Elements to the left of the trusted proxy's own may be the client's.
             ("203.0.113.7", "https, http", "http"),
             ("203.0.113.7", "http,https", "https"),
             ("203.0.113.7, 10.0.0.2", "https,http", "https"),

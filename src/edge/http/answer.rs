@@ -1,4 +1,4 @@
-//! What wsgate itself answers.
+//! Responses that wsgate writes itself, and the refusals that they belong to.
 
 use crate::edge::http::headers;
 use crate::edge::settings::HeaderRules;
@@ -40,13 +40,13 @@ impl Answer {
         Answer::unavailable(sentence)
     }
 
-    /// It may work a little later.
+    /// 503 with a Retry-After of a few seconds.
     pub fn unavailable(sentence: &'static str) -> Self {
         Answer::new(StatusCode::SERVICE_UNAVAILABLE, sentence).with(header::RETRY_AFTER, "5")
     }
 
-    /// It may work after this time, which is drawn from once to twice as long: those who are refused at one moment do not come
-    /// back at one moment.
+    /// 503 with a Retry-After that is drawn from `after` to twice as long, so that clients that are refused together do not come
+    /// back together.
     pub fn unavailable_for(sentence: &'static str, after: Duration) -> Self {
         let drawn = after.mul_f64(rand::thread_rng().gen_range(1.0..2.0));
         let seconds = drawn.as_secs_f64().ceil().max(1.0).to_string();
@@ -86,15 +86,15 @@ impl Answer {
         }
     }
 
-    /// What a request that is not served is answered, and why it is not.
+    /// Makes this answer the refusal of a request, for this reason.
     pub fn refusing(self, reason: Reason) -> Refused {
         Refused::new(reason, Told::Ours(self))
     }
 
-    /// Writes it, with what the route, if there is one, changes of answers. The connection is not used again afterwards.
+    /// Writes the answer, changed by the header rules of the route. The connection is not used again afterwards.
     ///
     /// # Errors
-    /// Those of the client's connection.
+    /// The errors of the client's connection.
     pub async fn write(
         self,
         session: &mut ServerSession,
@@ -127,11 +127,11 @@ pub(crate) struct Refused {
 }
 
 struct Parts {
-    /// What the log has to say besides.
+    /// Details for the log, which the client does not get.
     detail: String,
-    /// What the client is told.
+    /// The answer that the client gets.
     told: Told,
-    /// What the route of the request changes of answers.
+    /// The rules of the route for headers of answers.
     rules: Option<HeaderRules>,
 }
 
@@ -173,13 +173,13 @@ impl Refused {
         Refused::new(reason, Told::Server(head, session, limit))
     }
 
-    /// The same, with what the log says of it and the client is not told: names of servers, errors of sockets.
+    /// Adds details for the log that the client does not get: names of servers, errors of sockets.
     pub fn because(mut self, detail: impl Into<String>) -> Self {
         self.parts.detail = detail.into();
         self
     }
 
-    /// The same with what a route changes of answers, whoever gives them.
+    /// Sets the rules of the route for headers of answers: they hold for every answer, also for one of wsgate or the access service.
     pub fn under(mut self, rules: Option<&HeaderRules>) -> Self {
         let rules = rules.filter(|rules| **rules != HeaderRules::default());
         self.parts.rules = rules.cloned();
@@ -207,7 +207,7 @@ impl Refused {
         }
     }
 
-    /// What its client is told: the status, and why where that is wsgate's own word.
+    /// The status that the client gets, and the sentence if the answer is wsgate's own.
     pub fn said(&self) -> (StatusCode, &str) {
         match &self.parts.told {
             Told::Ours(answer) => (answer.status, &answer.sentence),
@@ -216,10 +216,10 @@ impl Refused {
         }
     }
 
-    /// Tells the client. The connection is not used again afterwards.
+    /// Writes the answer to the client. The connection is not used again afterwards.
     ///
     /// # Errors
-    /// Those of the client's connection; where the server's answer breaks, the connection is all that can tell it.
+    /// The errors of the client's connection. If the server's answer breaks off, the client learns it by the end of the connection.
     pub async fn write(self, session: &mut ServerSession) -> Result<()> {
         session.set_keepalive(None);
         let parts = *self.parts;

@@ -35,10 +35,10 @@ pub(crate) struct Line {
 }
 
 impl<'a> ClientRequest<'a> {
-    /// Reads a complete head of HTTP/1, without anything behind it.
+    /// Reads a complete head of HTTP/1. Nothing may follow it.
     ///
     /// # Errors
-    /// It is none.
+    /// The bytes are not a valid head.
     pub fn parse(head: &'a [u8]) -> Result<Self, HeadError> {
         let head = RequestHead::parse(head)?;
         Ok(ClientRequest {
@@ -93,7 +93,7 @@ impl<'a> ClientRequest<'a> {
         &self.line
     }
 
-    /// What it asks for, in origin-form: path and query as they came.
+    /// The target in origin-form: path and query as they came.
     pub fn target(&self) -> &[u8] {
         self.target.origin_form()
     }
@@ -108,10 +108,10 @@ impl<'a> ClientRequest<'a> {
         self.target.query()
     }
 
-    /// The host that it asks for, port included; empty where an old request names none.
+    /// The requested host, port included; empty in a request of HTTP/1.0 without one.
     ///
     /// # Errors
-    /// It names none, several, or one that is none.
+    /// There is no host, more than one, or an invalid one.
     pub fn host(&self) -> Result<&str, HostError> {
         host_of(self.line.version, self.authority, self.lines(header::HOST))
     }
@@ -148,7 +148,7 @@ impl Fields for ClientRequest<'_> {
     }
 }
 
-/// Who sends a request, as far as the connection tells.
+/// The sender of a request, as far as the connection shows it.
 #[derive(Debug, Default)]
 pub(crate) struct Downstream {
     /// `None` on a Unix socket.
@@ -164,7 +164,7 @@ fn unnamed(digest: Option<&Arc<ProxyDigest>>) -> Option<Unnamed> {
 }
 
 impl Downstream {
-    /// Who is at the other end of this.
+    /// The peer of a stream.
     pub fn of(stream: &Stream) -> Self {
         let digest = stream.get_socket_digest();
         let peer = digest.as_ref().and_then(|digest| digest.peer_addr());
@@ -176,7 +176,7 @@ impl Downstream {
         }
     }
 
-    /// Who is at the other end of a session of Pingora's.
+    /// The peer of a session of Pingora.
     pub fn of_session(session: &ServerSession) -> Self {
         let peer = session.client_addr().and_then(|address| address.as_inet());
         let digest = session.digest();

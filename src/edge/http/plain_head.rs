@@ -1,7 +1,7 @@
-//! The head of a request that Pingora is to serve: made sure that Pingora takes it, so that what is wrong is said by wsgate.
+//! Checks the head of a plain request before Pingora gets it, so that wsgate and not Pingora answers a malformed one.
 //!
-//! What most requests look like is checked here, and Pingora takes all of that (a test holds both against each other). For
-//! what is unusual, a session of Pingora's that has no connection reads a copy of the head first.
+//! The usual form of a head is checked here, and Pingora accepts every head of that form: a test compares both. An unusual head is
+//! first read by a session of Pingora without a connection, from a copy.
 
 use crate::edge::http::answer::Answer;
 use crate::edge::http::body::{Body, Chunks};
@@ -14,7 +14,7 @@ use pingora::protocols::http::ServerSession;
 use std::io::Cursor;
 use std::mem::MaybeUninit;
 
-/// What is wrong with the head of a request.
+/// A mistake in the head of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Malformed {
     /// The request line is none.
@@ -43,12 +43,12 @@ pub(crate) enum Malformed {
     TransferEncoding,
     /// `Upgrade` to a protocol that is not spoken here.
     Upgrade,
-    /// Whatever else Pingora does not take.
+    /// Pingora does not accept the head, for another reason.
     Other,
 }
 
 impl Malformed {
-    /// What the client is told.
+    /// The answer that the client gets.
     pub fn answer(self) -> Answer {
         let status = match self {
             Malformed::Version => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
@@ -97,18 +97,18 @@ const MAX_HEADERS: usize = 256;
 /// Longest request target, in bytes: what `http::Uri` holds.
 const MAX_TARGET: usize = u16::MAX as usize - 1;
 
-/// What has to be known of a head before Pingora gets it.
+/// The properties of a head that must be known before Pingora gets it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Examined {
     pub body: Body,
-    /// It asks for another protocol than those that may be ignored.
+    /// The request asks for a protocol whose `Upgrade` must not be ignored.
     pub wants_upgrade: bool,
 }
 
-/// [`examine`] for a request that does not mean to open a WebSocket.
+/// [`examine`]s a request that is no attempt to open a WebSocket.
 ///
 /// # Errors
-/// What is wrong with it; it asks for another protocol.
+/// The mistake in its head, or that it asks for another protocol.
 pub(crate) async fn examine_plain(
     head: &mut Head,
     max_header_size: usize,
@@ -119,10 +119,10 @@ pub(crate) async fn examine_plain(
     }
 }
 
-/// Makes sure that Pingora takes a head, of which the target is percent-encoded where that is what it takes.
+/// Checks that Pingora will accept the head. The target is percent-encoded where Pingora needs that.
 ///
 /// # Errors
-/// What is wrong with the request.
+/// The mistake in the head.
 pub(crate) async fn examine(
     head: &mut Head,
     max_header_size: usize,
@@ -461,7 +461,7 @@ mod tests {
         assert_eq!(head.bytes, written);
     }
 
-    /// What is called usual, Pingora takes, with the same framing; whatever a client sends.
+    /// Pingora accepts every head that counts as usual, with the same framing of the body.
     #[tokio::test]
     async fn pingora_takes_what_is_usual() {
         const PIECES: &[&str] = &[

@@ -1,8 +1,8 @@
-//! What a plain request moves: the body of the request, the response, and the memory that both may need meanwhile. One
-//! mechanism for HTTP/1.1 and HTTP/2.
+//! The transfer of a plain request: the body of the request, the response, and the memory that both may need. HTTP/1.1 and HTTP/2
+//! use the same mechanism.
 //!
-//! Pingora's proxy runs the request and calls the filters of `ProxyHttp`, which tell the transfer of every piece;
-//! [`Transfer::run`] drops the request where the client keeps it waiting for too long. The filters find the transfer by a
+//! Pingora's proxy runs the request and calls the filters of `ProxyHttp`, which report every piece to the transfer.
+//! [`Transfer::run`] drops the request if the client keeps it waiting for too long. The filters find the transfer by a
 //! task-local value, because Pingora makes their context itself.
 
 use crate::edge::http::patience::Patience;
@@ -122,10 +122,10 @@ impl Transfer {
         }
     }
 
-    /// So many bytes of the body came. Returns how long the next ones may take, where they are waited for.
+    /// This number of bytes of the body came. Returns the time that the next bytes may take, if more are expected.
     ///
     /// # Errors
-    /// Where it is slower than it may be.
+    /// The body is slower than `body_timeout` and `min_rate` allow.
     pub fn handle_body(&self, bytes: usize, end: bool) -> Result<Option<Duration>, TooSlow> {
         let mut state = self.lock();
         let Body::Expected { patience, since } = &mut state.body else {
@@ -159,7 +159,7 @@ impl Transfer {
         self.lock().write_timeout
     }
 
-    /// What a client has that takes the response; `None` for all the time in the world.
+    /// The time that the client may take to read the response; `None` for no limit.
     pub fn patience_for_response(&self) -> Option<Patience> {
         let state = self.lock();
         Patience::new(state.write_timeout, state.min_rate)
@@ -201,7 +201,7 @@ impl Transfer {
         }
     }
 
-    /// What it has reserved, for an owner who keeps the end of the response: so much at most.
+    /// Hands over the reserved memory, shrunk to this number of bytes, to the owner of the end of the response.
     pub fn take_memory(&self, bytes: usize) -> Option<Reservation> {
         let mut state = self.lock();
         let mut memory = state.memory.take()?;
@@ -224,12 +224,12 @@ const SHORT_WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// what those do not end in this time is dropped.
 const GRACE: Duration = Duration::from_millis(500);
 
-/// What a plain request can keep in memory at most, in bytes: pieces of 64 KiB of the response in Pingora's pipe between the
+/// The most memory that a plain request can keep, in bytes: pieces of 64 KiB of the response in Pingora's pipe between the
 /// two connections, half of them copied to be written together, and [what the request needs](MEMORY_WITHOUT_RESPONSE).
 /// Measured with 100 requests for 8 MiB that nobody takes, resident memory by request: 590 KiB over HTTP/2, 750 over HTTP/1.1.
 const MEMORY: usize = 768 << 10;
 
-/// What a request can keep whose response is small: pieces of its body in the pipe and the first 64 KiB of it, which
+/// The most memory that a request with a small response can keep, in bytes: pieces of its body in the pipe and the first 64 KiB of it, which
 /// Pingora keeps for another server, 64 KiB in the window of an HTTP/2 stream, heads and state.
 const MEMORY_WITHOUT_RESPONSE: usize = 192 << 10;
 

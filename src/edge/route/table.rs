@@ -1,4 +1,4 @@
-//! What requests meet: the routes of a configuration, with what each of them needs at run time.
+//! The routing table: the routes of a configuration, with the run-time state of each.
 
 use crate::deploy::Control;
 use crate::edge::client::identity::{ClientAddress, Identity, identify, is_trusted};
@@ -25,7 +25,7 @@ use std::time::Instant;
 pub struct Table {
     /// How requests of clients are read.
     pub(crate) client: Client,
-    /// What the listeners present and ask for.
+    /// TLS of the listeners: the certificates that they present, and whether they ask for one.
     tls: HashMap<Address, Accept>,
     /// Listeners to which proxies say who the client is.
     proxied: HashSet<Address>,
@@ -49,7 +49,7 @@ impl Tables {
     }
 }
 
-/// What counts whatever the route is; a reload does not begin anew.
+/// Limits that hold for all routes together. A reload keeps their counts.
 #[derive(Debug)]
 pub(crate) struct GlobalLimits {
     /// Accepted connections.
@@ -59,7 +59,7 @@ pub(crate) struct GlobalLimits {
     pub clients: Arc<Clients>,
     /// Connections that were refused and are still open.
     pub lingering: Lingering,
-    /// What connections keep in memory.
+    /// The memory that connections keep.
     buffers: Arc<Buffers>,
 }
 
@@ -203,7 +203,7 @@ impl Table {
         }
     }
 
-    /// What connections keep in memory, those of tables before this one included.
+    /// The memory that connections keep, those of earlier tables included.
     pub fn buffers(&self) -> &Arc<Buffers> {
         &self.global_limits.buffers
     }
@@ -239,7 +239,7 @@ impl Table {
         Ok((route.clone(), identity))
     }
 
-    /// Who sends a request for which there is no route.
+    /// The client of a request for which there is no route.
     pub(crate) fn client(
         &self,
         client_request: &ClientRequest<'_>,

@@ -1,4 +1,4 @@
-//! Whom a route serves: by the client's address, and by the word of a service that is asked (`auth_url`).
+//! Access control of a route: by the client's address and certificate, and by an access service that is asked (`auth_url`).
 
 use crate::duration::Shown;
 use crate::edge::client::identity::{ClientAddress, Identity, forwarded, is_in};
@@ -24,10 +24,10 @@ use pingora::protocols::http::v1::client::HttpSession;
 use tokio::time::timeout;
 use tracing::Level;
 
-/// Lets a request pass, with what the access service says of it.
+/// Decides whether a request may pass. Returns the headers that the access service has for the server.
 ///
 /// # Errors
-/// Why it does not.
+/// The refusal that the client gets.
 pub(crate) async fn admit(
     client_request: &ClientRequest<'_>,
     downstream: &Downstream,
@@ -93,9 +93,9 @@ fn is_allowed(access: &Access, identity: Identity) -> bool {
             let allowed = access.allow.is_empty() || is_in(&access.allow, client);
             allowed && !is_in(&access.deny, client)
         }
-        // No list contains it.
+        // No list contains an unknown address.
         ClientAddress::Unknown => access.allow.is_empty(),
-        // Who comes over a Unix socket was let in by its permissions.
+        // The permissions of a Unix socket have decided about its clients.
         ClientAddress::Unix => true,
     }
 }

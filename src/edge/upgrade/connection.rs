@@ -37,7 +37,7 @@ pub(crate) fn client_network(route: &RouteState, client: Option<IpAddr>) -> Clie
 /// A session that ends sooner than this was dropped at once.
 const YOUNG: Duration = Duration::from_secs(2);
 
-/// What the end of a session, which began at this age, says of its server.
+/// What the end of a session says of its server. `age` is the age at which the end began.
 fn session_end(outcome: &Outcome, age: Duration) -> SessionEnd {
     match outcome.cause {
         Cause::Vanished { by: Side::Server } if age < YOUNG => {
@@ -51,7 +51,7 @@ fn session_end(outcome: &Outcome, age: Duration) -> SessionEnd {
     }
 }
 
-/// What has to be known of a connection until its end, for the log and the metrics.
+/// The data of a connection that are kept until its end, for the log and the metrics.
 pub(crate) struct Connection {
     pub permit: TunnelPermit,
     /// The client's address, where it is not that of the peer.
@@ -112,7 +112,7 @@ impl Connection {
             .connection_ended(route.name(), self.started.elapsed());
     }
 
-    /// What the end says of the server.
+    /// Reports the end of the session to the server's ejection and restart detection.
     fn tell_server(&self, outcome: &Outcome, peer: Option<&SocketAddr>) {
         let route = self.permit.route();
         let peer = peer.and_then(SocketAddr::as_inet);
@@ -170,7 +170,7 @@ impl Connection {
 mod tests {
     use super::*;
 
-    /// What every idle connection has, beside its two sockets: nothing of the handshake, and nothing twice.
+    /// The state of an idle connection beside its two sockets is small: nothing of the handshake is kept.
     #[test]
     fn a_connection_takes_no_more_than_it_needs() {
         fn size<F>(_: impl FnOnce(Connection, Relay<Stream, Socket>, Enrolled) -> F) -> usize {

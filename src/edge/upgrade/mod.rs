@@ -30,11 +30,11 @@ use std::future::Future;
 use std::pin::pin;
 use tokio::io::AsyncReadExt;
 
-/// What became of a request that may mean to open a WebSocket.
+/// The result of a request that may be an attempt to open a WebSocket.
 pub(crate) enum Served {
-    /// It was answered, with a tunnel or with the reason why there is none. The connection is not there any more.
+    /// The request was answered, with a 101 or with a refusal. The connection is used up.
     UpstreamResponse,
-    /// It means nothing of the kind: it is given back, with its connection and what came behind its head.
+    /// The request is a plain one: it is given back, with its connection and the bytes behind its head.
     Plain(Stream, Head),
     /// Its head cannot be read, and it was not answered.
     Malformed(Stream, HeadError),
@@ -63,14 +63,14 @@ pub(crate) async fn serve(
     let handled = handle_upgrade(tables, client_request, &downstream, client_left).await;
     match handled {
         Ok(tunnel) => tunnel.open(stream, behind, permit).await,
-        // What few requests come to is in a box of its own.
+        // Few requests are refused: a box keeps the future of all others small.
         Err(refused) => Box::pin(refuse_on(stream, head, refused)).await,
     }
     Served::UpstreamResponse
 }
 
-/// What a client may send behind its request while that waits for a server, in bytes. Beyond it the client's connection is not
-/// looked at any more.
+/// The bytes that are read behind a request while it waits for a server. Once a client has sent more, its connection is not read
+/// until the server has answered.
 const MOST_EARLY: usize = 4 << 10;
 
 /// Waits for the end of a client's connection. What the client sends meanwhile is kept in `behind`.
@@ -176,7 +176,7 @@ mod tests {
         fn size<'a, F>(_: impl FnOnce(&'a Tables, Stream, Head, &'a mut Held) -> F) -> usize {
             size_of::<F>()
         }
-        // What few requests come to is in boxes of its own: answers of ours, the access service, TLS to servers.
+        // Boxes hold the rare cases: refusals, the access service, TLS to servers.
         assert!(size(serve) <= 3 << 10, "{}", size(serve));
     }
 }

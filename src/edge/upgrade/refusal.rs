@@ -22,7 +22,7 @@ use tracing::Level;
 /// Most bytes of a host, and of a path, that the log shows.
 const MOST: usize = 200;
 
-/// What is known of a request when it is refused. Nothing of it is copied unless it is.
+/// The request that is refused, for the log. Nothing of it is copied before a line is written.
 pub(crate) struct About<'a> {
     /// `None`: there is none, or it was not looked for.
     pub route: Option<&'a str>,
@@ -72,7 +72,7 @@ pub(crate) fn report(metrics: &Metrics, refused: &Refused, about: &About<'_>) {
     );
 }
 
-/// The same for a request whose head was not read: whether it would have been for a WebSocket nobody knows.
+/// Counts and logs a request whose head was not read. It is not known whether it would have been an upgrade.
 pub(crate) fn report_unread(metrics: &Metrics, why: &NoHead, stream: &Stream) {
     let (reason, status, sentence) = match why {
         NoHead::Idle | NoHead::Broken | NoHead::Foreign(_) => return,
@@ -91,7 +91,7 @@ pub(crate) fn report_unread(metrics: &Metrics, why: &NoHead, stream: &Stream) {
     report_as(metrics, REQUEST, reason, status, sentence, &about);
 }
 
-/// The same for one whose head is no HTTP.
+/// Counts and logs a request whose head is not valid HTTP.
 pub(crate) fn report_malformed(metrics: &Metrics, sentence: &str, downstream: &Downstream) {
     let about = About::unread(downstream.peer);
     report_as(metrics, REQUEST, Reason::Malformed, 400, sentence, &about);
@@ -139,7 +139,7 @@ fn report_as(
     }
 }
 
-/// What a request that is no correct handshake is refused for.
+/// The reason for which an invalid handshake is refused.
 pub(crate) const fn reason(refusal: &Refusal) -> Reason {
     match refusal {
         Refusal::Method => Reason::Method,
@@ -191,7 +191,7 @@ pub(crate) fn not_connected(unreachable: &Unreachable) -> Refused {
     }
 }
 
-/// What a client is told whose upgrade finds `buffer_memory` used up.
+/// The sentence for a request that finds `buffer_memory` used up.
 pub(crate) const NO_MEMORY: &str = "all memory for slow connections is taken";
 
 /// The answer where a server took too long.

@@ -29,7 +29,7 @@ pub(crate) fn handle_close(route: &RouteState, server: &ServerPermit, outcome: &
         let answered =
             match timeout(health.timeout, health_checks::ask(&pool, &server, &health)).await {
                 Ok(Ok(_)) => true,
-                // What we cannot ask says nothing of the server.
+                // A probe that wsgate could not send says nothing of the server.
                 Ok(Err(ProbeError::Exhausted(shortage, error))) => {
                     shortage.report(&metrics, &error);
                     true

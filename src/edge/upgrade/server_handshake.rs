@@ -1,7 +1,7 @@
-//! An upgrade request on its way to a server, and the answer on its way back.
+//! The handshake with a server: writes the upgrade request, and reads the answer.
 //!
-//! This is what a new connection costs: neither head is copied to be changed, and of a 101 nothing is made but what goes
-//! to the client. Any other answer, one that the parser does not take included, is Pingora's to read: it may have a body.
+//! Every new connection passes here, so neither head is copied to be changed, and a 101 becomes the head for the client directly.
+//! Pingora reads every other answer, also one that this parser does not accept, because it may have a body.
 
 use crate::edge::client::identity::{Identity, forwarded, set_host};
 use crate::edge::http::client_request::{ClientRequest, Downstream};
@@ -32,20 +32,20 @@ pub(crate) enum UpstreamResponse {
     Otherwise(Box<ResponseHeader>, Box<HttpSession>),
 }
 
-/// What is left of a 101 once it is known to be right.
+/// A verified 101.
 pub(crate) struct Switched {
     pub agreed: Agreed,
     /// The 101 as the client gets it.
     pub head: BytesMut,
     pub socket: Socket,
-    /// What came behind it.
+    /// The bytes that came behind the 101.
     pub behind: BytesMut,
 }
 
-/// The client's request as the server gets it: end to end headers as they came, our own hop.
+/// The request that the server gets: the client's end-to-end headers as they came, and hop-by-hop headers of wsgate.
 ///
 /// # Errors
-/// What came or is known of the client cannot stand in a request.
+/// The target, or the subject of the client's certificate, holds characters that a request cannot hold.
 pub(crate) fn request(
     came: &ClientRequest<'_>,
     downstream: &Downstream,
@@ -166,7 +166,7 @@ const MAX_HEAD: usize = 1 << 20;
 /// Most headers of a 101.
 const MAX_HEADERS: usize = 256;
 
-/// What a complete head is; with its length, where something may come behind it.
+/// A complete head of an answer, with its length where bytes may follow it.
 enum Read {
     /// RFC 9110 §15.2: interim answers come before the one that counts; 101 is the one.
     Interim(usize),
@@ -176,7 +176,7 @@ enum Read {
     Otherwise,
 }
 
-/// What a route does about handshakes that break a rule and can be passed on.
+/// How strict a route is with handshakes that break a rule and could be passed on.
 pub(crate) fn strictness(route: &Route) -> Strictness {
     match route.rules.mode {
         Mode::Enforce => Strictness::Enforce,

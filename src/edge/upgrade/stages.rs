@@ -1,7 +1,7 @@
 //! The stages of an upgrade request: route and identity, handshake, permits, access, the request for the server, the connect,
 //! the exchange of handshakes, the verification of the server's answer. `upgrade` calls them in this order.
 //!
-//! What is cheap and decides alone stands before what costs: no permit is taken for a malformed handshake, the access service is
+//! Cheap checks stand before expensive steps: no permit is taken for a malformed handshake, the access service is
 //! asked only for a request that has its permits, and no server is connected to for a request that the access service refuses.
 
 use crate::admission::limit::HandshakeEnd;
@@ -48,7 +48,7 @@ pub(crate) struct Attempt<'a> {
     began: Instant,
 }
 
-/// What an upgrade takes of the limits of its client and its route. Dropping it gives that back.
+/// The permits of an upgrade: those of its client's address and of its route. Dropping them gives them back.
 pub(crate) struct Permits {
     pub route: RoutePermit,
     /// `None` where the connection of the client is counted itself, or where addresses have no limits.
@@ -190,7 +190,9 @@ impl<'a> Attempt<'a> {
     /// Another server than this one takes connections.
     pub fn has_another(&self, server: u32) -> bool {
         let candidates = self.route.pool.candidates(None);
-        candidates.iter().any(|candidate| candidate.number != server)
+        candidates
+            .iter()
+            .any(|candidate| candidate.number != server)
     }
 
     /// A connection to a server of the route's upstream, but not to `avoid`. Where the upgrade has to wait for one, the wait ends
