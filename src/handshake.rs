@@ -69,7 +69,7 @@ pub struct Request {
 }
 
 impl Request {
-    /// What the server has to answer in `Sec-WebSocket-Accept` (§4.2.2).
+    /// The `Sec-WebSocket-Accept` that the server has to answer with (§4.2.2).
     pub fn accept(&self) -> &str {
         &self.accept
     }

@@ -22,16 +22,16 @@ impl Default for Thresholds {
     }
 }
 
-/// What follows from a check.
+/// The consequence of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HealthChange {
     /// The server is taken out.
     Down,
-    /// It is let in.
+    /// The server takes connections again.
     Up,
 }
 
-/// What is known of a server from its checks.
+/// The state of a server by its checks.
 #[derive(Clone, Copy, Debug)]
 pub struct Health {
     is_up: bool,
@@ -46,7 +46,7 @@ pub struct Health {
 /// Falls that count: beyond them it takes no longer to return.
 const MOST_FALLS: u32 = 6;
 
-/// Who has stood for so many times the checks that it took to be let in, has never fallen.
+/// A server that has passed this many times the checks that it needed to be let in counts as one that never failed.
 const FORGIVEN: u32 = 10;
 
 impl Health {

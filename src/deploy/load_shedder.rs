@@ -34,7 +34,7 @@ impl LoadShedder {
         if excess == 0 {
             return false;
         }
-        // What those have who are on their way out is as good as free.
+        // The memory of connections that are being closed counts as free.
         let mut going = 0;
         let mut holders: Vec<(Holding, Arc<Handle>)> = Vec::new();
         self.control.visit(|handle| {
@@ -58,7 +58,7 @@ impl LoadShedder {
     }
 }
 
-/// Those who have to go for `wanted` bytes: who keeps the most for the longest, bytes times milliseconds, goes first.
+/// The connections to close for `wanted` bytes: in the order of bytes times milliseconds that they keep, the largest first.
 fn choose<T>(holders: &mut [(Holding, T)], clock: u32, wanted: usize) -> &[(Holding, T)] {
     let weight = |holding: &Holding| {
         let age = clock.wrapping_sub(holding.since);
@@ -80,7 +80,7 @@ fn choose<T>(holders: &mut [(Holding, T)], clock: u32, wanted: usize) -> &[(Hold
 /// How often it is looked again, at most, while there is too much: who was told to go has a moment to do so.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// So that the next byte does not bring it over the limit again, this part of the limit is wanted beside what is over it.
+/// Beside the excess this part of the limit is freed, so that the next byte does not exceed the limit again.
 const SLACK: usize = 10;
 
 #[cfg(test)]

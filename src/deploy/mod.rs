@@ -188,7 +188,7 @@ impl Control {
             .clone()
     }
 
-    /// Obeys these settings from now on; drains under way keep theirs.
+    /// Uses these settings from now on; drains under way keep theirs.
     pub fn apply(&self, settings: Settings) {
         *self
             .settings
@@ -203,7 +203,7 @@ impl Control {
             let mut conductor = self.lock();
             let member = conductor.enroll(place, handle.clone());
             if !max_age.is_zero() {
-                // Those who came together are not to go together.
+                // Connections that began together must not end together.
                 let age = max_age.mul_f64(rand::thread_rng().gen_range(0.8..1.0));
                 let next = conductor.next_wake();
                 conductor.retire_at(member, Instant::now() + age, self.settings().terms);
@@ -224,7 +224,7 @@ impl Control {
         }
     }
 
-    /// Whoever connects from now on is told to reconnect as soon as it is connected: wsgate ends.
+    /// wsgate ends: every connection that begins from now on is drained at once, for this cause.
     pub fn end(&self, cause: Cause) {
         let _ = self.ending.set(cause);
     }
@@ -336,7 +336,7 @@ impl Control {
         id
     }
 
-    /// What a drain would be like.
+    /// The forecast of a drain.
     pub fn forecast(&self, selection: Selection, terms: Terms) -> Forecast {
         self.lock_with_rates().forecast(selection, terms)
     }
@@ -437,7 +437,7 @@ impl Control {
                 "drain ends"
             );
         }
-        // What the room itself has forgotten, it was too busy to tell.
+        // Drains that the conductor has forgotten before their end was logged.
         logged.retain(|id, _| drains.iter().any(|(known, _)| known == id));
     }
 
@@ -451,7 +451,7 @@ impl Control {
         self.lock().count(selection)
     }
 
-    /// Those drains that are still known, running or not.
+    /// The drains that are still known, running or not.
     pub fn drains(&self) -> Vec<(DrainId, Progress)> {
         let conductor = self.lock();
         let now = Instant::now();

@@ -54,7 +54,7 @@ pub struct ServerClose {
     pub ago: Duration,
 }
 
-/// What follows from a Close.
+/// The consequence of a server's Close.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Suspicion {
     /// Nothing.
@@ -83,11 +83,11 @@ struct Closes {
 enum Belief {
     /// Too few Closes came.
     Serves,
-    /// It is being probed.
+    /// The server is being probed.
     Probed,
-    /// It answered a probe, and is not probed again before this time.
+    /// The server answered a probe, and is not probed again before this time.
     UpstreamResponse { until: Instant },
-    /// It restarts, for as long as Closes come.
+    /// The server restarts, for as long as Closes come.
     Restarts,
 }
 

@@ -59,7 +59,7 @@ pub struct Conductor<H> {
 }
 
 impl<H: Clone> Conductor<H> {
-    /// Nobody is connected yet. The seed decides every jitter and shuffle.
+    /// Without connections. The seed decides every jitter and shuffle.
     pub fn new(seed: u64) -> Self {
         Conductor {
             roster: Roster::new(),
@@ -220,7 +220,7 @@ impl<H: Clone> Conductor<H> {
         }
     }
 
-    /// Whom to close now, and for which cause: that of the drain that wants them first.
+    /// The members to close now, each with the cause of the drain that wants it first.
     pub fn poll(&mut self, now: Instant) -> Vec<(MemberId, H, Cause)> {
         while let Some(entry) = self.ages.first_entry().filter(|entry| entry.key().0 <= now) {
             let ((_, id), terms) = entry.remove_entry();
@@ -273,7 +273,7 @@ impl<H: Clone> Conductor<H> {
         self.drains.keys().copied()
     }
 
-    /// What a drain would be if it started now. Changes nothing.
+    /// The forecast of a drain that would start now. Changes nothing.
     pub fn forecast(&self, selection: Selection, terms: Terms) -> Forecast {
         let members = self.roster.count(selection);
         let deadline = terms.deadline_in_force();
@@ -427,7 +427,7 @@ impl<H: Clone> Conductor<H> {
     fn tell(&mut self, id: MemberId, by: DrainId, now: Instant) -> Option<(MemberId, H, Cause)> {
         let member = self.roster.get_mut(id)?;
         member.told = true;
-        // What was cancelled has no part in it any more.
+        // Cancelled drains do not count the member any more.
         member.drains.retain(|drain| self.running.contains(drain));
         let (drains, handle) = (member.drains.clone(), member.handle.clone());
         let upstream = member.place.upstream;

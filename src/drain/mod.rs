@@ -1,9 +1,9 @@
-//! Who is closed, and when: a roster of every live connection, drains that select some of them, and a pace for each.
+//! Drains: a roster of every live connection, drains that select some of them, and the pace at which each drain closes them.
 //!
-//! Pure: it is told what happens and what time it is, and answers whom to close now and when to ask again. It knows no
-//! clock, no lock, no I/O and no Close code. It is always true that a member is handed out once at the most, whatever
-//! drains overlap; that a drain has handed out all of its members by its deadline, if it is polled then; and that who
-//! was enrolled after the start of a drain is no part of it. See [`Conductor`] for how it is driven.
+//! Pure: the caller reports events with their time, and asks which connections to close now and when to ask again. The room knows no
+//! clock, no lock, no I/O and no Close code. Three properties always hold. A member is handed out at most once, whatever drains
+//! overlap. A drain has handed out all of its members by its deadline, if it is polled then. A connection that was enrolled after
+//! the start of a drain is no part of it. [`Conductor`] shows how the room is driven.
 //!
 //! # The paces
 //!
@@ -103,19 +103,19 @@ impl DrainId {
 /// Which of the connections that there are at its start a drain closes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Selection {
-    /// Those to one server.
+    /// The connections to one server.
     Server {
         /// Number of the upstream.
         upstream: u32,
         /// Number of the server in it.
         server: u32,
     },
-    /// Those to an upstream.
+    /// The connections to an upstream.
     Upstream {
         /// Number of the upstream.
         upstream: u32,
     },
-    /// Those to an upstream that were made in an earlier generation.
+    /// The connections to an upstream that were made in an earlier generation.
     OlderThan {
         /// Number of the upstream.
         upstream: u32,
@@ -134,23 +134,23 @@ pub enum Selection {
 pub enum Pace {
     /// Spread evenly over this time, which is the deadline too.
     Over(Duration),
-    /// So many a second.
+    /// This number of connections per second.
     Rate(f64),
     /// As those who were closed come back.
     Adaptive,
 }
 
-/// Who is first.
+/// The order in which members are closed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Order {
-    /// Who is connected for the longest time.
+    /// The oldest connection first.
     #[default]
     OldestFirst,
-    /// Nobody in particular.
+    /// A random order.
     Random,
 }
 
-/// What a drain is held to.
+/// The terms of a drain.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Terms {
     /// How fast.
@@ -159,7 +159,7 @@ pub struct Terms {
     pub deadline: Duration,
     /// How many closings may be under way: told, and not gone yet. At least one.
     pub max_closing: usize,
-    /// Who is first.
+    /// The order in which members are closed.
     pub order: Order,
 }
 
@@ -252,7 +252,7 @@ impl State {
 /// The figures of a drain. `total` is always `waiting + closing + closed`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Progress {
-    /// What it closes.
+    /// The connections that it closes.
     pub selection: Selection,
     /// Why.
     pub cause: Cause,
@@ -266,7 +266,7 @@ pub struct Progress {
     pub closing: usize,
     /// Gone.
     pub closed: usize,
-    /// Those of `closed` that went by themselves, before they were told.
+    /// Members of `closed` that ended by themselves, before they were told.
     pub left: usize,
     /// Upgrades seen beyond the usual rate after members were told: an estimate, never more than were told.
     pub reconnected: usize,
@@ -284,7 +284,7 @@ pub struct Progress {
     pub ends: Instant,
 }
 
-/// What a drain would be.
+/// The forecast of a drain.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Forecast {
     /// How many it would close.

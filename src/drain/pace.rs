@@ -61,7 +61,7 @@ impl Line {
         Line { to, last, ..*self }
     }
 
-    /// The same speed from here on, or more where that is needed to be through by `deadline`.
+    /// The line from here on at the same speed, or faster where `deadline` needs that.
     pub(super) fn resume(&self, now: Instant, settled: usize, deadline: Instant) -> Self {
         let waiting = self.last.saturating_sub(settled);
         let needed = seconds(waiting as f64 / self.rate());

@@ -104,7 +104,7 @@ impl Plan {
         }
     }
 
-    /// So many more for a lane. Nobody who waits is put off by that, however often it happens.
+    /// Adds this number of members to a lane. Members that wait already are not delayed by that.
     pub(super) fn extend(&mut self, upstream: u32, members: usize) {
         let (deadline, pace) = (self.deadline, self.terms.pace);
         let Some(lane) = self.lane_mut(upstream) else {

@@ -6,7 +6,7 @@ use super::pace::{Meter, seconds};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// What is known of the upgrades of one upstream, and the window that follows from it.
+/// The figures of the upgrades of one upstream, and the window that follows from them.
 #[derive(Debug)]
 pub(super) struct Pulse {
     /// Upgrades per second that the servers which take connections are known to take.
@@ -19,7 +19,7 @@ pub(super) struct Pulse {
     baseline: Option<f64>,
     /// Lanes of running drains that have members waiting.
     lanes: usize,
-    /// Those who were told to go and have neither come back nor been given up, in the order of telling.
+    /// The clients that were told to reconnect and have neither come back nor been given up, in the order of telling.
     away: VecDeque<Away>,
     /// Since when nothing is learnt.
     deaf_since: Option<Instant>,
@@ -38,19 +38,19 @@ struct Away {
     drain: Option<DrainId>,
 }
 
-/// What an upgrade was, as far as a drain is concerned.
+/// The meaning of an upgrade for drains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Heard {
-    /// Somebody who would have come anyway.
+    /// A client that would have come anyway.
     Background,
-    /// Somebody is back.
+    /// A client is back.
     Back {
-        /// By which it was told, if by any.
+        /// The drain that told it to reconnect, if any.
         drain: Option<DrainId>,
-        /// How long after.
+        /// The time since it was told.
         after: Duration,
     },
-    /// It failed while those told by this drain were away.
+    /// The upgrade failed while clients of this drain were away.
     Failed(Option<DrainId>),
 }
 
@@ -240,7 +240,7 @@ struct Window {
     next: Instant,
     /// Nobody goes before it: there was a bad sign.
     held_until: Instant,
-    /// Those on their way when the window was reduced cannot know of it; it is not reduced again for what they do.
+    /// The window is not reduced again before this moment: the clients on their way left before the last reduction.
     recovered_at: Instant,
 }
 
@@ -330,5 +330,5 @@ const NOISE: f64 = 0.02;
 /// How long somebody who was told is expected to come back, at most: twice the longest delay suggested by default.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What a late poll may catch up at most.
+/// The most that a late poll may catch up.
 pub(super) const CATCH_UP: Duration = Duration::from_millis(250);

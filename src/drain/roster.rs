@@ -1,4 +1,4 @@
-//! Who is connected, where, and which of them have been told to go.
+//! The roster: every live connection, its place, and whether it was handed out to be closed.
 
 use super::{DrainId, MemberId, Place, Selection};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -9,7 +9,7 @@ use std::time::Instant;
 pub(super) struct Member<H> {
     pub(super) place: Place,
     pub(super) handle: H,
-    /// It was handed out to be closed, and is not gone yet.
+    /// The member was handed out to be closed, and is not gone yet.
     pub(super) told: bool,
     /// Drains that count it. An allocation only for those that are part of one.
     pub(super) drains: Vec<DrainId>,

@@ -40,9 +40,9 @@ pub struct ConnectionHandler {
     proxy: Arc<HttpProxy<ProxyApp>>,
     tables: Tables,
     requests: Arc<Requests>,
-    /// Whose connections it takes, as the configuration has it.
+    /// The address of the listener, as configured.
     pub(crate) listener: Option<Address>,
-    /// What their sockets have from the listening one.
+    /// The socket options that accepted sockets inherit from the listening one.
     inherited: Tcp,
 }
 
@@ -69,7 +69,7 @@ impl ConnectionHandler {
         let tables = Tables(Arc::new(RwLock::new(Arc::new(table))));
         let mut proxy = HttpProxy::new(ProxyApp(tables.clone()), conf.clone());
         let mut options = HttpServerOptions::default();
-        // So that CONNECT comes to `ProxyApp`, which refuses it: Pingora's own refusal has no sentence.
+        // CONNECT is passed to `ProxyApp`, which refuses it with a sentence: Pingora's own refusal has none.
         options.allow_connect_method_proxying = true;
         proxy.server_options = Some(options);
         proxy.handle_init_modules();
@@ -82,8 +82,8 @@ impl ConnectionHandler {
         }
     }
 
-    /// The same for the connections of one listener. Their sockets have this from the listening one; what changes later is
-    /// told to each.
+    /// A handler for the connections of one listener, whose sockets inherit these options. Later changes of the options are set on
+    /// each accepted socket.
     pub fn at(&self, listener: &Address, inherited: Tcp) -> Self {
         ConnectionHandler {
             listener: Some(listener.clone()),
@@ -182,7 +182,7 @@ impl ConnectionHandler {
         self.tables.current()
     }
 
-    /// Obeys another table from now on. No connection is touched.
+    /// Uses another table from now on. Open connections are not touched.
     pub fn apply(&self, table: Table) {
         *self
             .tables
@@ -229,7 +229,7 @@ impl ServerApp for ConnectionHandler {
         let mut persistent = None;
         let mut begun = BytesMut::new();
         let mut is_first = true;
-        // Who has just connected has a request on its way.
+        // A client that has just connected has a request on its way.
         let mut patience = FIRST_REQUEST;
         loop {
             let mut stopping = shutdown.clone();

@@ -127,7 +127,7 @@ pub(crate) async fn serve(
     let _ = timeout(FAREWELL, farewell).await;
 }
 
-/// What a client may expect of the connection, and have of it.
+/// The settings that the client gets for the connection.
 fn options(client: &Client) -> H2Options {
     let mut options = H2Options::default();
     options
@@ -254,7 +254,7 @@ impl Streams {
             self.rest();
         }
         let Ok(ended) = ended else {
-            // It panicked, which is no doing of the client's.
+            // The task panicked, which the client did not cause.
             return Some(true);
         };
         self.write_timeout = match ended.write_timeout {
@@ -303,8 +303,8 @@ impl Streams {
     }
 }
 
-/// What a client may still throw away of its streams before their answers, each of which may have cost a connection to a
-/// server. Streams that were answered earn it back: browsers that scroll through a map reset many and take more.
+/// The number of streams that a client may still reset before their answers, each of which may have cost a connection to a
+/// server. Every answered stream raises it: browsers that scroll through a map reset many streams and take more.
 #[derive(Debug)]
 struct Resets {
     left: f64,

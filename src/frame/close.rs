@@ -38,7 +38,7 @@ pub const fn may_travel(code: u16) -> bool {
     matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
 }
 
-/// What a Close frame says.
+/// The content of a Close frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Payload<'a> {
     /// `None` where the payload is empty (what an API shows as 1005).
@@ -81,7 +81,7 @@ pub fn parse(payload: &[u8]) -> Result<Payload<'_>, Malformed> {
             }
             let mut utf8 = super::utf8::Utf8::new();
             utf8.feed(reason).map_err(Malformed::Reason)?;
-            // What fails now is only an end inside a code point.
+            // From here on only an end inside a code point fails.
             let reason = str::from_utf8(reason).map_err(|_| Malformed::Reason(reason.len()))?;
             Ok(Payload {
                 code: Some(code),

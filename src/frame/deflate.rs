@@ -20,13 +20,13 @@ use std::collections::VecDeque;
 use std::fmt;
 use zlib_rs::{Inflate, InflateFlush, Status};
 
-/// What a message ends with and its sender leaves out: the rest of an empty stored block (§7.2.1).
+/// The bytes at the end of a message that its sender leaves out: the rest of an empty stored block (§7.2.1).
 pub const TAIL: [u8; 4] = [0x00, 0x00, 0xFF, 0xFF];
 
 /// A whole empty stored block: what is always right between two blocks, and changes nothing there.
 const EMPTY_BLOCK: [u8; 5] = [0x00, 0x00, 0x00, 0xFF, 0xFF];
 
-/// What was agreed for one direction, §7.1.
+/// The agreed parameters of one direction, §7.1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeflateParams {
     /// Whether a message may refer back to those before it.
@@ -36,7 +36,7 @@ pub struct DeflateParams {
 }
 
 impl Default for DeflateParams {
-    /// What holds where nothing is said (§7.1.1, §7.1.2).
+    /// The parameters without an agreement (§7.1.1, §7.1.2).
     fn default() -> Self {
         DeflateParams {
             takeover: true,
@@ -48,7 +48,7 @@ impl Default for DeflateParams {
 /// One inflater of the library.
 pub struct Inflater(Inflate);
 
-/// What one call came to.
+/// The result of one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Step {
     /// Bytes of the input that were used up.
@@ -62,7 +62,7 @@ pub struct Step {
 /// Where an inflater stands after a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InflateStatus {
-    /// It wants more input, or more room.
+    /// The inflater needs more input, or more room.
     Open,
     /// A block that says it is the last one has ended (BFINAL, RFC 1951 §3.2.3). What follows is deflate data anew, from
     /// the next whole byte, and the inflater is ready for it; it refers to nothing before it, because a data set ends
@@ -129,8 +129,8 @@ impl Inflater {
         }
     }
 
-    /// The same with the [`TAIL`] of a message that has to end between two blocks. Repeat it until that is known; `room`
-    /// is at least [`Ending::ROOM`] each time.
+    /// Inflates the [`TAIL`] of a message that has to end between two blocks. The caller repeats the call until the end is known;
+    /// `room` is at least [`Ending::ROOM`] each time.
     pub fn step_ending(&mut self, ending: &mut Ending, room: &mut [u8]) -> Step {
         const TAIL_AND_EMPTY_BLOCK: [u8; 9] =
             [0x00, 0x00, 0xFF, 0xFF, 0x00, 0x00, 0x00, 0xFF, 0xFF];
@@ -151,7 +151,7 @@ impl Inflater {
     fn is_at_whole_byte(&mut self, stand: &mut InflateStatus) -> bool {
         let mut step = self.step(&EMPTY_BLOCK, &mut [0; 1]);
         if step.stand == InflateStatus::Final && step.consumed == 0 {
-            // It has stopped at the end of a last block before it said so.
+            // The inflater had stopped at the end of the last block.
             *stand = InflateStatus::Final;
             step = self.step(&EMPTY_BLOCK, &mut [0; 1]);
         }
@@ -209,7 +209,7 @@ impl Window {
         self.0 = VecDeque::new();
     }
 
-    /// What it takes, in bytes.
+    /// The memory that it takes, in bytes.
     pub fn memory(&self) -> usize {
         self.0.capacity()
     }

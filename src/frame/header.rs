@@ -20,7 +20,7 @@ pub const MAX_LEN: usize = 14;
 /// Longest payload of a control frame, RFC 6455 §5.5.
 pub const MAX_CONTROL_PAYLOAD: u64 = 125;
 
-/// What a frame is, RFC 6455 §5.2 and §11.8.
+/// The kind of a frame, RFC 6455 §5.2 and §11.8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Opcode {
     /// 0x0: the next fragment of the message under way.

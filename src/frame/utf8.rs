@@ -1,6 +1,6 @@
-//! UTF-8 as it streams in (RFC 3629, RFC 6455 §8.1), told wrong at the first byte that proves it.
+//! Validation of streamed UTF-8 (RFC 3629, RFC 6455 §8.1), which fails at the first byte that proves an error.
 //!
-//! Whole code points are checked by `simdutf8`; only what a cut leaves unfinished, at most three bytes, goes through the
+//! Whole code points are checked by `simdutf8`; only the bytes that a cut leaves unfinished, at most three, go through the
 //! table of the Unicode standard (table 3-7, "Well-Formed UTF-8 Byte Sequences") byte by byte.
 
 /// Where the stream stands within a code point. The state is one byte and is copied freely.
@@ -11,7 +11,7 @@ pub struct Utf8 {
     pending: u8,
 }
 
-/// What the next byte has to be. The names are the ranges that the lead byte asks for.
+/// The bytes that may come next. The names are the ranges that the lead byte asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum State {
     /// A new code point.

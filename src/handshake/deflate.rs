@@ -10,7 +10,7 @@ use super::{
 use crate::frame::deflate::DeflateParams;
 use std::fmt;
 
-/// What is done about compression on a route.
+/// The setting of a route about compression.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compression {
     /// No offer goes on: messages are never compressed.
@@ -33,12 +33,12 @@ impl Default for Compression {
     }
 }
 
-/// What both sides agreed to, by who compresses.
+/// The parameters that both sides agreed to, by the side that compresses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Deflate {
-    /// What the client sends.
+    /// The parameters for messages of the client.
     pub client: DeflateParams,
-    /// What the server sends.
+    /// The parameters for messages of the server.
     pub server: DeflateParams,
 }
 
@@ -102,10 +102,10 @@ pub(super) fn offers<'a>(
     Ok(offers)
 }
 
-/// What a server's answer says of compression; then the client is told the same, as far as it does not ask for less.
+/// Reads a server's answer about compression. The client gets the same answer, limited to what it offered.
 ///
 /// # Errors
-/// An answer that no offer allows.
+/// The answer is one that no offer allows.
 pub(super) fn answer<'a>(
     lines: impl Iterator<Item = &'a [u8]>,
     offers: &[Parameters],

@@ -1,16 +1,16 @@
-//! What can be wrong with a handshake and can be passed on all the same: one table from kind to side, label and sentence.
+//! Violations of the handshake that can be passed on: one table from kind to side, label and sentence.
 //!
-//! Passed on is what leaves no doubt where the handshake ends and which bytes are frames, and what both ends agree on: real
-//! clients of sloppy libraries break these rules, and their servers take it. All other rules are kept in any case.
+//! A violation can be passed on if it leaves no doubt where the handshake ends, which bytes are frames, and what both ends agree on.
+//! Real clients of sloppy libraries break these rules, and their servers accept it. All other rules are always enforced.
 
 use std::fmt;
 
-/// What is done about a [`Violation`].
+/// The action for a [`Violation`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Strictness {
     /// The handshake is refused.
     Enforce,
-    /// It is passed on, and the violation is told to the caller.
+    /// The handshake is passed on, and the caller learns the violation.
     Observe,
 }
 
@@ -61,7 +61,7 @@ impl Violation {
         Violation::SubprotocolNotOffered,
     ];
 
-    /// Who breaks it, label in metrics and logs, and the sentence for its developer.
+    /// The side that breaks the rule, the label in metrics and logs, and the sentence for the developer.
     const fn row(self) -> (Side, &'static str, &'static str) {
         match self {
             Violation::Key => (
@@ -97,7 +97,7 @@ impl Violation {
         }
     }
 
-    /// Who breaks the rule.
+    /// The side that breaks the rule.
     pub const fn side(self) -> Side {
         self.row().0
     }

@@ -21,7 +21,7 @@ impl Budget {
     /// For each byte that is to be inflated. The tables of a block take long to build, and the block may hold nothing.
     const DEFLATED: usize = 32;
 
-    /// So much work: at least 1, or nothing is ever done.
+    /// This amount of work, at least 1: with 0 no call would make progress.
     pub const fn new(work: usize) -> Self {
         Budget {
             work,
@@ -30,7 +30,7 @@ impl Budget {
         }
     }
 
-    /// The same, of which at most so many bytes are inflated, give or take what a single code brings out.
+    /// The budget with a bound on inflated bytes, which a single code may exceed by its output.
     pub const fn inflating(self, bytes: usize) -> Self {
         Budget {
             inflate: bytes,

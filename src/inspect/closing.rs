@@ -5,7 +5,7 @@ use crate::drain;
 use crate::frame::close;
 use std::time::Duration;
 
-/// What a client is told when its upstream closes with 1001 or 1012.
+/// The Close that a client gets when its server closes with 1001 or 1012.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum UpstreamClose {
     /// The client gets the restart code, with a suggested delay. The default.
@@ -26,7 +26,7 @@ pub struct Policy {
     pub message_grace: Duration,
     /// Bounds of the delay that a restart suggests to a client, drawn for each of them.
     pub reconnect_after: (Duration, Duration),
-    /// What a client is told when its upstream closes with 1001 or 1012.
+    /// The Close that a client gets when its server closes with 1001 or 1012.
     pub upstream_close: UpstreamClose,
     /// Close code toward the client where its upstream broke a rule: 1011 (the default), or 4000-4999.
     pub upstream_fault_code: u16,
@@ -58,14 +58,14 @@ impl Policy {
 pub enum Cause {
     /// A side broke a rule.
     Violation {
-        /// Who broke it.
+        /// The side that broke it.
         by: Side,
         /// Which, and where.
         violation: Violation,
     },
     /// A side sent a Close, which is passed on as it is.
     Closed {
-        /// Who sent it.
+        /// The side that sent it.
         by: Side,
         /// `None` where it was empty.
         code: Option<u16>,
@@ -82,12 +82,12 @@ pub enum Cause {
     },
     /// A side is gone without a Close: end of stream, an error of its socket, or no answer to a Ping.
     Vanished {
-        /// Who is gone.
+        /// The side that is gone.
         by: Side,
     },
     /// A side took nothing of what waited for it, for as long as the route allows.
     Stalled {
-        /// Who took nothing.
+        /// The side that took nothing.
         by: Side,
     },
     /// Nothing has passed for as long as the route allows.
@@ -150,7 +150,7 @@ impl Cause {
     }
 }
 
-/// What one side is told.
+/// The Close for one side.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Order {
     /// No frame of ours: the other side's Close reaches it unchanged, or nobody is there.
@@ -178,7 +178,7 @@ pub fn restart_reason(delay: Duration) -> String {
     format!("service restart; retry-after-ms={}", delay.as_millis())
 }
 
-/// What both sides are told.
+/// The Closes for both sides.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Orders {
     /// Toward the client.
@@ -234,7 +234,7 @@ pub fn orders(cause: &Cause, policy: &Policy, delay: Duration) -> Orders {
             client: restart(false),
             upstream: close(close::GOING_AWAY, "client moves on".to_owned()),
         },
-        // Who takes nothing cannot be told anything.
+        // A side that takes no bytes cannot get a Close.
         Cause::Stalled { by: Side::Client } => Orders {
             client: Order::Nothing,
             upstream: close(close::GOING_AWAY, "client does not read".to_owned()),

@@ -112,7 +112,7 @@ enum FrameKind {
 struct MessageState {
     text: bool,
     form: Form,
-    /// What of it was judged, inflated where it is compressed.
+    /// The bytes of it that were inspected, inflated where it is compressed.
     content: Content,
     /// Payload of all its frames whose headers were read, in bytes.
     announced: u64,
@@ -131,7 +131,7 @@ enum Form {
     Opaque,
 }
 
-/// What one walk goes over, and how far.
+/// The bytes that one walk goes over, and its end.
 #[derive(Clone, Copy)]
 struct Walk<'a> {
     window: &'a [u8],
@@ -140,7 +140,7 @@ struct Walk<'a> {
     reach: usize,
 }
 
-/// What is wrong with a chunk of payload.
+/// A violation in a chunk of payload.
 struct Wrong {
     violation: Violation,
     /// How much of the chunk comes before it, and is proven, if that is known.
@@ -149,7 +149,7 @@ struct Wrong {
 
 /// The first byte of a frame that is a whole message and not compressed.
 const WHOLE_TEXT: u8 = 0x80 | Opcode::Text.bits();
-/// The same of a binary one.
+/// The first byte of a whole binary message.
 const WHOLE_BINARY: u8 = 0x80 | Opcode::Binary.bits();
 
 /// RSV1 alone, of the three reserved bits.
@@ -179,7 +179,7 @@ impl Flow {
         }
     }
 
-    /// The same where both sides agreed that messages of this direction may be compressed (RFC 7692).
+    /// A flow in which messages may be compressed, as both sides agreed (RFC 7692).
     pub fn with_compression(self, terms: Option<DeflateParams>) -> Self {
         Flow {
             inflation: terms.map(|terms| Box::new(Inflation::new(terms))),
@@ -187,7 +187,7 @@ impl Flow {
         }
     }
 
-    /// Whose flow it is.
+    /// The side that sends the flow.
     pub const fn from(&self) -> Side {
         self.from
     }
@@ -256,8 +256,8 @@ impl Flow {
             .map(|_| MessageBoundary(()))
     }
 
-    /// What the frame that `window` begins with counts as, where rates are limited; `None` where a frame is under way, where
-    /// nothing of the next one is there, and for what no rate counts.
+    /// The rate class of the frame that `window` begins with; `None` where a frame is under way, where nothing of the next one is
+    /// there, and for frames that no rate counts.
     pub fn begins(&self, window: &[u8]) -> Option<RateClass> {
         let at_header = matches!(self.frame, FrameState::Header) && self.stopped.is_none();
         let first = window.first().filter(|_| at_header)?;
@@ -288,9 +288,9 @@ impl Flow {
         }
     }
 
-    /// Judges what is new in `window`, which begins after the last byte released.
+    /// Inspects the new bytes in `window`, which begins after the last byte released.
     ///
-    /// What is released is added to `tally`. No input makes it panic, and no byte is looked at twice, apart from those of
+    /// Released messages and bytes are added to `tally`. No input makes it panic, and no byte is looked at twice, apart from those of
     /// an unfinished header and of a message of at most 8 KiB that breaks a rule. Nothing is allocated but for compressed
     /// messages: an inflater, and a window of what was sent.
     ///
@@ -690,7 +690,7 @@ impl Flow {
         Ok(Some((header, payload)))
     }
 
-    /// What is to be known of a message that this frame begins.
+    /// Begins the state of the message that this frame begins.
     fn begin_message(
         &mut self,
         rules: &Rules,
@@ -818,7 +818,7 @@ impl Flow {
         }
     }
 
-    /// What a whole Close frame says, and whether its reason is garbled.
+    /// The code of a whole Close frame, and whether its reason is garbled.
     fn read_close(
         &mut self,
         rules: &Rules,
@@ -977,7 +977,7 @@ fn judge_text(
     Ok(())
 }
 
-/// What a whole Pong says, if it is as long as our Pings are.
+/// The payload of a whole Pong, if it is as long as those of wsgate's Pings.
 fn read_pong(payload: &Payload, frame: &[u8]) -> Option<[u8; ping::LEN]> {
     let mut said: [u8; ping::LEN] = *frame.last_chunk()?;
     if payload.len != ping::LEN as u64 {

@@ -21,13 +21,13 @@ use crate::frame::mask::Mask;
 use crate::frame::utf8::Utf8;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// What is kept of a direction in which messages may be compressed.
+/// The inflation state of a direction in which messages may be compressed.
 #[derive(Debug)]
 pub(super) struct Inflation {
     terms: DeflateParams,
     /// Which inflater in a workshop is this direction's.
     tag: Tag,
-    /// What the next message may refer back to.
+    /// The window that the next message may refer back to.
     window: Window,
     /// Of the compressed message under way.
     live: Option<Inflater>,
@@ -39,7 +39,7 @@ pub(super) struct Inflation {
     told: usize,
 }
 
-/// What has been inflated of a message, and what it is held to.
+/// The inflated bytes of a message, and their limit.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Content {
     /// Whether it is text that is still to be judged.
@@ -91,7 +91,7 @@ impl Inflation {
         self.window.clear();
     }
 
-    /// What compressed the message under way is not understood any more; nor are the next ones, if they refer to it.
+    /// Gives up the message under way, which cannot be inflated any more; nor can later messages that refer to it.
     pub fn give_up(&mut self) {
         self.live = None;
         if self.terms.takeover {
@@ -215,11 +215,11 @@ impl Inflation {
     }
 }
 
-/// What came of a piece of payload.
+/// The result for a piece of payload.
 pub(super) struct Fed {
     /// How much of it was used: less than all of it where the budget was spent.
     pub used: usize,
-    /// What was found first.
+    /// The first violation.
     pub found: Option<Violation>,
     /// How far it has come.
     pub progress: Progress,
@@ -246,7 +246,7 @@ struct Stepped {
 /// One call of [`Inflation::feed`].
 struct Work<'a> {
     inflater: &'a mut Inflater,
-    /// What is inflated goes round in it, so that the last of it is still there in the end.
+    /// A ring for inflated bytes: at the end it holds the last of them.
     room: &'a mut [u8],
     at: usize,
     filled: bool,
@@ -393,7 +393,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// What was inflated so far cannot be referred to any more.
+    /// Forgets the inflated bytes: later messages cannot refer to them any more.
     fn clear_window(&mut self) {
         if let Some((window, _)) = &mut self.window {
             window.clear();

@@ -1,4 +1,4 @@
-//! What a flow is told and what it tells: how far to go, what passes, what stopped it, and how much that was.
+//! The input and the output of a flow: how far to go, what passes, which event stopped the walk, and the counts.
 
 use super::workshop::InflaterPool;
 use super::{Budget, Violation};
@@ -15,18 +15,18 @@ pub enum StopAt {
     MessageEnd,
 }
 
-/// What a call found.
+/// The result of a call.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Inspection {
     /// How many bytes of the window, from its front, may go on to the other side.
     pub release: usize,
-    /// What stopped the walk, if anything did.
+    /// The event that stopped the walk, if any.
     pub event: Option<Event>,
     /// The [budget](Block::budget) stopped it: what is left of the window is to be looked at without more of it.
     pub spent: bool,
 }
 
-/// What the caller has to know of.
+/// An event that the caller handles.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A rule was broken. The first byte after those released belongs to the offending frame.
@@ -36,7 +36,7 @@ pub enum Event {
     Close {
         /// Length of the frame on the wire, in bytes.
         frame_len: usize,
-        /// What it says; `None` where it was empty.
+        /// Its code; `None` where it was empty.
         code: Option<u16>,
         /// Enforcing, and of a server: its reason is not UTF-8. The code is the application's, so it is no violation that
         /// ends the judging; but the frame must not pass as it is. See
@@ -49,7 +49,7 @@ pub enum Event {
     Pong {
         /// Length of the frame on the wire, in bytes.
         frame_len: usize,
-        /// What it says.
+        /// Its payload.
         payload: [u8; ping::LEN],
     },
 }
@@ -72,7 +72,7 @@ pub struct Compressed {
     pub messages: u64,
     /// Their payload as it passed, in bytes.
     pub deflated: u64,
-    /// What it inflates to, in bytes.
+    /// Their inflated size, in bytes.
     pub inflated: u64,
 }
 

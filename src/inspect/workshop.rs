@@ -1,8 +1,8 @@
-//! What the compressed messages of all flows of a thread share: inflaters that none of them has at the moment, and room.
+//! Memory that the compressed messages of all flows of a thread share: inflaters that no flow uses at the moment, and room.
 
 use crate::frame::deflate::{Inflater, Window};
 
-/// Whose inflater it is, and after which of its messages.
+/// The flow of an inflater, and the message after which it stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Tag {
     pub flow: u64,
@@ -21,7 +21,7 @@ pub(super) struct InflaterPool {
 
 #[derive(Debug)]
 struct Idle {
-    /// Whose window it still has, if anyone's.
+    /// The flow whose window it still has, if any.
     tag: Option<Tag>,
     left: u64,
     inflater: Inflater,
@@ -47,7 +47,7 @@ impl InflaterPool {
             (Some(idle), Some(tag)) => idle.flow == tag.flow,
             (Some(_), None) | (None, _) => false,
         };
-        // Whoever was here last is the likeliest to come again, and stands at the end.
+        // The flow that came last is the likeliest to come again, and stands at the end.
         let taken = self
             .idle
             .iter()

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// What one client address may have; 429 with Retry-After beyond it.
+/// The limits of one client address; 429 with Retry-After beyond them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AddressLimits {
     /// Connections at a time; of clients behind trusted proxies, WebSockets and requests under way. 0 for no limit.
@@ -178,7 +178,7 @@ impl Known {
     }
 }
 
-/// Whoever has one IPv6 address has a network of them.
+/// The network of an address: a client with one IPv6 address has a whole network of them.
 pub(crate) fn network_of(address: IpAddr, prefix: u8) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),

@@ -12,17 +12,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// What all relays keep, and how much that may be. Share it in an `Arc`.
+/// The memory that all relays keep, and its limit. Share it in an `Arc`.
 #[derive(Debug)]
 pub struct Buffers {
     metrics: Arc<Metrics>,
-    /// What all relays keep, in bytes.
+    /// The memory that all relays keep, in bytes.
     kept: AtomicUsize,
     /// In bytes; 0 for no limit.
     limit: AtomicUsize,
     over: Notify,
     start: Instant,
-    /// What plain requests and queued upgrades may need, in bytes: they keep it in memory that is not theirs to look at.
+    /// The memory that plain requests and queued upgrades may need, in bytes. It is reserved at its largest, because Pingora and the
+    /// runtime keep it where it cannot be measured.
     reserved: AtomicUsize,
 }
 
@@ -50,7 +51,7 @@ impl Drop for Reservation {
     }
 }
 
-/// What one relay keeps.
+/// The memory that one relay keeps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Holding {
     /// In bytes.
@@ -90,13 +91,13 @@ impl Buffers {
         }
     }
 
-    /// What all relays keep, in bytes.
+    /// The memory that all relays keep, in bytes.
     #[cfg(test)]
     pub fn memory(&self) -> usize {
         self.kept.load(Ordering::Relaxed)
     }
 
-    /// What is kept and reserved, in bytes.
+    /// The memory that is kept and reserved, in bytes.
     fn kept(&self) -> usize {
         let reserved = self.reserved.load(Ordering::Relaxed);
         self.kept.load(Ordering::Relaxed).saturating_add(reserved)

@@ -1,4 +1,4 @@
-//! What holds on to a relay from outside, to have its connection ended.
+//! The handle of a relay, by which its connection is ended from outside.
 
 use super::Holding;
 use crate::drain;
@@ -7,10 +7,10 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Waker;
 
-/// Has a connection ended from outside: its client is told to reconnect, at a message boundary, or, where memory is
-/// wanted back, at once.
+/// Ends a connection from outside: its client is told to reconnect, at a message boundary, or at once where memory is wanted
+/// back.
 ///
-/// All that the outside and the relay share. Looking at it costs the relay a few atomic operations per poll.
+/// The handle is all that the outside and the relay share. Reading it costs the relay a few atomic operations per poll.
 #[derive(Debug, Default)]
 pub struct Handle {
     /// The number of the server of the connection.
@@ -18,9 +18,9 @@ pub struct Handle {
     drain: OnceLock<drain::Cause>,
     /// Nothing may be waited for any more.
     hurried: AtomicBool,
-    /// What it keeps is wanted back.
+    /// Its memory is wanted back.
     shed: AtomicBool,
-    /// What the relay keeps: bytes, then since when, 32 bits each.
+    /// The memory that the relay keeps: bytes, then since when, 32 bits each.
     holding: AtomicU64,
     /// Of the task that polled the relay last.
     waker: AtomicWaker,
@@ -65,7 +65,7 @@ impl Handle {
         self.shed.load(Ordering::Relaxed)
     }
 
-    /// What the relay keeps in its buffers.
+    /// The memory that the relay keeps in its buffers.
     pub fn holding(&self) -> Holding {
         let packed = self.holding.load(Ordering::Relaxed);
         Holding {

@@ -32,11 +32,11 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// What every connection of a route has in common.
+/// The settings and counters that all connections of a route share.
 pub struct RouteContext {
     /// Name of the route, for logs and metrics.
     pub route: String,
-    /// What its sessions are held to.
+    /// The settings of its sessions.
     pub settings: Arc<Settings>,
     /// Where what its connections keep in memory is counted, with that of all others.
     pub buffers: Arc<Buffers>,

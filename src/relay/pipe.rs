@@ -19,14 +19,13 @@ use tokio_util::io::poll_read_buf;
 /// Most that is read at once: a message of a mebibyte passes with eight calls of the system each way. More would be fewer
 /// calls, and dearer ones: what is read has to be in the cache still when it is inspected, and when it is written.
 pub(super) const CHUNK: usize = 128 << 10;
-/// The same where the other side has not taken all of the chunk before: a slow reader does not have a large one kept for
-/// it each time.
+/// The size of a chunk while the other side has not taken all of the one before: a large chunk would be kept for a slow reader.
 const CROWDED_CHUNK: usize = 64 << 10;
 /// Most that is copied in front of what is read, so that both can be looked at as one: a cut character, or a cut header,
 /// as the end of every chunk may leave it.
 const CARRIED: usize = 4 << 10;
 
-/// What was read.
+/// The result of a read.
 pub(super) struct Filled {
     /// In bytes; 0 at the end of the stream.
     pub read: usize,
@@ -118,10 +117,10 @@ impl Pipe {
         }))
     }
 
-    /// Writes what is ready. `Ok(true)` if anything was written.
+    /// Writes the bytes that are ready. Returns true if any byte was written.
     ///
     /// # Errors
-    /// Those of the stream: what was ready is dropped then.
+    /// The errors of the stream. The bytes that were ready are dropped.
     #[inline]
     pub fn poll_flush(
         &mut self,

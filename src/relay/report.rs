@@ -1,4 +1,4 @@
-//! What a session has to tell, as metrics and log lines.
+//! The events of a session, as metrics and log lines.
 
 use super::State;
 use crate::inspect::Kind;

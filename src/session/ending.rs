@@ -14,7 +14,7 @@ use crate::inspect::closing;
 use crate::inspect::closing::{Cause, Order, Orders};
 use std::time::{Duration, Instant};
 
-/// What a side has to take the answer that the other side owed it.
+/// The time that a side has to take the answer that the other side owed it.
 const OVERTIME: Duration = Duration::from_millis(500);
 
 impl Session {
@@ -99,7 +99,7 @@ impl Session {
     pub(super) fn lose(&mut self, by: Side, cause: Cause, now: Instant) {
         self.inbound[by as usize].ended = true;
         if self.phase.cause().is_none() {
-            // It left without a word, and gets none.
+            // A side that left without a Close gets none.
             let writing = &mut self.writing[by as usize];
             if !matches!(writing, Writing::Finished(_)) {
                 *writing = Writing::Cut;

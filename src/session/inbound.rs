@@ -1,4 +1,4 @@
-//! What one side sends: inspected by its flow, and held against the limits of its route.
+//! The bytes that one side sends: inspected by its flow, and compared with the limits of its route.
 
 use super::limits::{Gauge, Verdict};
 use super::phase::Phase;
@@ -10,7 +10,7 @@ use crate::inspect;
 use crate::inspect::{Block, Flow, Mode, Side, StopAt, Tally, Violation};
 use std::time::Instant;
 
-/// What a session knows of what one side sends.
+/// The state of a session about one sending side.
 #[derive(Debug)]
 pub(super) struct Inbound {
     pub flow: Flow,
@@ -30,16 +30,16 @@ pub struct Passed {
     pub bytes: u64,
 }
 
-/// What becomes of a window.
+/// The result for a window.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Passage {
-    /// So many bytes from its front are forwarded to the other side.
+    /// The number of bytes from its front that are forwarded to the other side.
     pub forward: usize,
-    /// So many after those go nowhere.
+    /// The number of bytes behind them that are dropped.
     pub discard: usize,
-    /// What is left holds bytes that were not inspected: the window is to be given again, after frames were polled.
+    /// The rest of the window holds bytes that were not inspected: the caller polls frames, and gives the window again.
     pub again: bool,
-    /// What the forwarded bytes are, for the metrics.
+    /// The messages and bytes that are forwarded, for the metrics.
     pub tally: Tally,
 }
 
@@ -52,16 +52,16 @@ impl Passage {
     }
 }
 
-/// What stopped the inspection of a window.
+/// The event that stopped the inspection of a window.
 pub(super) enum Found {
     Violation(Violation),
     Close { code: Option<u16>, passing: Passing },
 }
 
-/// What becomes of a Close that a side sent.
+/// The fate of a Close that a side sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Passing {
-    /// It is forwarded as it came.
+    /// The Close is forwarded as it came.
     AsItCame,
     /// Its code is sent on in a Close of wsgate, because its reason may not pass.
     CodeAlone,
@@ -167,7 +167,7 @@ impl Session {
             }
             _ => None,
         };
-        // What is counted one by one is looked at one by one.
+        // Frames that are counted one by one are inspected one by one.
         let counts = gauge.as_ref().is_some_and(Gauge::counts_frames);
         let step = if counts { StopAt::FrameEnd } else { until };
         let mut events = Vec::new();
@@ -233,7 +233,7 @@ impl Session {
                         });
                     }
                     if enforced {
-                        // What follows is not forwarded, but the Close of the side may be in it.
+                        // The bytes behind it are not forwarded, but the Close of the side may be among them.
                         again = release < window.len();
                         break Some(Found::Violation(violation));
                     }

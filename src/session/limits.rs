@@ -17,13 +17,13 @@ pub struct Limits {
     pub rates: [Rates; 2],
     /// As much as the rates allow for this time may come at once.
     pub burst: Duration,
-    /// What follows beyond them.
+    /// The action when a limit is exceeded.
     pub beyond: Beyond,
     /// A side that takes nothing for so long, while something waits to be written to it, is given up. Zero: never.
     pub write_timeout: Duration,
 }
 
-/// What a side may send per second. Zero: as much as it likes.
+/// The rates at which a side may send, per second. Zero: no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rates {
     /// Data messages, whatever their fragments.
@@ -36,7 +36,7 @@ pub struct Rates {
     pub inflated: u64,
 }
 
-/// What follows where a side sends more than it may.
+/// The action when a side exceeds a rate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Beyond {
     /// 1008, and what is beyond the limit does not pass. The default.
@@ -76,7 +76,7 @@ impl Measure {
         Measure::Inflated,
     ];
 
-    /// What going beyond its limit is.
+    /// The violation of exceeding this rate.
     const fn kind(self) -> Kind {
         match self {
             Measure::Messages => Kind::MessageRate,
@@ -101,7 +101,7 @@ impl Measure {
     }
 }
 
-/// What both sides of a connection may still send.
+/// The rate limits of both sides of a connection.
 #[derive(Debug)]
 pub(super) struct Meter {
     /// By side and measure; `None` where there is no limit.
@@ -160,10 +160,10 @@ impl Meter {
     }
 }
 
-/// What comes of looking at the limits before a part of a window is inspected.
+/// The result of checking the limits before a part of a window is inspected.
 pub(super) enum Verdict {
     Pass,
-    /// It is to wait, and its side with it.
+    /// The part waits, and its side is not read meanwhile.
     Wait,
     Violation(Violation),
 }
@@ -206,7 +206,7 @@ impl<'a> Gauge<'a> {
         }
     }
 
-    /// So many bytes were inflated.
+    /// This number of bytes was inflated.
     pub fn handle_inflated(&mut self, count: u64) {
         self.meter.take(self.from, Measure::Inflated, count);
     }
@@ -214,7 +214,7 @@ impl<'a> Gauge<'a> {
     /// Before the next frame of `window`, or the next part of one, is inspected; `tally` is what passed since this was made.
     pub fn look(&mut self, flow: &mut Flow, window: &[u8], tally: &Tally) -> Verdict {
         self.count(tally);
-        // What was read, or inflated, beyond the limit is owed.
+        // Bytes that were read or inflated beyond the limit are owed.
         for measure in [Measure::Bytes, Measure::Inflated] {
             if self.tokens(measure) < 0.0 {
                 return self.beyond(flow, measure);

@@ -22,7 +22,7 @@ pub struct Liveness {
     pub idle_timeout: Duration,
 }
 
-/// What is known of both sides of a connection.
+/// The liveness of both sides of a connection.
 #[derive(Debug)]
 pub(super) struct Watch {
     settings: Liveness,

@@ -45,10 +45,10 @@ use std::time::{Duration, Instant};
 use timers::Timer;
 use writing::Writing;
 
-/// What all sessions of a route are held to.
+/// The settings that all sessions of a route share.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
-    /// What frames are held to.
+    /// The rules that frames have to keep.
     pub rules: Rules,
     /// How connections are ended.
     pub closing: Policy,
@@ -125,9 +125,9 @@ pub struct Session {
     rare: Option<Box<Rare>>,
 }
 
-/// For how long clients are told to stay away, where the clients of a server have to come back all at once.
+/// The delays that clients are told where all clients of a server have to reconnect at once.
 pub trait ReconnectDelays {
-    /// The delay for one client more. `drawn` was drawn from `range` at random; the delay is not shorter than the range.
+    /// The delay for one more client. `drawn` was drawn from `range` at random; the delay is not shorter than the range.
     fn delay(&self, range: (Duration, Duration), drawn: Duration) -> Duration;
 }
 
@@ -138,7 +138,7 @@ impl ReconnectDelays for () {
     }
 }
 
-/// What the outside asks of a session.
+/// A command to a session from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Tell the client to reconnect, at a message boundary; what logs call the reason.
@@ -149,7 +149,7 @@ pub enum Command {
     Shed(Side),
 }
 
-/// What is worth a metric or a log line.
+/// An event for metrics and log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A side broke a rule. `enforced`: the connection is closed for it, else the message passes.
@@ -213,9 +213,9 @@ pub struct Outcome {
     pub end_began: Option<Instant>,
     /// For how long no data message had passed when the end began, in either direction; to the second.
     pub silent: Duration,
-    /// What passed from the client to the server.
+    /// The messages and bytes that passed from the client to the server.
     pub from_client: Passed,
-    /// What passed from the server to the client.
+    /// The messages and bytes that passed from the server to the client.
     pub from_server: Passed,
 }
 
@@ -254,10 +254,10 @@ impl Session {
         }
     }
 
-    /// What is new at the end of the window of a side: how much of it is forwarded, and what is dropped.
+    /// Inspects the new bytes at the end of a side's window. Returns how many bytes are forwarded, and how many are dropped.
     ///
-    /// The window is what the side sent and was neither forwarded nor discarded before. It is not looked at twice. What may be done at
-    /// once is the `turn`'s to say: where it is over, the rest waits for the next one.
+    /// The window holds the bytes of the side that were neither forwarded nor dropped before. No byte is inspected twice. The `turn`
+    /// bounds the work of one call: where it is over, the rest waits for the next turn.
     pub fn handle_bytes(
         &mut self,
         from: Side,
@@ -301,7 +301,7 @@ impl Session {
         passage
     }
 
-    /// So many bytes of a side were read, which rate limits count before anything of them is inspected.
+    /// This number of bytes of a side was read. Rate limits count them before they are inspected.
     #[inline]
     pub fn handle_read(&mut self, from: Side, count: usize) {
         if let Some(rare) = &mut self.rare
@@ -395,7 +395,7 @@ impl Session {
             self.trim();
             return None;
         }
-        // They are few, and asked for after each call.
+        // Events are few, and polled after each call.
         Some(rare.events.remove(0))
     }
 

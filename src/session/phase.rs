@@ -23,7 +23,7 @@ pub enum Phase {
     Open,
     /// The client is to be told to reconnect as soon as no message toward it is under way.
     DrainDue {
-        /// What logs call the reason.
+        /// The cause of the drain, for the log.
         cause: drain::Cause,
     },
     /// The client was told to reconnect. What it still sends reaches the server, which is told when the client has answered.

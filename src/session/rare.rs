@@ -1,6 +1,5 @@
-//! What most sessions never have, or not before they end: timers, limits per second, liveness, a side that does not read,
-//! something to report.
-//! It is kept apart, in one allocation that is freed when it is empty, so that an idle session does not pay for it.
+//! State that most sessions never have, or not before they end: timers, rate limits, liveness, a side that does not read, events.
+//! One allocation holds all of it and is freed when it is empty, so that an idle session does not pay for it.
 
 use super::Event;
 use super::limits::Meter;
@@ -24,7 +23,7 @@ pub(super) struct Rare {
     pub end: Option<EndBegan>,
 }
 
-/// What is known of the moment at which a session began to end.
+/// The moment at which a session began to end.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct EndBegan {
     pub at: Instant,

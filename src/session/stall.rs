@@ -9,7 +9,7 @@ use crate::inspect::Side;
 use crate::inspect::closing::Cause;
 use std::time::{Duration, Instant};
 
-/// What was on its way when a stream stopped to take more has this long to arrive.
+/// The time that bytes have to arrive which were on their way when a stream stopped taking more.
 const IN_FLIGHT: Duration = Duration::from_secs(1);
 
 /// The sides for which something waits.

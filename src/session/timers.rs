@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-/// What is to happen at a time.
+/// The event that a timer stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Timer {
     /// The client is told of a restart, message boundary or not.

@@ -1,10 +1,10 @@
-//! How much may be done for one side before other connections of the thread have their turn.
+//! A bound on the work for one side before other connections of the thread have their turn.
 //!
-//! What it takes to read, inspect and write is counted, not timed: the same bytes always yield at the same places.
+//! The work of reading, inspecting and writing is counted, not timed: the same bytes always yield at the same places.
 
 use crate::inspect::Budget;
 
-/// What may still be done for one side before others have their turn. A caller makes one for each side whenever it runs, and
+/// The work that may still be done for one side before others have their turn. A caller makes one for each side whenever it runs, and
 /// gives [`Session::handle_bytes`](super::Session::handle_bytes) nothing more of the side once the turn [is
 /// over](Turn::is_over).
 #[derive(Clone, Copy, Debug)]
@@ -22,7 +22,7 @@ impl Turn {
     /// In bytes inflated: about a fifth of a millisecond. Less would be felt by who sends much (each turn costs a round of
     /// the scheduler, about a microsecond), more by everybody else.
     const WORK: usize = 512 << 10;
-    /// So many bytes that are read, inspected and written take as long as one that is inflated.
+    /// The number of bytes whose reading, inspection and writing takes as long as the inflation of one byte.
     const PLAIN: usize = 2;
 
     /// Whether the side has to wait for its next turn.
@@ -30,7 +30,7 @@ impl Turn {
         self.work == 0
     }
 
-    /// So many bytes were read.
+    /// This number of bytes was read.
     pub fn handle_read(&mut self, count: usize) {
         self.take(count / Turn::PLAIN);
     }
@@ -40,12 +40,12 @@ impl Turn {
         self.take(COUNTED);
     }
 
-    /// What the next call of a flow may do.
+    /// The budget of the next call of a flow.
     pub(super) fn budget(&self) -> Budget {
         Budget::new(self.work)
     }
 
-    /// What it has left of that.
+    /// Takes back what the call has left of its budget.
     pub(super) fn handle_inspected(&mut self, budget: &Budget) {
         self.work = budget.left();
     }

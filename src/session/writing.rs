@@ -1,17 +1,17 @@
-//! What is written to one side.
+//! The stream toward one side.
 
 use crate::frame::close;
 use std::time::Duration;
 
-/// What a session does with the stream toward one side.
+/// The state of the stream toward one side.
 #[derive(Debug, Default)]
 pub(super) enum Writing {
     /// The side is given what the other side sends.
     #[default]
     Passing,
-    /// It is given the rest of the frame under way, then this Close.
+    /// The side gets the rest of the frame under way, then this Close.
     CloseDue(Box<CloseDue>),
-    /// It was sent a Close with this code, wsgate's or the other side's: nothing follows.
+    /// The side was sent a Close with this code, of wsgate or of the other side: nothing follows.
     Closed(Option<u16>),
     /// The frame under way will never end, so that no Close can follow: the stream ends after what was forwarded.
     Cut,

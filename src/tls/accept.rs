@@ -1,4 +1,4 @@
-//! What a listener presents, and what it asks of clients.
+//! TLS of a listener: the certificates that it presents, and the certificates that it asks of clients.
 
 use super::certificate::{Authorities, Certificate};
 use super::provider;
@@ -15,7 +15,7 @@ use std::sync::Arc;
 pub struct Accept {
     /// At least one; the first is presented where no name matches.
     pub certificates: Vec<Certificate>,
-    /// Who vouches for clients; `None`: no certificate is asked for.
+    /// The authorities that sign clients' certificates; `None`: no certificate is asked for.
     pub client_ca: Option<Authorities>,
     /// Clients without a certificate are refused.
     pub client_required: bool,
@@ -104,7 +104,7 @@ impl Accept {
         } else {
             vec![b"http/1.1".to_vec()]
         };
-        // Whoever reconnects after a deploy is spared the signatures; wsgate remembers nothing of him.
+        // Tickets spare clients that reconnect after a deploy the signatures; wsgate keeps no state for them.
         config.ticketer = rustls::crypto::ring::Ticketer::new().map_err(|error| words(&error))?;
         config.send_tls13_tickets = 1;
         Ok(Accept {
@@ -118,10 +118,10 @@ impl Accept {
         })
     }
 
-    /// The same with other files.
+    /// These settings with other certificates.
     ///
     /// # Errors
-    /// As [`Accept::new`].
+    /// Those of [`Accept::new`].
     pub fn with(
         &self,
         certificates: Vec<Certificate>,

@@ -1,6 +1,6 @@
-//! Certificates, their keys, and the authorities that are believed, as PEM files have them.
+//! Certificates, their keys, and trusted authorities, read from PEM files.
 //!
-//! It is always true that a [`Certificate`] that exists belongs to its key, and had not run out when it was read.
+//! A [`Certificate`] always belongs to its key, and had not expired when it was read.
 
 use super::error::unusable;
 use rustls::RootCertStore;
@@ -44,20 +44,20 @@ impl Eq for Certificate {}
 /// Which file is at fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// That of the certificate.
+    /// The file of the certificate.
     Cert,
-    /// That of the key.
+    /// The file of the key.
     Key,
 }
 
-/// What is wrong with a file, and what would be right.
+/// A mistake in a file, and its remedy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
     /// The file at fault.
     pub part: Part,
-    /// What is wrong, with the path.
+    /// The mistake, with the path of the file.
     pub message: String,
-    /// What to do about it.
+    /// The remedy.
     pub help: String,
 }
 
@@ -192,13 +192,13 @@ impl Certificate {
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Who is believed to vouch for others.
+/// Trusted authorities.
 #[derive(Clone, Debug)]
 pub struct Authorities {
     /// Where they come from; `None`: the system.
     pub file: Option<PathBuf>,
     pub(super) roots: Arc<RootCertStore>,
-    /// Those of the file as they are in it.
+    /// The certificates of the file, unchanged.
     pub(super) certificates: Arc<[CertificateDer<'static>]>,
     stamps: Stamps,
 }
@@ -214,10 +214,10 @@ impl PartialEq for Authorities {
 impl Eq for Authorities {}
 
 impl Authorities {
-    /// Those of a file.
+    /// The authorities of a file.
     ///
     /// # Errors
-    /// Where it cannot be read, holds none, or one of them is none.
+    /// The file cannot be read, holds no certificate, or holds an invalid one.
     pub fn load(file: &Path) -> Result<Authorities, Fault> {
         let stamps = Stamps::of(&[file]);
         let mut roots = RootCertStore::empty();
@@ -245,10 +245,10 @@ impl Authorities {
         })
     }
 
-    /// Those of the system. What of them cannot be used is left out, as other programs do.
+    /// The authorities of the system. Unusable ones are left out, as other programs do.
     ///
     /// # Errors
-    /// Where there are none.
+    /// There are none.
     pub fn of_system() -> Result<Authorities, Fault> {
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -296,7 +296,7 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, Fault> {
     })
 }
 
-/// What is wrong with PEM. Lines of it are shown as text: the library shows their bytes as numbers.
+/// The sentence for an error of PEM. Lines of the file are shown as text: the library shows their bytes as numbers.
 fn pem_words(error: &pem::Error) -> String {
     match error {
         pem::Error::MissingSectionEnd { end_marker } => {

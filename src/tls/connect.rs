@@ -21,9 +21,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 pub struct Connect {
     /// The name that is asked for and verified; `None`: that of the server's address.
     pub server_name: Option<ServerName<'static>>,
-    /// Who vouches for servers; `None`: they are not verified.
+    /// The authorities that sign servers' certificates; `None`: servers are not verified.
     pub authorities: Option<Authorities>,
-    /// What is presented to a server that asks.
+    /// The certificate for a server that asks for one.
     pub certificate: Option<Certificate>,
     config: Arc<ClientConfig>,
     number: u64,
@@ -47,7 +47,7 @@ impl PartialEq for Connect {
 
 impl Eq for Connect {}
 
-/// What cannot be the name of a server.
+/// A text that cannot be the name of a server.
 #[derive(Debug)]
 pub struct InvalidName;
 
@@ -103,10 +103,10 @@ impl Connect {
         })
     }
 
-    /// The same with other files.
+    /// These settings with other files.
     ///
     /// # Errors
-    /// As [`Connect::new`].
+    /// Those of [`Connect::new`].
     pub fn with(
         &self,
         authorities: Option<Authorities>,
@@ -123,10 +123,10 @@ impl Connect {
         ServerName::try_from(text.to_owned()).map_err(|_| InvalidName)
     }
 
-    /// Shakes hands with the server at the other end of `io`; `host` is the name of its address.
+    /// Completes the TLS handshake with the server at the other end of `io`; `host` is the name of its address.
     ///
     /// # Errors
-    /// Those of the socket, and of kind `InvalidData` what TLS has against the server.
+    /// Errors of the socket; of kind `InvalidData`, errors of the TLS handshake and of the verification of the server.
     pub async fn open<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         io: S,
@@ -163,7 +163,7 @@ static NEXT: AtomicU64 = AtomicU64::new(1);
 #[derive(Debug)]
 struct Verified {
     webpki: Arc<WebPkiServerVerifier>,
-    /// Those of the file.
+    /// The certificates of the file.
     pinned: Arc<[CertificateDer<'static>]>,
 }
 

@@ -1,4 +1,4 @@
-//! What TLS has against a peer, in sentences: what is wrong, and what to do about it.
+//! Errors of TLS with a peer, as sentences: what is wrong, and what to do about it.
 //!
 //! The names of rustls's variants are never shown: they say nothing to an operator who has not read its source.
 
@@ -8,7 +8,7 @@ use std::fmt;
 use std::time::Duration;
 use x509_cert::der::DateTime;
 
-/// Who is at the other end of a connection.
+/// The peer of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
     /// A client, on a listener of ours.
@@ -110,7 +110,7 @@ impl fmt::Display for Error {
     }
 }
 
-/// What is wrong with a certificate that a peer shows.
+/// The sentence for an error of a peer's certificate.
 fn certificate(error: &CertificateError, peer: Peer) -> String {
     use CertificateError as Wrong;
     let whose = match peer {
@@ -176,10 +176,10 @@ fn certificate(error: &CertificateError, peer: Peer) -> String {
     format!("{whose} {wrong}")
 }
 
-/// What webpki calls the certificate of an authority that is shown as a server's or a client's own.
+/// The name that webpki has for an authority's certificate which a server or a client presents as its own.
 pub(super) const CA_AS_LEAF: &str = "CaUsedAsEndEntity";
 
-/// What is wrong with a certificate that a file holds.
+/// The sentence for an error of a certificate in a file.
 pub(super) fn unusable(error: &rustls::Error) -> String {
     match error {
         rustls::Error::InvalidCertificate(CertificateError::BadEncoding) => {
@@ -220,7 +220,7 @@ fn date(time: UnixTime) -> String {
     }
 }
 
-/// What a peer means by an alert (RFC 8446 §6), as far as it happens in practice.
+/// The meaning of a peer's alert (RFC 8446 §6), for those that occur in practice.
 fn alert_words(alert: AlertDescription, peer: Peer) -> Option<&'static str> {
     use AlertDescription as Alert;
     let refuses = |client: &'static str, server: &'static str| match peer {
@@ -260,7 +260,7 @@ fn alert_words(alert: AlertDescription, peer: Peer) -> Option<&'static str> {
     })
 }
 
-/// What cannot be agreed on.
+/// The sentence for parameters on which both sides cannot agree.
 fn incompatible(why: &PeerIncompatible, peer: Peer) -> &'static str {
     use PeerIncompatible as Why;
     match (why, peer) {

@@ -1,4 +1,4 @@
-//! TLS by rustls: certificates as files have them, who is believed, and the encrypted stream.
+//! TLS by rustls: certificates from files, trusted authorities, and the encrypted stream.
 //!
 //! Pingora could carry rustls as well. Its listeners build their configuration once and panic where it is bad, its
 //! connectors skip the verification where there is no name, build a new configuration for each connection with a CA of its
@@ -6,8 +6,7 @@
 //! both ends are done here, by the same means: settings that exist are settings that work ([`Accept`], [`Connect`]), and
 //! a stream without buffers of its own ([`Stream`]).
 //!
-//! It never waits for a file while connections are served but where certificates are read anew, and no bytes of a peer
-//! can make it panic.
+//! While connections are served, files are read only when certificates are renewed. No bytes of a peer can cause a panic.
 
 mod accept;
 mod certificate;

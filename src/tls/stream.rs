@@ -37,7 +37,7 @@ const MOST_INCOMING: usize = (64 << 10) + 2 * RECORD;
 pub trait End: Unpin {
     /// Its share of the connection.
     type Data;
-    /// It is the one that accepts.
+    /// True for the side that accepts the connection.
     const IS_SERVER: bool;
 
     /// Whether there is something to send.
@@ -123,7 +123,7 @@ impl<S, E> fmt::Debug for Stream<S, E> {
 }
 
 thread_local! {
-    /// What is read and written goes through here. Taken while it is used, so that nothing can find it borrowed.
+    /// The block through which all bytes are read and written. It is taken while it is used, so that it is never borrowed twice.
     static MEMORY: Cell<Option<Box<[u8]>>> = const { Cell::new(None) };
 }
 
@@ -152,12 +152,12 @@ impl<S, E: End> Stream<S, E> {
         }
     }
 
-    /// What rustls knows of the connection.
+    /// The state of rustls for the connection.
     pub fn end(&self) -> &E {
         &self.end
     }
 
-    /// What carries it.
+    /// The stream that carries the encrypted bytes.
     pub fn io(&self) -> &S {
         &self.io
     }
@@ -167,7 +167,7 @@ impl<S, E: End> Stream<S, E> {
         self.incoming.capacity() + self.plain.capacity() + self.outgoing.capacity()
     }
 
-    /// What carries it, without the encryption.
+    /// The stream that carries the encrypted bytes, without the TLS state.
     #[cfg(test)]
     pub fn into_io(self) -> S {
         self.io
@@ -242,7 +242,7 @@ impl<S, E: End> Stream<S, E> {
         }
     }
 
-    /// The same over what is there already.
+    /// Processes the bytes that are there already.
     fn process_again(
         &mut self,
         write: impl FnOnce(WriteTraffic<'_, E::Data>) -> Result<(), EncryptError>,
@@ -257,10 +257,10 @@ impl<S, E: End> Stream<S, E> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin, E: End> Stream<S, E> {
-    /// Shakes hands. Where that fails the peer is told why, if it listens.
+    /// Completes the TLS handshake. A peer whose handshake fails gets an alert.
     ///
     /// # Errors
-    /// Those of the socket, and of kind `InvalidData` what TLS has against the peer.
+    /// Errors of the socket; of kind `InvalidData`, errors of the TLS handshake and of the verification of the peer.
     pub async fn handshake(&mut self) -> io::Result<()> {
         // A client speaks first.
         self.process_again(|_| Ok(()));
@@ -375,7 +375,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, E: End> AsyncRead for Stream<S, E> {
             if buf.filled().len() > before {
                 return Poll::Ready(Ok(()));
             }
-            // What TLS itself has to say, such as new keys; whoever cannot send it will find out when he writes.
+            // Messages of TLS itself, such as new keys. An error here shows again at the next write.
             let sent = stream.poll_send(cx);
             if let Some(failure) = &stream.failure {
                 return Poll::Ready(Err(invalid::<E>(failure)));
@@ -398,7 +398,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, E: End> AsyncWrite for Stream<S, E> {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let stream = self.get_mut();
-        // What is written at once waits at the most.
+        // At most the bytes of one write wait.
         ready!(stream.poll_send(cx))?;
         if stream.closing.by_us {
             return Poll::Ready(Err(ErrorKind::BrokenPipe.into()));

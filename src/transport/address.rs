@@ -38,16 +38,16 @@ pub struct Tcp {
 }
 
 impl Tcp {
-    /// So many probes without an answer end a connection.
+    /// The number of unanswered probes that ends a connection.
     pub const PROBES: u32 = 6;
 
-    /// What nobody knows a socket to have.
+    /// The options of a socket that are not known.
     pub(crate) const UNKNOWN: Tcp = Tcp {
         keepalive: Duration::MAX,
         user_timeout: Duration::MAX,
     };
 
-    /// What a socket has when it is made: the system's patience.
+    /// The options of a new socket: the defaults of the system.
     pub const OFF: Tcp = Tcp {
         keepalive: Duration::ZERO,
         user_timeout: Duration::ZERO,

@@ -1,4 +1,4 @@
-//! What Pingora asks of a stream, answered by the stream inside a wrapper.
+//! Pingora's traits for a wrapper of a stream: the stream inside answers.
 
 /// Implements Pingora's traits about the identity of a connection (`UniqueID`, `Peek` and the three digests) for a wrapper:
 /// the stream inside, given by an expression over `self`, answers.

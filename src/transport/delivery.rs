@@ -1,4 +1,4 @@
-//! What the kernel knows of how much of a connection's data has arrived, and is told of how it leaves.
+//! The delivery of a connection's data, as the kernel knows it: how much has arrived, and how the last bytes leave.
 
 use crate::transport::socket::Socket;
 use crate::transport::tls_stream::Secured;
@@ -6,7 +6,7 @@ use pingora::protocols::{SocketDigest, Stream};
 use rustix::net::sockopt;
 use std::os::fd::AsRawFd;
 
-/// What a stream knows of what it has taken, and can do about what it takes.
+/// What a stream can say of the bytes that it has taken, and how it sends the last ones.
 pub trait Delivery {
     /// How many bytes the far end has acknowledged since the stream began, where that is known.
     fn delivered(&self) -> Option<u64>;
@@ -14,7 +14,7 @@ pub trait Delivery {
     /// Memory that it owns to keep what it has not passed on, in bytes.
     fn memory(&self) -> usize;
 
-    /// What is written next is the last of the stream, and its end follows at once: they may travel together.
+    /// The next write is the last of the stream, and the end of the stream follows at once: both may travel in one packet.
     fn finish_with_next(&self);
 }
 
@@ -42,7 +42,7 @@ impl Delivery for Socket {
     fn delivered(&self) -> Option<u64> {
         match self {
             Socket::Tcp(stream, _) => acknowledged(&SocketDigest::from_raw_fd(stream.as_raw_fd())),
-            // What a Unix socket has taken is in the reader's own queue.
+            // Bytes that a Unix socket has taken are in the reader's own queue.
             Socket::Unix(..) => None,
             Socket::Tls(stream) => stream.io().delivered(),
             Socket::Rewound(_, socket) | Socket::Unnamed(_, socket) => socket.delivered(),

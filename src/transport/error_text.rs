@@ -2,7 +2,7 @@
 
 use pingora::{Error, ErrorType};
 
-/// What has happened, from the outermost to the root cause.
+/// The text of an error, from the outermost to the root cause.
 pub(crate) fn words(error: &Error) -> String {
     let mut parts: Vec<String> = Vec::new();
     let mut next = Some(error);

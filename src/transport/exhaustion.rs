@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// What the system has no more of, so that there can be no other connection now. That is nobody's fault but wsgate's.
+/// A resource of the system that has run out, so that no further connection can be made. No client and no server is at fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exhaustion {
     /// Of file descriptors, in this process or in the system.
@@ -26,7 +26,7 @@ pub enum Exhaustion {
 pub(crate) enum ProbeError {
     /// There was nothing to ask with: that says nothing of who was to be asked.
     Exhausted(Exhaustion, io::Error),
-    /// What was wrong with it, in words.
+    /// The failure, as a sentence.
     Failed(String),
 }
 
@@ -78,7 +78,7 @@ impl Exhaustion {
         }
     }
 
-    /// What an error of connect(2) to a server is, from `source` or an address that the system chose: the system has one
+    /// Tells exhaustion from other errors of connect(2) to a server, from `source` or an address that the system chose: the system has one
     /// error for "no port is left" and for "no address of mine leads there", as where IPv6 is off.
     pub(crate) fn of_connect(
         error: io::Error,
@@ -93,7 +93,7 @@ impl Exhaustion {
         io::Error::new(io::ErrorKind::AddrNotAvailable, sentence)
     }
 
-    /// What an error of bind(2) to `source` is.
+    /// Tells exhaustion from other errors of bind(2) to `source`.
     pub(crate) fn of_bind(error: io::Error, source: IpAddr) -> io::Error {
         match Errno::from_io_error(&error) {
             Some(Errno::ADDRNOTAVAIL) => {

@@ -34,7 +34,7 @@ use tokio::net::{TcpSocket, TcpStream, UnixStream, lookup_host};
 pub enum Socket {
     /// With the address of the peer, which is not to be had any more once the peer has reset the connection.
     Tcp(TcpStream, SocketAddr),
-    /// Those who connect have no address there; the client whom a proxy speaks for has one.
+    /// A Unix socket. The address is that of the client for which a proxy speaks; a peer itself has none.
     Unix(UnixStream, Option<SocketAddr>),
     /// One of the others inside: a socket without TLS does not pay for one with it.
     Tls(Box<tls::ClientStream<Socket>>),
@@ -44,7 +44,7 @@ pub enum Socket {
     Unnamed(Unnamed, Box<Socket>),
 }
 
-/// What a PROXY protocol header says instead of the client's address. No forwarded header on such a connection is believed:
+/// A PROXY protocol header that does not name the client's address. No forwarded header on such a connection is believed:
 /// the peer's address is the proxy's, but the requests may be written by its client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unnamed {
@@ -55,11 +55,11 @@ pub enum Unnamed {
 }
 
 impl Socket {
-    /// Connects to a server as its upstream wants it: with TLS, where it does; `name` is the one that its address was
-    /// configured by.
+    /// Connects to a server, with TLS if its upstream has TLS settings. `name` is the host name by which its address was
+    /// configured.
     ///
     /// # Errors
-    /// Those of the connection, and what TLS has against the server.
+    /// Errors of the connect, of the TLS handshake and of the verification of the server.
     pub async fn open(
         address: &Address,
         name: Option<&str>,
@@ -84,7 +84,7 @@ impl Socket {
     /// Connects, from one of these addresses; a name is resolved now, and its addresses are tried in turn.
     ///
     /// # Errors
-    /// Those of the last address.
+    /// The error of the last address that was tried.
     pub async fn connect(address: &Address, tcp: Tcp, sources: &Sources) -> io::Result<Socket> {
         match address {
             Address::Unix(path) => Ok(Socket::Unix(UnixStream::connect(path).await?, None)),
@@ -134,11 +134,10 @@ impl Socket {
         Err(failed)
     }
 
-    /// Has the system give up the connection when these say so, where `had` said so before. Unix sockets know no such
-    /// silence.
+    /// Sets the options for keep-alive and time-outs that differ from `had`. Unix sockets have none.
     ///
     /// # Errors
-    /// Those of the socket.
+    /// The errors of the socket options.
     pub(crate) fn apply(&self, tcp: Tcp, had: Tcp) -> io::Result<()> {
         match self {
             Socket::Tcp(stream, _) => tcp.apply(stream, had),
@@ -148,7 +147,7 @@ impl Socket {
         }
     }
 
-    /// Who is on the other side, or whom a proxy there speaks for.
+    /// The address of the peer, or of the client for which a proxy speaks.
     pub(crate) fn peer(&self) -> Option<SocketAddr> {
         match self {
             Socket::Tcp(_, peer) => Some(*peer),
@@ -158,7 +157,7 @@ impl Socket {
         }
     }
 
-    /// The same connection once a PROXY protocol header has said for whom it is.
+    /// The connection with the client address of a PROXY protocol header.
     pub(crate) fn introduced(self, source: Source) -> Socket {
         match (source, self) {
             (Source::Address(client), Socket::Tcp(stream, _)) => Socket::Tcp(stream, client),
@@ -172,10 +171,10 @@ impl Socket {
         }
     }
 
-    /// Waits for bytes and copies what fits of them; they stay to be read. 0 at the end of the stream.
+    /// Waits for bytes and copies as many as fit; the bytes stay to be read. Returns 0 at the end of the stream.
     ///
     /// # Errors
-    /// Those of the socket; what is encrypted or rewound cannot be looked at.
+    /// The errors of the socket. Streams that are encrypted or rewound cannot be peeked at.
     pub(crate) async fn peek(&self, into: &mut [u8]) -> io::Result<usize> {
         match self {
             Socket::Tcp(stream, _) => stream.peek(into).await,
@@ -213,11 +212,10 @@ fn prepare(address: SocketAddr, tcp: Tcp, source: Option<IpAddr>) -> io::Result<
 }
 
 impl Tcp {
-    /// Tells the system so (tcp(7)), as far as `had` was something else. What a listening socket is told, its connections
-    /// obey from the beginning.
+    /// Sets the options (tcp(7)) that differ from `had`. Accepted sockets inherit the options of their listening socket.
     ///
     /// # Errors
-    /// Those of the socket.
+    /// The errors of the socket options.
     pub(crate) fn apply(self, socket: impl AsFd, had: Tcp) -> io::Result<()> {
         let socket = socket.as_fd();
         if self.keepalive != had.keepalive {
@@ -296,7 +294,7 @@ impl AsyncWrite for Socket {
     }
 }
 
-// What Pingora asks of a stream, for the time of the handshake.
+// Pingora's traits of a stream, which it uses for the time of the handshake.
 
 #[async_trait]
 impl Shutdown for Socket {

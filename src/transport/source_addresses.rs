@@ -36,8 +36,8 @@ impl Sources {
         &self.addresses
     }
 
-    /// Those that a server of this address can be reached from, beginning with the one whose turn it is. `None` is left to
-    /// the system, where no address is of the server's family.
+    /// The local addresses from which a server of this address can be reached, beginning with the next in turn. `None` leaves the
+    /// choice to the system, where no address is of the server's family.
     pub(crate) fn of(&self, server: SocketAddr) -> impl Iterator<Item = Option<IpAddr>> {
         let fits = move |source: &&IpAddr| source.is_ipv4() == server.is_ipv4();
         let count = self.addresses.iter().filter(fits).count();

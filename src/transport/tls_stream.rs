@@ -26,10 +26,10 @@ pub(crate) struct Secured {
 }
 
 impl Secured {
-    /// Shakes hands within a time.
+    /// Completes the TLS handshake with a client within a time.
     ///
     /// # Errors
-    /// Those of the socket, and what TLS has against the client.
+    /// Errors of the socket, of the TLS handshake and of the verification of the client.
     pub async fn accept(
         io: Stream,
         settings: &tls::Accept,
@@ -47,7 +47,7 @@ impl Secured {
         }
     }
 
-    /// What the encrypted bytes pass through.
+    /// The stream that carries the encrypted bytes.
     pub fn io(&self) -> &Stream {
         self.stream.io()
     }
@@ -57,7 +57,7 @@ impl Secured {
         self.stream.memory()
     }
 
-    /// What was agreed is HTTP/2.
+    /// HTTP/2 was agreed by ALPN.
     pub fn is_http2(&self) -> bool {
         self.stream.end().alpn_protocol() == Some(b"h2")
     }

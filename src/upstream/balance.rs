@@ -1,4 +1,4 @@
-//! Whose turn it is: the servers that take connections, in the order in which they are tried.
+//! Balancing: the servers that take connections, in the order in which they are tried.
 
 use crate::transport::address::Address;
 use crate::upstream::Server;
@@ -10,7 +10,7 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// What round robin remembers between two turns, by number of the server.
+/// The state of round robin between two turns, by the number of the server.
 #[derive(Default)]
 pub(crate) struct Turns(Mutex<HashMap<u32, f64>>);
 

@@ -31,7 +31,7 @@ pub(crate) struct Connected {
     pub began: Instant,
 }
 
-/// What an upgrade asks of a pool.
+/// The request of an upgrade to a pool.
 pub(crate) struct Wish<'a> {
     /// The key of its balance, where that is by hash.
     pub key: Option<&'a [u8]>,
@@ -56,11 +56,13 @@ pub(crate) struct Unreachable {
     pub retry_after: Option<Duration>,
     /// The client left while it waited.
     pub is_abandoned: bool,
+    /// No server had room within `queue_timeout`.
+    pub is_expired: bool,
     /// The upgrade had to wait, and there was no memory for that.
     pub lacks_memory: bool,
 }
 
-/// What came of one attempt to connect.
+/// The result of one attempt to connect.
 enum Attempt {
     Connected(Box<Connected>),
     /// The server has no room for one more connection.
@@ -84,24 +86,24 @@ impl Pool {
             tokio::time::Instant::now().into_std() + self.members().settings.queue_timeout;
         let mut unreachable = Unreachable::default();
         let mut queued: Option<(Queued, Reservation)> = None;
+        // The servers that failed for this upgrade, by number.
+        let mut failed: Vec<u32> = wish.avoid.into_iter().collect();
         // The handshake that a wait in the queue ended with.
         let mut turn: Option<AdmittedHandshake> = None;
         let (end, connected) = 'connected: loop {
             let mut candidates = self.candidates(key);
-            if let Some(avoid) = wish.avoid {
-                candidates.retain(|server| server.number != avoid);
-            }
+            candidates.retain(|server| !failed.contains(&server.number));
             let is_hashed = self.is_hashed(key);
-            let first = candidates.first().filter(|_| is_hashed);
-            let wanted = first.map(|server| server.number);
             if let Some(handshake) = &turn {
                 self.put_first(handshake.server(), &mut candidates);
             }
+            let mut lacks_room = false;
             for server in &candidates {
                 let own_turn = turn.take_if(|turn| turn.server() == server.number);
                 // A key belongs to its server: the next one is tried only where that one fails.
                 let Some(handshake) = own_turn.or_else(|| self.try_admit(server.number, network))
                 else {
+                    lacks_room = true;
                     if is_hashed {
                         break;
                     }
@@ -112,15 +114,20 @@ impl Pool {
                     Attempt::Connected(connected) => {
                         break 'connected (QueueEnd::Served, Some(connected));
                     }
-                    Attempt::Full | Attempt::Failed => {}
+                    Attempt::Full => lacks_room = true,
+                    Attempt::Failed => failed.push(server.number),
                     Attempt::Exhausted => break 'connected (QueueEnd::Served, None),
                 }
             }
             // Where the server of a turn is not there any more, the turn is given back.
             drop(turn.take());
-            if unreachable.is_tried {
+            // A server that has no room now may have some soon.
+            if unreachable.is_tried && !lacks_room {
                 break (QueueEnd::Served, None);
             }
+            let mut left = candidates.iter().map(|server| server.number);
+            let first = left.find(|number| !failed.contains(number));
+            let wanted = first.filter(|_| is_hashed);
             if queued.is_none() {
                 let Some(memory) = (wish.reserve)() else {
                     unreachable.lacks_memory = true;
@@ -137,7 +144,10 @@ impl Pool {
                     unreachable.retry_after = Some(after);
                     break (QueueEnd::Refused, None);
                 }
-                WaitEnd::Expired => break (QueueEnd::Expired, None),
+                WaitEnd::Expired => {
+                    unreachable.is_expired = true;
+                    break (QueueEnd::Expired, None);
+                }
                 WaitEnd::Abandoned => {
                     unreachable.is_abandoned = true;
                     break (QueueEnd::Abandoned, None);
@@ -199,7 +209,7 @@ impl Pool {
             }
             Ok(Err(error)) => {
                 if let Some(exhaustion) = Exhaustion::of(&error) {
-                    // It says nothing about the server.
+                    // An exhaustion of wsgate's own resources says nothing about the server.
                     exhaustion.report(metrics, &error);
                     unreachable.exhausted = true;
                     return match exhaustion.is_for_every_server() {

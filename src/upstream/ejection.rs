@@ -26,13 +26,13 @@ use std::time::{Duration, Instant};
 /// Why a server is left alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EjectionReason {
-    /// It could not be connected to.
+    /// A connect to the server failed.
     Unreachable,
-    /// It ended the connection instead of answering the handshake.
+    /// The server ended the connection instead of answering the handshake.
     NoAnswer,
-    /// It answered with 502, 503 or 504.
+    /// The server answered with 502, 503 or 504.
     GatewayError,
-    /// It completed handshakes and dropped the connections at once, without a Close.
+    /// The server completed handshakes and dropped the connections at once, without a Close.
     Dropped,
 }
 
@@ -61,7 +61,7 @@ impl EjectionReason {
 /// One ejection of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ejected {
-    /// What it failed in.
+    /// The kind of its last failure.
     pub reason: EjectionReason,
     /// When it was left alone.
     pub since: Instant,
@@ -140,7 +140,7 @@ struct Sessions {
     dropped_of: Clients,
 }
 
-/// What connections found of one server.
+/// The failures and successes that connections found of one server.
 #[derive(Debug, Default)]
 pub(crate) struct Ejector {
     row: Row,

@@ -45,7 +45,7 @@ struct Checked {
 }
 
 impl Checks {
-    /// What fails its checks is drained by `control`.
+    /// `control` drains a server that fails its checks.
     pub fn new(pools: Arc<Pools>, control: Arc<Control>, metrics: Arc<Metrics>) -> Self {
         Checks {
             pools,
@@ -182,7 +182,7 @@ impl HealthChecker {
         })
     }
 
-    /// It is back: who is still connected stays.
+    /// The server is back: its drain is cancelled, and the clients that are still connected stay.
     fn cancel(&self) {
         let selection = self.trigger(Cause::Health).target.selection();
         for (id, progress) in self.control.drains() {

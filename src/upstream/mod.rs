@@ -63,7 +63,7 @@ pub struct Members {
     pub settings: Upstream,
     /// In the order of the configuration.
     pub servers: Vec<Arc<Server>>,
-    /// Those that the configuration had before, and that may still have connections.
+    /// Servers of earlier configurations that may still have connections.
     pub left: Vec<Arc<Server>>,
     /// Counts the changes of `settings.generation`.
     pub generation: u32,
@@ -84,8 +84,8 @@ impl Members {
         matches!(settings.balance, Balance::Hash(_)).then(|| Arc::new(Ring::new(servers)))
     }
 
-    /// Those that take new connections now: of the configuration, then its backups, then those of before; and where all
-    /// that would are left alone for their failures, those, as one of them may have recovered.
+    /// The servers that take new connections now: those of the configuration; without any, its backups; without any, servers of
+    /// earlier configurations. Where all of them are ejected, the ejected ones, as one of them may have recovered.
     fn taking(&self) -> Vec<Arc<Server>> {
         let would = |server: &Arc<Server>| {
             !server.is_drained() && server.health() == HealthStatus::Good && !server.is_full()
@@ -199,7 +199,7 @@ impl Pool {
         self.changed.notify_waiters();
     }
 
-    /// What the checks of a server say now.
+    /// Sets the result of a server's checks.
     pub fn set_health(&self, server: &Server, health: HealthStatus) {
         server.set_health(health);
         self.changed.notify_waiters();
@@ -207,7 +207,7 @@ impl Pool {
 
     /// Whether a server takes new connections as things stand.
     pub fn is_taking(&self, server: &Server) -> bool {
-        // Who has a place there already does not fill it.
+        // A connection that has its place already does not count against `max_connections`.
         let members = self.members();
         let is_here = |known: &Arc<Server>| known.number == server.number;
         !server.is_drained()

@@ -25,7 +25,7 @@ struct Inner {
     next: u32,
 }
 
-/// What a new configuration leaves behind in a pool.
+/// The servers and generations of a pool that a new configuration does not have any more.
 pub struct Departure {
     /// The pool.
     pub pool: Arc<Pool>,
@@ -37,7 +37,7 @@ pub struct Departure {
     pub generation: Option<u32>,
 }
 
-/// What a new configuration leaves behind of the servers of a pool.
+/// The servers and the generation that a pool leaves behind with a new configuration.
 pub(crate) struct Update {
     pub left: Vec<Arc<Server>>,
     pub generation: Option<u32>,
@@ -58,12 +58,12 @@ impl Pools {
         pools
     }
 
-    /// Those of the configuration, in its order.
+    /// The pools of the configuration, in its order.
     pub fn current(&self) -> Vec<Arc<Pool>> {
         self.read().current.clone()
     }
 
-    /// Those of the configuration and those it dropped.
+    /// The pools of the configuration, and those that it dropped while they had connections.
     pub fn all(&self) -> Vec<Arc<Pool>> {
         let inner = self.read();
         inner

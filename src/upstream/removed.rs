@@ -16,7 +16,7 @@ pub struct RemovedServers {
 }
 
 impl RemovedServers {
-    /// Those of a server that its pool does not have any more.
+    /// The connections to a server that its pool does not have any more.
     pub fn server(pool: &Arc<Pool>, server: Arc<Server>) -> Self {
         RemovedServers {
             target: Target::Server(pool.server_id(&server)),
@@ -25,7 +25,7 @@ impl RemovedServers {
         }
     }
 
-    /// Those of earlier generations of a pool.
+    /// The connections of earlier generations of a pool.
     pub fn older(pool: &Arc<Pool>, generation: u32) -> Self {
         RemovedServers {
             target: Target::OlderThan {

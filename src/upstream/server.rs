@@ -23,7 +23,7 @@ pub struct Server {
     drained: AtomicBool,
     /// Why the configuration, or its name, does not have it any more; see [`Server::left_by`].
     left: AtomicU8,
-    /// What its checks say.
+    /// The result of its checks.
     health: AtomicU8,
     /// When it became able to serve again, if that was while wsgate ran.
     back_since: Mutex<Option<Instant>>,
@@ -33,7 +33,7 @@ pub struct Server {
     /// WebSocket connections, those included that are being made.
     connections: AtomicUsize,
     ejector: Mutex<Ejector>,
-    /// That of its pool: a place may be free that was not.
+    /// Notified when a server of the pool may take connections that took none before.
     changed: Arc<Notify>,
 }
 
@@ -70,26 +70,26 @@ impl Drop for ServerPermit {
     }
 }
 
-/// What the checks of a server say.
+/// The result of the checks of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum HealthStatus {
-    /// It passes them, or has none.
+    /// The server passes its checks, or has none.
     Good = 0,
-    /// It is new and has not passed one yet.
+    /// The server is new and has not passed a check yet.
     Untried = 1,
-    /// It fails them.
+    /// The server fails its checks.
     Bad = 2,
 }
 
-/// What operators are told of a server.
+/// The state of a server as operators see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// It takes connections.
+    /// The server takes connections.
     Up,
-    /// It was taken out, by somebody or by a configuration without it.
+    /// An operator took the server out, or a new configuration does not have it.
     Draining,
-    /// It does not pass its checks, or failed in the handshakes of clients.
+    /// The server fails its checks, or is ejected.
     Down,
 }
 
@@ -168,12 +168,12 @@ impl Server {
         (max == 0 || before < max).then_some(occupied)
     }
 
-    /// It took a connection.
+    /// The server accepted a connection.
     pub(crate) fn handle_connect(&self) {
         self.ejector().handle_connect();
     }
 
-    /// It has answered a handshake of this client as it must.
+    /// The server has answered a handshake of this client correctly.
     pub(crate) fn handle_answer(&self, client: ClientNetwork) {
         self.ejector().handle_answer(client, Instant::now());
     }
@@ -213,7 +213,7 @@ impl Server {
         self.left_by().is_some()
     }
 
-    /// What has taken it from the configuration, or from its name.
+    /// The cause for which the server was removed: a reload, or discovery.
     pub fn left_by(&self) -> Option<Cause> {
         match self.left.load(Ordering::Relaxed) {
             PRESENT => None,
@@ -222,7 +222,7 @@ impl Server {
         }
     }
 
-    /// What its checks say.
+    /// The result of its checks.
     pub fn health(&self) -> HealthStatus {
         match self.health.load(Ordering::Relaxed) {
             0 => HealthStatus::Good,
@@ -231,7 +231,7 @@ impl Server {
         }
     }
 
-    /// What operators are told.
+    /// The state as operators see it.
     pub fn state(&self) -> State {
         if self.is_drained() || self.has_left() {
             State::Draining

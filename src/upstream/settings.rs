@@ -1,4 +1,4 @@
-//! What an upstream is, as the configuration means it.
+//! The settings of an upstream, as the configuration means them.
 
 use crate::admission;
 use crate::deploy::Thresholds;
@@ -15,7 +15,7 @@ pub struct Upstream {
     pub name: String,
     /// At least one.
     pub servers: Vec<ServerSettings>,
-    /// Whose turn it is.
+    /// How a server is chosen.
     pub balance: Balance,
     /// When a server that fails in the handshake is left alone for a while.
     pub ejection: Ejection,
@@ -31,7 +31,7 @@ pub struct Upstream {
     pub read_timeout: Duration,
     /// How long a connection to a server is kept for the next plain HTTP request.
     pub keepalive_timeout: Duration,
-    /// What stands behind the servers, in any words: where it changes, connections made before are drained.
+    /// A name for the version behind the servers. When it changes, connections made before are drained.
     pub generation: Option<String>,
     /// How often names of servers are resolved.
     pub resolve_interval: Duration,
@@ -56,7 +56,7 @@ pub struct ServerSettings {
     pub weight: u32,
     /// WebSocket connections that it may have, 0 for any number.
     pub max_connections: usize,
-    /// It is used only while none of the others takes connections.
+    /// The server is used only while no other takes connections.
     pub backup: bool,
 }
 
@@ -87,7 +87,7 @@ pub enum Balance {
     Hash(HashKey),
 }
 
-/// What of a request decides on the server.
+/// The part of a request that selects the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HashKey {
     /// The value of a header, by its name in lower case.
@@ -128,7 +128,7 @@ impl Default for Ejection {
 /// How the servers of an upstream are checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HealthCheck {
-    /// What is asked of a server.
+    /// The kind of check.
     pub check: Check,
     /// From the end of one check to the next.
     pub interval: Duration,
@@ -142,7 +142,7 @@ pub struct HealthCheck {
     pub version_header: Option<String>,
 }
 
-/// What is asked of a server to find out whether it serves.
+/// A check by which it is found out whether a server serves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Check {
     /// Does it accept a connection?

@@ -71,6 +71,19 @@ def test_no_more_handshakes_than_a_server_bears(start):
     assert gate.wait_for_metrics(lambda now: now.total(DEQUEUED, end="served") == 1, "the third").total(QUEUED) == 0
 
 
+def test_an_upgrade_waits_for_a_busy_server_although_another_is_dead(start):
+    """The connect to the dead server fails at once; the other one has no room until its handshake is done."""
+    dead, busy = raw.Server(), raw.Server()
+    dead.close()
+    gate = start([dead, busy], max_handshakes=1)
+    under_way = ask(gate)
+    first = busy.accept()
+    waiting = ask_and_wait(gate)
+    first.send(http.switching_protocols(first.read_head()))
+    answer(busy)
+    assert [client.read_head().status for client in (under_way, waiting)] == [101, 101]
+
+
 def test_a_client_that_leaves_the_queue_takes_no_turn(start):
     server = raw.Server()
     gate = start([server], max_handshakes=1)

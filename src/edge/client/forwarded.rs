@@ -130,7 +130,7 @@ fn pair_of(pair: &[u8]) -> Option<(&[u8], Cow<'_, [u8]>)> {
     is_name.then_some((name, value))
 }
 
-/// What stands between two quotes: RFC 9110 §5.6.4.
+/// The content of a quoted string (RFC 9110 §5.6.4).
 fn unquoted(inner: &[u8]) -> Option<Cow<'_, [u8]>> {
     let is_text = |byte: u8| byte == b'\t' || (byte >= b' ' && byte != 0x7f);
     if !inner.contains(&b'\\') {
@@ -162,7 +162,7 @@ fn quoted_parts(list: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
     parts.filter(|part| !part.is_empty())
 }
 
-/// What is before the last separator outside of quotes, if there is one, and what is behind it.
+/// Splits a list at its last separator outside of quotes: the part before it, if there is a separator, and the part behind it.
 fn split_last(list: &[u8], separator: u8) -> (Option<&[u8]>, &[u8]) {
     let mut is_quoted = false;
     for at in (0..list.len()).rev() {
@@ -293,7 +293,7 @@ mod tests {
         }
     }
 
-    /// What a client writes into its own element, or leaves open in it, is nothing to those behind it.
+    /// The text of a client's own element, even with an open quote, does not change the elements behind it.
     #[test]
     fn quotes_hide_separators_and_nothing_else() {
         let of = |line: &str| addresses(&[line]);

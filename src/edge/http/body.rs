@@ -20,7 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 /// How the body of a request is framed (RFC 9112 §6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Body {
-    /// So many bytes are still to come.
+    /// This number of bytes is still to come.
     Length(u64),
     /// `Transfer-Encoding: chunked`.
     Chunked(Chunks),
@@ -30,7 +30,8 @@ pub(crate) enum Body {
 #[derive(Debug)]
 pub(crate) struct Framed {
     stream: Stream,
-    /// What came behind the head and was not read from here yet; once the body is over, the beginning of the next request.
+    /// Bytes that came behind the head and were not read from here yet; after the end of the body, the beginning of the next
+    /// request.
     behind: BytesMut,
     body: Body,
     /// The sending side is shut down, and the client may still send.
@@ -101,7 +102,7 @@ impl AsyncRead for Framed {
             return Poll::Ready(Ok(()));
         }
         let most = match this.body {
-            // What follows stays in the socket.
+            // The bytes behind the body stay in the socket.
             Body::Length(left) => usize::try_from(left).unwrap_or(usize::MAX),
             Body::Chunked(_) => usize::MAX,
         };
@@ -148,7 +149,7 @@ pub(crate) enum Chunks {
     Extension(u64),
     /// Behind the CR of a line with a size.
     SizeEnd(u64),
-    /// So many bytes of data are still to come.
+    /// This number of bytes of data is still to come.
     Data(u64),
     /// Behind the data: CR, LF.
     DataEnd,
@@ -163,7 +164,7 @@ pub(crate) enum Chunks {
     },
     /// The body is over.
     End,
-    /// It is malformed, and never over.
+    /// The body is malformed, and never ends.
     Malformed,
 }
 

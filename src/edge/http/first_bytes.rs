@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-/// What a client speaks that does not speak HTTP/1.
+/// A protocol other than HTTP/1 that a client speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Foreign {
     /// A TLS record: the client was told `https://` or `wss://`.
@@ -32,7 +32,7 @@ impl Foreign {
     }
 }
 
-/// What the client is told.
+/// The sentence that the client gets.
 impl fmt::Display for Foreign {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -63,10 +63,10 @@ enum Part {
 }
 
 impl RequestLine {
-    /// `head` is all that came so far, without empty lines before it.
+    /// `head` holds all bytes that came so far, without empty lines before them.
     ///
     /// # Errors
-    /// What the client speaks, as soon as it cannot be HTTP/1 whatever follows.
+    /// The protocol that the client speaks, as soon as the bytes cannot become HTTP/1, whatever follows.
     pub fn check(&mut self, head: &[u8]) -> Result<(), Foreign> {
         // RFC 8446 §5.1: a record of the type `handshake`, whose version begins with 3.
         if let [0x16] | [0x16, 3, ..] = head {
@@ -122,7 +122,7 @@ mod tests {
         (b"GET / HTTP/1.0\n\n", None),
         (b"POST /{\"a\"} HTTP/1.1\r\n", None),
         (b"GET /\xc3\xbc HTTP/1.1\r\n", None),
-        // What is wrong with these is for the check of the whole head to say.
+        // The mistakes in these are found by the check of the whole head.
         (b"GET / HTTP/2.0\r\n", None),
         (b"GET /a b HTTP/1.1\r\n", None),
         (b"CONNECT a:1 HTTP/1.1\r\n", None),

@@ -26,7 +26,7 @@ pub(crate) enum NoHead {
     TimedOut,
     /// The head is too large: 431.
     TooLarge,
-    /// What comes is no request of HTTP/1: 400.
+    /// The bytes are no request of HTTP/1: 400.
     Foreign(Foreign),
 }
 
@@ -129,7 +129,7 @@ pub(crate) fn may_upgrade(head: &[u8]) -> bool {
 }
 
 impl NoHead {
-    /// What the client is told, where anybody may still be listening.
+    /// The answer that the client gets; `None` where no client is there to read it.
     pub(crate) fn answer(&self, client: &Client) -> Option<Answer> {
         Some(match self {
             NoHead::Idle | NoHead::Broken => return None,
@@ -149,7 +149,7 @@ impl NoHead {
     }
 }
 
-/// What a client is told whose head cannot be read.
+/// The answer to a head that cannot be read.
 pub(crate) fn malformed(error: &HeadError) -> Answer {
     let status = match error {
         HeadError::TooManyFields => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,

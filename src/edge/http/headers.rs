@@ -1,4 +1,4 @@
-//! What is changed of the headers of a message on its way.
+//! Changes to the headers of a message on its way.
 
 use crate::edge::settings::{Auth, HeaderRules};
 use crate::handshake;
@@ -96,7 +96,7 @@ impl<'a> Changes<'a> {
         }
     }
 
-    /// What the access service vouches for, and nobody else.
+    /// Sets the headers of the access service. The client's own headers of these names are removed.
     pub fn vouch(&mut self, auth: Option<&'a Auth>, auth_headers: &'a AuthHeaders) {
         for name in auth.into_iter().flat_map(|auth| &auth.copy) {
             self.remove(name);
@@ -106,10 +106,10 @@ impl<'a> Changes<'a> {
         }
     }
 
-    /// Makes them in a head that Pingora writes.
+    /// Applies the changes to a head that Pingora writes.
     ///
     /// # Errors
-    /// None: names and values have been looked at.
+    /// None in practice: names and values were checked before.
     pub fn apply(self, head: &mut impl Head) -> Result<()> {
         let names = head.names().filter(|name| !self.keeps(name.as_str()));
         let gone: Vec<HeaderName> = names.cloned().collect();
@@ -219,10 +219,10 @@ pub(crate) fn end_hop(head: &mut ResponseHeader) {
     }
 }
 
-/// Has a route's rules hold for an answer.
+/// Applies the header rules of a route to an answer.
 ///
 /// # Errors
-/// None: names and values have been looked at.
+/// None in practice: names and values were checked before.
 pub(crate) fn apply_rules(head: &mut ResponseHeader, rules: &HeaderRules) -> Result<()> {
     let mut changes = Changes::of_response(std::iter::empty());
     changes.apply_rules(rules);
@@ -233,7 +233,7 @@ pub(crate) fn apply_rules(head: &mut ResponseHeader, rules: &HeaderRules) -> Res
 /// using the two-octet delimiter of 0x3b, 0x20 [...] before being passed into a non-HTTP/2 context".
 ///
 /// # Errors
-/// None: the values have been headers.
+/// None in practice: the values were headers before.
 pub(crate) fn join_cookies(head: &mut RequestHeader) -> Result<()> {
     let mut crumbs = head.headers.get_all(header::COOKIE).iter();
     if crumbs.by_ref().nth(1).is_none() {

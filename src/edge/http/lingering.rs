@@ -29,7 +29,7 @@ impl Lingering {
     pub async fn end(&self, mut stream: Stream, answer: &Answer, without_body: bool) {
         let bytes = answer.bytes(without_body);
         let Ok(_place) = self.0.try_acquire() else {
-            // What fits into the socket at once: most clients still read it before the reset that may follow.
+            // Only as much as the socket takes at once: most clients still read it before the reset that may follow.
             let _ = timeout(Duration::ZERO, stream.write_all(&bytes)).await;
             return;
         };
@@ -52,7 +52,7 @@ pub(crate) async fn read_out(stream: &mut Stream) {
     poll_fn(|cx| rest.poll_read_out(stream, cx)).await;
 }
 
-/// What is left of the bounds of [`read_out`].
+/// The time and the bytes that are left of the bounds of [`read_out`].
 #[derive(Debug)]
 pub(crate) struct Unread {
     bytes: usize,

@@ -1,6 +1,6 @@
-//! How long the other end of a transfer may keep it waiting: a pause at most, and a minimal rate beyond it.
+//! Bounds on how long a peer may keep a transfer waiting: the longest pause, and a minimal rate.
 //!
-//! It is told how long was waited and how many bytes came of it; it knows no clock.
+//! Pure: waits and bytes are reported by the caller.
 
 use std::time::Duration;
 
@@ -29,13 +29,13 @@ impl Patience {
         self.left
     }
 
-    /// It was waited so long. Returns false if that was all the time that there was.
+    /// A wait of this length is over. Returns false if the time of the peer is used up.
     pub fn handle_wait(&mut self, waited: Duration) -> bool {
         self.left = self.left.saturating_sub(waited);
         !self.left.is_zero()
     }
 
-    /// So many bytes were moved.
+    /// This number of bytes was moved.
     pub fn handle_bytes(&mut self, bytes: usize) {
         let earned = match (bytes as u64, self.rate) {
             (0, _) => Duration::ZERO,

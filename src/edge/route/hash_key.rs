@@ -1,4 +1,4 @@
-//! What of a request decides on its server, where the balance of an upstream is by hash.
+//! The key of a request: the part of it that selects the server, where the balance of an upstream is by hash.
 
 use crate::edge::http::client_request::ClientRequest;
 use crate::handshake::Fields;

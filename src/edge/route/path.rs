@@ -1,8 +1,8 @@
-//! The normal form of a path, in which access rules cannot be passed by another spelling.
+//! The normal form of a path. Routes are compared in it, so that another spelling of a path does not pass an access rule.
 //!
 //! Servers read one path in different ways: some decode twice, some take `\` for `/`, some cut `;jsessionid=1` off each
-//! segment. The normal form is what the most generous of them reads. It is made for comparison alone: a server gets the
-//! path as the client wrote it.
+//! segment. The normal form is the path as the most lenient server reads it. It serves only for comparison: a server gets
+//! the path as the client wrote it.
 //!
 //! It always holds that the normal form of a normal form is itself, that a normal form is no longer than the path, and that
 //! it takes time linear in the length of the path. Upper and lower case stay different.
@@ -81,7 +81,7 @@ fn segments(decoded: &[u8]) -> impl Iterator<Item = Range<usize>> {
     })
 }
 
-/// Those that name something: neither empty nor `.`.
+/// The segments that name something: neither empty nor `.`.
 fn names(decoded: &[u8]) -> impl Iterator<Item = Range<usize>> {
     segments(decoded).filter(|segment| !matches!(&decoded[segment.clone()], b"" | b"."))
 }

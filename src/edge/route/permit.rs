@@ -20,7 +20,7 @@ pub(crate) struct Permit {
     address: Option<Box<AddressPermit>>,
 }
 
-/// The same of a connection that is a tunnel. It says nothing twice, as each idle WebSocket has one.
+/// The permits of a WebSocket. Each idle WebSocket has one, so nothing is stored twice.
 pub(crate) struct TunnelPermit {
     /// The place among all connections as well: it is the same `everybody`, whatever a reload made of the routes.
     route_permit: RoutePermit,
@@ -123,7 +123,7 @@ impl Denied {
         }
     }
 
-    /// What the client is told.
+    /// The answer that the client gets.
     pub fn answer(self) -> Answer {
         match self {
             Denied::All => Answer::unavailable("all connections are taken"),
@@ -133,7 +133,7 @@ impl Denied {
 }
 
 impl Throttled {
-    /// What the client is told.
+    /// The answer that the client gets.
     pub fn answer(self) -> Answer {
         let after = match self {
             Throttled::TooMany => Duration::from_secs(5),

@@ -43,7 +43,7 @@ enum Host {
 pub enum PathError {
     /// The path as it is written and its normal form lead to different routes, or one of them to none.
     Ambiguous,
-    /// It holds an encoded NUL, at which some servers end it.
+    /// The path holds an encoded NUL, at which some servers end it.
     Nul,
 }
 
@@ -290,7 +290,7 @@ mod tests {
         assert_eq!(found, Err(PathError::Ambiguous));
     }
 
-    /// What is read as below a route with this path alone has to be written so.
+    /// A path that normalises to one below a route has to be written as such.
     #[test]
     fn no_spelling_leads_out_of_the_only_route() {
         let router = router(&[(&[], "/ws")]);

@@ -179,7 +179,7 @@ pub(crate) fn not_connected(unreachable: &Unreachable) -> Refused {
         Answer::unavailable(NO_MEMORY).refusing(Reason::Memory)
     } else if unreachable.is_abandoned {
         Answer::unavailable("the client left").refusing(Reason::ClientLeft)
-    } else if !unreachable.is_tried {
+    } else if unreachable.is_expired || !unreachable.is_tried {
         Answer::unavailable("no server takes connections now").refusing(Reason::NoServer)
     } else if unreachable.exhausted {
         Answer::exhausted().refusing(Reason::Exhausted)

@@ -1,7 +1,7 @@
-//! The PROXY protocol: how a proxy in front that passes on bytes says who its client is, before anything else.
+//! The PROXY protocol: a proxy in front that passes on bytes names its client before all other bytes.
 //!
-//! It is always true that not one byte behind the header is taken from the connection: what follows is TLS or HTTP. And
-//! that nothing at all is read from a peer whose word is not taken.
+//! Two properties always hold. No byte behind the header is taken from the connection: TLS or HTTP follows. Nothing at all is read
+//! from a peer that is not trusted.
 
 mod header;
 
@@ -17,11 +17,11 @@ use tokio::time::timeout;
 /// Why a connection does not come to anything.
 #[derive(Debug)]
 pub(crate) enum Refused {
-    /// Who says it is none of those whose word is taken.
+    /// The peer is not trusted.
     Untrusted,
-    /// What came is no header.
+    /// The bytes are no PROXY header.
     Malformed(Malformed),
-    /// It was not complete in time.
+    /// The header was not complete in time.
     TimedOut,
     /// The connection ended within it.
     Ended,
