@@ -4,8 +4,9 @@ mod throttle;
 
 pub use throttle::{Cause, Suppressed, Throttle};
 
+use parking_lot::Mutex;
 use std::fmt::{self as text, Display};
-use std::sync::{LazyLock, Mutex, OnceLock, PoisonError};
+use std::sync::{LazyLock, OnceLock};
 use std::time::{Duration, Instant};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
@@ -103,13 +104,13 @@ pub fn admit(
         event,
         subject: subject.to_string(),
     };
-    let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut said = SAID.lock();
     said.admit(cause, Instant::now())
 }
 
 /// Writes how many events were not written whose cause has stopped. To be called now and then.
 pub fn write_suppressed() {
-    let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut said = SAID.lock();
     let overdue = said.overdue(Instant::now());
     drop(said);
     for (cause, suppressed) in overdue {

@@ -10,12 +10,12 @@ pub use servers::{ServerFigures, UpstreamFigures};
 
 use crate::drain;
 use crate::inspect::{Compressed, Kind, Side, Tally};
+use parking_lot::Mutex;
 use prometheus::{
     Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec,
     Opts, Registry, TextEncoder,
 };
 use std::cell::Cell;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -686,10 +686,7 @@ impl Metrics {
     pub fn render(&self) -> Vec<u8> {
         {
             // One scrape at a time brings the exported counters up to what the threads have counted.
-            let exported = self
-                .exported
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner);
+            let exported = self.exported.lock();
             for from in [Side::Client, Side::Server] {
                 let sum = self.traffic.sum(from);
                 for (kind, label) in Tally::LABELS.into_iter().enumerate() {
@@ -915,7 +912,7 @@ mod tests {
         metrics.queue("a").end(QueueEnd::Served);
         let upstreams = Arc::new(Mutex::new(vec![figures()]));
         let read = upstreams.clone();
-        metrics.read_upstreams(move || read.lock().unwrap().clone());
+        metrics.read_upstreams(move || read.lock().clone());
         metrics.violation(Side::Client, Kind::TextNotUtf8);
         metrics.buffer_memory(4096);
         metrics.slow_reader(Side::Client, "write_timeout");
@@ -953,7 +950,7 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");
         }
-        upstreams.lock().unwrap().clear();
+        upstreams.lock().clear();
         let text = rendered(&metrics);
         assert!(
             !text.contains("wsgate_server_"),

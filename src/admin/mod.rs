@@ -23,10 +23,12 @@ use bodies::Reloaded;
 use connection::Connections;
 use guard::Guard;
 use http::{Method, Response, StatusCode, header};
+use parking_lot::RwLock;
 use request::{Refusal, Request};
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use subtle::ConstantTimeEq;
 use tokio::sync::{mpsc, oneshot};
 
 /// Where the admin listener is.
@@ -57,13 +59,7 @@ impl Token {
 
     /// Compares in a time that tells nothing but the length.
     fn is(&self, offered: &[u8]) -> bool {
-        let own = self.0.as_bytes();
-        own.len() == offered.len()
-            && own
-                .iter()
-                .zip(offered)
-                .fold(0, |differs, (a, b)| differs | (a ^ b))
-                == 0
+        self.0.as_bytes().ct_eq(offered).into()
     }
 }
 
@@ -131,12 +127,12 @@ impl Admin {
 
     /// Obeys these settings from now on.
     pub fn apply(&self, settings: &Settings) {
-        *self.guard.write().unwrap_or_else(PoisonError::into_inner) = Guard::new(settings);
+        *self.guard.write() = Guard::new(settings);
     }
 
     /// Whether this request may be answered.
     fn check(&self, request: &Request) -> Result<(), Refusal> {
-        let guard = self.guard.read().unwrap_or_else(PoisonError::into_inner);
+        let guard = self.guard.read();
         guard.check(request, self.is_unix)
     }
 

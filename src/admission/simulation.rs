@@ -143,6 +143,10 @@ enum Event {
     HandshakeEnds(usize, u32),
     WaitIsOver(usize, u64),
     Poll,
+    /// A server dies: its clients are told to reconnect.
+    Dies(u32),
+    /// A server that died takes connections again.
+    Returns(u32),
 }
 
 struct Client {
@@ -151,7 +155,10 @@ struct Client {
     /// The waiter, and a number by which an old end of waiting is told from the present one.
     waits: Option<Waiter>,
     waited: u64,
+    /// A server took connections when the wait began: the wait could be predicted.
+    is_predicted: bool,
     handshake: Option<(Handshake, HandshakeEnd)>,
+    connected: Option<u32>,
     network: IpAddr,
 }
 
@@ -209,26 +216,33 @@ impl World {
         up
     }
 
-    /// So many clients of this kind are told to reconnect now, at once.
+    /// This number of clients of a kind is told to reconnect now, at once.
     fn tell(&mut self, number: usize, kind: Kind) {
-        let up = self.up();
         for _ in 0..number {
-            let draw = self.rng.gen_range(0.0..1.0);
-            let told = self.admission.reconnect_delay(RANGE, &up, draw, self.now);
             let client = self.clients.len();
-            let mut client_of = Client {
+            self.clients.push(Client {
                 kind,
                 attempt: 0,
                 waits: None,
                 waited: 0,
+                is_predicted: false,
                 handshake: None,
+                connected: None,
                 network: IpAddr::from(self.rng.r#gen::<[u8; 4]>()),
-            };
-            let delay = kind.delay(0, told, &mut self.rng);
-            client_of.attempt = 1;
-            self.clients.push(client_of);
-            self.at(self.now + delay, Event::Arrives(client));
+            });
+            self.tell_one(client);
         }
+    }
+
+    /// A client is told to reconnect now.
+    fn tell_one(&mut self, client: usize) {
+        let (up, draw) = (self.up(), self.rng.gen_range(0.0..1.0));
+        let told = self.admission.reconnect_delay(RANGE, &up, draw, self.now);
+        let of = &mut self.clients[client];
+        of.connected = None;
+        of.attempt = 1;
+        let delay = of.kind.delay(0, told, &mut self.rng);
+        self.at(self.now + delay, Event::Arrives(client));
     }
 
     fn retry(&mut self, client: usize, told: Duration) {
@@ -261,6 +275,7 @@ impl World {
                 let of = &mut self.clients[client];
                 of.waits = Some(waiter);
                 of.waited += 1;
+                of.is_predicted = !up.is_empty();
                 let number = of.waited;
                 self.waiters.insert(waiter, client);
                 self.at(self.now + QUEUE_TIMEOUT, Event::WaitIsOver(client, number));
@@ -313,11 +328,16 @@ impl World {
                 Event::HandshakeEnds(client, server) => {
                     let of = &mut self.clients[client];
                     let (handshake, end) = of.handshake.take().expect("it is under way");
+                    let end = match self.servers[server as usize].is_up {
+                        true => end,
+                        false => HandshakeEnd::Failed,
+                    };
                     let network = Some(of.network);
                     self.admission
                         .end(server, handshake, end, network, self.now);
                     if end == HandshakeEnd::Answered {
                         self.servers[server as usize].connections += 1;
+                        self.clients[client].connected = Some(server);
                         self.back += 1;
                         self.last_back = self.now;
                     } else {
@@ -331,7 +351,7 @@ impl World {
                     if of.waited == number
                         && let Some(waiter) = of.waits.take()
                     {
-                        self.in_vain += 1;
+                        self.in_vain += usize::from(self.clients[client].is_predicted);
                         self.waiters.remove(&waiter);
                         self.admission.leave(waiter);
                         self.retry(client, Duration::from_secs(1));
@@ -339,6 +359,21 @@ impl World {
                 }
                 Event::Poll => {
                     self.next_poll = None;
+                    self.poll();
+                }
+                Event::Dies(server) => {
+                    let of = &mut self.servers[server as usize];
+                    of.is_up = false;
+                    self.back -= std::mem::take(&mut of.connections);
+                    self.admission.probe(server, self.now);
+                    for client in 0..self.clients.len() {
+                        if self.clients[client].connected == Some(server) {
+                            self.tell_one(client);
+                        }
+                    }
+                }
+                Event::Returns(server) => {
+                    self.servers[server as usize].is_up = true;
                     self.poll();
                 }
             }
@@ -393,5 +428,52 @@ fn a_herd_comes_back_at_the_pace_of_the_servers() {
                 }
             }
         }
+    }
+}
+
+/// All servers die, and are back after 5 s. Then no upgrade waits in vain, and no server gets more than it takes once it is known.
+#[test]
+fn a_herd_comes_back_when_all_servers_were_gone() {
+    for kind in Kind::ALL {
+        let clients = 3000;
+        let mut world = World::new(&[ServerKind::Queues; 2], seed());
+        let (dead, back) = (world.now, world.now + Duration::from_secs(5));
+        for server in 0..2 {
+            world.at(dead, Event::Dies(server));
+            world.at(back, Event::Returns(server));
+        }
+        world.run(0);
+        world.tell(clients, kind);
+        world.run(400);
+        let what = format!("{kind:?} clients, seed {}", seed());
+        assert_eq!((world.back, world.in_vain), (clients, 0), "{what}");
+        for server in &world.servers {
+            let most = f64::from(*server.arrived[9..].iter().max().expect("some"));
+            assert!(most <= CAPACITY * 1.1, "{what}: {most} in a second");
+        }
+    }
+}
+
+/// One of two servers dies every 10 s, for 5 s each, and its clients have to come back each time. The other server never gets more
+/// than it takes, and when the first one stays, all clients are connected.
+#[test]
+fn a_server_that_flaps_does_not_overrun_the_other() {
+    for kind in Kind::ALL {
+        let clients = 2000;
+        let mut world = World::new(&[ServerKind::Queues; 2], seed());
+        let start = world.now;
+        for round in 1..5 {
+            let dies = start + Duration::from_secs(20 + 10 * round);
+            world.at(dies, Event::Dies(0));
+            world.at(dies + Duration::from_secs(5), Event::Returns(0));
+        }
+        world.tell(clients, kind);
+        world.run(400);
+        let what = format!("{kind:?} clients, seed {}", seed());
+        assert_eq!(world.back, clients, "{what}");
+        let connected = world.clients.iter().filter(|one| one.connected.is_some());
+        assert_eq!(connected.count(), clients, "{what}");
+        let most = f64::from(*world.servers[1].arrived[3..].iter().max().expect("some"));
+        assert!(most <= CAPACITY * 1.1, "{what}: {most} in a second");
     }
 }

@@ -3,6 +3,8 @@
 //! Whatever they say, the answer has a help: where this file does not know a sentence, it passes it on and points at the
 //! reference.
 
+use strsim::levenshtein;
+
 /// Splits `said` into what is wrong and what would be right. `line` is the line of the file at which it was said.
 pub(super) fn of(said: &str, line: &str) -> (String, String) {
     let (first, rest) = said.split_once('\n').unwrap_or((said, ""));
@@ -141,29 +143,14 @@ pub(super) fn suggestion(wrong: &str, known: &[&str]) -> String {
         .map(|name| format!("`{name}`"))
         .collect::<Vec<_>>()
         .join(", ");
-    let nearest = known.iter().min_by_key(|name| distance(wrong, name));
+    let nearest = known.iter().min_by_key(|name| levenshtein(wrong, name));
     match nearest {
         // Nearer than a third of its letters: a typo, not another word.
-        Some(nearest) if distance(wrong, nearest) <= nearest.chars().count() / 3 + 1 => {
+        Some(nearest) if levenshtein(wrong, nearest) <= nearest.chars().count() / 3 + 1 => {
             format!("did you mean `{nearest}`? there are: {list}")
         }
         _ => format!("there are: {list}"),
     }
-}
-
-/// Levenshtein's.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, y) in b.iter().enumerate() {
-            let substituted = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]
@@ -177,7 +164,6 @@ mod tests {
             suggestion("zebra", &["mode", "path"]),
             "there are: `mode`, `path`"
         );
-        assert_eq!(distance("kitten", "sitting"), 3);
     }
 
     #[test]

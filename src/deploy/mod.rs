@@ -19,11 +19,12 @@ use crate::drain::{
 use crate::duration::Shown;
 use crate::metrics::Metrics;
 use crate::relay::Handle;
+use parking_lot::{Mutex, MutexGuard, RwLock};
 use rand::Rng;
 use restart::RestartDetector;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
@@ -182,18 +183,12 @@ impl Control {
 
     /// How drains go unless one is told otherwise.
     pub fn settings(&self) -> Settings {
-        self.settings
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.settings.read().clone()
     }
 
     /// Uses these settings from now on; drains under way keep theirs.
     pub fn apply(&self, settings: Settings) {
-        *self
-            .settings
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = settings;
+        *self.settings.write() = settings;
     }
 
     /// A connection begins. After `max_age`, if it is not zero, it is drained.
@@ -469,18 +464,15 @@ impl Control {
     }
 
     fn restarts(&self) -> MutexGuard<'_, RestartDetector> {
-        self.restarts.lock().unwrap_or_else(PoisonError::into_inner)
+        self.restarts.lock()
     }
 
     fn logged(&self) -> MutexGuard<'_, BTreeMap<DrainId, Logged>> {
-        self.logged.lock().unwrap_or_else(PoisonError::into_inner)
+        self.logged.lock()
     }
 
     fn lock(&self) -> MutexGuard<'_, Conductor<Arc<Handle>>> {
-        // A panic under the lock is a bug of ours; the roster is no less true for it.
-        self.conductor
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.conductor.lock()
     }
 }
 

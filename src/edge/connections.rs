@@ -21,14 +21,15 @@ use crate::transport::tls_stream::Secured;
 use crate::transport::{proxy_protocol, tls_stream};
 use async_trait::async_trait;
 use bytes::BytesMut;
+use parking_lot::RwLock;
 use pingora::apps::{HttpServerApp, HttpServerOptions, ServerApp};
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::{GetSocketDigest, Stream};
 use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
 use pingora::server::configuration::ServerConf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
@@ -184,11 +185,7 @@ impl ConnectionHandler {
 
     /// Uses another table from now on. Open connections are not touched.
     pub fn apply(&self, table: Table) {
-        *self
-            .tables
-            .0
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = Arc::new(table);
+        *self.tables.0.write() = Arc::new(table);
     }
 }
 

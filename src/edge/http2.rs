@@ -13,6 +13,7 @@ use crate::edge::settings::Client;
 use crate::metrics::Metrics;
 use crate::relay::Reservation;
 use http::StatusCode;
+use parking_lot::Mutex;
 use pingora::apps::HttpServerApp;
 use pingora::http::RequestHeader;
 use pingora::protocols::http::ServerSession;
@@ -20,8 +21,8 @@ use pingora::protocols::http::v2::server::{H2Accept, H2Options, HttpSession, han
 use pingora::protocols::{Digest, SocketDigest, Stream};
 use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -171,7 +172,7 @@ fn report_rejected(metrics: &Metrics, socket: Option<&SocketDigest>) {
 fn report_resets(peer: &str) {
     static LAST: Mutex<Option<Instant>> = Mutex::new(None);
     static MORE: AtomicUsize = AtomicUsize::new(0);
-    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut last = LAST.lock();
     if last.is_some_and(|last| last.elapsed() < LOOK) {
         MORE.fetch_add(1, Ordering::Relaxed);
         return;

@@ -1,9 +1,10 @@
 //! How many connections each client address has, and how fast it opens new ones.
 
 use crate::limit::rate::{Bucket, Rate};
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The limits of one client address; 429 with Retry-After beyond them.
@@ -136,7 +137,7 @@ impl Clients {
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock()
     }
 }
 

@@ -7,6 +7,7 @@ use crate::metrics::Metrics;
 use crate::service::Owner;
 use crate::transport::address::{Address, Tcp};
 use async_trait::async_trait;
+use parking_lot::{Mutex, MutexGuard};
 use pingora::apps::ServerApp;
 use pingora::server::{ListenFds, ShutdownWatch};
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
@@ -18,7 +19,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
@@ -374,7 +375,7 @@ impl<A: At> Listeners<A> {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

@@ -27,14 +27,15 @@ use async_trait::async_trait;
 use certificates::ReportedErrors;
 use ending::{Ending, Signals};
 use listening::{Bound, Listeners, Serving, SocketAccess};
+use parking_lot::Mutex;
 use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server, ShutdownWatch};
 use pingora::services::background::{BackgroundService, background_service};
 use reload::Live;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
@@ -219,7 +220,7 @@ impl Background {
 #[async_trait]
 impl BackgroundService for Background {
     async fn start(&self, _shutdown: ShutdownWatch) {
-        let work = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let work = self.0.lock().take();
         // To the very end: the drain that ends wsgate itself is carried out here too.
         if let Some(work) = work {
             work.await;

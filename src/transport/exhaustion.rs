@@ -1,11 +1,11 @@
 //! File descriptors, memory for sockets, or local ports that run out: told from faults of servers, counted, and said once.
 
 use crate::metrics::Metrics;
+use parking_lot::Mutex;
 use rustix::io::Errno;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// A resource of the system that has run out, so that no further connection can be made. No client and no server is at fault.
@@ -145,9 +145,7 @@ impl Exhaustion {
     /// Says so in the log, once a minute for each kind.
     pub(crate) fn say(self, error: &io::Error) {
         static SAID: [Mutex<Option<Instant>>; 4] = [const { Mutex::new(None) }; 4];
-        let mut said = SAID[self as usize]
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut said = SAID[self as usize].lock();
         if said.is_none_or(|said| said.elapsed() >= REMINDER) {
             *said = Some(Instant::now());
             let advice = self.advice();

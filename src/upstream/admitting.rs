@@ -9,11 +9,12 @@ use crate::admission::queue::{Waiter, Wanted};
 use crate::admission::{Admission, Entry, ServerAdmission, Turn};
 use crate::relay::ServerReconnectDelays;
 use crate::upstream::Pool;
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::future::Future;
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tokio::time::{sleep_until, timeout_at};
@@ -77,7 +78,7 @@ impl Admitting {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Follows the settings of a new configuration, which has these servers.

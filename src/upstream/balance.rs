@@ -3,11 +3,12 @@
 use crate::transport::address::Address;
 use crate::upstream::Server;
 use crate::upstream::settings::Balance;
+use parking_lot::Mutex;
 use pingora_ketama::{Bucket, Continuum};
 use sha1::{Digest, Sha1};
 use std::collections::HashMap;
 use std::net::{Ipv6Addr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The state of round robin between two turns, by the number of the server.
@@ -101,7 +102,7 @@ pub(crate) fn order(
         }
         (Balance::RoundRobin, _) => {
             // Smooth weighted round robin, as nginx has it: each gains its weight, who has most pays for all.
-            let mut gained = turns.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut gained = turns.0.lock();
             gained.retain(|number, _| servers.iter().any(|server| server.number == *number));
             let mut total = 0.0;
             for server in &servers {

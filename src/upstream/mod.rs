@@ -30,12 +30,13 @@ use crate::transport::address::Address;
 use crate::upstream::admitting::Admitting;
 use crate::upstream::balance::{Ring, Turns};
 use crate::upstream::settings::{Balance, Upstream};
+use parking_lot::{Mutex, RwLock};
 use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
 use pingora::{Error, ErrorType, Result};
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::Notify;
 
@@ -187,10 +188,7 @@ impl Pool {
 
     /// As the configuration has it now.
     pub fn members(&self) -> Arc<Members> {
-        self.members
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.members.read().clone()
     }
 
     /// Takes a server out, or lets it in again: who is connected stays, nobody new gets there.
@@ -299,7 +297,7 @@ impl Pool {
     /// Leaves a server alone, unless too few would be left.
     fn eject(&self, server: &Arc<Server>, reason: EjectionReason, metrics: &Metrics) {
         // Two that fail at once are counted one after the other.
-        let deciding = self.ejecting.lock().unwrap_or_else(PoisonError::into_inner);
+        let deciding = self.ejecting.lock();
         let members = self.members();
         let serves =
             |server: &&Arc<Server>| !server.is_drained() && server.health() == HealthStatus::Good;

@@ -5,9 +5,10 @@ use crate::drain::Cause;
 use crate::transport::address::Address;
 use crate::upstream::settings::{ServerSettings, Upstream};
 use crate::upstream::{HealthStatus, Members, Pool, Server};
+use parking_lot::RwLock;
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use tokio::sync::watch;
 
 /// Every pool, those included that the configuration dropped while they had connections.
@@ -82,7 +83,7 @@ impl Pools {
 
     /// Obeys a new configuration: pools and servers that it keeps are the same as before. What it leaves behind.
     pub fn apply(&self, upstreams: &[Upstream]) -> Vec<Departure> {
-        let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = self.inner.write();
         let before = std::mem::take(&mut inner.current);
         let is_first = before.is_empty();
         let mut departures = Vec::new();
@@ -136,15 +137,15 @@ impl Pools {
 
     /// Removes dropped pools, and servers that left, that have no connection.
     pub fn remove_unused(&self, connections: impl Fn(&Pool, Option<&Server>) -> usize) {
-        let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = self.inner.write();
         inner.dropped.retain(|pool| connections(pool, None) > 0);
         for pool in &inner.current {
             pool.remove_unused(|server| connections(pool, Some(server)) == 0);
         }
     }
 
-    fn read(&self) -> std::sync::RwLockReadGuard<'_, Inner> {
-        self.inner.read().unwrap_or_else(PoisonError::into_inner)
+    fn read(&self) -> parking_lot::RwLockReadGuard<'_, Inner> {
+        self.inner.read()
     }
 }
 
@@ -181,7 +182,7 @@ impl Pool {
     /// Makes the servers be those that settings and names ask for: a server that stays is the same as before, one that does
     /// not has left by `cause`.
     fn rebuild(&self, cause: Cause, change: impl FnOnce(&Members) -> Members) -> Update {
-        let mut members = self.members.write().unwrap_or_else(PoisonError::into_inner);
+        let mut members = self.members.write();
         let before = members.clone();
         let mut after = change(&before);
         let is_checked = after.settings.health.is_some();
@@ -253,7 +254,7 @@ impl Pool {
 
     /// Removes the servers that left and have no connection.
     fn remove_unused(&self, is_empty: impl Fn(&Server) -> bool) {
-        let mut members = self.members.write().unwrap_or_else(PoisonError::into_inner);
+        let mut members = self.members.write();
         if members.left.iter().any(|server| is_empty(server)) {
             let mut kept = members.left.clone();
             kept.retain(|server| !is_empty(server));

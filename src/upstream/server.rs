@@ -4,9 +4,10 @@ use crate::drain::Cause;
 use crate::transport::address::Address;
 use crate::upstream::ejection::{ClientNetwork, Ejected, Ejector};
 use crate::upstream::settings::ServerSettings;
+use parking_lot::Mutex;
 use std::ops::Deref;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
@@ -284,13 +285,11 @@ impl Server {
         }
     }
 
-    pub(crate) fn ejector(&self) -> std::sync::MutexGuard<'_, Ejector> {
-        self.ejector.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn ejector(&self) -> parking_lot::MutexGuard<'_, Ejector> {
+        self.ejector.lock()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
-        self.back_since
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> parking_lot::MutexGuard<'_, Option<Instant>> {
+        self.back_since.lock()
     }
 }

@@ -91,7 +91,7 @@ def test_byte_by_byte(start, header):
     for byte in header[:120]:
         client.send(bytes([byte]))
     client.send(header[120:])
-    time.sleep(0.05)
+    client.wait_until_read()
     client.send(http.upgrade_request(path))
     upstream, head = rig.server.accept_request(path)
     assert head.get("X-Forwarded-For") == CLIENT

@@ -1,6 +1,7 @@
 """What is taken for a fault of a server, and what is not: its Closes with 1001, its failures, its sessions that end at once."""
 
 import contextlib
+import json
 import os
 import socket
 import ssl
@@ -395,12 +396,13 @@ def start_gate_by_name(tmp_path):
     dns.server.shutdown()
 
 
-NAME = "eu/chat 50% größe?"
+NAME = 'eu/chat "50%" größe 🚀?'
 
 
 def test_an_upstream_of_any_name_can_be_drained(start, servers):
     text = gate.config([server.address for server in servers])
-    text = text.replace("[upstream.main]", f'[upstream."{NAME}"]').replace('upstream = "main"', f'upstream = "{NAME}"')
+    quoted = json.dumps(NAME, ensure_ascii=False)
+    text = text.replace("[upstream.main]", f"[upstream.{quoted}]").replace('upstream = "main"', f"upstream = {quoted}")
     wsgate = start(text=text)
     at = ["--admin", "{}:{}".format(*wsgate.admin)]
     code, shown = gate.run(["drain", NAME, "--server", servers[0].address, *at])
@@ -411,6 +413,9 @@ def test_an_upstream_of_any_name_can_be_drained(start, servers):
     code, shown = gate.run(["resume", NAME, *at])
     assert code == 0 and NAME not in shown, shown
     assert states(wsgate) == ["up", "up"]
+    code, shown = gate.run(["status", *at])
+    assert code == 0 and shown.startswith(f"{NAME}: 0 connections"), shown
+    assert wsgate.metrics().total("wsgate_server_state", upstream=NAME, state="up") == 2
     code, body = request(wsgate, "POST", "/v1/upstreams/50%/drain")
     assert code == 400 and "%25" in body["error"], body
     code, body = request(wsgate, "POST", "/v1/upstreams/eu%2Fchat/drain")

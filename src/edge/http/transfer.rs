@@ -9,8 +9,9 @@ use crate::edge::http::patience::Patience;
 use crate::edge::settings::Client;
 use crate::metrics::Metrics;
 use crate::relay::{Buffers, Reservation};
+use parking_lot::{Mutex, MutexGuard};
 use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
@@ -210,7 +211,7 @@ impl Transfer {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

@@ -15,10 +15,11 @@ use crate::tls::Accept;
 use crate::transport::address::Address;
 use crate::upstream::{Pool, Pools};
 use http::{HeaderName, StatusCode};
+use parking_lot::RwLock;
 use prometheus::IntGauge;
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Instant;
 
 /// The routes in force. A connection keeps the route that it was made by, whatever a reload makes of it.
@@ -42,10 +43,7 @@ pub(crate) struct Tables(pub(crate) Arc<RwLock<Arc<Table>>>);
 
 impl Tables {
     pub(crate) fn current(&self) -> Arc<Table> {
-        self.0
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.0.read().clone()
     }
 }
 

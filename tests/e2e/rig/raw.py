@@ -5,6 +5,7 @@ waits in vain learns from the error what was waited for and what had come instea
 """
 
 import contextlib
+import pathlib
 import socket
 import struct
 import threading
@@ -53,6 +54,19 @@ class Peer:
     def send(self, data):
         """Any bytes, all of them."""
         self.sock.sendall(data)
+
+    def wait_until_read(self):
+        """Until the other end, on this machine and over IPv4, has read all that was sent."""
+        ends = [self.sock.getpeername()[1], self.sock.getsockname()[1]]
+        deadline = time.monotonic() + TIMEOUT
+        while True:
+            rows = [line.split() for line in pathlib.Path("/proc/net/tcp").read_text().splitlines()[1:]]
+            ports = {tuple(int(end.rpartition(":")[2], 16) for end in row[1:3]): row[4] for row in rows}
+            unsent, unread = (int(queue, 16) for queue in (ports[*reversed(ends)][:8], ports[*ends][9:]))
+            if unsent == unread == 0:
+                return
+            assert time.monotonic() < deadline, f"{unsent} bytes were not taken, {unread} were not read"
+            time.sleep(0.005)
 
     def frame(self, opcode, payload=b"", *, masked=None, **wrong):
         """A frame as this side sends it, masked by a client only; see `frames.encode` for what may be wrong with it."""
