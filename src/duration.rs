@@ -8,7 +8,7 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// A duration of at most a day.
 ///
 /// # Errors
-/// What is wrong; behind a line end what would be right.
+/// The mistake, and behind a line end the remedy.
 pub fn parse(text: &str) -> Result<Duration, String> {
     let wrong = || {
         format!(

@@ -23,7 +23,7 @@ pub enum Format {
     Json,
 }
 
-/// What is written, and how.
+/// The settings of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Text or JSON.
@@ -88,7 +88,7 @@ fn filter_of(level: tracing::Level) -> Targets {
         .with_target("pingora_core", pingora)
 }
 
-/// What the log has said of late.
+/// The recent lines of the log, by which repeated ones are suppressed.
 static SAID: LazyLock<Mutex<Throttle>> =
     LazyLock::new(|| Mutex::new(Throttle::new(Duration::from_secs(60), 1000)));
 

@@ -3,9 +3,8 @@
 use clap::Parser;
 use std::process::ExitCode;
 
-/// It keeps what is small and stays, an idle WebSocket, apart from what is large and goes, its handshake: after a herd
-/// of clients the memory of their handshakes goes back to the system. The system's allocator cannot give back what lies
-/// between.
+/// jemalloc keeps small long-lived allocations (an idle WebSocket) apart from large short-lived ones (its handshake): after a herd of
+/// clients the memory of their handshakes goes back to the system. The system's allocator cannot give back memory that lies between.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

@@ -86,11 +86,11 @@ impl Handshake {
 /// How the wait of an upgrade request for a server ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QueueEnd {
-    /// A server took it.
+    /// A server took the upgrade.
     Served,
-    /// None did in time.
+    /// No server took the upgrade in time.
     Expired,
-    /// It would have waited in vain.
+    /// The upgrade would have waited in vain.
     Refused,
     /// The client left.
     Abandoned,
@@ -118,7 +118,7 @@ pub struct Days {
     pub left: i64,
 }
 
-/// Whose Close it is that a side is told.
+/// The originator of a Close that a side gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Initiator {
     /// Passed on from this side.
@@ -670,7 +670,7 @@ impl Metrics {
             .inc();
     }
 
-    /// What passed in one direction since the last call. Threads do not share what they count in.
+    /// Counts the messages and bytes that passed in one direction since the last call. Threads do not share their counters.
     pub fn passed(&self, from: Side, tally: &Tally) {
         self.traffic.add(from, tally);
     }
@@ -730,7 +730,7 @@ pub struct Queued {
 }
 
 impl Queued {
-    /// It waits no more.
+    /// The upgrade does not wait any more.
     pub fn end(mut self, end: QueueEnd) {
         self.end = end;
     }

@@ -6,7 +6,7 @@ use sd_notify::NotifyState;
 use std::ffi::CString;
 use std::fmt;
 
-/// Whom the process belongs to once its listeners are bound.
+/// The user and group of the process once its listeners are bound.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owner {
     /// Its name, for messages.
@@ -18,10 +18,10 @@ pub struct Owner {
 }
 
 impl Owner {
-    /// The user of this name, in its own group or in that of the other name.
+    /// The user of this name, in its own group or in the named one.
     ///
     /// # Errors
-    /// What is wrong, in a sentence: there is no such user or group.
+    /// A sentence that says that there is no such user or group.
     pub fn find(user: &str, group: Option<&str>) -> Result<Owner, String> {
         let found = User::from_name(user).map_err(|error| error.to_string())?;
         let found = found.ok_or_else(|| format!("there is no user `{user}`"))?;
@@ -88,12 +88,12 @@ impl std::error::Error for OwnerError {
     }
 }
 
-/// It serves.
+/// Tells the service manager that wsgate serves.
 pub fn ready() {
     tell(&[NotifyState::Ready]);
 }
 
-/// It reads its configuration; [`ready`] follows, whatever comes of it.
+/// Tells the service manager that wsgate reads its configuration. [`ready`] follows in any case.
 pub fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => tell(&[NotifyState::Reloading, now]),
@@ -101,7 +101,7 @@ pub fn reloading() {
     }
 }
 
-/// It ends.
+/// Tells the service manager that wsgate ends.
 pub fn stopping() {
     tell(&[NotifyState::Stopping]);
 }

@@ -4,7 +4,7 @@ use crate::drain::{DrainId, Progress};
 use serde::{Deserialize, Serialize};
 use std::time::Instant;
 
-/// What a request that drains, deploys or resumes may say. Every field is optional.
+/// The body of a request that drains, deploys or resumes. Every field is optional.
 #[derive(Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Change {
@@ -28,7 +28,7 @@ pub struct Change {
 /// The answer to a request that is refused.
 #[derive(Debug, Default, Deserialize, Serialize)]
 pub struct Failure {
-    /// What is wrong, and what to do instead.
+    /// The mistake, and the remedy.
     pub error: String,
     /// The names of the upstreams that there are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -44,7 +44,7 @@ pub struct Failure {
 pub enum Drained {
     /// A dry run.
     Forecast {
-        /// What the drain would be like.
+        /// The forecast of the drain.
         forecast: Forecast,
     },
     /// The servers are drained already.
@@ -61,7 +61,7 @@ pub enum Drained {
     },
 }
 
-/// What a drain would be like.
+/// The forecast of a drain.
 #[derive(Debug, Deserialize, Serialize)]
 pub struct Forecast {
     /// Connections that it would close.
@@ -95,7 +95,7 @@ pub struct Drain {
     pub closing: usize,
     /// Connections that are gone.
     pub closed: usize,
-    /// Those of `closed` that ended by themselves.
+    /// Connections of `closed` that ended by themselves.
     pub left: usize,
     /// Clients seen to come back.
     pub reconnected: usize,
@@ -149,7 +149,7 @@ pub struct Resumed {
 pub struct Drains {
     /// The name of the upstream.
     pub upstream: String,
-    /// Those that run, and the last that ended.
+    /// The running drains, and the last that ended.
     pub drains: Vec<Drain>,
 }
 
@@ -175,7 +175,7 @@ pub struct Upstream {
     pub queue_p99_seconds: Option<f64>,
     /// Its servers.
     pub servers: Vec<Server>,
-    /// Its drains: those that run, and the last that ended.
+    /// Its drains: the running ones, and the last that ended.
     pub drains: Vec<Drain>,
 }
 

@@ -32,7 +32,7 @@ const STATES: [&str; 3] = [
     ServerState::ALL[2].label(),
 ];
 
-/// What there is to be drained, and what drains it. Clones share everything.
+/// The upstreams that can be drained, and the control that drains them. Clones share everything.
 #[derive(Clone)]
 pub struct Drains {
     control: Arc<Control>,

@@ -29,7 +29,7 @@ pub(super) struct Guard {
 
 /// The condition for the use of `/v1`.
 enum Access {
-    /// None: the listener is on a loopback or Unix address, which no other machine reaches.
+    /// No token is wanted: the listener is on a loopback or Unix address, which no other machine reaches.
     Local,
     /// Requests have to bear this token.
     Bearer(Token),
@@ -68,7 +68,7 @@ impl Guard {
     pub fn check(&self, request: &Request, is_unix: bool) -> Result<(), Refusal> {
         let host = request.host()?;
         if !request.is_change() && matches!(request.path.as_str(), "/healthz" | "/readyz") {
-            // They tell nothing, and balancers have all sorts of names for those they look at.
+            // These paths reveal nothing, and balancers ask for them by all sorts of names.
             return Ok(());
         }
         if let Some(Host::Name(name)) = host

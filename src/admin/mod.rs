@@ -1,9 +1,9 @@
-//! What operators and their tools ask of a running wsgate, over HTTP on a listener of its own: `/metrics`, `/healthz`,
-//! `/readyz`, and the drains under `/v1`. It never touches a connection of a client itself.
+//! The admin interface: HTTP for operators and their tools on a listener of its own, with `/metrics`, `/healthz`, `/readyz`, and the
+//! drains under `/v1`. It never touches a connection of a client itself.
 //!
-//! What changes something takes a token where one is configured; where none is, it is served only on an address that no
-//! other machine reaches. Pages that a browser shows change nothing and read nothing (`guard`). Every answer is wsgate's
-//! own, under `/v1` in JSON, and everything that a client can make wait or grow has a bound (`connection`).
+//! Requests that change something need the token, if one is configured; without one they are served only on an address that no other
+//! machine reaches. Pages in a browser can change nothing and read nothing (`guard`). Every answer is wsgate's own, under `/v1` in
+//! JSON, and everything that a client can make wait or grow has a bound (`connection`).
 
 pub mod bodies;
 mod client;
@@ -117,7 +117,7 @@ impl Admin {
         }
     }
 
-    /// The same for the connections of a listener at this address.
+    /// The endpoints for the connections of a listener at this address.
     pub fn at(&self, listener: &Address) -> Self {
         Admin {
             is_unix: matches!(listener, Address::Unix(_)),
@@ -125,7 +125,7 @@ impl Admin {
         }
     }
 
-    /// Obeys these settings from now on.
+    /// Uses these settings from now on.
     pub fn apply(&self, settings: &Settings) {
         *self.guard.write() = Guard::new(settings);
     }

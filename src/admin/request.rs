@@ -41,7 +41,7 @@ impl Request {
     /// Reads a complete head.
     ///
     /// # Errors
-    /// What is wrong with the request.
+    /// The refusal of an invalid request.
     pub fn parse(head: &[u8]) -> Result<Request, Refusal> {
         let malformed = |sentence: String| Refusal::new(StatusCode::BAD_REQUEST, sentence);
         let mut fields = [httparse::EMPTY_HEADER; MAX_HEADERS];
@@ -69,7 +69,7 @@ impl Request {
                 let end = rest.find(['/', '?']).unwrap_or(rest.len());
                 (Some(rest[..end].to_owned()), &rest[end..])
             }
-            // They ask for no path.
+            // These methods ask for no path.
             _ if matches!(method, Method::CONNECT | Method::OPTIONS) => (None, "/"),
             _ => {
                 let sentence = "the target of the request has to begin with `/`";

@@ -115,7 +115,7 @@ impl Run {
 }
 
 impl Run {
-    /// What the process that runs now hands over, where it is asked to.
+    /// The sockets that the running process hands over, with `--upgrade`.
     fn inherit(&self, config: &Config) -> Result<Option<Inherited>, String> {
         if !self.upgrade {
             return Ok(None);

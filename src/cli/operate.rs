@@ -24,7 +24,7 @@ pub(super) struct Where {
     token_file: Option<PathBuf>,
 }
 
-/// What is drained, and how.
+/// The servers to drain, and the pace.
 #[derive(Debug, Args)]
 pub(super) struct Drain {
     /// Name of the upstream.
@@ -35,7 +35,7 @@ pub(super) struct Drain {
     /// Spread evenly over this time, for example `30s`.
     #[arg(long, value_name = "TIME", conflicts_with = "rate")]
     over: Option<String>,
-    /// So many connections per second.
+    /// Connections per second.
     #[arg(long, value_name = "NUMBER")]
     rate: Option<f64>,
     /// When whoever is left is closed at once.
@@ -48,7 +48,7 @@ pub(super) struct Drain {
     at: Where,
 }
 
-/// What is let in again.
+/// The servers to let in again.
 #[derive(Debug, Args)]
 pub(super) struct Resume {
     /// Name of the upstream.
@@ -132,7 +132,7 @@ fn unreachable_at(client: &Client, error: &std::io::Error) -> Failure {
     )
 }
 
-/// What the user reads of a request that is refused.
+/// The message for the user about a request that was refused.
 fn refusal(answer: Value) -> Failure {
     let Ok(failure) = serde_json::from_value::<bodies::Failure>(answer) else {
         return "error: the request was refused".to_owned();
@@ -189,7 +189,7 @@ impl Drain {
             };
             let over = drain.state != State::Running.label() && drain.closing == 0;
             if live || over {
-                // What the terminal does not show changes nothing of the drain.
+                // An error of the terminal does not change the drain.
                 let _ = write!(
                     out,
                     "{}{}{}",

@@ -1,4 +1,4 @@
-//! Whom clients, and routes, are: networks, the access service, and the rules for headers.
+//! Access control: networks of clients, the access service, and the rules for headers.
 
 use super::address;
 use super::error::Error;

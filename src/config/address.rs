@@ -4,7 +4,7 @@ use crate::transport::address::Address;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
-/// What is wrong with an address, and what would be right.
+/// The mistake in an address, and the remedy.
 pub(super) type Wrong = (String, String);
 
 /// Where a server is.

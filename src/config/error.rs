@@ -1,4 +1,4 @@
-//! What is wrong with a configuration, where, and what would have been right.
+//! Errors of a configuration: the mistake, its place, and the remedy.
 
 use super::wording;
 use std::fmt;
@@ -125,7 +125,7 @@ impl Source<'_> {
         }
     }
 
-    /// What the TOML reader says, in our words.
+    /// An error of the TOML reader, in the words of wsgate.
     pub fn read_error(&self, error: &toml::de::Error) -> Error {
         let end = self.text.len();
         let place = self.place(error.span().unwrap_or(end..end));

@@ -1,4 +1,4 @@
-//! From what is written to what it means: every rule between keys is here, those of the routes in `route.rs`.
+//! From the file as written to its meaning: the rules between keys are here, those of the routes in `route.rs`.
 //!
 //! It fetches nothing (no name is resolved, no port tried), and takes each default from the room that obeys it. What it
 //! returns is never checked again.
@@ -39,7 +39,7 @@ const LARGEST_HEAD: u64 = 1_000_000;
 /// More than any machine has, so that sums stay far from their end.
 const LARGEST_MEMORY: u64 = 1 << 50;
 
-/// What the file means.
+/// The configuration that a file means.
 pub(super) fn of(file: File, source: Source<'_>, before: Option<&Config>) -> Result<Config, Error> {
     let mut warnings = Vec::new();
     let reader = Reader { source, before };
@@ -129,11 +129,11 @@ pub(super) fn admin_warning(address: &Address) -> Option<String> {
         .then(|| format!("the admin listener {address} can be reached from other machines"))
 }
 
-/// What builds the settings of a room, and knows where everything was written.
+/// Builds the settings of a room, and knows where everything was written.
 #[derive(Clone, Copy)]
 pub(super) struct Reader<'a> {
     pub source: Source<'a>,
-    /// What is in force, where this is to take its place.
+    /// The configuration in force that this one is to replace; `None` at the start.
     pub before: Option<&'a Config>,
 }
 

@@ -43,11 +43,11 @@ pub struct Config {
     pub log: log::Settings,
     /// Worker threads; 0 for one per core.
     pub threads: usize,
-    /// Whom the process belongs to once its listeners are bound; `None`: who started it.
+    /// The user of the process once its listeners are bound; `None`: the user that started it.
     pub owner: Option<Owner>,
     /// Where a new process takes the listeners over; `None`: it does not.
     pub upgrade_socket: Option<PathBuf>,
-    /// What is allowed and yet probably not meant.
+    /// Settings that are allowed but probably not meant.
     pub warnings: Vec<String>,
 }
 
@@ -81,7 +81,7 @@ impl Config {
         match std::str::from_utf8(&bytes) {
             Ok(text) => Config::parse_over(&name, text, before),
             Err(error) => {
-                // What comes before the first wrong byte is the same in both.
+                // The text before the first wrong byte is the same in both.
                 let (at, shown) = (error.valid_up_to(), String::from_utf8_lossy(&bytes));
                 let source = Source {
                     name: &name,

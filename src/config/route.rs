@@ -1,8 +1,7 @@
-//! The routes: which requests they match, and what their connections are held to.
+//! The routes: the requests that they match, and the limits of their connections.
 //!
-//! It is always true that two routes never claim the same host with the same path, and that every host, path and origin
-//! that is let through can match something: what a browser or a client never sends is a mistake, not a rule that
-//! silently does nothing.
+//! Two routes never claim the same host with the same path. Every host, path and origin that is accepted can match a request: a value
+//! that no browser and no client ever sends is a mistake, not a rule that silently does nothing.
 
 use super::address;
 use super::error::Error;

@@ -15,7 +15,7 @@ use toml::Spanned;
 type Written = Option<Spanned<String>>;
 
 impl Reader<'_> {
-    /// What a listener presents and asks for; `None` without a certificate.
+    /// The TLS settings of a listener; `None` without a certificate.
     pub(super) fn accept(&self, written: written::Listener) -> Result<Option<Accept>, Error> {
         let client_ca = set(written.client_ca);
         let subject = set(written.client_subject_header);
@@ -154,7 +154,7 @@ impl Reader<'_> {
                 let system = Authorities::of_system();
                 Some(system.map_err(|fault| self.fault(&fault, span.clone()))?)
             }
-            // Whoever looks for a fault switches it off and on again.
+            // TLS that is switched off may keep its other keys, so that it can be switched on again.
             (false, _) => None,
         };
         let certificate = match (set(written.cert), set(written.key)) {

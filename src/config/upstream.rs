@@ -190,7 +190,7 @@ impl Reader<'_> {
             }
             let fits = |server: &ServerSettings| match &server.address {
                 Address::Tcp(server) => server.is_ipv4() == address.is_ipv4(),
-                // It may have addresses of both families.
+                // A host name may have addresses of both families.
                 Address::Name(..) => true,
                 Address::Unix(_) => false,
             };

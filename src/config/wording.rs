@@ -1,7 +1,6 @@
-//! What serde and the TOML reader say, in the words of this project; and suggestions of what was probably meant.
+//! Messages of serde and of the TOML reader in the words of this project, and suggestions of what was probably meant.
 //!
-//! Whatever they say, the answer has a help: where this file does not know a sentence, it passes it on and points at the
-//! reference.
+//! Every message has a remedy: a message that this file does not know is passed on with a pointer to the reference.
 
 use strsim::levenshtein;
 
@@ -99,7 +98,7 @@ fn wrong_type(said: &str, rest: &str, line: &str) -> Option<(String, String)> {
     Some((format!("expected {expected}, found {found}"), help))
 }
 
-/// What to do about TOML that is none.
+/// The remedy for invalid TOML.
 fn syntax(said: &str) -> &'static str {
     const HINTS: &[(&str, &str)] = &[
         (

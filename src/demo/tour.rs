@@ -1,4 +1,4 @@
-//! What the demo shows: for each step what was sent, what each side received, and the metric that moved.
+//! The steps of the demo: for each one the bytes sent, the bytes that each side received, and the metric that moved.
 
 use super::peer::{Peer, Received, read_head};
 use crate::frame::Opcode;
@@ -15,7 +15,7 @@ use tokio::time::timeout;
 pub(super) struct Tour {
     gateway: String,
     admin: String,
-    /// What the backends received.
+    /// The messages that the backends received.
     heard: Receiver<Received>,
 }
 
@@ -72,7 +72,7 @@ impl Tour {
         }
     }
 
-    /// What there is to try.
+    /// Prints what the user can try.
     pub fn introduce(&self, backends: &[String]) {
         let Tour { gateway, admin, .. } = self;
         println!(

@@ -82,7 +82,7 @@ pub struct Control {
     metrics: Arc<Metrics>,
 }
 
-/// What the log has said of a running drain.
+/// The last line of the log about a running drain.
 struct Logged {
     /// The selection, as the log names it.
     name: String,

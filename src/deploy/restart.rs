@@ -106,7 +106,7 @@ impl RestartDetector {
             return Suspicion::None;
         }
         if !self.servers.contains_key(&server) {
-            // What is forgotten here need not be forgotten elsewhere.
+            // Servers that said nothing of late are forgotten.
             self.servers.retain(|_, known| {
                 known.belief == Belief::Probed || !known.is_over(now, threshold)
             });
@@ -176,7 +176,7 @@ impl Closes {
             self.moments.pop_front();
         }
         if self.moments.is_empty() && self.belief == Belief::Restarts {
-            // What it announced is over.
+            // The announced restart is over.
             self.belief = Belief::Serves;
         }
         self.count += 1;

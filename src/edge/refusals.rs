@@ -61,7 +61,7 @@ pub(crate) fn report_request(
     client: ClientAddress,
 ) {
     metrics.request_refused(status.as_str());
-    // What a client does wrong is no trouble of wsgate's.
+    // Mistakes of clients are no trouble of wsgate's.
     let (level, event) = match status.is_server_error() {
         false => (Level::INFO, "request refused"),
         true => (Level::WARN, "request failed"),

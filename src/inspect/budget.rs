@@ -12,7 +12,7 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// Whole messages that are not compressed cost nothing in a window of so many bytes.
+    /// The size of a window, in bytes, up to which uncompressed messages are not counted.
     pub(super) const UNCOUNTED: usize = 1024;
     /// For a whole frame: its header, and what is done once per frame.
     const FRAME: usize = 128;

@@ -136,7 +136,7 @@ impl Cause {
         }
     }
 
-    /// Whose doing it was: `client`, `server`, `deploy` or `wsgate`.
+    /// The originator of the end: `client`, `server`, `deploy` or `wsgate`.
     pub const fn initiator(&self) -> &'static str {
         match self {
             Cause::Violation { by, .. }

@@ -1,11 +1,11 @@
-//! One direction of a connection: every frame that one side sends, judged as it passes.
+//! One direction of a connection: every frame that one side sends, inspected as it passes.
 //!
-//! What lives as long as a frame (`FrameState`) is kept apart from what lives as long as a message
-//! (`MessageState`): a Ping between two fragments must not disturb the message.
+//! The state of a frame (`FrameState`) is kept apart from the state of a message (`MessageState`): a Ping between two fragments must
+//! not disturb the message.
 //!
-//! The flow never changes a byte, never copies one that passes, and never blocks. It is always true that the bytes it
-//! has released, from the first one on, are a prefix of what the side sent, and that this prefix breaks no rule. What
-//! it gives back after a violation that was enforced is only to be discarded, and counts for nothing.
+//! The flow never changes a byte, never copies one that passes, and never blocks. The bytes that it has released are always a prefix
+//! of the bytes that the side sent, and this prefix breaks no rule. Bytes that it gives back after an enforced violation are only to be
+//! discarded, and are not counted.
 
 use super::inflation::{Content, InflateLimits, Inflation, Progress};
 use super::passage::{Block, Event, Inspection, StopAt, Tally};
@@ -306,7 +306,7 @@ impl Flow {
     ) -> Inspection {
         let was_stopped = self.stopped.is_some();
         let (mut release, mut spent) = (0_usize, false);
-        // What is in a small window costs less than to read it: it is not counted.
+        // Inspecting a small window costs less than reading it: its work is not counted.
         let counts = window.len() > Budget::UNCOUNTED;
         let mut walk = Walk {
             window,
@@ -416,7 +416,7 @@ impl Flow {
             self.scanned += looked_at;
             payload.remaining -= looked_at as u64;
             let unproven = match &verdict {
-                // What comes of the chunk must not depend on the budget: it waits for the rest.
+                // The result for the chunk must not depend on the budget: the chunk waits for its rest.
                 _ if looked_at < take => None,
                 Err(wrong) => wrong.proven.map(|proven| looked_at - proven),
                 Ok(()) => Some(0),
@@ -639,7 +639,7 @@ impl Flow {
             let fits = len.value <= rules.max_frame_size;
             self.check(fits, rules, Kind::FrameTooBig, rules.max_frame_size)?;
             let announced = message.map_or(0, |m| m.announced).saturating_add(len.value);
-            // What is compressed is measured as it is inflated.
+            // Compressed messages are measured by their inflated size.
             let plain = message.map_or(!compressed, |m| {
                 !matches!(m.form, Form::Compressed | Form::Inflated)
             });

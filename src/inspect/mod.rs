@@ -22,7 +22,7 @@ pub use flow::Flow;
 pub use passage::{Block, Compressed, Event, Inspection, StopAt, Tally};
 pub use violation::{Kind, Violation};
 
-/// What a route can limit the rate of.
+/// The classes of frames whose rate a route can limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RateClass {
     /// A text or binary message, whatever its fragments.
@@ -34,7 +34,7 @@ pub enum RateClass {
 /// One end of a proxied connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Side {
-    /// Who asked for the connection.
+    /// The side that asked for the connection.
     Client,
     /// The server that was chosen for it.
     Server,
@@ -58,7 +58,7 @@ impl Side {
     }
 }
 
-/// What is done about a violation.
+/// The action for a violation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
     /// The message does not pass and the connection is closed. The default.
@@ -68,7 +68,7 @@ pub enum Mode {
     Observe,
 }
 
-/// What one direction of a connection is held to. All sizes in bytes of payload as it is on the wire, but for the
+/// The rules for one direction of a connection. All sizes are in bytes of payload as it is on the wire, but for the
 /// message limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rules {

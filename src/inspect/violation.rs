@@ -1,4 +1,4 @@
-//! What can be wrong with what a side sends: one exhaustive table from kind to close code, label and sentence.
+//! The violations of a side: one exhaustive table from kind to close code, label and sentence.
 
 use crate::frame::close;
 use std::fmt;

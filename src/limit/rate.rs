@@ -11,15 +11,15 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// So many per second, of which those of `burst` may be taken at once. `None` for zero: no limit.
+    /// This number per second, of which the share of `burst` may be taken at once. `None` for zero: no limit.
     pub fn new(per_second: u64, burst: Duration) -> Option<Rate> {
         let per_second = per_second as f64;
         let most = (per_second * burst.as_secs_f64()).max(1.0);
         (per_second > 0.0).then_some(Rate { per_second, most })
     }
 
-    /// What is waited for where none are left: a tenth of a second's worth, so that who goes on and on wakes nobody more
-    /// than ten times a second. At least one token.
+    /// The tokens to wait for when none are left: those of a tenth of a second, so that a busy side causes at most ten wake-ups per
+    /// second. At least one token.
     fn portion(self) -> f64 {
         (self.per_second / 10.0).clamp(1.0, self.most)
     }

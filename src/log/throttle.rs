@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-/// What happens again and again: what it is, and about whom or what.
+/// An event that repeats, and its subject.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Cause {
     /// How important its lines are.

@@ -2,7 +2,7 @@
 
 use super::Handshake;
 
-/// Whose doing a refusal is, which decides how loud the log is about it.
+/// The originator of a refusal, which decides about the level of its log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// The request is not right.
@@ -40,7 +40,7 @@ macro_rules! reasons {
                 }
             }
 
-            /// Whose doing it is.
+            /// The originator of the refusal.
             pub const fn fault(self) -> Fault {
                 match self {
                     $(Reason::$reason => Fault::$fault,)+

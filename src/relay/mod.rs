@@ -401,7 +401,7 @@ impl State {
 /// A task that only wakes itself goes to the end of the queue; but as long as the queue is not empty, tokio looks at its
 /// sockets every 61 polls alone, and all others would wait for as many turns of this one.
 fn yield_to_others(cx: &mut Context<'_>) {
-    // It defers the wake-up, and has nothing else to be polled for.
+    // `yield_now` defers the wake-up; its result is not needed.
     let _ = pin!(tokio::task::yield_now()).poll(cx);
 }
 

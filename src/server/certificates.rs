@@ -1,7 +1,7 @@
-//! Certificates whose files are written anew take the place of those in force, each by itself, without a reload.
+//! Certificates whose files are written anew replace those in force, each by itself, without a reload.
 //!
-//! It is always true that a certificate that is not good changes nothing: the one before stays in force, and the log says
-//! once why. No connection is touched; the next one gets what is in force then.
+//! An invalid certificate changes nothing: the one before stays in force, and the log says once why. No connection is touched; the
+//! next one gets the certificate that is in force then.
 
 use crate::edge::settings::Settings;
 use crate::metrics::Days;
@@ -13,12 +13,12 @@ use std::time::Duration;
 /// Between two looks at the files.
 pub(super) const LOOK: Duration = Duration::from_secs(5);
 
-/// What was said of files that are not good, so that it is said once.
+/// The errors of invalid files that were logged, so that each is logged once.
 #[derive(Default)]
 pub(super) struct ReportedErrors(HashMap<PathBuf, String>);
 
 impl ReportedErrors {
-    /// What was read, or what is in force where that is not good.
+    /// The certificate that was read, or the one in force where the new one is invalid.
     fn new_or_in_force<T: Clone>(
         &mut self,
         file: &Path,
@@ -60,7 +60,7 @@ impl ReportedErrors {
         }
     }
 
-    /// What is new; `None` where nothing is.
+    /// The new settings; `None` where nothing has changed.
     fn accept(&mut self, in_force: &Accept) -> Option<Accept> {
         let certificates = in_force
             .certificates

@@ -19,12 +19,12 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout_at};
 
-/// What has to end.
+/// The parts of the process that end.
 pub(super) struct Ending {
     pub control: Arc<Control>,
     pub gate: Listeners<ConnectionHandler>,
     pub admin: Option<Listeners<Admin>>,
-    /// What `/readyz` answers.
+    /// The answer of `/readyz`.
     pub ready: Arc<AtomicBool>,
     /// Where a new process waits for the listeners.
     pub upgrade_socket: Option<PathBuf>,
@@ -55,7 +55,7 @@ impl Ending {
         if let Some(admin) = &self.admin {
             sockets.extend(admin.sockets());
         }
-        // It waits for the other process.
+        // The hand-over waits for the other process.
         let handed =
             tokio::task::spawn_blocking(move || handover::hand_over(&path, &sockets)).await;
         let failure = match handed {
@@ -81,8 +81,8 @@ impl Ending {
     async fn drain(&self, settings: &Settings, limit: Duration) {
         self.control.end(Cause::Shutdown);
         let deadline = Instant::now() + limit;
-        // Whoever reconnects does so elsewhere, where this process hears nothing of it: a pace that listens would wait
-        // for nobody. So they are spread, over a time that their number asks for.
+        // Clients reconnect to another process, so that this one sees no handshakes: they are spread over a time that their number
+        // asks for.
         let connections = self.control.count(Selection::Everything);
         let spread = limit * 3 / 4;
         let pace = match settings.terms.pace {

@@ -1,4 +1,4 @@
-//! From an old process to a new one: the listening sockets pass over a Unix socket, so that at no moment nobody listens.
+//! The hand-over from an old process to a new one: the listening sockets pass over a Unix socket, so that one of both always listens.
 //!
 //! ```text
 //! new: wsgate run --upgrade      binds `upgrade_socket` and waits
@@ -7,9 +7,9 @@
 //! old: confirmed                 accepts no more, tells its clients to reconnect, ends
 //! ```
 //!
-//! It is always true that the old process goes on as if nothing had been asked unless the new one has confirmed. Pingora
-//! has a transfer of its own, which we do not use: it is not confirmed, takes 32 sockets at the most, may be given to
-//! whoever listens there, and panics where the path cannot be bound. Both ends here are held to the same user.
+//! Unless the new process has confirmed, the old one goes on as if nothing had been asked. Pingora's own transfer of sockets is not
+//! used: it is not confirmed, takes 32 sockets at most, gives them to any process that listens at the path, and panics if the path
+//! cannot be bound. Here both processes must belong to the same user.
 
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
@@ -60,7 +60,7 @@ impl std::error::Error for HandoverError {
     }
 }
 
-/// What an old process has handed over.
+/// The sockets that an old process has handed over.
 pub struct Inherited {
     /// Listening sockets by the name of their address.
     pub(super) sockets: Vec<(String, OwnedFd)>,

@@ -60,7 +60,7 @@ pub(super) struct Bound {
     configured: Address,
     /// Where it listens.
     pub address: Address,
-    /// What the sockets of its connections have from it.
+    /// The socket options that its accepted sockets inherit.
     tcp: Tcp,
     socket: OwnedFd,
 }
@@ -138,7 +138,7 @@ impl Bound {
     }
 }
 
-/// Whose a Unix socket is, and who may connect to it.
+/// The owner of a Unix socket, and its mode.
 #[derive(Clone, Copy)]
 pub(super) struct SocketAccess {
     mode: u32,
@@ -224,8 +224,7 @@ fn remove_stale(path: &Path) -> io::Result<()> {
 
 /// An application that may want to know whose connections it takes.
 pub(super) trait At: ServerApp + Clone + Send + Sync + 'static {
-    /// The same for the connections of one listener, by its address in the configuration; their sockets have this from the
-    /// listening one.
+    /// The app for the connections of one listener, by its address in the configuration. Accepted sockets inherit these options.
     fn at(&self, listener: &Address, inherited: Tcp) -> Self;
 }
 
@@ -293,7 +292,7 @@ impl<A: At> Listeners<A> {
         }
     }
 
-    /// What takes the connections.
+    /// The app that takes the connections.
     pub fn app(&self) -> &A {
         &self.app
     }
@@ -379,7 +378,7 @@ impl<A: At> Listeners<A> {
     }
 }
 
-/// What Pingora runs of it.
+/// The service of the listeners that Pingora runs.
 pub(super) struct Serving<A> {
     listeners: Listeners<A>,
     threads: Option<usize>,

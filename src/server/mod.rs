@@ -206,7 +206,7 @@ impl Gateway {
     }
 }
 
-/// What goes on beside the connections: drains, checks, reloads.
+/// The tasks beside the connections: drains, checks, reloads.
 struct Background(Mutex<Option<BoxFuture>>);
 
 type BoxFuture = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;

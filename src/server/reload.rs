@@ -1,8 +1,8 @@
 //! A new configuration without a new process: SIGHUP, and `wsgate reload`.
 //!
-//! It is always true that a file that is not good, or a listener that cannot be had, changes nothing; and that no
-//! connection is touched but those whose server, or generation, the new configuration has left behind: those are drained
-//! as soon as somebody else can take them.
+//! If the file is invalid or a listener cannot be bound, the running configuration stays in force. Connections are touched only if
+//! the new configuration does not have their server or generation any more: they are drained as soon as another server can take
+//! their clients.
 
 use super::certificates;
 use super::certificates::ReportedErrors;
@@ -65,13 +65,13 @@ impl Live {
                 }
             }
             if let Some(answer) = answer {
-                // Whoever asked may have gone.
+                // The requester may be gone.
                 let _ = answer.send(result);
             }
         }
     }
 
-    /// What has to be known of it, or why nothing has changed.
+    /// Reads and applies the configuration. Returns its warnings, or the reason why nothing has changed.
     fn reload(&mut self) -> Result<Vec<String>, String> {
         let Some(file) = &self.file else {
             return Err(
@@ -169,7 +169,7 @@ impl Live {
     fn renew(&mut self) {
         if self.said.renew(&mut self.config.proxy) {
             let gate = self.gate.app();
-            // The same servers: nobody departs.
+            // The servers are the same: none is removed.
             self.pools.apply(&self.config.proxy.upstreams);
             let before = gate.table();
             gate.apply(Table::new(

@@ -165,7 +165,7 @@ pub enum Event {
     CloseWithoutReason {
         /// The side that sent it.
         by: Side,
-        /// What it said.
+        /// Its code; `None` where it was empty.
         code: Option<u16>,
     },
     /// A side sends more than a rate limit allows and is read more slowly; once per connection and limit.

@@ -71,7 +71,7 @@ impl<'a> RequestHead<'a> {
     /// Reads a complete head, without anything behind it.
     ///
     /// # Errors
-    /// It is none.
+    /// The bytes are not a valid head.
     pub fn parse(head: &'a [u8]) -> Result<Self, HeadError> {
         let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
         let mut request = Request::new(&mut []);

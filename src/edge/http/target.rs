@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-/// What a request asks for. Its bytes are those that came.
+/// The target of a request, in the bytes that came.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target<'a> {
     /// Of an absolute target.
@@ -101,7 +101,7 @@ impl<'a> Target<'a> {
     }
 }
 
-/// What follows the scheme of a URL of HTTP.
+/// The part of an HTTP URL behind its scheme.
 fn after_scheme(target: &[u8]) -> Option<&[u8]> {
     [&b"http://"[..], b"https://"]
         .into_iter()

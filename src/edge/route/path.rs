@@ -38,7 +38,7 @@ pub fn decode(path: &[u8]) -> Vec<u8> {
             // No encoding ends so.
             continue;
         }
-        // What was decoded may be the last character of another encoding. Each turn removes a byte, so that the turns of
+        // The decoded character may be the last one of another encoding. Each turn removes a byte, so that the turns of
         // all bytes together are no more than the bytes.
         while let Some((len, byte)) = encoded_at_end(&decoded) {
             decoded.truncate(decoded.len() - len);
