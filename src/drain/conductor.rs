@@ -1,13 +1,10 @@
 //! The face of the room: every drain and every member, and what the time has come for.
 
-use super::plan;
 use super::plan::{Lane, Plan};
 use super::pulse;
 use super::pulse::{Heard, Pulse};
 use super::roster::Roster;
-use super::{
-    Cause, DrainId, Forecast, MemberId, Order, Pace, Place, Progress, Selection, State, Terms,
-};
+use super::{Cause, DrainId, MemberId, Order, Pace, Place, Progress, Selection, State, Terms};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
@@ -51,7 +48,7 @@ pub struct Conductor<H> {
     running: Vec<DrainId>,
     /// In the order of their end.
     ended: VecDeque<DrainId>,
-    pulses: HashMap<u32, Pulse>,
+    pub(super) pulses: HashMap<u32, Pulse>,
     /// Members with a maximal age, by the moment at which they reach it.
     ages: BTreeMap<(Instant, MemberId), Terms>,
     rng: StdRng,
@@ -273,28 +270,6 @@ impl<H: Clone> Conductor<H> {
         self.drains.keys().copied()
     }
 
-    /// The forecast of a drain that would start now. Changes nothing.
-    pub fn forecast(&self, selection: Selection, terms: Terms) -> Forecast {
-        let members = self.roster.count(selection);
-        let deadline = terms.deadline_in_force();
-        let lasts = match terms.pace {
-            Pace::Adaptive => self.estimate(selection, members, deadline),
-            pace => plan::duration(pace, members, deadline, 0.0),
-        };
-        let (lasts, raised) = (lasts.min(deadline), lasts > deadline);
-        let rate = match lasts.is_zero() {
-            true => 0.0,
-            false => members as f64 / lasts.as_secs_f64(),
-        };
-        Forecast {
-            members,
-            lasts,
-            deadline,
-            rate,
-            raised,
-        }
-    }
-
     /// Clients of an upstream that were told to reconnect and have neither come back nor been given up.
     pub fn away(&mut self, upstream: u32, now: Instant) -> usize {
         let pulse = self.pulses.get_mut(&upstream);
@@ -475,34 +450,10 @@ impl<H: Clone> Conductor<H> {
             self.drains.remove(&oldest);
         }
     }
-
-    /// The slowest of the upstreams, as they are drained side by side.
-    fn estimate(&self, selection: Selection, members: usize, deadline: Duration) -> Duration {
-        let upstreams: Vec<u32> = match selection {
-            Selection::Server { upstream, .. }
-            | Selection::Upstream { upstream }
-            | Selection::OlderThan { upstream, .. } => vec![upstream],
-            Selection::Member(_) => Vec::new(),
-            Selection::Everything => {
-                let mut all: Vec<u32> = self.places().map(|(place, _)| place.upstream).collect();
-                all.dedup();
-                all
-            }
-        };
-        upstreams
-            .into_iter()
-            .map(|upstream| {
-                let here = self.count(Selection::Upstream { upstream }).min(members);
-                let rate = drain_rate(&self.pulses, upstream);
-                plan::duration(Pace::Adaptive, here, deadline, rate)
-            })
-            .max()
-            .unwrap_or_default()
-    }
 }
 
 /// The rate of an adaptive drain of an upstream, per second.
-fn drain_rate(pulses: &HashMap<u32, Pulse>, upstream: u32) -> f64 {
+pub(super) fn drain_rate(pulses: &HashMap<u32, Pulse>, upstream: u32) -> f64 {
     pulses
         .get(&upstream)
         .map_or(pulse::FIRST_RATE, Pulse::drain_rate)

@@ -60,6 +60,7 @@
 //! needs, fails 1,200 times where an even spread over 30 s fails 27,000 times.
 
 mod conductor;
+mod forecast;
 mod pace;
 mod plan;
 mod pulse;

@@ -1,192 +1,31 @@
 //! Plain HTTP requests: the callbacks by which Pingora's proxy asks for the route, the servers and the rules of each request.
 
+mod request;
+
 use crate::edge::client::identity;
-use crate::edge::client::identity::{ClientAddress, Identity};
-use crate::edge::http::answer::{Answer, Refused};
+use crate::edge::http::answer::Answer;
 use crate::edge::http::client_request::{ClientRequest, Downstream};
-use crate::edge::http::head::NoHead;
 use crate::edge::http::headers;
-use crate::edge::http::headers::{AuthHeaders, Changes};
-use crate::edge::http::target::{Target, TargetError};
+use crate::edge::http::headers::Changes;
+use crate::edge::http::target::Target;
 use crate::edge::http::transfer::Transfer;
-use crate::edge::http2;
-use crate::edge::refusals;
-use crate::edge::route::hash_key::hash_key;
-use crate::edge::route::table::{RoutePermit, RouteState};
-use crate::edge::route::table::{Table, Tables};
-use crate::edge::settings::HeaderRules;
-use crate::edge::upgrade::access;
-use crate::edge::upgrade::refusal;
-use crate::edge::upgrade::refusal::About;
-use crate::handshake;
-use crate::handshake::Refusal;
-use crate::limit::clients::{AddressPermit, Throttled};
-use crate::metrics::Reason;
+use crate::edge::route::table::Tables;
 use crate::transport::exhaustion::Exhaustion;
 use crate::upstream::EjectionReason;
-use crate::upstream::Server;
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{HeaderName, Method, StatusCode, Version, header};
+use http::{HeaderName, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::Digest;
-use pingora::protocols::http::ServerSession;
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
+use request::Plain;
 use std::io;
 use std::os::fd::RawFd;
-use std::sync::Arc;
 
 /// The filters that Pingora's proxy calls for each plain request.
 pub struct ProxyApp(pub(crate) Tables);
-
-/// The state of a plain request between Pingora's calls.
-#[derive(Default)]
-pub struct Plain {
-    route: Option<Arc<RouteState>>,
-    /// Servers of the pool in the order in which they are tried.
-    candidates: Vec<Arc<Server>>,
-    tried: usize,
-    /// When it was begun to connect to the one that is tried now.
-    connecting: Option<std::time::Instant>,
-    /// There was no descriptor, memory or local port for a connection to one.
-    exhausted: bool,
-    identity: Option<Identity>,
-    auth_headers: AuthHeaders,
-    /// The request asks for a WebSocket: its refusal is counted and logged as that of an upgrade.
-    is_attempt: bool,
-    /// The request was sent to a server, or may have been.
-    is_sent: bool,
-    /// The permit of its route.
-    route_permit: Option<RoutePermit>,
-    /// The permit of its client's address, where many clients share a connection.
-    address_permit: Option<Box<AddressPermit>>,
-    transfer: Option<Arc<Transfer>>,
-}
-
-impl Plain {
-    /// Finds the request its route and its servers.
-    async fn admit(&mut self, session: &ServerSession, table: &Table) -> Result<(), Refused> {
-        let malformed = |error: TargetError| {
-            let answer = Answer::new(StatusCode::BAD_REQUEST, error.to_string());
-            answer.refusing(Reason::Malformed)
-        };
-        if has_fragment(session) {
-            return Err(malformed(TargetError::Fragment));
-        }
-        let head = session.req_header();
-        if session.is_http2()
-            && http2::header_list_size(head) > table.client.max_header_size
-            && let Some(answer) = NoHead::TooLarge.answer(&table.client)
-        {
-            return Err(answer.refusing(Reason::HeadTooLarge));
-        }
-        if head.method == Method::CONNECT {
-            let answer = Answer::new(StatusCode::METHOD_NOT_ALLOWED, "CONNECT is not served here");
-            let allowed = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
-            return Err(answer.with(header::ALLOW, allowed).refusing(Reason::Method));
-        }
-        let mut client_request = ClientRequest::of(head).map_err(malformed)?;
-        let downstream = Downstream::of_session(session);
-        self.is_attempt = handshake::is_attempt(&client_request);
-        let routed = table.route(&mut client_request, &downstream);
-        let (route, identity) = routed.inspect_err(|refused| {
-            if self.is_attempt {
-                let client = table.client(&client_request, &downstream);
-                refusal::report(
-                    &table.metrics,
-                    refused,
-                    &About::new(&client_request, None, client),
-                );
-            }
-        })?;
-        // Also where it is refused: the rules of the route hold for the answer.
-        self.route = Some(route.clone());
-        self.identity = Some(identity);
-        if self.is_attempt {
-            // Upgrade requests of HTTP/1.1 are served by `upgrade`.
-            let refused = refusal::of_handshake(&Refusal::HttpVersion);
-            let about = About::new(&client_request, Some(route.name()), identity.client);
-            refusal::report(&table.metrics, &refused, &about);
-            return Err(refused);
-        }
-        self.count(&route, identity, head.version)?;
-        let (access, metrics) = (&route.settings.access, &route.context.metrics);
-        self.auth_headers =
-            access::admit(&client_request, &downstream, access, identity, metrics).await?;
-        let key = hash_key(&client_request, identity.client.known(), &route.pool);
-        self.candidates = route.pool.candidates(key.as_deref());
-        Ok(())
-    }
-
-    /// The rules of the route for headers of answers.
-    fn answer_rules(&self) -> Option<&HeaderRules> {
-        let route = self.route.as_ref()?;
-        Some(&route.settings.headers[1])
-    }
-
-    /// Takes what the request needs of the limits.
-    fn count(
-        &mut self,
-        route: &Arc<RouteState>,
-        identity: Identity,
-        version: Version,
-    ) -> Result<(), Refused> {
-        let throttled = |full: Throttled| full.answer().refusing(Reason::AddressLimit);
-        self.address_permit = route.admit_forwarded(&identity).map_err(throttled)?;
-        // In HTTP/1.1 the accept loop has done this.
-        let direct = identity
-            .peer
-            .filter(|peer| !identity::is_trusted(Some(*peer), &route.client))
-            .filter(|_| version == Version::HTTP_2);
-        if let Some(client) = direct {
-            let (clients, now) = (&route.global_limits.clients, std::time::Instant::now());
-            let spent = clients.spend(client, &route.client.per_address, now);
-            spent.map_err(throttled)?;
-        }
-        let route_permit = RoutePermit::take(route)?;
-        self.route_permit = Some(route_permit);
-        Ok(())
-    }
-
-    /// Counts an answer of wsgate's own.
-    fn report(&self, table: &Table, session: &ServerSession, status: StatusCode, sentence: &str) {
-        let client = match &self.identity {
-            Some(identity) => identity.client,
-            None => ClientAddress::of_peer(Downstream::of_session(session).peer),
-        };
-        let route = self.route.as_ref().map(|route| route.name());
-        refusals::report_request(&table.metrics, status, sentence, route, client);
-    }
-
-    /// Holds an admitted request to the limits of its route, and counts its memory.
-    fn apply_limits(&self, session: &mut ServerSession) -> Result<(), Refused> {
-        let (Some(route), Some(transfer)) = (&self.route, &self.transfer) else {
-            return Ok(());
-        };
-        let buffers = &route.context.buffers;
-        let limit = transfer.set_write_timeout(route.settings.limits.write_timeout, buffers);
-        if session.is_http2() {
-            // HTTP/1.1 has `Paced`, which is not unjust to what is written at once.
-            session.set_write_timeout(Some(limit).filter(|limit| !limit.is_zero()));
-        }
-        if transfer.reserve(buffers) {
-            return Ok(());
-        }
-        Err(Answer::unavailable(refusal::NO_MEMORY).refusing(Reason::Memory))
-    }
-}
-
-/// Whether the target of a request has a fragment. Pingora cuts it off: the servers would get another target than came.
-fn has_fragment(session: &ServerSession) -> bool {
-    let ServerSession::H1(session) = session else {
-        return false;
-    };
-    let head = session.get_headers_raw_bytes();
-    let line = head.split(|byte| *byte == b'\n').next();
-    line.is_some_and(|line| line.contains(&b'#'))
-}
 
 /// RFC 9112 §3.2.2: an absolute target goes on in origin-form, and its authority as `Host`.
 fn make_origin_form(head: &mut RequestHeader) -> Result<()> {
