@@ -118,7 +118,11 @@ def test_balancing_is_by_the_client(start):
         client.send(v1(address) + http.upgrade_request())
         readable, _, _ = select.select([server.sock for server in servers], [], [], TIMEOUT)
         index = [server.sock for server in servers].index(readable[0])
-        servers[index].accept().close()
+        peer = servers[index].accept()
+        # An upgrade whose server ends without an answer would go to the other one.
+        peer.send(http.switching_protocols(peer.read_head()))
+        assert client.read_head().status == 101
+        peer.close()
         return index
 
     homes = {number: {home(f"203.0.113.{number}") for _ in range(3)} for number in range(12)}
