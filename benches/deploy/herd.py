@@ -14,10 +14,8 @@ Everything listens on loopback, on free ports. Prints a Markdown table; `--json`
 import argparse
 import contextlib
 import dataclasses
-import json
 import os
 import pathlib
-import signal
 import ssl
 import sys
 import tempfile
@@ -67,10 +65,7 @@ def main():
     options = parser.parse_args()
     options.wait, options.untold = 10, (1, 5)
 
-    # So that all that was started is ended.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    run.install_missing()
-    run.allow_many_files(6 * options.clients + 1024)
+    run.prepare(options)
     results = []
     for event in options.events:
         for kind in options.kinds:
@@ -78,11 +73,7 @@ def main():
                 print(f"{event}, clients that come {kind}, {name} ...", file=sys.stderr, flush=True)
                 results.append(measure(PROXIES[name], event, kind, options))
                 print(f"  {results[-1]}", file=sys.stderr, flush=True)
-    about = run.about_this_run(options)
-    print(table(about, results, options))
-    if options.json:
-        figures = [dataclasses.asdict(result) for result in results]
-        options.json.write_text(json.dumps({"about": about, "results": figures}, indent=2) + "\n")
+    run.publish(table, results, options)
 
 
 def measure(proxy_class, event, kind, options):
@@ -112,7 +103,7 @@ def measure(proxy_class, event, kind, options):
         time.sleep(options.boot)
         servers[0].start()
         clients.wait_for(lambda: clients.open == clients.size, "all to be back", programs.PATIENCE)
-        # Whatever still happens to them belongs to the event as well.
+        # Closes and reconnects of the next seconds belong to the event as well.
         time.sleep(run.WARM_UP)
         clients.wait_for(lambda: clients.open == clients.size, "all to be back", programs.PATIENCE)
         clients.fall_silent(*servers)

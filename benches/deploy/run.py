@@ -73,16 +73,25 @@ def main():
     parser.add_argument("--json", type=pathlib.Path, help="a file for all figures")
     options = parser.parse_args()
 
-    # So that all that was started is ended.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    install_missing()
-    allow_many_files(6 * options.clients + 1024)
+    prepare(options)
     results = []
     for servers in options.servers:
         for name in options.only:
             print(f"{name}, a server that {servers} ...", file=sys.stderr, flush=True)
             results.append(measure(proxies.ALL[name], servers, options))
             print(f"  {results[-1]}", file=sys.stderr, flush=True)
+    publish(table, results, options)
+
+
+def prepare(options):
+    """What every run needs: the programs, open files, and an end of all that was started."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    install_missing()
+    allow_many_files(6 * options.clients + 1024)
+
+
+def publish(table, results, options):
+    """Prints the table, and writes the figures to the file of `--json`."""
     about = about_this_run(options)
     print(table(about, results, options))
     if options.json:
@@ -115,7 +124,7 @@ def measure(proxy_class, end, options):
         script_ended = time.monotonic()
         proxy.settle()
         clients.wait_for(lambda: clients.open == clients.size, "all to be back", programs.PATIENCE)
-        # Whatever still happens to them belongs to the deploy as well.
+        # Closes and reconnects of the next seconds belong to the deploy as well.
         time.sleep(WARM_UP)
         clients.wait_for(lambda: clients.open == clients.size, "all to be back", programs.PATIENCE)
         clients.fall_silent(*servers)

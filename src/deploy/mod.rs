@@ -575,4 +575,23 @@ mod tests {
         assert_eq!((progress.total, progress.closed), (1, 1));
         conducting.abort();
     }
+
+    /// `drain` has the guess of `admission` as a constant of its own: neither room knows the other.
+    #[tokio::test]
+    async fn drains_and_admission_guess_the_same_rate() {
+        use crate::admission::reconnects::GUESS;
+        let control = Control::new(Settings::default(), Arc::default());
+        let place = Place {
+            upstream: 0,
+            server: 0,
+            generation: 0,
+        };
+        let members: Vec<_> = (0..GUESS as usize)
+            .map(|_| control.enroll(place, Duration::ZERO))
+            .collect();
+        let selection = Selection::Upstream { upstream: 0 };
+        let forecast = control.forecast(selection, Settings::default().terms);
+        assert_eq!(forecast.lasts, Duration::from_secs_f64(1.0 / 0.8));
+        drop(members);
+    }
 }

@@ -9,7 +9,7 @@
 //!
 //! Every pace follows a time table: slots of equal length, one member in each, at a random moment of its slot. They differ in the
 //! length of the table. [`Pace::Over`] and [`Pace::Rate`] name it; the adaptive pace derives it from what the servers take, and
-//! may fall behind it. What all of them have in common:
+//! may fall behind it. All paces have these rules in common:
 //!
 //! - `max_closing` bounds how many closings are under way: told, and not gone yet.
 //! - If number, pace and deadline cannot all hold, the pace is raised from the beginning, and [`Forecast::raised`] and

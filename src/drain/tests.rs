@@ -437,8 +437,8 @@ fn upstreams_are_listened_to_one_by_one() {
     assert!(told[0] > 80 && told[1] < 20, "{told:?}");
 }
 
-/// How many members are told between two moments, in seconds.
-fn told(scene: &mut Scene, from: f64, to: f64) -> usize {
+/// The number of members that are handed out between two moments, in seconds.
+fn drained_between(scene: &mut Scene, from: f64, to: f64) -> usize {
     let steps = ((to - from) * 100.0).round() as u32;
     let moments = (0..steps).map(|step| from + f64::from(step) / 100.0);
     moments.map(|moment| scene.poll(moment).len()).sum()
@@ -450,12 +450,12 @@ fn signs_of_strain_slow_the_adaptive_pace_down() {
     let quick = Duration::from_millis(5);
     scene.conductor.handle_upgrade(0, scene.start, quick, true);
     let drain = scene.begin(UPSTREAM, terms(Pace::Adaptive), 60.0);
-    let before = told(&mut scene, 60.0, 61.0);
+    let before = drained_between(&mut scene, 60.0, 61.0);
     assert!((158..=162).contains(&before), "{before}");
     // One fails: silence, and a window of 0.7 of those who are away, which all of them fill.
     let failed = scene.at(61.0);
     scene.conductor.handle_upgrade(0, failed, quick, false);
-    assert_eq!(told(&mut scene, 61.0, 63.0), 0);
+    assert_eq!(drained_between(&mut scene, 61.0, 63.0), 0);
     assert_eq!(scene.progress(drain, 63.0).failed, 1);
     // 100 come back: the window has room for about 50 more.
     for _ in 0..100 {
@@ -463,7 +463,7 @@ fn signs_of_strain_slow_the_adaptive_pace_down() {
         scene.conductor.handle_upgrade(0, back, quick, true);
     }
     assert_eq!(scene.progress(drain, 63.0).reconnected, 100);
-    let after = told(&mut scene, 63.0, 66.0);
+    let after = drained_between(&mut scene, 63.0, 66.0);
     assert!((45..=70).contains(&after), "{after}");
     // Handshakes take long: silence for as long as they do.
     for tenth in 0..10 {

@@ -147,7 +147,8 @@ fn max_header_list(client: &Client) -> usize {
 }
 
 /// The size of the header list of a request, in bytes as RFC 9113 §6.5.2 counts them: "the length of the name and value [...]
-/// plus an overhead of 32 octets for each field line". The pseudo-header fields are counted by the target alone.
+/// plus an overhead of 32 octets for each field line". Of the pseudo-header fields the
+/// values of `:path` and `:authority` are counted, without that overhead.
 pub(crate) fn header_list_size(head: &RequestHeader) -> usize {
     const OVERHEAD: usize = 32;
     let authority = head

@@ -121,7 +121,7 @@ impl Accept {
     /// These settings with other certificates.
     ///
     /// # Errors
-    /// Those of [`Accept::new`].
+    /// The errors of [`Accept::new`].
     pub fn with(
         &self,
         certificates: Vec<Certificate>,

@@ -106,7 +106,7 @@ impl Connect {
     /// These settings with other files.
     ///
     /// # Errors
-    /// Those of [`Connect::new`].
+    /// The errors of [`Connect::new`].
     pub fn with(
         &self,
         authorities: Option<Authorities>,

@@ -6,7 +6,7 @@ use pingora::protocols::{SocketDigest, Stream};
 use rustix::net::sockopt;
 use std::os::fd::AsRawFd;
 
-/// What a stream can say of the bytes that it has taken, and how it sends the last ones.
+/// A stream that knows how many of its bytes have arrived, and can send its last bytes together with its end.
 pub trait Delivery {
     /// How many bytes the far end has acknowledged since the stream began, where that is known.
     fn delivered(&self) -> Option<u64>;

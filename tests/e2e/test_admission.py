@@ -48,6 +48,13 @@ def answer(server):
     return peer
 
 
+def serve_both(server, first, under_way, waiting):
+    """The handshake under way (`first` at the server) is completed, and then that of the client that waits."""
+    first.send(http.switching_protocols(first.read_head()))
+    answer(server)
+    assert [client.read_head().status for client in (under_way, waiting)] == [101, 101]
+
+
 def ask_and_wait(gate):
     """A client that asks for an upgrade and has to wait for a server."""
     client = ask(gate)
@@ -79,9 +86,7 @@ def test_an_upgrade_waits_for_a_busy_server_although_another_is_dead(start):
     under_way = ask(gate)
     first = busy.accept()
     waiting = ask_and_wait(gate)
-    first.send(http.switching_protocols(first.read_head()))
-    answer(busy)
-    assert [client.read_head().status for client in (under_way, waiting)] == [101, 101]
+    serve_both(busy, first, under_way, waiting)
 
 
 def test_a_client_that_leaves_the_queue_takes_no_turn(start):
@@ -93,9 +98,7 @@ def test_a_client_that_leaves_the_queue_takes_no_turn(start):
     gone.close()
     gate.wait_for_metrics(lambda now: now.total(QUEUED) == 0, "it to be forgotten")
     last = ask_and_wait(gate)
-    first.send(http.switching_protocols(first.read_head()))
-    answer(server)
-    assert [client.read_head().status for client in (under_way, last)] == [101, 101]
+    serve_both(server, first, under_way, last)
     assert gate.metrics().total(DEQUEUED, end="abandoned") == 1
 
 
@@ -112,9 +115,7 @@ def test_the_status_shows_the_queue_and_its_memory_is_counted(start):
     assert upstream["queued"] == 1
     handshakes = upstream["servers"][0]["handshakes"]
     assert (handshakes["under_way"], handshakes["limit"], handshakes["known_rate"]) == (1, 1, None)
-    first.send(http.switching_protocols(first.read_head()))
-    answer(server)
-    assert [client.read_head().status for client in (under_way, waiting)] == [101, 101]
+    serve_both(server, first, under_way, waiting)
     metrics = gate.wait_for_metrics(lambda now: now.total(MEMORY) == 0, "the memory to be given back")
     assert metrics.total("wsgate_upgrade_wait_seconds_count") == 1
     assert status(gate)["queue_p99_seconds"] > 0

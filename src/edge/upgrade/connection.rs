@@ -37,7 +37,7 @@ pub(crate) fn client_network(route: &RouteState, client: Option<IpAddr>) -> Clie
 /// A session that ends sooner than this was dropped at once.
 const YOUNG: Duration = Duration::from_secs(2);
 
-/// What the end of a session says of its server. `age` is the age at which the end began.
+/// The end of a session as evidence about its server. `age` is the age of the session when its end began.
 fn session_end(outcome: &Outcome, age: Duration) -> SessionEnd {
     match outcome.cause {
         Cause::Vanished { by: Side::Server } if age < YOUNG => {
