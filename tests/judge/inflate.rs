@@ -146,10 +146,11 @@ impl Sender {
         }
         if inflated.len() as u64 > law.max_message_size {
             let at = law.max_message_size;
+            // Text beyond the limit is not looked at.
+            all.retain(|(_, _, wrong)| *wrong < at);
             if self.shared && run.came[at as usize] >= payload.len() {
                 all.push((run.came[at as usize], "deflate_unfinished", by_then));
             }
-            all.retain(|(_, _, wrong)| *wrong < at);
             all.push((run.came[at as usize], "message_too_big", at));
         } else if let Stop::Wrong = stop {
             let at = (run.bits.at - 1) / 8;
