@@ -25,6 +25,9 @@
 //! in the last second. From there on it grows by a tenth per second up to 0.95 times what the server took, and by a fiftieth
 //! beyond, or by a tenth again after `RECOVERY`.
 //!
+//! Both bounds begin low. The predicted wait of an upgrade therefore takes their growth into account ([`Limit::admitting_rate`]):
+//! otherwise most of a crowd that comes to a server of which nothing is known would be refused, although the server takes it.
+//!
 //! A client must not be able to slow the server down for all others. Failures count only if several clients have them, and as a
 //! share of all answers. A handshake that takes longer than a second (or four times the usual time) is *stuck*, and does not
 //! count as one under way any more: requests for a path that never answers cannot use the bound up.
@@ -44,6 +47,8 @@ pub const FIRST_BOUND: f64 = 20.0;
 const LEAST_BOUND: f64 = 2.0;
 /// The largest bound on handshakes under way.
 const MOST_BOUND: f64 = 16_384.0;
+/// The factor by which the bound on handshakes under way grows in a window in which it is used up, until the first strain.
+const STARTING_GROWTH: f64 = 1.5;
 /// The rate at which handshakes may begin before anything is learnt, per second.
 pub const FIRST_RATE: f64 = 500.0;
 /// The least length of a window.
@@ -255,19 +260,27 @@ impl Limit {
         fixed.or(self.learnt.rate())
     }
 
-    /// Upgrades per second that would be admitted now, as far as that is known.
-    pub fn admitting_rate(&self) -> Option<f64> {
+    /// Upgrades per second that would be admitted on average within `patience` from now; `None` where the server has not answered
+    /// yet and no rate is set. Until the first strain or failure, the growth of the bounds within this time is counted.
+    pub fn admitting_rate(&self, patience: Duration) -> Option<f64> {
         if let Some(capacity) = self.learnt.capacity {
             return Some(capacity.min(self.rate.per_second).max(1.0));
         }
-        let by_bound = self.usual.get().map(|usual| {
-            let usual = usual.max(Duration::from_millis(1));
-            self.bound() as f64 / usual.as_secs_f64()
+        let usual = self.usual.get();
+        let windows = patience.as_secs_f64() / WINDOW.max(usual.unwrap_or_default()).as_secs_f64();
+        let by_bound = usual.map(|usual| {
+            let is_adaptive = self.settings.max_handshakes == MaxHandshakes::Adaptive;
+            let bound = if is_adaptive && self.is_starting {
+                mean_of_growth(self.bound, STARTING_GROWTH, windows).min(MOST_BOUND)
+            } else {
+                self.bound() as f64
+            };
+            bound / usual.max(Duration::from_millis(1)).as_secs_f64()
         });
         match (self.settings.max_handshakes, self.settings.upgrade_rate) {
             (MaxHandshakes::Fixed(_), None) => by_bound,
             (_, Some(_)) => Some(by_bound.unwrap_or(f64::INFINITY).min(self.rate.per_second)),
-            (MaxHandshakes::Adaptive, None) => Some(by_bound?.min(self.rate.per_second)),
+            (MaxHandshakes::Adaptive, None) => Some(by_bound?.min(self.rate.mean_within(windows))),
         }
     }
 
@@ -331,7 +344,11 @@ impl Limit {
             self.learnt.handle_proof(self.taken.count(now));
         }
         if is_usual && window.is_used_up && !is_failing {
-            let factor = if self.is_starting { 1.5 } else { 1.05 };
+            let factor = if self.is_starting {
+                STARTING_GROWTH
+            } else {
+                1.05
+            };
             self.bound = (self.bound * factor).max(self.bound + 1.0).min(MOST_BOUND);
         }
     }
@@ -347,6 +364,12 @@ impl Limit {
         self.is_starting = false;
         self.bound = (self.bound * factor).max(LEAST_BOUND);
     }
+}
+
+/// The mean over this number of windows of a figure that is multiplied by `factor`, above 1, after each of them.
+pub(super) fn mean_of_growth(first: f64, factor: f64, windows: f64) -> f64 {
+    let windows = windows.max(1.0);
+    first * (factor.powf(windows) - 1.0) / (factor - 1.0) / windows
 }
 
 /// The clients that failures were found with.
@@ -432,6 +455,21 @@ mod tests {
         let begun = rounds(&mut limit, &mut now, MS, 1000);
         let rate = f64::from(begun) / (now - began).as_secs_f64();
         assert!(rate > 10_000.0, "{rate} per second");
+    }
+
+    /// A server whose handshakes take half a second: the bound of 20 admits 40 per second at first, and 2,266 in 10 windows.
+    #[test]
+    fn the_predicted_rate_counts_the_growth_of_the_bounds() {
+        let mut now = Instant::now();
+        let mut limit = Limit::new(Settings::default(), now);
+        let patience = Duration::from_secs(5);
+        assert_eq!(limit.admitting_rate(patience), None);
+        let handshake = limit.start(now);
+        now += MS * 500;
+        limit.end(handshake, HandshakeEnd::Answered, client(1), now);
+        let rate = limit.admitting_rate(patience).expect("it is known now");
+        assert_eq!(rate.round(), 453.0);
+        assert_eq!(limit.admitting_rate(MS * 500), Some(40.0));
     }
 
     /// A quiet server whose handshakes jump from 0.2 ms to 2 ms is as usual.

@@ -149,7 +149,7 @@ impl Admission {
         servers: &[u32],
         patience: Duration,
     ) -> Entry {
-        let wait = self.wait_of(self.queue.len() + 1, servers);
+        let wait = self.wait_of(self.queue.len() + 1, servers, patience);
         if self.queue.len() >= MOST_WAITING
             || wait.is_some_and(|wait| wait > patience.mul_f64(CAUTION))
         {
@@ -181,7 +181,7 @@ impl Admission {
             let strays = self.queue.take_strays(servers);
             turns.extend(strays.into_iter().map(|waiter| (waiter, Turn::ChoosesAnew)));
         }
-        if let Some(wait) = self.wait_of(self.queue.len(), servers)
+        if let Some(wait) = self.wait_of(self.queue.len(), servers, patience)
             && wait > patience.mul_f64(LATE)
         {
             let part = patience.as_secs_f64() * CAUTION / wait.as_secs_f64();
@@ -264,11 +264,11 @@ impl Admission {
         }
     }
 
-    /// The predicted wait of the last of this number of waiters; `None` where no rate is known.
-    fn wait_of(&self, number: usize, servers: &[u32]) -> Option<Duration> {
+    /// The predicted wait of the last of this number of waiters, who may wait for `patience`; `None` where no rate is known.
+    fn wait_of(&self, number: usize, servers: &[u32], patience: Duration) -> Option<Duration> {
         let rates = servers
             .iter()
-            .map(|server| self.limits.get(server)?.admitting_rate());
+            .map(|server| self.limits.get(server)?.admitting_rate(patience));
         let rate: f64 = rates.sum::<Option<f64>>().filter(|rate| *rate > 0.0)?;
         Some(Duration::from_secs_f64(number as f64 / rate))
     }

@@ -1,12 +1,14 @@
 //! How many handshakes may begin per second.
 
-use super::limit::{FIRST_RATE, WINDOW};
+use super::limit::{FIRST_RATE, WINDOW, mean_of_growth};
 use super::reconnects::GUESS;
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 /// The least rate at which handshakes may begin, per second.
 pub(super) const LEAST_RATE: f64 = 10.0;
+/// The factor by which the rate grows in a window in which it is used up, until the first failure.
+const STARTING_GROWTH: f64 = 2.0;
 /// From here on the rate is no bound any more, per second.
 const MOST_RATE: f64 = 1e6;
 /// After this time without a failure the rate grows fast again.
@@ -76,12 +78,21 @@ impl Rate {
         self.tokens -= 1.0;
     }
 
+    /// The mean rate of this number of windows from now on, per second, where each uses it up and no handshake fails.
+    pub(super) fn mean_within(&self, windows: f64) -> f64 {
+        if self.is_starting && !self.is_fixed {
+            mean_of_growth(self.per_second, STARTING_GROWTH, windows).min(MOST_RATE)
+        } else {
+            self.per_second
+        }
+    }
+
     pub(super) fn grow(&mut self, is_used_up: bool, capacity: Option<f64>, now: Instant) {
         if !is_used_up || self.is_fixed {
             return;
         }
         if self.is_starting {
-            self.per_second = (self.per_second * 2.0).min(MOST_RATE);
+            self.per_second = (self.per_second * STARTING_GROWTH).min(MOST_RATE);
             return;
         }
         let since = now.saturating_duration_since(self.changed).as_secs_f64();

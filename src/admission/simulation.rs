@@ -431,6 +431,20 @@ fn a_herd_comes_back_at_the_pace_of_the_servers() {
     }
 }
 
+/// 5,000 clients come within 0.1 s to servers of which nothing is known and that take them all: all are admitted in about a second,
+/// and none is refused because the bounds began low.
+#[test]
+fn a_crowd_at_once_is_not_refused_by_a_server_that_takes_it() {
+    for left in [1, 4] {
+        let clients = 5000;
+        let mut world = World::new(&vec![ServerKind::Unlimited; left], seed());
+        world.tell(clients, Kind::AtOnce);
+        world.run(10);
+        assert_eq!((world.back, world.refused), (clients, 0), "{left} servers");
+        assert!(world.took() < 1.5, "{left} servers: {} s", world.took());
+    }
+}
+
 /// All servers die, and are back after 5 s. Then no upgrade waits in vain, and no server gets more than it takes once it is known.
 #[test]
 fn a_herd_comes_back_when_all_servers_were_gone() {
