@@ -1,6 +1,6 @@
 //! How many handshakes may begin per second.
 
-use super::limit::{FIRST_RATE, WINDOW, mean_of_growth};
+use super::limit::{FIRST_RATE, WINDOW};
 use super::reconnects::GUESS;
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
@@ -123,4 +123,10 @@ impl Rate {
         self.changed = now;
         self.reduced = now;
     }
+}
+
+/// The mean over this number of windows of a figure that is multiplied by `factor`, above 1, after each of them.
+pub(super) fn mean_of_growth(first: f64, factor: f64, windows: f64) -> f64 {
+    let windows = windows.max(1.0);
+    first * (factor.powf(windows) - 1.0) / (factor - 1.0) / windows
 }
