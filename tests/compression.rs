@@ -712,7 +712,7 @@ fn check_all(rules: &Rules, deflate: Option<DeflateParams>, sent: &[Frame], want
                     } else {
                         at
                     };
-                    assert_eq!((violation.kind, violation.at), (kind, at));
+                    assert_eq!((violation.kind, violation.place().value()), (kind, at));
                     let more = starts[frames]..starts[frames + 1];
                     assert!(more.contains(&played.passed), "{} passed", played.passed);
                     let held = sent[frames].first & 0x0F == 1

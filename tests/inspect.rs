@@ -1105,12 +1105,12 @@ fn check_from(side: Side, rules: &Rules, sent: &[Frame], passes: (usize, usize),
         ));
         let played = drive::play(side, rules, &stream, &cuts);
         assert_eq!(played.passed, passed, "bytes that passed");
-        assert_verdict(&played, want, next as u64);
+        assert_result(&played, want, next as u64);
         drive::agree(side, rules, &stream, &cuts);
     }
 }
 
-fn assert_verdict(played: &Played, want: Want, next: u64) {
+fn assert_result(played: &Played, want: Want, next: u64) {
     let first = played.events.first().map(|(_, event)| event);
     let (kind, at) = match (want, first) {
         (Open, None) => return,
@@ -1133,7 +1133,7 @@ fn assert_verdict(played: &Played, want: Want, next: u64) {
     let Some(Event::Violation(violation)) = first else {
         panic!("{first:?} where {want:?} is right");
     };
-    assert_eq!((violation.kind, violation.at), (kind, at));
+    assert_eq!((violation.kind, violation.place().value()), (kind, at));
 }
 
 fn all_passes(rules: &Rules, sent: &[Frame], kinds: &[Kind]) {

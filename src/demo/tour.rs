@@ -89,12 +89,12 @@ impl Tour {
     pub async fn take(&self) -> bool {
         let mut good = true;
         match timeout(PATIENCE, self.good_client()).await {
-            Ok(Ok(as_announced)) => good &= verdict(as_announced),
+            Ok(Ok(as_announced)) => good &= print_result(as_announced),
             other => good &= failed(other),
         }
         for (number, step) in STEPS.iter().enumerate() {
             match timeout(PATIENCE, self.step(number + 2, step)).await {
-                Ok(Ok(as_announced)) => good &= verdict(as_announced),
+                Ok(Ok(as_announced)) => good &= print_result(as_announced),
                 other => good &= failed(other),
             }
         }
@@ -203,7 +203,7 @@ impl Tour {
     }
 }
 
-fn verdict(as_announced: bool) -> bool {
+fn print_result(as_announced: bool) -> bool {
     println!(
         "   {}\n",
         if as_announced {

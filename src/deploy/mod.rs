@@ -3,6 +3,7 @@
 //! [`Control`] keeps the pure [`Conductor`] of the room `drain` under a lock, gives it the time, and passes on what it
 //! decides to the handles of the connections. It knows nothing of frames and never decides who is closed, or when.
 
+mod drain_log;
 mod health;
 pub(crate) mod load_shedder;
 mod restart;
@@ -16,13 +17,12 @@ use crate::drain::{
     Cause, Conductor, DrainId, Forecast, MemberId, Order, Pace, Place, Progress, Selection, State,
     Terms,
 };
-use crate::duration::Shown;
 use crate::metrics::Metrics;
 use crate::relay::Handle;
+use drain_log::DrainLog;
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use rand::Rng;
 use restart::RestartDetector;
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -73,48 +73,13 @@ pub struct Control {
     /// A connection has left.
     left: Notify,
     restarts: Mutex<RestartDetector>,
-    /// The drains whose end was not logged yet.
-    logged: Mutex<BTreeMap<DrainId, Logged>>,
+    log: DrainLog,
     /// Why everybody is told who connects from now on, once wsgate ends.
     ending: OnceLock<Cause>,
     settings: RwLock<Settings>,
     rates: OnceLock<Arc<dyn UpgradeRates>>,
     metrics: Arc<Metrics>,
 }
-
-/// The last line of the log about a running drain.
-struct Logged {
-    /// The selection, as the log names it.
-    name: String,
-    /// The number of connections that the last line gave.
-    connections: usize,
-    /// The log has said that the pace was raised.
-    raised: bool,
-    /// When the last line was written.
-    at: Instant,
-}
-
-impl Logged {
-    /// Says that the drain has grown: at most once per [`GROWTH`], with the number of connections that it gained meanwhile.
-    fn report_growth(&mut self, id: DrainId, progress: &Progress) {
-        let more = progress.total.saturating_sub(self.connections);
-        if more == 0 || self.at.elapsed() < GROWTH {
-            return;
-        }
-        let (drain, connections) = (id.number(), progress.total);
-        tracing::info!(
-            drain,
-            selection = self.name,
-            connections,
-            more,
-            "drain grows"
-        );
-        (self.connections, self.at) = (progress.total, Instant::now());
-    }
-}
-
-/// The least time between two lines of the log about the growth of one drain.
-const GROWTH: Duration = Duration::from_secs(10);
 
 /// A connection is in the roster as long as this lives.
 pub struct Enrolled {
@@ -158,7 +123,7 @@ impl Control {
             busy: AtomicBool::new(false),
             left: Notify::new(),
             restarts: Mutex::default(),
-            logged: Mutex::default(),
+            log: DrainLog::default(),
             ending: OnceLock::new(),
             settings: RwLock::new(settings),
             rates: OnceLock::new(),
@@ -300,31 +265,9 @@ impl Control {
             (id, conductor.progress(id, Instant::now()))
         };
         if let Some(progress) = progress {
-            let (connections, raised) = (progress.total, progress.raised);
-            let (drain, deadline) = (id.number(), Shown(terms.deadline_in_force()));
-            let mut logged = self.logged();
-            let is_new = !logged.contains_key(&id);
-            let entry = logged.entry(id).or_insert_with(|| Logged {
-                name: name.clone(),
-                connections,
-                raised: false,
-                at: Instant::now(),
-            });
-            let is_newly_raised = raised && !std::mem::replace(&mut entry.raised, raised);
-            drop(logged);
+            let is_new = self.log.handle_start(id, &name, cause, &progress, &terms);
             if is_new {
-                self.metrics.drain_begins(cause, raised);
-                tracing::info!(
-                    drain,
-                    selection = name,
-                    cause = cause.label(),
-                    connections,
-                    %deadline,
-                    "drain begins"
-                );
-            }
-            if is_newly_raised {
-                tracing::warn!(drain, "the pace cannot hold the deadline: it is raised");
+                self.metrics.drain_begins(cause, progress.raised);
             }
         }
         self.changed.notify_one();
@@ -405,35 +348,7 @@ impl Control {
                 (open + 1, waiting + progress.waiting, rate + progress.rate)
             });
         self.metrics.draining(open, waiting, rate);
-        let mut logged = self.logged();
-        for (id, progress) in &drains {
-            if progress.state == State::Running {
-                if let Some(logged) = logged.get_mut(id) {
-                    logged.report_growth(*id, progress);
-                }
-                continue;
-            }
-            let Some(Logged { name, .. }) = logged.remove(id) else {
-                continue;
-            };
-            let took = progress.ends.saturating_duration_since(progress.started);
-            tracing::info!(
-                drain = id.number(),
-                selection = name,
-                cause = progress.cause.label(),
-                state = progress.state.label(),
-                connections = progress.total,
-                closed = progress.closed,
-                left = progress.left,
-                stayed = progress.waiting,
-                reconnected = progress.reconnected,
-                failed = progress.failed,
-                took_ms = took.as_millis() as u64,
-                "drain ends"
-            );
-        }
-        // Drains that the conductor has forgotten before their end was logged.
-        logged.retain(|id, _| drains.iter().any(|(known, _)| known == id));
+        self.log.report(&drains);
     }
 
     /// Clients of an upstream that were told to reconnect and are not back yet.
@@ -465,10 +380,6 @@ impl Control {
 
     fn restarts(&self) -> MutexGuard<'_, RestartDetector> {
         self.restarts.lock()
-    }
-
-    fn logged(&self) -> MutexGuard<'_, BTreeMap<DrainId, Logged>> {
-        self.logged.lock()
     }
 
     fn lock(&self) -> MutexGuard<'_, Conductor<Arc<Handle>>> {

@@ -55,7 +55,7 @@ impl Probe {
         let checked =
             handshake::check_request(&line.method, line.version, &client_request, strictness);
         let mut request = checked.map_err(|refusal| refusal.to_string())?;
-        if !handshake::origin_is_allowed(&route.allowed_origins, &client_request) {
+        if !handshake::origin::is_allowed(&route.allowed_origins, &client_request) {
             return Err("this origin may not open a WebSocket here".to_owned());
         }
         let offered = request.offer(&client_request, route.compression);

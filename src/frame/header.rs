@@ -10,7 +10,7 @@
 //! +-+-+-+-+-------+-+-------------+--------------------+-------------+
 //! ```
 //!
-//! A header comes in pieces, and most of its rules can be judged before it is complete. So the parts are read one
+//! A header comes in pieces, and most of its rules can be checked before it is complete. So the parts are read one
 //! by one: [`First`] from the first byte, [`Second`] from the second, [`payload_len`] as soon as the length is
 //! there, and [`decode`] when all of it is.
 
@@ -167,7 +167,7 @@ pub struct Header {
     pub len: usize,
 }
 
-/// The header at the beginning of `bytes`, or `None` where it is not complete yet. It judges nothing.
+/// The header at the beginning of `bytes`, or `None` where it is not complete yet. It checks no rule.
 pub fn decode(bytes: &[u8]) -> Option<Header> {
     let first = First(*bytes.first()?);
     let second = Second(*bytes.get(1)?);

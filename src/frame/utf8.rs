@@ -163,17 +163,17 @@ mod tests {
     fn at_every_cut(bytes: &[u8], expected: Option<usize>, complete: bool) {
         for cut in 0..=bytes.len() {
             let mut utf8 = Utf8::new();
-            let verdict = utf8
+            let result = utf8
                 .feed(&bytes[..cut])
                 .and_then(|()| utf8.feed(&bytes[cut..]).map_err(|at| at + cut));
-            assert_eq!(verdict.err(), expected, "{bytes:02x?} cut at {cut}");
+            assert_eq!(result.err(), expected, "{bytes:02x?} cut at {cut}");
             if expected.is_none() {
                 assert_eq!(utf8.is_complete(), complete, "{bytes:02x?} cut at {cut}");
             }
         }
         let mut utf8 = Utf8::new();
-        let verdict = bytes.iter().position(|byte| utf8.feed(&[*byte]).is_err());
-        assert_eq!(verdict, expected, "{bytes:02x?} byte by byte");
+        let result = bytes.iter().position(|byte| utf8.feed(&[*byte]).is_err());
+        assert_eq!(result, expected, "{bytes:02x?} byte by byte");
     }
 
     /// The first and the last code point of each length, and the neighbours of the surrogates.
@@ -254,10 +254,10 @@ mod tests {
         ];
         let agree = |bytes: &[u8]| {
             let mut utf8 = Utf8::new();
-            let verdict = utf8.feed(bytes);
-            assert_eq!(verdict.err(), proof(bytes), "{bytes:02x?}");
+            let result = utf8.feed(bytes);
+            assert_eq!(result.err(), proof(bytes), "{bytes:02x?}");
             assert_eq!(
-                verdict.is_ok() && utf8.is_complete(),
+                result.is_ok() && utf8.is_complete(),
                 std::str::from_utf8(bytes).is_ok(),
                 "{bytes:02x?}"
             );

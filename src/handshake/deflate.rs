@@ -1,7 +1,7 @@
 //! The negotiation of permessage-deflate, RFC 7692 §5 and §7.1, as one that stands between client and server.
 //!
 //! The client's offers go on, less those that a server has to decline anyway and with what the operator asks for; no
-//! other extension does, because nobody here could judge what it does to frames. The server's answer is held against
+//! other extension does, because wsgate cannot know what it does to frames. The server's answer is held against
 //! what it was offered, and goes on with what only the client can be asked for.
 
 use super::{
@@ -15,7 +15,7 @@ use std::fmt;
 pub enum Compression {
     /// No offer goes on: messages are never compressed.
     Off,
-    /// Offers go on, and compressed messages are inflated to be judged.
+    /// Offers go on, and compressed messages are inflated to be inspected.
     Inspect {
         /// Whether messages may refer back to those before them, which makes them smaller and costs a window each way.
         context_takeover: bool,

@@ -265,7 +265,7 @@ pub fn orders(cause: &Cause, policy: &Policy, delay: Duration) -> Orders {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::inspect::Kind;
+    use crate::inspect::{Kind, Place};
 
     fn codes(cause: Cause, policy: &Policy) -> (Option<u16>, Option<u16>) {
         let code = |order| match order {
@@ -281,13 +281,13 @@ mod tests {
     #[test]
     fn what_each_side_is_told() {
         let policy = Policy::default();
-        for (kind, code) in [
-            (Kind::TextNotUtf8, 1007),
-            (Kind::ReservedOpcode, 1002),
-            (Kind::MessageTooBig, 1009),
-            (Kind::TooManyFragments, 1008),
+        for (kind, place, code) in [
+            (Kind::TextNotUtf8, Place::Message(5), 1007),
+            (Kind::ReservedOpcode, Place::Frame(5), 1002),
+            (Kind::MessageTooBig, Place::Limit(5), 1009),
+            (Kind::TooManyFragments, Place::Limit(5), 1008),
         ] {
-            let violation = Violation { kind, at: 5 };
+            let violation = Violation::new(kind, place);
             let by = |by| Cause::Violation { by, violation };
             assert_eq!(codes(by(Side::Client), &policy), (Some(code), Some(1001)));
             assert_eq!(codes(by(Side::Server), &policy), (Some(1011), Some(code)));
@@ -326,10 +326,7 @@ mod tests {
 
     #[test]
     fn only_a_client_that_broke_a_rule_sees_the_end_before_its_answer() {
-        let violation = Violation {
-            kind: Kind::TextNotUtf8,
-            at: 0,
-        };
+        let violation = Violation::new(Kind::TextNotUtf8, Place::Message(0));
         let by = |by| Cause::Violation { by, violation };
         assert!(by(Side::Client).ends_client_at_once());
         for cause in [
@@ -353,10 +350,7 @@ mod tests {
             upstream_fault_code: 4011,
             ..Policy::default()
         };
-        let violation = Violation {
-            kind: Kind::MaskPresent,
-            at: 0,
-        };
+        let violation = Violation::new(Kind::MaskPresent, Place::Frame(0));
         let fault = Cause::Violation {
             by: Side::Server,
             violation,
@@ -370,10 +364,7 @@ mod tests {
 
     #[test]
     fn reasons_tell_what_to_do() {
-        let violation = Violation {
-            kind: Kind::TextNotUtf8,
-            at: 5,
-        };
+        let violation = Violation::new(Kind::TextNotUtf8, Place::Message(5));
         let cause = Cause::Violation {
             by: Side::Client,
             violation,

@@ -1,4 +1,4 @@
-//! The compressed messages of one direction, inflated only to be judged: RFC 7692 §7.2.2.
+//! The compressed messages of one direction, inflated only to be inspected: RFC 7692 §7.2.2.
 //!
 //! Three lives are kept apart. As long as the connection lives the [`Window`], where one was agreed to be shared by its
 //! messages: as many bytes as were sent, at most 32 KiB, and none before the first message. As long as a message lives
@@ -11,7 +11,7 @@
 //! makes no difference but time.
 
 use super::passage::Block;
-use super::violation::Kind;
+use super::violation::{Kind, Place};
 use super::workshop::Tag;
 use super::{Budget, Violation};
 use crate::frame::deflate::{
@@ -31,7 +31,7 @@ pub(super) struct Inflation {
     window: Window,
     /// Of the compressed message under way.
     live: Option<Inflater>,
-    /// Something was not inflated that later messages may refer back to: nothing compressed can be judged any more.
+    /// Something was not inflated that later messages may refer back to: no later compressed message can be inspected.
     lost: bool,
     /// Observing, what else was found in the call that told of something.
     owed: Option<Violation>,
@@ -42,8 +42,8 @@ pub(super) struct Inflation {
 /// The inflated bytes of a message, and their limit.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Content {
-    /// Whether it is text that is still to be judged.
-    pub judged: bool,
+    /// Whether the bytes are text that still has to be proven UTF-8.
+    pub checks_utf8: bool,
     pub utf8: Utf8,
     /// In bytes.
     pub len: u64,
@@ -118,7 +118,7 @@ impl Inflation {
         change
     }
 
-    /// Inflates a piece of payload, to the end of the message if `fin`, and judges what comes out, as far as the budget of
+    /// Inflates a piece of payload, to the end of the message if `fin`, and inspects what comes out, as far as the budget of
     /// the block goes: the rest of the piece is to be given again.
     pub fn feed(
         &mut self,
@@ -126,7 +126,7 @@ impl Inflation {
         mask: Option<&mut Mask>,
         fin: bool,
         content: &mut Content,
-        manner: InflateLimits,
+        limits: InflateLimits,
         block: &mut Block,
     ) -> Fed {
         let takeover = self.terms.takeover;
@@ -145,7 +145,7 @@ impl Inflation {
             filled: false,
             window: takeover.then_some((&mut self.window, window_size(self.terms))),
             content,
-            manner,
+            limits,
             found: None,
             budget,
         };
@@ -253,7 +253,7 @@ struct Work<'a> {
     /// Where the last of it is kept, and how much of it, if it is.
     window: Option<(&'a mut Window, usize)>,
     content: &'a mut Content,
-    manner: InflateLimits,
+    limits: InflateLimits,
     /// Observing: what is wrong with the text.
     found: Option<Violation>,
     budget: &'a mut Budget,
@@ -264,7 +264,7 @@ impl Work<'_> {
     fn inflate(&mut self, input: &[u8]) -> Result<usize, Violation> {
         let mut used: usize = 0;
         loop {
-            // Each byte of the input is used with all that it brings out, or a message would end before it is all judged:
+            // Each byte of the input is used with all that it brings out, or a message would end before all of it is inspected:
             // without a budget nothing more is used, and what is left to come out are a few codes.
             let is_spent = self.budget.is_spent();
             let (most, most_out) = match self.budget.of_piece() {
@@ -280,10 +280,10 @@ impl Work<'_> {
         }
     }
 
-    /// Inflates a piece of the input and judges what comes out, at most so many bytes.
+    /// Inflates a piece of the input and inspects what comes out, at most so many bytes.
     fn step(&mut self, input: &[u8], most: usize) -> Result<Stepped, Violation> {
         // The byte after the last one that the limit allows proves that it is passed; nothing is inflated beyond it.
-        let left = self.manner.limit.saturating_sub(self.content.len);
+        let left = self.limits.limit.saturating_sub(self.content.len);
         let left = usize::try_from(left)
             .unwrap_or(usize::MAX)
             .saturating_add(1);
@@ -297,7 +297,7 @@ impl Work<'_> {
         self.budget.take_inflated(consumed, produced);
         self.push(produced)?;
         match stand {
-            InflateStatus::Corrupt => return Err(self.violation(Kind::DeflateInvalid)),
+            InflateStatus::Corrupt => return Err(self.invalid(Kind::DeflateInvalid)),
             InflateStatus::Final => self.clear_window(),
             InflateStatus::Open => {}
         }
@@ -322,9 +322,11 @@ impl Work<'_> {
                 }
             }
         }
-        if self.content.judged && !self.content.utf8.is_complete() {
-            let unfinished = self.violation(Kind::TextUnfinished);
-            self.tell(unfinished)?;
+        if self.content.checks_utf8 && !self.content.utf8.is_complete() {
+            self.tell(Violation::new(
+                Kind::TextUnfinished,
+                Place::Message(self.content.len),
+            ))?;
         }
         Ok(())
     }
@@ -332,7 +334,7 @@ impl Work<'_> {
     /// Where the next message goes on with the window, this one has to end as §7.2.1 says, with an empty stored block.
     /// If it did not, receivers would not agree on what the next one says: zlib's begin it inside of the block.
     fn finish_between_blocks(&mut self) -> Result<(), Violation> {
-        let unfinished = self.violation(Kind::DeflateUnfinished);
+        let unfinished = self.invalid(Kind::DeflateUnfinished);
         let mut ending = Ending::default();
         loop {
             if self.room.len() - self.at < Ending::ROOM {
@@ -355,19 +357,19 @@ impl Work<'_> {
         }
     }
 
-    /// Judges what was inflated.
+    /// Inspects what was inflated.
     fn push(&mut self, produced: usize) -> Result<(), Violation> {
-        let limit = self.manner.limit;
+        let limit = self.limits.limit;
         let fits = limit.saturating_sub(self.content.len);
         let fits = usize::try_from(fits).map_or(produced, |fits| fits.min(produced));
         let text = &self.room[self.at..self.at + fits];
-        if self.content.judged
+        if self.content.checks_utf8
             && let Err(at) = self.content.utf8.feed(text)
         {
-            self.tell(Violation {
-                kind: Kind::TextNotUtf8,
-                at: self.content.len + at as u64,
-            })?;
+            self.tell(Violation::new(
+                Kind::TextNotUtf8,
+                Place::Message(self.content.len + at as u64),
+            ))?;
         }
         self.content.len += fits as u64;
         self.at += produced;
@@ -375,18 +377,15 @@ impl Work<'_> {
             (self.at, self.filled) = (0, true);
         }
         if fits < produced {
-            return Err(Violation {
-                kind: Kind::MessageTooBig,
-                at: limit,
-            });
+            return Err(Violation::new(Kind::MessageTooBig, Place::Limit(limit)));
         }
         Ok(())
     }
 
     /// Observing, the rest of the message is inflated all the same, for the messages after it.
     fn tell(&mut self, violation: Violation) -> Result<(), Violation> {
-        self.content.judged = false;
-        if !self.manner.observing {
+        self.content.checks_utf8 = false;
+        if !self.limits.observing {
             return Err(violation);
         }
         self.found.get_or_insert(violation);
@@ -413,10 +412,8 @@ impl Work<'_> {
         (self.at, self.filled) = (0, false);
     }
 
-    fn violation(&self, kind: Kind) -> Violation {
-        Violation {
-            kind,
-            at: self.content.len,
-        }
+    /// A violation of deflate.
+    fn invalid(&self, kind: Kind) -> Violation {
+        Violation::new(kind, Place::Inflated(self.content.len))
     }
 }

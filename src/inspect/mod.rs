@@ -20,7 +20,7 @@ mod workshop;
 pub use budget::Budget;
 pub use flow::Flow;
 pub use passage::{Block, Compressed, Event, Inspection, StopAt, Tally};
-pub use violation::{Kind, Violation};
+pub use violation::{Kind, Place, Violation};
 
 /// The classes of frames whose rate a route can limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -39,7 +39,7 @@ pub enum Event {
         /// Its code; `None` where it was empty.
         code: Option<u16>,
         /// Enforcing, and of a server: its reason is not UTF-8. The code is the application's, so it is no violation that
-        /// ends the judging; but the frame must not pass as it is. See
+        /// ends the inspection; but the frame must not pass as it is. See
         /// [`Kind::CloseReasonNotUtf8`](super::Kind::CloseReasonNotUtf8).
         garbled: bool,
     },

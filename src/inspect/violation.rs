@@ -89,129 +89,134 @@ impl Kind {
         Kind::InflatedRate,
     ];
 
-    /// Close code for the side that broke the rule, label in metrics and logs, and the sentence for its developer.
+    /// Close code for the side that broke the rule, label in metrics and logs, and the sentence for its developer with `{}` for the
+    /// number of its [`Place`].
     const fn row(self) -> (u16, &'static str, &'static str) {
         match self {
             Kind::ReservedBits => (
                 close::PROTOCOL_ERROR,
                 "reserved_bits",
-                "reserved bits (RSV1-3) set where no agreed extension uses them",
+                "reserved bits (RSV1-3) set where no agreed extension uses them (frame at byte {} of the stream)",
             ),
             Kind::CompressionNotAgreed => (
                 close::PROTOCOL_ERROR,
                 "compression_not_agreed",
-                "compressed frame (RSV1), but permessage-deflate was not agreed",
+                "compressed frame (RSV1), but permessage-deflate was not agreed (frame at byte {} of the stream)",
             ),
             Kind::ReservedOpcode => (
                 close::PROTOCOL_ERROR,
                 "reserved_opcode",
-                "reserved opcode: only 0-2 and 8-10 are defined",
+                "reserved opcode: only 0-2 and 8-10 are defined (frame at byte {} of the stream)",
             ),
             Kind::ControlFragmented => (
                 close::PROTOCOL_ERROR,
                 "control_fragmented",
-                "Ping, Pong or Close without FIN: they cannot be fragmented",
+                "Ping, Pong or Close without FIN: they cannot be fragmented (frame at byte {} of the stream)",
             ),
             Kind::ControlTooLong => (
                 close::PROTOCOL_ERROR,
                 "control_too_long",
-                "Ping, Pong or Close with more than 125 bytes of payload",
+                "Ping, Pong or Close with more than 125 bytes of payload (frame at byte {} of the stream)",
             ),
             Kind::MaskMissing => (
                 close::PROTOCOL_ERROR,
                 "mask_missing",
-                "unmasked frame: a client has to mask every frame",
+                "unmasked frame: a client has to mask every frame (frame at byte {} of the stream)",
             ),
             Kind::MaskPresent => (
                 close::PROTOCOL_ERROR,
                 "mask_present",
-                "masked frame: a server must not mask",
+                "masked frame: a server must not mask (frame at byte {} of the stream)",
             ),
             Kind::LengthNotMinimal => (
                 close::PROTOCOL_ERROR,
                 "length_not_minimal",
-                "payload length in more bytes than it needs",
+                "payload length in more bytes than it needs (frame at byte {} of the stream)",
             ),
             Kind::LengthTopBit => (
                 close::PROTOCOL_ERROR,
                 "length_top_bit",
-                "payload length of 2^63 or more: is this the start of a frame?",
+                "payload length of 2^63 or more: is this the start of a frame? (frame at byte {} of the stream)",
             ),
             Kind::ContinuationWithoutStart => (
                 close::PROTOCOL_ERROR,
                 "continuation_without_start",
-                "continuation frame, but no message is under way",
+                "continuation frame, but no message is under way (frame at byte {} of the stream)",
             ),
             Kind::MessageInsideMessage => (
                 close::PROTOCOL_ERROR,
                 "message_inside_message",
-                "new message before the last one had its FIN: two writers?",
+                "new message before the last one had its FIN: two writers? (frame at byte {} of the stream)",
             ),
             Kind::CloseOneByte => (
                 close::PROTOCOL_ERROR,
                 "close_one_byte",
-                "Close with a payload of one byte: a code takes two",
+                "Close with a payload of one byte: a code takes two (frame at byte {} of the stream)",
             ),
             Kind::CloseCode => (
                 close::PROTOCOL_ERROR,
                 "close_code",
-                "Close with a code that must not be sent,",
+                "Close with a code that must not be sent, {}",
             ),
             Kind::CloseReasonNotUtf8 => (
                 close::INVALID_PAYLOAD,
                 "close_reason_not_utf8",
-                "Close reason is not UTF-8: cut inside a character?",
+                "Close reason is not UTF-8: cut inside a character? (frame at byte {} of the stream)",
             ),
-            Kind::TextNotUtf8 => (close::INVALID_PAYLOAD, "text_not_utf8", "invalid UTF-8"),
+            Kind::TextNotUtf8 => (
+                close::INVALID_PAYLOAD,
+                "text_not_utf8",
+                "invalid UTF-8 at byte {} of the message; send raw bytes as binary",
+            ),
             Kind::TextUnfinished => (
                 close::INVALID_PAYLOAD,
                 "text_unfinished",
-                "text message ends inside a UTF-8 character",
+                "text message ends inside a UTF-8 character, at byte {} of the message",
             ),
             Kind::DeflateInvalid => (
                 close::INVALID_PAYLOAD,
                 "deflate_invalid",
-                "compressed message is not deflate data that follows on what was sent",
+                "compressed message is not deflate data that follows on what was sent ({} bytes of it inflated)",
             ),
             Kind::DeflateUnfinished => (
                 close::INVALID_PAYLOAD,
                 "deflate_unfinished",
-                "compressed message ends inside a deflate block: was it flushed?",
+                "compressed message ends inside a deflate block: was it flushed? ({} bytes of it inflated)",
             ),
             Kind::FrameTooBig => (
                 close::TOO_BIG,
                 "frame_too_big",
-                "frame larger than the limit",
+                "frame larger than the limit of {} bytes",
             ),
             Kind::MessageTooBig => (
                 close::TOO_BIG,
                 "message_too_big",
-                "message larger than the limit",
+                "message larger than the limit of {} bytes",
             ),
             Kind::TooManyFragments => (
                 close::POLICY_VIOLATION,
                 "too_many_fragments",
-                "message of more fragments than the limit",
+                "message of more fragments than the limit of {}",
             ),
             Kind::MessageRate => (
                 close::POLICY_VIOLATION,
                 "message_rate",
-                "more messages than the limit",
+                "more messages than the limit of {} per second",
             ),
             Kind::ByteRate => (
                 close::POLICY_VIOLATION,
                 "byte_rate",
-                "more bytes than the limit",
+                "more bytes than the limit of {} per second",
             ),
             Kind::ControlRate => (
                 close::POLICY_VIOLATION,
                 "control_rate",
-                "more control frames than the limit",
+                "more control frames than the limit of {} per second",
             ),
             Kind::InflatedRate => (
                 close::POLICY_VIOLATION,
                 "inflated_rate",
-                "more bytes, once inflated, than the limit",
+                "more bytes, once inflated, than the limit of {} per second",
             ),
         }
     }
@@ -237,34 +242,24 @@ impl Kind {
 pub struct Violation {
     /// Which rule.
     pub kind: Kind,
-    /// Where: for text the byte of the message, from 0, that proves it, once inflated; for what does not inflate how many bytes
-    /// of the message did; for a limit the limit; for a code of a Close the code; else the byte of the stream after the handshake, from 0, at which the
-    /// offending frame begins.
-    pub at: u64,
+    /// The number of its [`Place`]. The variant follows from the kind, so that a violation takes two words: every session has room for
+    /// one.
+    value: u64,
 }
 
-impl fmt::Display for Violation {
-    /// The sentence that goes into the Close reason: at most 123 bytes, never payload.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let sentence = self.kind.row().2;
-        let at = self.at;
+impl Violation {
+    /// The violation of a rule at a place of the variant that belongs to the rule.
+    pub(super) fn new(kind: Kind, place: Place) -> Violation {
+        let value = place.value();
+        let violation = Violation { kind, value };
+        debug_assert_eq!(violation.place(), place, "{}", kind.label());
+        violation
+    }
+
+    /// Where the rule was broken.
+    pub const fn place(self) -> Place {
+        let value = self.value;
         match self.kind {
-            Kind::TextNotUtf8 => {
-                write!(
-                    f,
-                    "{sentence} at byte {at} of the message; send raw bytes as binary"
-                )
-            }
-            Kind::TextUnfinished => write!(f, "{sentence}, at byte {at} of the message"),
-            Kind::DeflateInvalid | Kind::DeflateUnfinished => {
-                write!(f, "{sentence} ({at} bytes of it inflated)")
-            }
-            Kind::CloseCode => write!(f, "{sentence} {at}"),
-            Kind::FrameTooBig | Kind::MessageTooBig => write!(f, "{sentence} of {at} bytes"),
-            Kind::TooManyFragments => write!(f, "{sentence} of {at}"),
-            Kind::MessageRate | Kind::ByteRate | Kind::ControlRate | Kind::InflatedRate => {
-                write!(f, "{sentence} of {at} per second")
-            }
             Kind::ReservedBits
             | Kind::CompressionNotAgreed
             | Kind::ReservedOpcode
@@ -277,10 +272,55 @@ impl fmt::Display for Violation {
             | Kind::ContinuationWithoutStart
             | Kind::MessageInsideMessage
             | Kind::CloseOneByte
-            | Kind::CloseReasonNotUtf8 => {
-                write!(f, "{sentence} (frame at byte {at} of the stream)")
-            }
+            | Kind::CloseReasonNotUtf8 => Place::Frame(value),
+            Kind::CloseCode => Place::CloseCode(value as u16),
+            Kind::TextNotUtf8 | Kind::TextUnfinished => Place::Message(value),
+            Kind::DeflateInvalid | Kind::DeflateUnfinished => Place::Inflated(value),
+            Kind::FrameTooBig
+            | Kind::MessageTooBig
+            | Kind::TooManyFragments
+            | Kind::MessageRate
+            | Kind::ByteRate
+            | Kind::ControlRate
+            | Kind::InflatedRate => Place::Limit(value),
         }
+    }
+}
+
+/// Where a rule was broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The byte of the stream after the handshake, from 0, at which the frame begins.
+    Frame(u64),
+    /// The byte of the text message, from 0 and once inflated, that proves the violation.
+    Message(u64),
+    /// How many bytes of the compressed message were inflated.
+    Inflated(u64),
+    /// The code in the Close frame.
+    CloseCode(u16),
+    /// The limit that was passed, in the unit of its setting.
+    Limit(u64),
+}
+
+impl Place {
+    /// Its number, for the log; the kind of the violation says what it means.
+    pub const fn value(self) -> u64 {
+        match self {
+            Place::Frame(value)
+            | Place::Message(value)
+            | Place::Inflated(value)
+            | Place::Limit(value) => value,
+            Place::CloseCode(code) => code as u64,
+        }
+    }
+}
+
+impl fmt::Display for Violation {
+    /// The sentence that goes into the Close reason: at most 123 bytes, never payload.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sentence = self.kind.row().2;
+        let (before, after) = sentence.split_once("{}").unwrap_or((sentence, ""));
+        write!(f, "{before}{}{after}", self.value)
     }
 }
 
@@ -297,7 +337,9 @@ mod tests {
                 .iter()
                 .filter(|other| other.label() == kind.label());
             assert_eq!(same.count(), 1, "{}", kind.label());
-            let longest = Violation { kind, at: u64::MAX }.to_string();
+            assert_eq!(kind.row().2.matches("{}").count(), 1, "{}", kind.label());
+            let value = u64::MAX;
+            let longest = Violation { kind, value }.to_string();
             assert!(longest.len() <= close::MAX_REASON, "{longest}");
         }
     }

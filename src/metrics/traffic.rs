@@ -37,7 +37,7 @@ impl TrafficSeries {
                 ),
                 compressed: registrar.counters(
                     "wsgate_compressed_messages_total",
-                    "Compressed messages passed on, each inflated to be judged.",
+                    "Compressed messages passed on, each inflated to be inspected.",
                     &["direction"],
                 ),
                 compressed_bytes: registrar.counters(

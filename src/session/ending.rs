@@ -32,7 +32,7 @@ impl Session {
             return self.poll_ping(to, now);
         };
         let Some(boundary) = inbound.flow.frame_boundary() else {
-            if inbound.ended || !inbound.flow.is_judging() {
+            if inbound.ended || !inbound.flow.is_inspecting() {
                 *writing = Writing::Cut;
                 self.finish_if_over();
             }

@@ -1,6 +1,6 @@
 //! The bytes that one side sends: inspected by its flow, and compared with the limits of its route.
 
-use super::limits::{Gauge, Verdict};
+use super::limits::{Gauge, RateCheck};
 use super::phase::Phase;
 use super::timers::Timer;
 use super::writing::Writing;
@@ -173,13 +173,13 @@ impl Session {
         let mut events = Vec::new();
         let (mut release, mut dropped, mut again) = (0, 0, false);
         let found = loop {
-            let verdict = match (&first, &mut gauge) {
-                (None, Some(gauge)) => gauge.look(&mut inbound.flow, &window[release..], &tally),
-                _ => Verdict::Pass,
+            let check = match (&first, &mut gauge) {
+                (None, Some(gauge)) => gauge.check(&mut inbound.flow, &window[release..], &tally),
+                _ => RateCheck::Pass,
             };
-            let passage = match (verdict, first.take()) {
+            let passage = match (check, first.take()) {
                 (_, Some(first)) => first,
-                (Verdict::Pass, None) => {
+                (RateCheck::Pass, None) => {
                     let rest = &window[release..];
                     block.budget = match &mut gauge {
                         None => turn.budget(),
@@ -196,11 +196,11 @@ impl Session {
                     }
                     passage
                 }
-                (Verdict::Wait, None) => {
+                (RateCheck::Wait, None) => {
                     again = release < window.len();
                     break None;
                 }
-                (Verdict::Violation(violation), None) => inspect::Inspection {
+                (RateCheck::Violation(violation), None) => inspect::Inspection {
                     release: 0,
                     event: Some(inspect::Event::Violation(violation)),
                     spent: false,

@@ -161,7 +161,7 @@ impl Meter {
 }
 
 /// The result of checking the limits before a part of a window is inspected.
-pub(super) enum Verdict {
+pub(super) enum RateCheck {
     Pass,
     /// The part waits, and its side is not read meanwhile.
     Wait,
@@ -212,7 +212,7 @@ impl<'a> Gauge<'a> {
     }
 
     /// Before the next frame of `window`, or the next part of one, is inspected; `tally` is what passed since this was made.
-    pub fn look(&mut self, flow: &mut Flow, window: &[u8], tally: &Tally) -> Verdict {
+    pub fn check(&mut self, flow: &mut Flow, window: &[u8], tally: &Tally) -> RateCheck {
         self.count(tally);
         // Bytes that were read or inflated beyond the limit are owed.
         for measure in [Measure::Bytes, Measure::Inflated] {
@@ -223,12 +223,12 @@ impl<'a> Gauge<'a> {
         let measure = match flow.begins(window) {
             Some(RateClass::Message) => Measure::Messages,
             Some(RateClass::Control) => Measure::Control,
-            None => return Verdict::Pass,
+            None => return RateCheck::Pass,
         };
         if self.tokens(measure) < 1.0 {
             return self.beyond(flow, measure);
         }
-        Verdict::Pass
+        RateCheck::Pass
     }
 
     /// Takes what passed into account. When the side that is slowed down is read again, and what is to be told of it.
@@ -258,12 +258,12 @@ impl<'a> Gauge<'a> {
         self.meter.tokens(self.from, measure, limits, self.now)
     }
 
-    fn beyond(&mut self, flow: &mut Flow, measure: Measure) -> Verdict {
+    fn beyond(&mut self, flow: &mut Flow, measure: Measure) -> RateCheck {
         let (limits, mode) = (&self.settings.limits, self.settings.rules.mode);
         let limit = measure.per_second(limits, self.from);
         if mode == Mode::Observe || limits.beyond == Beyond::Close {
             let violation = flow.exceed(mode, measure.kind(), limit);
-            return violation.map_or(Verdict::Pass, Verdict::Violation);
+            return violation.map_or(RateCheck::Pass, RateCheck::Violation);
         }
         // Nothing is wrong with what comes, so the flow goes on; but it is told of once.
         if let Some(violation) = flow.exceed(Mode::Observe, measure.kind(), limit) {
@@ -276,7 +276,7 @@ impl<'a> Gauge<'a> {
                 bucket.pause(rate, self.now)
             });
         self.meter.slowed[self.from as usize] = Some(self.now + pause);
-        Verdict::Wait
+        RateCheck::Wait
     }
 }
 

@@ -372,7 +372,7 @@ fn observed(
 }
 
 fn is_one_of(violation: &Violation, rules: &[(&'static str, u64)]) -> bool {
-    rules.contains(&(violation.kind.label(), violation.at))
+    rules.contains(&(violation.kind.label(), violation.place().value()))
 }
 
 /// A frame to be written, right or wrong.

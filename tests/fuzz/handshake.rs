@@ -71,7 +71,7 @@ fuzz_target!(|input: &[u8]| {
         assert!(!name.starts_with("sec-websocket-"));
     }
     let origin_allowed =
-        handshake::origin_is_allowed(&["https://a.example".to_owned()], &request_headers);
+        handshake::origin::is_allowed(&["https://a.example".to_owned()], &request_headers);
     let origins = list(&request_headers, "origin");
     assert!(!origin_allowed || origins.is_empty() || origins == "https://a.example");
 

@@ -59,8 +59,8 @@ pub(crate) async fn admit(
     // Few routes ask, and the requests of all would carry the room for it.
     let asking = Box::pin(ask(auth, client_request, downstream, identity));
     match timeout(auth.timeout, asking).await {
-        Ok(Ok(Verdict::Pass(auth_headers))) => Ok(auth_headers),
-        Ok(Ok(Verdict::Refuse(head, body))) => Err(Refused::by_access(head, body)),
+        Ok(Ok(AccessAnswer::Grant(auth_headers))) => Ok(auth_headers),
+        Ok(Ok(AccessAnswer::Refuse(head, body))) => Err(Refused::by_access(head, body)),
         Ok(Err(ProbeError::Exhausted(shortage, error))) => {
             shortage.report(metrics, &error);
             Err(Answer::exhausted().refusing(Reason::Exhausted))
@@ -100,8 +100,9 @@ fn is_allowed(access: &Access, identity: Identity) -> bool {
     }
 }
 
-enum Verdict {
-    Pass(AuthHeaders),
+/// The answer of the access service.
+enum AccessAnswer {
+    Grant(AuthHeaders),
     Refuse(Box<ResponseHeader>, BytesMut),
 }
 
@@ -113,7 +114,7 @@ async fn ask(
     client_request: &ClientRequest<'_>,
     downstream: &Downstream,
     identity: Identity,
-) -> Result<Verdict, ProbeError> {
+) -> Result<AccessAnswer, ProbeError> {
     let wrong = |error: Box<pingora::Error>| words(&error);
     let socket = Socket::connect(&auth.address, Tcp::OFF, &Sources::default()).await?;
     let mut service = HttpSession::new(Box::new(socket));
@@ -131,7 +132,7 @@ async fn ask(
             let value = head.headers.get(&name)?.clone();
             Some((name, value))
         });
-        return Ok(Verdict::Pass(auth_headers.collect()));
+        return Ok(AccessAnswer::Grant(auth_headers.collect()));
     }
     if !matches!(
         head.status,
@@ -151,7 +152,7 @@ async fn ask(
     head.remove_header(&header::TRANSFER_ENCODING);
     let length = head.insert_header("Content-Length", body.len());
     length.map_err(wrong)?;
-    Ok(Verdict::Refuse(head, body))
+    Ok(AccessAnswer::Refuse(head, body))
 }
 
 /// The request that is asked about, without what belongs to this hop, its handshake and its body.

@@ -137,9 +137,10 @@ impl Connection {
             ..
         } = outcome;
         let (violation, at) = match cause {
-            Cause::Violation { violation, .. } => {
-                (Some(violation.kind.label()), Some(violation.at))
-            }
+            Cause::Violation { violation, .. } => (
+                Some(violation.kind.label()),
+                Some(violation.place().value()),
+            ),
             _ => (None, None),
         };
         tracing::info!(

@@ -115,7 +115,7 @@ impl<'a> Attempt<'a> {
         let strictness = server_handshake::strictness(settings);
         let checked = handshake::check_request(&line.method, line.version, request, strictness);
         let mut checked = checked.map_err(|wrong| refusal::of_handshake(&wrong))?;
-        if !handshake::origin_is_allowed(&settings.allowed_origins, request) {
+        if !handshake::origin::is_allowed(&settings.allowed_origins, request) {
             let sentence = "this origin may not open a WebSocket here";
             let answer = Answer::new(StatusCode::FORBIDDEN, sentence);
             let origin = request.lines(header::ORIGIN).next().unwrap_or_default();
