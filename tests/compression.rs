@@ -5,7 +5,7 @@ mod drive;
 mod judge;
 
 use drive::compressor::Compressor;
-use drive::{Frame, Scene, Sender};
+use drive::{Frame, Scene, Sender, frame, written};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
@@ -682,10 +682,6 @@ fn noise(len: usize) -> Vec<u8> {
 /// Told is where the frame begins.
 const AT_FRAME: u64 = u64::MAX;
 
-fn frame(first: u8, payload: impl AsRef<[u8]>) -> Frame {
-    Frame::new(first, payload)
-}
-
 fn check(terms: DeflateParams, sent: &[Frame], want: Want) {
     check_all(&Rules::default(), Some(terms), sent, want);
 }
@@ -740,25 +736,7 @@ fn all_passes(rules: &Rules, terms: DeflateParams, sent: &[Frame], kinds: &[Kind
             let _scene = Scene(format!("{sender:?}, cut at {cuts:?}, {sent:02X?}"));
             let played = drive::play(sender, rules, &stream, &cuts);
             assert_eq!(played.passed, stream.len());
-            let told: Vec<Kind> = (played.events.iter())
-                .map(|(_, event)| match event {
-                    Event::Violation(violation) => violation.kind,
-                    Event::Close { .. } | Event::Pong { .. } => panic!("{event:?}"),
-                })
-                .collect();
-            assert_eq!(told, kinds);
+            assert_eq!(played.kinds(), kinds);
         }
     }
-}
-
-/// The frames as `side` writes them, and where each begins; the end is the last of these.
-fn written(side: Side, sent: &[Frame]) -> (Vec<u8>, Vec<usize>) {
-    let mut stream = Vec::new();
-    let mut starts = vec![0];
-    for (i, frame) in sent.iter().enumerate() {
-        let key = [0x37, 0xFA, 0x21, 0x3D].map(|octet: u8| octet.wrapping_mul(i as u8 | 1));
-        frame.write(side, key, &mut stream);
-        starts.push(stream.len());
-    }
-    (stream, starts)
 }

@@ -4,7 +4,7 @@
 mod drive;
 mod judge;
 
-use drive::{Cuts, Frame, Length, Played, Scene};
+use drive::{Cuts, Frame, Length, Played, Scene, frame, written};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use wsgate::inspect::{Block, Budget, Event, Flow, Kind, Mode, Rules, Side, StopAt, Tally};
@@ -1061,10 +1061,6 @@ fn frames(n: usize) -> (usize, usize) {
     (n, 0)
 }
 
-fn frame(first: u8, payload: impl AsRef<[u8]>) -> Frame {
-    Frame::new(first, payload)
-}
-
 fn text(payload: impl AsRef<str>) -> Frame {
     frame(TEXT, payload.as_ref())
 }
@@ -1149,27 +1145,9 @@ fn all_passes_from(side: Side, rules: &Rules, sent: &[Frame], kinds: &[Kind]) {
         let _scene = Scene(format!("{side:?}, cut at {cuts:?}, {sent:?}"));
         let played = drive::play(side, rules, &stream, &cuts);
         assert_eq!(played.passed, stream.len());
-        let told: Vec<Kind> = (played.events.iter())
-            .map(|(_, event)| match event {
-                Event::Violation(violation) => violation.kind,
-                Event::Close { .. } | Event::Pong { .. } => panic!("{event:?}"),
-            })
-            .collect();
-        assert_eq!(told, kinds);
+        assert_eq!(played.kinds(), kinds);
         drive::agree(side, rules, &stream, &cuts);
     }
-}
-
-/// The frames as `side` writes them, and where each begins; the end is the last of these.
-fn written(side: Side, sent: &[Frame]) -> (Vec<u8>, Vec<usize>) {
-    let mut stream = Vec::new();
-    let mut starts = vec![0];
-    for (i, frame) in sent.iter().enumerate() {
-        let key = [0x37, 0xFA, 0x21, 0x3D].map(|octet: u8| octet.wrapping_mul(i as u8 | 1));
-        frame.write(side, key, &mut stream);
-        starts.push(stream.len());
-    }
-    (stream, starts)
 }
 
 /// Whole, byte by byte, and at random.

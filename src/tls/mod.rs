@@ -18,7 +18,7 @@ pub use accept::{Accept, Version};
 pub use certificate::{Authorities, Certificate, Fault, Part, subject};
 pub use connect::{Connect, InvalidName};
 pub use error::{Error, Peer};
-pub use stream::{ClientStream, Closing, ServerStream, Stream};
+pub use stream::{ClientStream, Closing, End, ServerStream, Stream};
 
 use rustls::crypto::CryptoProvider;
 use std::sync::{Arc, LazyLock};

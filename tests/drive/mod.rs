@@ -8,7 +8,9 @@ use rand::Rng;
 use std::fmt::Display;
 use std::{env, iter, thread};
 use wsgate::frame::deflate::{DeflateParams, window_size};
-use wsgate::inspect::{Block, Budget, Event, Flow, Mode, Rules, Side, StopAt, Tally, Violation};
+use wsgate::inspect::{
+    Block, Budget, Event, Flow, Kind, Mode, Rules, Side, StopAt, Tally, Violation,
+};
 
 /// Where a stream is cut into the pieces that are fed: ends of pieces, rising, the last one the length of the stream.
 pub type Cuts = Vec<usize>;
@@ -70,7 +72,18 @@ pub struct Played {
     pub steps: Vec<(usize, bool, bool)>,
 }
 
-/// Who sends, and how its messages may be compressed.
+impl Played {
+    /// The kinds of the violations, which have to be the only events.
+    pub fn kinds(&self) -> Vec<Kind> {
+        let kinds = self.events.iter().map(|(_, event)| match event {
+            Event::Violation(violation) => violation.kind,
+            Event::Close { .. } | Event::Pong { .. } => panic!("{event:?}"),
+        });
+        kinds.collect()
+    }
+}
+
+/// The sending side, and how its messages may be compressed.
 #[derive(Clone, Copy, Debug)]
 pub struct Sender {
     pub side: Side,
@@ -458,4 +471,20 @@ impl Frame {
         };
         iter::once(form).chain(number).collect()
     }
+}
+
+pub fn frame(first: u8, payload: impl AsRef<[u8]>) -> Frame {
+    Frame::new(first, payload)
+}
+
+/// The frames as `side` writes them, and where each begins; the end is the last of these.
+pub fn written(side: Side, sent: &[Frame]) -> (Vec<u8>, Vec<usize>) {
+    let mut stream = Vec::new();
+    let mut starts = vec![0];
+    for (i, frame) in sent.iter().enumerate() {
+        let key = [0x37, 0xFA, 0x21, 0x3D].map(|octet: u8| octet.wrapping_mul(i as u8 | 1));
+        frame.write(side, key, &mut stream);
+        starts.push(stream.len());
+    }
+    (stream, starts)
 }
