@@ -66,6 +66,22 @@
 //! Close that a side is to be told, the *outcome* how the connection ended. A *listener* takes connections, a *route*
 //! says which requests go to which upstream.
 
+/// An enum of unit variants that lists them: `ALL` holds each of them, in the order of their declaration.
+macro_rules! with_all {
+    ($(#[$meta:meta])* $visible:vis enum $name:ident { $($(#[$about:meta])* $variant:ident,)+ }) => {
+        $(#[$meta])*
+        $visible enum $name {
+            $($(#[$about])* $variant,)+
+        }
+
+        impl $name {
+            /// Each variant, in the order of declaration.
+            $visible const ALL: [$name; [$($name::$variant),+].len()] = [$($name::$variant),+];
+        }
+    };
+}
+pub(crate) use with_all;
+
 pub mod admin;
 pub mod admission;
 pub mod cli;

@@ -17,7 +17,7 @@ const LISTENER: u64 = u64::MAX;
 ///
 /// # Errors
 /// Those of the listener and of epoll.
-pub fn run(port: u16, server: SocketAddr) -> io::Result<()> {
+pub(crate) fn run(port: u16, server: SocketAddr) -> io::Result<()> {
     let listener = TcpListener::bind(("127.0.0.1", port))?;
     let epoll = epoll::create(CreateFlags::CLOEXEC)?;
     let watch = |stream: &TcpStream, end: usize| -> io::Result<()> {

@@ -8,7 +8,7 @@ use zlib_rs::{Deflate, DeflateFlush};
 
 /// What messages hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// Text of one byte a character.
     Ascii,
     /// Text of one to four.
@@ -47,7 +47,7 @@ impl FromStr for Kind {
 }
 
 /// A question and its answer.
-pub struct Exchange {
+pub(crate) struct Exchange {
     /// What both hold.
     pub kind: Kind,
     /// Bytes of the question, as a reader of it would count them.
@@ -62,7 +62,7 @@ pub struct Exchange {
 
 impl Exchange {
     /// The same frames for the same arguments, so that both ends know them.
-    pub fn new(kind: Kind, up: usize, down: usize) -> Exchange {
+    pub(crate) fn new(kind: Kind, up: usize, down: usize) -> Exchange {
         Exchange {
             kind,
             up,

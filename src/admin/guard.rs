@@ -49,7 +49,7 @@ impl Access {
 }
 
 impl Guard {
-    pub fn new(settings: &Settings) -> Guard {
+    pub(super) fn new(settings: &Settings) -> Guard {
         let mut names = vec!["localhost".to_owned()];
         names.extend(machine_names());
         let configured = settings.hosts.iter();
@@ -65,7 +65,7 @@ impl Guard {
     ///
     /// # Errors
     /// Why it does not pass.
-    pub fn check(&self, request: &Request, is_unix: bool) -> Result<(), Refusal> {
+    pub(super) fn check(&self, request: &Request, is_unix: bool) -> Result<(), Refusal> {
         let host = request.host()?;
         if !request.is_change() && matches!(request.path.as_str(), "/healthz" | "/readyz") {
             // These paths reveal nothing, and balancers ask for them by all sorts of names.

@@ -17,7 +17,7 @@ pub(super) struct Refusal {
 }
 
 impl Refusal {
-    pub fn new(status: StatusCode, sentence: impl Into<Cow<'static, str>>) -> Self {
+    pub(super) fn new(status: StatusCode, sentence: impl Into<Cow<'static, str>>) -> Self {
         Refusal {
             status,
             sentence: sentence.into(),
@@ -42,7 +42,7 @@ impl Request {
     ///
     /// # Errors
     /// The refusal of an invalid request.
-    pub fn parse(head: &[u8]) -> Result<Request, Refusal> {
+    pub(super) fn parse(head: &[u8]) -> Result<Request, Refusal> {
         let malformed = |sentence: String| Refusal::new(StatusCode::BAD_REQUEST, sentence);
         let mut fields = [httparse::EMPTY_HEADER; MAX_HEADERS];
         let mut parsed = httparse::Request::new(&mut fields);
@@ -96,12 +96,12 @@ impl Request {
     }
 
     /// Whether the request is for the API, whose answers are JSON.
-    pub fn is_api(&self) -> bool {
+    pub(super) fn is_api(&self) -> bool {
         self.path == "/v1" || self.path.starts_with("/v1/")
     }
 
     /// Whether the request may change something.
-    pub fn is_change(&self) -> bool {
+    pub(super) fn is_change(&self) -> bool {
         !matches!(self.method, Method::GET | Method::HEAD)
     }
 
@@ -109,7 +109,7 @@ impl Request {
     ///
     /// # Errors
     /// Where it is missing, there twice, or none.
-    pub fn host(&self) -> Result<Option<Host<'_>>, Refusal> {
+    pub(super) fn host(&self) -> Result<Option<Host<'_>>, Refusal> {
         let malformed = |sentence: &'static str| Refusal::new(StatusCode::BAD_REQUEST, sentence);
         let mut lines = self.headers.get_all(header::HOST).iter();
         let written = match (lines.next(), lines.next()) {
@@ -132,7 +132,7 @@ impl Request {
     }
 
     /// The value of a header that may be there once; one that is not text is as good as an unknown one.
-    pub fn text(&self, name: &str) -> Option<&str> {
+    pub(super) fn text(&self, name: &str) -> Option<&str> {
         let value = self.headers.get(name)?;
         Some(value.to_str().unwrap_or("?"))
     }
@@ -141,7 +141,7 @@ impl Request {
     ///
     /// # Errors
     /// Where that is not said by one `Content-Length`.
-    pub fn content_length(&self) -> Result<u64, Refusal> {
+    pub(super) fn content_length(&self) -> Result<u64, Refusal> {
         if self.headers.contains_key(header::TRANSFER_ENCODING) {
             let sentence = "a body needs a Content-Length here; chunks are not read";
             return Err(Refusal::new(StatusCode::LENGTH_REQUIRED, sentence));
@@ -161,13 +161,13 @@ impl Request {
     }
 
     /// Whether the client waits for a word before it sends the body (RFC 9110 §10.1.1).
-    pub fn waits_for_continue(&self) -> bool {
+    pub(super) fn waits_for_continue(&self) -> bool {
         let expects = self.text("expect");
         !self.is_http_10 && expects.is_some_and(|value| value.eq_ignore_ascii_case("100-continue"))
     }
 
     /// Whether the client wants to use the connection again.
-    pub fn keeps_alive(&self) -> bool {
+    pub(super) fn keeps_alive(&self) -> bool {
         let lines = self.headers.get_all(header::CONNECTION).iter();
         let mut options = lines.flat_map(|line| line.to_str().unwrap_or("close").split(','));
         !self.is_http_10 && !options.any(|option| option.trim().eq_ignore_ascii_case("close"))

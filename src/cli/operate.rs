@@ -146,7 +146,7 @@ fn refusal(answer: Value) -> Failure {
 
 impl Drain {
     /// Drains, or with `verb` "deploy" deploys, and shows how far it is until it ends: success only when all is drained.
-    pub fn execute(&self, verb: &str) -> ExitCode {
+    pub(super) fn execute(&self, verb: &str) -> ExitCode {
         finish(self.run(verb))
     }
 
@@ -230,7 +230,7 @@ fn line(drain: &bodies::Drain) -> String {
 
 impl Resume {
     /// Lets a server in again.
-    pub fn execute(&self) -> ExitCode {
+    pub(super) fn execute(&self) -> ExitCode {
         let change = Change {
             server: self.server.clone(),
             ..Change::default()
@@ -248,7 +248,7 @@ impl Resume {
 
 impl Reload {
     /// Has the configuration read again.
-    pub fn execute(&self) -> ExitCode {
+    pub(super) fn execute(&self) -> ExitCode {
         let result = self.at.client().and_then(|client| {
             let (_, answer) = send(&client, "POST", "/v1/reload", &())?;
             match serde_json::from_value(answer.clone()) {
@@ -268,7 +268,7 @@ impl Reload {
 
 impl Status {
     /// Shows upstreams, servers and drains.
-    pub fn execute(&self) -> ExitCode {
+    pub(super) fn execute(&self) -> ExitCode {
         finish(self.run().map(|()| true))
     }
 

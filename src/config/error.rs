@@ -86,7 +86,7 @@ pub(super) struct Source<'a> {
 
 impl Source<'_> {
     /// A mistake at this range of bytes.
-    pub fn error(
+    pub(super) fn error(
         &self,
         span: Range<usize>,
         message: impl Into<String>,
@@ -100,7 +100,7 @@ impl Source<'_> {
     }
 
     /// The number of the line in which a byte is, from 1.
-    pub fn line(&self, at: usize) -> usize {
+    pub(super) fn line(&self, at: usize) -> usize {
         self.place(at..at).line
     }
 
@@ -126,7 +126,7 @@ impl Source<'_> {
     }
 
     /// An error of the TOML reader, in the words of wsgate.
-    pub fn read_error(&self, error: &toml::de::Error) -> Error {
+    pub(super) fn read_error(&self, error: &toml::de::Error) -> Error {
         let end = self.text.len();
         let place = self.place(error.span().unwrap_or(end..end));
         let (message, help) = wording::of(error.message(), &place.text);

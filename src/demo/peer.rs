@@ -27,7 +27,7 @@ pub(super) struct Received {
 
 impl Received {
     /// As the tour shows it.
-    pub fn describe(&self) -> String {
+    pub(super) fn describe(&self) -> String {
         match self.opcode {
             Opcode::Close => match close::parse(&self.payload) {
                 Ok(close::Payload {
@@ -45,7 +45,7 @@ impl Received {
     }
 
     /// The code of a Close.
-    pub fn close_code(&self) -> Option<u16> {
+    pub(super) fn close_code(&self) -> Option<u16> {
         match self.opcode {
             Opcode::Close => close::parse(&self.payload).ok()?.code,
             _ => None,
@@ -55,7 +55,7 @@ impl Received {
 
 impl Peer {
     /// A client whose handshake succeeded.
-    pub async fn connect(address: &str) -> io::Result<Peer> {
+    pub(super) async fn connect(address: &str) -> io::Result<Peer> {
         const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
         let mut stream = TcpStream::connect(address).await?;
         let request = format!(
@@ -76,7 +76,11 @@ impl Peer {
     }
 
     /// The server's end: answers the request with this key.
-    pub async fn accept(mut stream: TcpStream, buffer: BytesMut, key: &str) -> io::Result<Peer> {
+    pub(super) async fn accept(
+        mut stream: TcpStream,
+        buffer: BytesMut,
+        key: &str,
+    ) -> io::Result<Peer> {
         let accept = handshake::accept_for(key.as_bytes());
         let response = format!(
             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -91,7 +95,7 @@ impl Peer {
     }
 
     /// Sends one frame and returns it as it went over the wire.
-    pub async fn send(&mut self, opcode: Opcode, payload: &[u8]) -> io::Result<Vec<u8>> {
+    pub(super) async fn send(&mut self, opcode: Opcode, payload: &[u8]) -> io::Result<Vec<u8>> {
         let mask = self.is_client.then(rand::random::<[u8; 4]>);
         let mut head = [0; MAX_LEN];
         let head_len = header::encode(opcode, payload.len() as u64, mask, &mut head);
@@ -104,7 +108,7 @@ impl Peer {
     }
 
     /// The next frame, `None` at the end of the stream.
-    pub async fn receive(&mut self) -> io::Result<Option<Received>> {
+    pub(super) async fn receive(&mut self) -> io::Result<Option<Received>> {
         loop {
             if let Some(header) = header::decode(&self.buffer) {
                 let end = usize::try_from(header.payload_len)

@@ -64,7 +64,7 @@ const STEPS: [Step; 4] = [
 const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Tour {
-    pub fn new(gateway: String, admin: String, heard: Receiver<Received>) -> Self {
+    pub(super) fn new(gateway: String, admin: String, heard: Receiver<Received>) -> Self {
         Tour {
             gateway,
             admin,
@@ -73,7 +73,7 @@ impl Tour {
     }
 
     /// Prints what the user can try.
-    pub fn introduce(&self, backends: &[String]) {
+    pub(super) fn introduce(&self, backends: &[String]) {
         let Tour { gateway, admin, .. } = self;
         println!(
             "wsgate {} in front of two echo backends ({})\n",
@@ -86,7 +86,7 @@ impl Tour {
     }
 
     /// Takes the tour and says whether everything was as announced.
-    pub async fn take(&self) -> bool {
+    pub(super) async fn take(&self) -> bool {
         let mut good = true;
         match timeout(PATIENCE, self.good_client()).await {
             Ok(Ok(as_announced)) => good &= print_result(as_announced),

@@ -27,7 +27,7 @@ struct Entry {
 
 impl DrainLog {
     /// A drain was started, or was joined by another trigger. Returns true if it is new.
-    pub fn handle_start(
+    pub(super) fn handle_start(
         &self,
         id: DrainId,
         selection: &str,
@@ -64,7 +64,7 @@ impl DrainLog {
     }
 
     /// Writes what has changed since the last call; `drains` are all that are known.
-    pub fn report(&self, drains: &[(DrainId, Progress)]) {
+    pub(super) fn report(&self, drains: &[(DrainId, Progress)]) {
         let mut entries = self.0.lock();
         for (id, progress) in drains {
             if progress.state == State::Running {

@@ -7,19 +7,19 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 /// Closes the slowest readers as long as the buffers are over their limit.
-pub struct LoadShedder {
+pub(crate) struct LoadShedder {
     control: Arc<Control>,
     buffers: Arc<Buffers>,
 }
 
 impl LoadShedder {
     /// Among the connections that `control` knows.
-    pub fn new(control: Arc<Control>, buffers: Arc<Buffers>) -> Self {
+    pub(crate) fn new(control: Arc<Control>, buffers: Arc<Buffers>) -> Self {
         LoadShedder { control, buffers }
     }
 
     /// Watches for as long as it is polled.
-    pub async fn run(self) {
+    pub(crate) async fn run(self) {
         loop {
             self.buffers.over().await;
             while self.relieve() {

@@ -93,7 +93,7 @@ enum Belief {
 
 impl RestartDetector {
     /// A server has closed a connection and has `left` others.
-    pub fn handle_close(
+    pub(super) fn handle_close(
         &mut self,
         server: (u32, u32),
         left: usize,
@@ -142,7 +142,7 @@ impl RestartDetector {
     }
 
     /// A server that had to be probed has answered, or not. Whether it restarts.
-    pub fn handle_probe(
+    pub(super) fn handle_probe(
         &mut self,
         server: (u32, u32),
         answered: bool,

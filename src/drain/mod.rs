@@ -175,43 +175,32 @@ impl Terms {
     }
 }
 
-/// Why a drain is. Each is a source of the room `deploy`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Cause {
-    /// Somebody asked for a drain.
-    Operator,
-    /// Somebody said that there is a new version behind an address that stays.
-    Deploy,
-    /// A configuration without the server, or with another generation.
-    Reload,
-    /// The server failed its checks.
-    Health,
-    /// The upstream's own Close said that it restarts.
-    Upstream,
-    /// The server is gone without a Close.
-    Crash,
-    /// wsgate itself ends.
-    Shutdown,
-    /// The connection reached its maximal age.
-    MaxAge,
-    /// The name of the server has its address no more.
-    Discovery,
+crate::with_all! {
+    /// Why a drain is. Each is a source of the room `deploy`.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    pub enum Cause {
+        /// Somebody asked for a drain.
+        Operator,
+        /// Somebody said that there is a new version behind an address that stays.
+        Deploy,
+        /// A configuration without the server, or with another generation.
+        Reload,
+        /// The server failed its checks.
+        Health,
+        /// The upstream's own Close said that it restarts.
+        Upstream,
+        /// The server is gone without a Close.
+        Crash,
+        /// wsgate itself ends.
+        Shutdown,
+        /// The connection reached its maximal age.
+        MaxAge,
+        /// The name of the server has its address no more.
+        Discovery,
+    }
 }
 
 impl Cause {
-    /// Each of them, in the order of declaration.
-    pub const ALL: [Cause; 9] = [
-        Cause::Operator,
-        Cause::Deploy,
-        Cause::Reload,
-        Cause::Health,
-        Cause::Upstream,
-        Cause::Crash,
-        Cause::Shutdown,
-        Cause::MaxAge,
-        Cause::Discovery,
-    ];
-
     /// Its name in logs, metrics and JSON.
     pub const fn label(self) -> &'static str {
         match self {

@@ -25,7 +25,7 @@ use std::io;
 use std::os::fd::RawFd;
 
 /// The filters that Pingora's proxy calls for each plain request.
-pub struct ProxyApp(pub(crate) Tables);
+pub(crate) struct ProxyApp(pub(crate) Tables);
 
 /// RFC 9112 §3.2.2: an absolute target goes on in origin-form, and its authority as `Host`.
 fn make_origin_form(head: &mut RequestHeader) -> Result<()> {

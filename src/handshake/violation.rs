@@ -33,34 +33,26 @@ impl Side {
     }
 }
 
-/// A rule of RFC 6455 §4.1 that is broken and can be passed on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Violation {
-    /// A key that is not 16 bytes in base64. The answer to it is computed from its characters, whatever they are.
-    Key,
-    /// `Connection` does not name `Upgrade`. wsgate writes its own.
-    Connection,
-    /// There is no `Sec-WebSocket-Version`. The server decides, and a tunnel needs its right answer to the key.
-    Version,
-    /// A subprotocol with a character that no token has.
-    SubprotocolSyntax,
-    /// A subprotocol that is offered twice.
-    SubprotocolTwice,
-    /// A 101 names a subprotocol that was not offered.
-    SubprotocolNotOffered,
+crate::with_all! {
+    /// A rule of RFC 6455 §4.1 that is broken and can be passed on.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Violation {
+        /// A key that is not 16 bytes in base64. The answer to it is computed from its characters, whatever they are.
+        Key,
+        /// `Connection` does not name `Upgrade`. wsgate writes its own.
+        Connection,
+        /// There is no `Sec-WebSocket-Version`. The server decides, and a tunnel needs its right answer to the key.
+        Version,
+        /// A subprotocol with a character that no token has.
+        SubprotocolSyntax,
+        /// A subprotocol that is offered twice.
+        SubprotocolTwice,
+        /// A 101 names a subprotocol that was not offered.
+        SubprotocolNotOffered,
+    }
 }
 
 impl Violation {
-    /// All of them.
-    pub const ALL: [Violation; 6] = [
-        Violation::Key,
-        Violation::Connection,
-        Violation::Version,
-        Violation::SubprotocolSyntax,
-        Violation::SubprotocolTwice,
-        Violation::SubprotocolNotOffered,
-    ];
-
     /// The side that breaks the rule, the label in metrics and logs, and the sentence for the developer.
     const fn row(self) -> (Side, &'static str, &'static str) {
         match self {

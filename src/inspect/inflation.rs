@@ -59,7 +59,7 @@ pub(super) struct InflateLimits {
 }
 
 impl Inflation {
-    pub fn new(terms: DeflateParams) -> Self {
+    pub(super) fn new(terms: DeflateParams) -> Self {
         static FLOWS: AtomicU64 = AtomicU64::new(0);
         Inflation {
             terms,
@@ -76,7 +76,7 @@ impl Inflation {
     }
 
     /// A message begins, compressed or not. Whether it can be inflated.
-    pub fn begin(&mut self, compressed: bool) -> bool {
+    pub(super) fn begin(&mut self, compressed: bool) -> bool {
         if self.live.is_some() {
             // Observing: the message before this one was never finished.
             self.give_up();
@@ -85,14 +85,14 @@ impl Inflation {
     }
 
     /// Nothing compressed is understood any more, or needs to be.
-    pub fn stop(&mut self) {
+    pub(super) fn stop(&mut self) {
         self.lost = true;
         self.live = None;
         self.window.clear();
     }
 
     /// Gives up the message under way, which cannot be inflated any more; nor can later messages that refer to it.
-    pub fn give_up(&mut self) {
+    pub(super) fn give_up(&mut self) {
         self.live = None;
         if self.terms.takeover {
             self.stop();
@@ -100,18 +100,18 @@ impl Inflation {
     }
 
     /// Observing: what is still to be told of.
-    pub fn take_owed(&mut self) -> Option<Violation> {
+    pub(super) fn take_owed(&mut self) -> Option<Violation> {
         self.owed.take()
     }
 
     /// The memory held, in bytes.
-    pub fn memory(&self) -> usize {
+    pub(super) fn memory(&self) -> usize {
         let live = self.live.as_ref().map_or(0, |_| Inflater::SIZE);
         self.window.memory() + live
     }
 
     /// By how much it has changed since the last call.
-    pub fn memory_change(&mut self) -> isize {
+    pub(super) fn memory_change(&mut self) -> isize {
         let now = self.memory();
         let change = now as isize - self.told as isize;
         self.told = now;
@@ -120,7 +120,7 @@ impl Inflation {
 
     /// Inflates a piece of payload, to the end of the message if `fin`, and inspects what comes out, as far as the budget of
     /// the block goes: the rest of the piece is to be given again.
-    pub fn feed(
+    pub(super) fn feed(
         &mut self,
         chunk: &[u8],
         mask: Option<&mut Mask>,

@@ -3,92 +3,65 @@
 use crate::frame::close;
 use std::fmt;
 
-/// One rule broken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
-    /// RFC 6455 §5.2, RFC 7692 §6: RSV1-3 where no extension that was agreed gives them a meaning.
-    ReservedBits,
-    /// RFC 7692 §6: RSV1 on the first frame of a message, which says that it is compressed, where that was not agreed.
-    CompressionNotAgreed,
-    /// §5.2: opcodes 3-7 and B-F.
-    ReservedOpcode,
-    /// §5.5: a control frame without FIN.
-    ControlFragmented,
-    /// §5.5: a control frame of more than 125 bytes.
-    ControlTooLong,
-    /// §5.1: a client's frame without a masking key.
-    MaskMissing,
-    /// §5.1: a server's frame with one.
-    MaskPresent,
-    /// §5.2: a length in a longer form than it needs.
-    LengthNotMinimal,
-    /// §5.2: a 64-bit length with its highest bit set.
-    LengthTopBit,
-    /// §5.4: a continuation frame where no message is under way.
-    ContinuationWithoutStart,
-    /// §5.4: a new message before the one under way has ended.
-    MessageInsideMessage,
-    /// §5.5.1: a Close payload of one byte.
-    CloseOneByte,
-    /// §7.4: a code that may not stand in a Close frame.
-    CloseCode,
-    /// §5.5.1: a Close reason that is not UTF-8. The code of a server's is told to the client all the same, without the
-    /// reason; a client's is answered with 1007.
-    CloseReasonNotUtf8,
-    /// §8.1: text that is not UTF-8.
-    TextNotUtf8,
-    /// §8.1: a text message that ends inside a code point.
-    TextUnfinished,
-    /// RFC 7692 §7.2.2: a compressed message that is not deflate data.
-    DeflateInvalid,
-    /// §7.2.1: one that ends inside a block, where the next one goes on with its window.
-    DeflateUnfinished,
-    /// The frame limit of the route.
-    FrameTooBig,
-    /// The message limit of the route.
-    MessageTooBig,
-    /// The limit of fragments per message of the route.
-    TooManyFragments,
-    /// The limit of data messages per second of the route.
-    MessageRate,
-    /// The limit of bytes per second of the route.
-    ByteRate,
-    /// The limit of control frames per second of the route.
-    ControlRate,
-    /// The limit of bytes per second that compressed messages may inflate to.
-    InflatedRate,
+crate::with_all! {
+    /// One rule broken.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    pub enum Kind {
+        /// RFC 6455 §5.2, RFC 7692 §6: RSV1-3 where no extension that was agreed gives them a meaning.
+        ReservedBits,
+        /// RFC 7692 §6: RSV1 on the first frame of a message, which says that it is compressed, where that was not agreed.
+        CompressionNotAgreed,
+        /// §5.2: opcodes 3-7 and B-F.
+        ReservedOpcode,
+        /// §5.5: a control frame without FIN.
+        ControlFragmented,
+        /// §5.5: a control frame of more than 125 bytes.
+        ControlTooLong,
+        /// §5.1: a client's frame without a masking key.
+        MaskMissing,
+        /// §5.1: a server's frame with one.
+        MaskPresent,
+        /// §5.2: a length in a longer form than it needs.
+        LengthNotMinimal,
+        /// §5.2: a 64-bit length with its highest bit set.
+        LengthTopBit,
+        /// §5.4: a continuation frame where no message is under way.
+        ContinuationWithoutStart,
+        /// §5.4: a new message before the one under way has ended.
+        MessageInsideMessage,
+        /// §5.5.1: a Close payload of one byte.
+        CloseOneByte,
+        /// §7.4: a code that may not stand in a Close frame.
+        CloseCode,
+        /// §5.5.1: a Close reason that is not UTF-8. The code of a server's is told to the client all the same, without the
+        /// reason; a client's is answered with 1007.
+        CloseReasonNotUtf8,
+        /// §8.1: text that is not UTF-8.
+        TextNotUtf8,
+        /// §8.1: a text message that ends inside a code point.
+        TextUnfinished,
+        /// RFC 7692 §7.2.2: a compressed message that is not deflate data.
+        DeflateInvalid,
+        /// §7.2.1: one that ends inside a block, where the next one goes on with its window.
+        DeflateUnfinished,
+        /// The frame limit of the route.
+        FrameTooBig,
+        /// The message limit of the route.
+        MessageTooBig,
+        /// The limit of fragments per message of the route.
+        TooManyFragments,
+        /// The limit of data messages per second of the route.
+        MessageRate,
+        /// The limit of bytes per second of the route.
+        ByteRate,
+        /// The limit of control frames per second of the route.
+        ControlRate,
+        /// The limit of bytes per second that compressed messages may inflate to.
+        InflatedRate,
+    }
 }
 
 impl Kind {
-    /// All of them, in the order of the table.
-    pub const ALL: [Kind; 25] = [
-        Kind::ReservedBits,
-        Kind::CompressionNotAgreed,
-        Kind::ReservedOpcode,
-        Kind::ControlFragmented,
-        Kind::ControlTooLong,
-        Kind::MaskMissing,
-        Kind::MaskPresent,
-        Kind::LengthNotMinimal,
-        Kind::LengthTopBit,
-        Kind::ContinuationWithoutStart,
-        Kind::MessageInsideMessage,
-        Kind::CloseOneByte,
-        Kind::CloseCode,
-        Kind::CloseReasonNotUtf8,
-        Kind::TextNotUtf8,
-        Kind::TextUnfinished,
-        Kind::DeflateInvalid,
-        Kind::DeflateUnfinished,
-        Kind::FrameTooBig,
-        Kind::MessageTooBig,
-        Kind::TooManyFragments,
-        Kind::MessageRate,
-        Kind::ByteRate,
-        Kind::ControlRate,
-        Kind::InflatedRate,
-    ];
-
     /// Close code for the side that broke the rule, label in metrics and logs, and the sentence for its developer with `{}` for the
     /// number of its [`Place`].
     const fn row(self) -> (u16, &'static str, &'static str) {
@@ -330,8 +303,7 @@ mod tests {
 
     #[test]
     fn the_table_has_no_doubles_and_every_reason_fits() {
-        for (i, kind) in Kind::ALL.into_iter().enumerate() {
-            assert_eq!(kind as usize, i, "ALL is in the order of the enum");
+        for kind in Kind::ALL {
             assert!(close::may_travel(kind.code()));
             let same = Kind::ALL
                 .iter()

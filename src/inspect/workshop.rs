@@ -35,14 +35,14 @@ impl InflaterPool {
     const IDLE: usize = 32;
 
     /// Room for a copy of the input, and for what comes out.
-    pub fn rooms(&mut self) -> (&mut [u8], &mut [u8]) {
+    pub(super) fn rooms(&mut self) -> (&mut [u8], &mut [u8]) {
         self.rooms
             .resize(InflaterPool::COPY + InflaterPool::ROOM, 0);
         self.rooms.split_at_mut(InflaterPool::COPY)
     }
 
     /// An inflater that knows the window of this tag, or for `None` nothing.
-    pub fn take(&mut self, tag: Option<Tag>, window: &Window) -> Inflater {
+    pub(super) fn take(&mut self, tag: Option<Tag>, window: &Window) -> Inflater {
         let of_flow = |idle: &Idle| match (idle.tag, tag) {
             (Some(idle), Some(tag)) => idle.flow == tag.flow,
             (Some(_), None) | (None, _) => false,
@@ -78,7 +78,7 @@ impl InflaterPool {
         inflater
     }
 
-    pub fn put(&mut self, inflater: Inflater, tag: Option<Tag>) {
+    pub(super) fn put(&mut self, inflater: Inflater, tag: Option<Tag>) {
         self.turn += 1;
         if self.idle.len() < InflaterPool::IDLE {
             self.idle.push(Idle {

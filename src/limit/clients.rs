@@ -56,7 +56,7 @@ pub(crate) enum Throttled {
 
 impl Throttled {
     /// Its name in metrics.
-    pub const fn label(self) -> &'static str {
+    pub(crate) const fn label(self) -> &'static str {
         match self {
             Throttled::TooMany => "address_max_connections",
             Throttled::TooFast(_) => "address_rate",
@@ -85,7 +85,7 @@ impl AddressPermit {
     ///
     /// # Errors
     /// Where they come too fast.
-    pub fn spend(&self, limits: &AddressLimits, now: Instant) -> Result<(), Throttled> {
+    pub(crate) fn spend(&self, limits: &AddressLimits, now: Instant) -> Result<(), Throttled> {
         self.clients.spend(self.address, limits, now)
     }
 }
@@ -95,7 +95,7 @@ impl Clients {
     ///
     /// # Errors
     /// Why it has to wait.
-    pub fn admit(
+    pub(crate) fn admit(
         self: &Arc<Self>,
         address: IpAddr,
         limits: &AddressLimits,
@@ -121,7 +121,7 @@ impl Clients {
     ///
     /// # Errors
     /// Where they come too fast.
-    pub fn spend(
+    pub(crate) fn spend(
         &self,
         address: IpAddr,
         limits: &AddressLimits,

@@ -39,7 +39,7 @@ pub struct ServerFigures {
 }
 
 /// Reads the figures of all upstreams.
-pub type Read = Box<dyn Fn() -> Vec<UpstreamFigures> + Send + Sync>;
+pub(super) type Read = Box<dyn Fn() -> Vec<UpstreamFigures> + Send + Sync>;
 
 /// The collector of these series.
 pub(super) struct Servers {

@@ -52,7 +52,7 @@ pub(super) struct Pipe {
 
 impl Pipe {
     /// `read` came from the source already, behind the handshake.
-    pub fn new(read: BytesMut) -> Self {
+    pub(super) fn new(read: BytesMut) -> Self {
         Pipe {
             fresh: !read.is_empty(),
             buf: read,
@@ -66,12 +66,12 @@ impl Pipe {
 
     /// Whether all that was meant for the sink has been written.
     #[inline]
-    pub fn is_flushed(&self) -> bool {
+    pub(super) fn is_flushed(&self) -> bool {
         self.ready == 0 && !self.unflushed
     }
 
     /// The memory that it owns, in bytes: its buffer, used or not.
-    pub fn memory(&mut self) -> usize {
+    pub(super) fn memory(&mut self) -> usize {
         // A buffer does not tell what it has left behind at its front, but had once.
         let now = u32::try_from(self.buf.capacity()).unwrap_or(u32::MAX);
         self.allocated = if now == 0 { 0 } else { self.allocated.max(now) };
@@ -81,7 +81,7 @@ impl Pipe {
     /// Reads once, at most so many bytes. They are in `scratch`, behind what was kept before them, unless that is too much
     /// to be copied; then they are in the window. `missing` is how much the frame under way needs, where that is known.
     #[inline]
-    pub fn poll_fill(
+    pub(super) fn poll_fill(
         &mut self,
         source: Pin<&mut impl AsyncRead>,
         cx: &mut Context<'_>,
@@ -122,7 +122,7 @@ impl Pipe {
     /// # Errors
     /// The errors of the stream. The bytes that were ready are dropped.
     #[inline]
-    pub fn poll_flush(
+    pub(super) fn poll_flush(
         &mut self,
         mut sink: Pin<&mut impl AsyncWrite>,
         cx: &mut Context<'_>,
@@ -161,7 +161,7 @@ impl Pipe {
     /// # Errors
     /// As [`Pipe::poll_flush`].
     #[inline]
-    pub fn forward(
+    pub(super) fn forward(
         &mut self,
         mut released: &[u8],
         window: &[u8],
@@ -195,12 +195,12 @@ impl Pipe {
     }
 
     /// Takes the window out, for the time of its inspection.
-    pub fn take_window(&mut self) -> BytesMut {
+    pub(super) fn take_window(&mut self) -> BytesMut {
         self.buf.split_off(self.ready)
     }
 
     /// Puts the window back, of which the first `forward` bytes are made ready and the `discard` bytes after those are dropped.
-    pub fn put_window(&mut self, mut window: BytesMut, forward: usize, discard: usize) {
+    pub(super) fn put_window(&mut self, mut window: BytesMut, forward: usize, discard: usize) {
         if discard > 0 {
             let mut rest = window.split_off(forward);
             rest.advance(discard);
@@ -215,7 +215,7 @@ impl Pipe {
     }
 
     /// Makes a frame of wsgate's own ready, after all that is.
-    pub fn insert(&mut self, frame: &ControlFrame) {
+    pub(super) fn insert(&mut self, frame: &ControlFrame) {
         let window = self.buf.split_off(self.ready);
         self.buf.extend_from_slice(frame.as_bytes());
         self.ready = self.buf.len();

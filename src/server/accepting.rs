@@ -28,7 +28,7 @@ pub(super) enum Acceptor {
 
 impl Acceptor {
     /// Registers a bound socket with the runtime that this is called in.
-    pub fn new(address: &Address, socket: OwnedFd) -> io::Result<Acceptor> {
+    pub(super) fn new(address: &Address, socket: OwnedFd) -> io::Result<Acceptor> {
         match address {
             Address::Unix(_) => UnixListener::from_std(socket.into()).map(Acceptor::Unix),
             Address::Tcp(_) | Address::Name(..) => {
@@ -51,7 +51,7 @@ impl Acceptor {
     }
 
     /// Accepts until it is told to stop. The connections go on after that.
-    pub async fn run<A: ServerApp + Send + Sync + 'static>(
+    pub(super) async fn run<A: ServerApp + Send + Sync + 'static>(
         self,
         address: Address,
         app: Arc<A>,

@@ -97,7 +97,7 @@ fn said<T>(made: Result<T, String>) -> Option<T> {
 
 impl ReportedErrors {
     /// Takes what was written anew into the settings. Whether there was anything.
-    pub fn renew(&mut self, settings: &mut Settings) -> bool {
+    pub(super) fn renew(&mut self, settings: &mut Settings) -> bool {
         let mut is_new = false;
         for listener in &mut settings.listeners {
             if let Some(tls) = &mut listener.tls

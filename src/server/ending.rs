@@ -143,7 +143,7 @@ impl Signals {
     ///
     /// # Errors
     /// Where the system does not let the process handle signals.
-    pub fn new(ending: Ending) -> io::Result<(Signals, Signal)> {
+    pub(super) fn new(ending: Ending) -> io::Result<(Signals, Signal)> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
             .build()?;

@@ -67,7 +67,7 @@ pub(super) struct Bound {
 
 impl Bound {
     /// Binds, or takes the socket for this address out of those that another process handed over.
-    pub fn new(
+    pub(super) fn new(
         address: &Address,
         tcp: Tcp,
         inherited: &mut Vec<(String, OwnedFd)>,
@@ -76,7 +76,7 @@ impl Bound {
     }
 
     /// [`Bound::new`] for a listener whose Unix socket is nobody else's.
-    pub fn private(
+    pub(super) fn private(
         address: &Address,
         access: SocketAccess,
         inherited: &mut Vec<(String, OwnedFd)>,
@@ -148,7 +148,7 @@ pub(super) struct SocketAccess {
 
 impl SocketAccess {
     /// This mode, and the owner that the process has or will have.
-    pub fn new(mode: u32, owner: Option<&Owner>) -> Self {
+    pub(super) fn new(mode: u32, owner: Option<&Owner>) -> Self {
         SocketAccess {
             mode,
             owner: owner.map(|owner| (owner.uid, owner.gid)),
@@ -156,7 +156,7 @@ impl SocketAccess {
     }
 
     /// Gives a socket its owner, then its mode.
-    pub fn apply(self, path: &Path) -> io::Result<()> {
+    pub(super) fn apply(self, path: &Path) -> io::Result<()> {
         if let Some((user, group)) = self.owner {
             let found = std::fs::symlink_metadata(path)?;
             // The process that is not root's any more may not change what already is so.
@@ -279,7 +279,7 @@ impl<A: Clone> Clone for Listeners<A> {
 
 impl<A: At> Listeners<A> {
     /// Serves `app`; `name` is that of the service.
-    pub fn new(name: &'static str, app: A, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(name: &'static str, app: A, metrics: Arc<Metrics>) -> Self {
         let state = State {
             open: Vec::new(),
             running: None,
@@ -293,12 +293,12 @@ impl<A: At> Listeners<A> {
     }
 
     /// The app that takes the connections.
-    pub fn app(&self) -> &A {
+    pub(super) fn app(&self) -> &A {
         &self.app
     }
 
     /// The addresses of the configuration that are not listened on yet.
-    pub fn missing(&self, wanted: &[Address]) -> Vec<Address> {
+    pub(super) fn missing(&self, wanted: &[Address]) -> Vec<Address> {
         let state = self.lock();
         let is_open = |address: &Address| state.open.iter().any(|open| open.configured == *address);
         wanted
@@ -309,7 +309,7 @@ impl<A: At> Listeners<A> {
     }
 
     /// Accepts on these as well.
-    pub fn add(&self, bound: Vec<Bound>) {
+    pub(super) fn add(&self, bound: Vec<Bound>) {
         let mut state = self.lock();
         for bound in bound {
             let open = Open {
@@ -327,7 +327,7 @@ impl<A: At> Listeners<A> {
     }
 
     /// Accepts no more on those that the configuration does not have.
-    pub fn keep(&self, wanted: &[Address]) {
+    pub(super) fn keep(&self, wanted: &[Address]) {
         self.lock().open.retain(|open| {
             let stays = wanted.contains(&open.configured);
             if !stays {
@@ -339,20 +339,20 @@ impl<A: At> Listeners<A> {
     }
 
     /// Accepts no more.
-    pub fn stop(&self) {
+    pub(super) fn stop(&self) {
         for open in self.lock().open.drain(..) {
             open.stop.send_replace(true);
         }
     }
 
     /// Where connections are accepted.
-    pub fn addresses(&self) -> Vec<Address> {
+    pub(super) fn addresses(&self) -> Vec<Address> {
         let state = self.lock();
         state.open.iter().map(|open| open.address.clone()).collect()
     }
 
     /// The sockets, by the name of their address.
-    pub fn sockets(&self) -> Vec<(String, Arc<OwnedFd>)> {
+    pub(super) fn sockets(&self) -> Vec<(String, Arc<OwnedFd>)> {
         let state = self.lock();
         let socket = |open: &Open| (open.address.to_string(), open.socket.clone());
         state.open.iter().map(socket).collect()
@@ -386,7 +386,7 @@ pub(super) struct Serving<A> {
 
 impl<A> Serving<A> {
     /// On so many threads, or on as many as the server has by default.
-    pub fn new(listeners: Listeners<A>, threads: Option<usize>) -> Self {
+    pub(super) fn new(listeners: Listeners<A>, threads: Option<usize>) -> Self {
         Serving { listeners, threads }
     }
 }

@@ -38,7 +38,7 @@ pub(super) struct Live {
 
 impl Live {
     /// Reloads whenever it is asked to, for as long as it is polled.
-    pub async fn run(mut self, mut hangup: Signal, mut asked: mpsc::Receiver<Reload>) {
+    pub(super) async fn run(mut self, mut hangup: Signal, mut asked: mpsc::Receiver<Reload>) {
         let mut looks = tokio::time::interval(certificates::LOOK);
         loop {
             let answer = tokio::select! {

@@ -8,7 +8,7 @@ use std::time::Duration;
 pub(super) struct Generator(u64);
 
 impl Generator {
-    pub const fn new(seed: u64) -> Self {
+    pub(super) const fn new(seed: u64) -> Self {
         Generator(seed)
     }
 
@@ -22,17 +22,17 @@ impl Generator {
 
     /// A masking key for a frame toward the server (RFC 6455 §5.3). The frames that it masks hold nothing that a client chose,
     /// so that predicting it gains nothing.
-    pub fn mask(&mut self) -> [u8; 4] {
+    pub(super) fn mask(&mut self) -> [u8; 4] {
         (self.next() as u32).to_be_bytes()
     }
 
     /// A payload for Pings.
-    pub fn payload(&mut self) -> [u8; ping::LEN] {
+    pub(super) fn payload(&mut self) -> [u8; ping::LEN] {
         self.next().to_be_bytes()
     }
 
     /// A duration from `low` to `high`, to the millisecond; `low` where that is larger.
-    pub fn between(&mut self, low: Duration, high: Duration) -> Duration {
+    pub(super) fn between(&mut self, low: Duration, high: Duration) -> Duration {
         let span = high.saturating_sub(low).as_millis() as u64;
         // The remainder favours small values by less than 1 in 2^40 for spans of hours.
         low + Duration::from_millis(self.next() % (span + 1))

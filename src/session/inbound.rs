@@ -70,7 +70,7 @@ pub(super) enum Passing {
 }
 
 impl Inbound {
-    pub fn new(from: Side, compression: Option<DeflateParams>) -> Self {
+    pub(super) fn new(from: Side, compression: Option<DeflateParams>) -> Self {
         Inbound {
             flow: Flow::new(from).with_compression(compression),
             closed: None,

@@ -60,22 +60,17 @@ impl Default for Limits {
 /// Most bytes that are read at once, where no limit says less.
 const UNLIMITED: usize = usize::MAX;
 
-#[derive(Clone, Copy, Debug)]
-enum Measure {
-    Messages,
-    Bytes,
-    Control,
-    Inflated,
+crate::with_all! {
+    #[derive(Clone, Copy, Debug)]
+    enum Measure {
+        Messages,
+        Bytes,
+        Control,
+        Inflated,
+    }
 }
 
 impl Measure {
-    const ALL: [Measure; 4] = [
-        Measure::Messages,
-        Measure::Bytes,
-        Measure::Control,
-        Measure::Inflated,
-    ];
-
     /// The violation of exceeding this rate.
     const fn kind(self) -> Kind {
         match self {
@@ -112,7 +107,7 @@ pub(super) struct Meter {
 
 impl Meter {
     /// `None` where nothing is limited.
-    pub fn new(limits: &Limits, now: Instant) -> Option<Box<Meter>> {
+    pub(super) fn new(limits: &Limits, now: Instant) -> Option<Box<Meter>> {
         if limits.rates == [Rates::default(); 2] {
             return None;
         }
@@ -126,22 +121,22 @@ impl Meter {
     }
 
     /// A side has sent so many bytes.
-    pub fn handle_read(&mut self, from: Side, count: usize) {
+    pub(super) fn handle_read(&mut self, from: Side, count: usize) {
         self.take(from, Measure::Bytes, count as u64);
     }
 
     /// A side is sent a Ping of wsgate: one more control frame of it is wsgate's own doing.
-    pub fn handle_ping(&mut self, to: Side) {
+    pub(super) fn handle_ping(&mut self, to: Side) {
         if let Some(bucket) = &mut self.buckets[to as usize][Measure::Control as usize] {
             bucket.give();
         }
     }
 
-    pub fn is_slowed(&self, from: Side) -> bool {
+    pub(super) fn is_slowed(&self, from: Side) -> bool {
         self.slowed[from as usize].is_some()
     }
 
-    pub fn resume_all(&mut self) {
+    pub(super) fn resume_all(&mut self) {
         self.slowed = [None; 2];
     }
 
@@ -180,7 +175,12 @@ pub(super) struct Gauge<'a> {
 }
 
 impl<'a> Gauge<'a> {
-    pub fn new(meter: &'a mut Meter, settings: &'a Settings, from: Side, now: Instant) -> Self {
+    pub(super) fn new(
+        meter: &'a mut Meter,
+        settings: &'a Settings,
+        from: Side,
+        now: Instant,
+    ) -> Self {
         Gauge {
             meter,
             settings,
@@ -192,13 +192,13 @@ impl<'a> Gauge<'a> {
     }
 
     /// Whether single frames have to be looked at.
-    pub fn counts_frames(&self) -> bool {
+    pub(super) fn counts_frames(&self) -> bool {
         let [messages, _, control, _] = &self.meter.buckets[self.from as usize];
         messages.is_some() || control.is_some()
     }
 
     /// How many bytes may be inflated before this is looked at again: what is left, or one, which tells that there is more.
-    pub fn may_inflate(&mut self) -> usize {
+    pub(super) fn may_inflate(&mut self) -> usize {
         match self.settings.rules.mode {
             // Truncates, and takes what is owed for nothing. Without a limit it is all that a number can say.
             Mode::Enforce => (self.tokens(Measure::Inflated) as usize).max(1),
@@ -207,12 +207,12 @@ impl<'a> Gauge<'a> {
     }
 
     /// This number of bytes was inflated.
-    pub fn handle_inflated(&mut self, count: u64) {
+    pub(super) fn handle_inflated(&mut self, count: u64) {
         self.meter.take(self.from, Measure::Inflated, count);
     }
 
     /// Before the next frame of `window`, or the next part of one, is inspected; `tally` is what passed since this was made.
-    pub fn check(&mut self, flow: &mut Flow, window: &[u8], tally: &Tally) -> RateCheck {
+    pub(super) fn check(&mut self, flow: &mut Flow, window: &[u8], tally: &Tally) -> RateCheck {
         self.count(tally);
         // Bytes that were read or inflated beyond the limit are owed.
         for measure in [Measure::Bytes, Measure::Inflated] {
@@ -232,7 +232,7 @@ impl<'a> Gauge<'a> {
     }
 
     /// Takes what passed into account. When the side that is slowed down is read again, and what is to be told of it.
-    pub fn finish(mut self, tally: &Tally) -> (Option<Instant>, Option<Event>) {
+    pub(super) fn finish(mut self, tally: &Tally) -> (Option<Instant>, Option<Event>) {
         self.count(tally);
         let by = self.from;
         let event = self.slowed_down;

@@ -44,7 +44,11 @@ struct Pulse {
 
 impl Watch {
     /// `None` where the route asks for nothing.
-    pub fn new(settings: Liveness, payload: [u8; ping::LEN], now: Instant) -> Option<Box<Watch>> {
+    pub(super) fn new(
+        settings: Liveness,
+        payload: [u8; ping::LEN],
+        now: Instant,
+    ) -> Option<Box<Watch>> {
         let is_off =
             settings.idle_timeout.is_zero() && settings.ping_interval.iter().all(Duration::is_zero);
         let pulse = Pulse {
@@ -63,14 +67,14 @@ impl Watch {
     }
 
     /// A side has sent something.
-    pub fn handle_read(&mut self, from: Side, now: Instant) {
+    pub(super) fn handle_read(&mut self, from: Side, now: Instant) {
         let pulse = &mut self.sides[from as usize];
         (pulse.heard, pulse.pinged, pulse.due) = (now, None, false);
         self.active = [now, self.active[0]];
     }
 
     /// A Pong came. Whether it answers a Ping of wsgate.
-    pub fn handle_pong(&mut self, payload: &[u8; ping::LEN]) -> bool {
+    pub(super) fn handle_pong(&mut self, payload: &[u8; ping::LEN]) -> bool {
         let is_answer = *payload == self.payload;
         if is_answer {
             self.active[0] = self.active[1];
@@ -79,7 +83,7 @@ impl Watch {
     }
 
     /// Whether a side is to be sent a Ping.
-    pub fn is_due(&self, side: Side) -> bool {
+    pub(super) fn is_due(&self, side: Side) -> bool {
         self.sides[side as usize].due
     }
 

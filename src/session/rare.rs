@@ -32,7 +32,7 @@ pub(super) struct EndBegan {
 }
 
 impl Rare {
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.timers.is_empty()
             && self.watch.is_none()
             && self.meter.is_none()

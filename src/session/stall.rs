@@ -19,7 +19,7 @@ pub(super) struct Stall {
 }
 
 impl Stall {
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.waiting.iter().all(Option::is_none)
     }
 }

@@ -2,57 +2,49 @@
 
 use std::time::Instant;
 
-/// The event that a timer stands for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Timer {
-    /// The client is told of a restart, message boundary or not.
-    Restart,
-    /// The closing handshake has had its time.
-    Close,
-    /// A Ping may be due, or its answer overdue.
-    Liveness,
-    /// A side that takes nothing is looked at.
-    Stall,
-    /// A side that was slowed down is read again.
-    Limits,
-}
-
-impl Timer {
-    const ALL: [Timer; 5] = [
-        Timer::Restart,
-        Timer::Close,
-        Timer::Liveness,
-        Timer::Stall,
-        Timer::Limits,
-    ];
+crate::with_all! {
+    /// The event that a timer stands for.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(super) enum Timer {
+        /// The client is told of a restart, message boundary or not.
+        Restart,
+        /// The closing handshake has had its time.
+        Close,
+        /// A Ping may be due, or its answer overdue.
+        Liveness,
+        /// A side that takes nothing is looked at.
+        Stall,
+        /// A side that was slowed down is read again.
+        Limits,
+    }
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Timers([Option<Instant>; Timer::ALL.len()]);
 
 impl Timers {
-    pub fn set(&mut self, timer: Timer, at: Instant) {
+    pub(super) fn set(&mut self, timer: Timer, at: Instant) {
         self.0[timer as usize] = Some(at);
     }
 
-    pub fn clear(&mut self, timer: Timer) {
+    pub(super) fn clear(&mut self, timer: Timer) {
         self.0[timer as usize] = None;
     }
 
-    pub fn is_set(&self, timer: Timer) -> bool {
+    pub(super) fn is_set(&self, timer: Timer) -> bool {
         self.0[timer as usize].is_some()
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.0.iter().all(Option::is_none)
     }
 
-    pub fn next(&self) -> Option<Instant> {
+    pub(super) fn next(&self) -> Option<Instant> {
         self.0.iter().flatten().min().copied()
     }
 
     /// The earliest timer that is due; it is cleared.
-    pub fn take_due(&mut self, now: Instant) -> Option<Timer> {
+    pub(super) fn take_due(&mut self, now: Instant) -> Option<Timer> {
         let due = |timer: &Timer| self.0[*timer as usize].filter(|at| *at <= now);
         let timer = Timer::ALL
             .into_iter()

@@ -31,12 +31,12 @@ pub(super) struct CloseDue {
 
 impl Writing {
     /// Whether what the other side sends still goes to this side.
-    pub fn is_passing(&self) -> bool {
+    pub(super) fn is_passing(&self) -> bool {
         matches!(self, Writing::Passing | Writing::CloseDue(_))
     }
 
     /// Code of the Close that the side was sent. `None`: no Close, `Some(None)`: an empty one.
-    pub fn close_code(&self) -> Option<Option<u16>> {
+    pub(super) fn close_code(&self) -> Option<Option<u16>> {
         match self {
             Writing::Closed(code) => Some(*code),
             Writing::Finished(close) => *close,
@@ -45,7 +45,7 @@ impl Writing {
     }
 
     /// The stream toward the side is ended, or broken.
-    pub fn finish(&mut self) {
+    pub(super) fn finish(&mut self) {
         *self = Writing::Finished(self.close_code());
     }
 }

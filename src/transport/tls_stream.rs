@@ -30,7 +30,7 @@ impl Secured {
     ///
     /// # Errors
     /// Errors of the socket, of the TLS handshake and of the verification of the client.
-    pub async fn accept(
+    pub(crate) async fn accept(
         io: Stream,
         settings: &tls::Accept,
         limit: Duration,
@@ -48,17 +48,17 @@ impl Secured {
     }
 
     /// The stream that carries the encrypted bytes.
-    pub fn io(&self) -> &Stream {
+    pub(crate) fn io(&self) -> &Stream {
         self.stream.io()
     }
 
     /// Memory that it owns to keep what it has not passed on, in bytes.
-    pub fn memory(&self) -> usize {
+    pub(crate) fn memory(&self) -> usize {
         self.stream.memory()
     }
 
     /// HTTP/2 was agreed by ALPN.
-    pub fn is_http2(&self) -> bool {
+    pub(crate) fn is_http2(&self) -> bool {
         self.stream.end().alpn_protocol() == Some(b"h2")
     }
 }

@@ -68,7 +68,7 @@ pub(crate) enum WaitEnd {
 }
 
 impl Admitting {
-    pub fn new(settings: Settings) -> Self {
+    pub(super) fn new(settings: Settings) -> Self {
         Admitting(Mutex::new(Inner {
             admission: Admission::new(settings, now()),
             waiters: HashMap::new(),
@@ -82,24 +82,24 @@ impl Admitting {
     }
 
     /// Follows the settings of a new configuration, which has these servers.
-    pub fn apply(&self, settings: Settings, servers: &[u32]) {
+    pub(super) fn apply(&self, settings: Settings, servers: &[u32]) {
         let mut inner = self.lock();
         inner.admission.set(settings);
         inner.admission.retain(servers);
     }
 
     /// The admission of a server, for operators.
-    pub fn server(&self, server: u32) -> ServerAdmission {
+    pub(super) fn server(&self, server: u32) -> ServerAdmission {
         self.lock().admission.server(server, now())
     }
 
     /// Upgrades per second that these servers are known to take together.
-    pub fn known_rate(&self, servers: &[u32]) -> f64 {
+    pub(super) fn known_rate(&self, servers: &[u32]) -> f64 {
         self.lock().admission.known_rate(servers)
     }
 
     /// Upgrades that wait.
-    pub fn waiting(&self) -> usize {
+    pub(super) fn waiting(&self) -> usize {
         self.lock().admission.waiting()
     }
 
@@ -113,7 +113,7 @@ impl Admitting {
     }
 
     /// The 99th percentile of the waits of the last minute that ended with a server; `None` without any.
-    pub fn wait_p99(&self) -> Option<Duration> {
+    pub(super) fn wait_p99(&self) -> Option<Duration> {
         let now = now();
         let inner = self.lock();
         let recent = inner.waits.iter();
@@ -126,19 +126,19 @@ impl Admitting {
     }
 
     /// A server is ejected: when it takes connections again, one handshake has to succeed before others begin.
-    pub fn probe(&self, server: u32) {
+    pub(super) fn probe(&self, server: u32) {
         self.lock().admission.probe(server, now());
     }
 }
 
 impl AdmittedHandshake {
     /// The number of the server.
-    pub fn server(&self) -> u32 {
+    pub(crate) fn server(&self) -> u32 {
         self.server
     }
 
     /// The handshake is over.
-    pub fn end(mut self, end: HandshakeEnd) {
+    pub(crate) fn end(mut self, end: HandshakeEnd) {
         self.give_back(end);
     }
 

@@ -23,7 +23,7 @@ pub(crate) struct Ring {
 
 impl Ring {
     /// Of these servers by their addresses and weights, as nginx and memcached make it of IP addresses.
-    pub fn new(servers: &[Arc<Server>]) -> Self {
+    pub(crate) fn new(servers: &[Arc<Server>]) -> Self {
         let nodes: Vec<_> = servers
             .iter()
             .map(|server| (point(&server.address), server))

@@ -15,7 +15,7 @@ use tokio::task::AbortHandle;
 use tokio::time::sleep;
 
 /// Resolves the names of all pools.
-pub struct Discovery {
+pub(crate) struct Discovery {
     pools: Arc<Pools>,
     control: Arc<Control>,
 }
@@ -25,12 +25,12 @@ const SOON: Duration = Duration::from_millis(500);
 
 impl Discovery {
     /// Servers that vanish are drained by `control`.
-    pub fn new(pools: Arc<Pools>, control: Arc<Control>) -> Self {
+    pub(crate) fn new(pools: Arc<Pools>, control: Arc<Control>) -> Self {
         Discovery { pools, control }
     }
 
     /// Resolves for as long as it is polled, in tasks of the runtime that polls it. A reload changes what is resolved.
-    pub async fn run(self) {
+    pub(crate) async fn run(self) {
         let mut changes = self.pools.watch();
         let mut running: HashMap<(u32, String, u16), AbortHandle> = HashMap::new();
         loop {

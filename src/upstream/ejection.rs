@@ -162,7 +162,7 @@ pub(crate) struct Ejector {
 
 impl Ejector {
     /// A handshake was answered as it must be, with whatever status.
-    pub fn handle_answer(&mut self, client: ClientNetwork, now: Instant) {
+    pub(crate) fn handle_answer(&mut self, client: ClientNetwork, now: Instant) {
         self.row = Row::default();
         self.redeemed = true;
         let [last, before] = self.served;
@@ -171,13 +171,13 @@ impl Ejector {
     }
 
     /// A connection was made: failures to connect are not in a row any more.
-    pub fn handle_connect(&mut self) {
+    pub(crate) fn handle_connect(&mut self) {
         self.row.count -= self.row.beyond_clients;
         self.row.beyond_clients = 0;
     }
 
     /// A session began.
-    pub fn handle_open(&mut self, client: ClientNetwork, now: Instant) {
+    pub(crate) fn handle_open(&mut self, client: ClientNetwork, now: Instant) {
         self.handle_answer(client, now);
         self.open = self.open.saturating_add(1);
         let sessions = self.sessions(now);
@@ -186,7 +186,7 @@ impl Ejector {
     }
 
     /// A session that began at `began` is over. Whether the server is to be ejected.
-    pub fn handle_end(
+    pub(crate) fn handle_end(
         &mut self,
         end: SessionEnd,
         client: ClientNetwork,
@@ -235,7 +235,7 @@ impl Ejector {
     }
 
     /// An attempt that began at `began` failed. Whether the server is to be ejected.
-    pub fn handle_failure(
+    pub(crate) fn handle_failure(
         &mut self,
         reason: EjectionReason,
         client: ClientNetwork,
@@ -262,13 +262,13 @@ impl Ejector {
     }
 
     /// Something went wrong that a client may have caused: other servers are tried first for a moment.
-    pub fn handle_doubt(&mut self, now: Instant) {
+    pub(crate) fn handle_doubt(&mut self, now: Instant) {
         self.suspect_until = Some(now + SUSPICION);
     }
 
     /// A health check passed, and vouches for the server until the next one is due; or it failed. The ejection that a passed
     /// check ends.
-    pub fn handle_check(
+    pub(crate) fn handle_check(
         &mut self,
         vouched_until: Option<Instant>,
         now: Instant,
@@ -283,7 +283,12 @@ impl Ejector {
     }
 
     /// Leaves the server alone from now on.
-    pub fn eject(&mut self, reason: EjectionReason, now: Instant, settings: Ejection) -> Ejected {
+    pub(crate) fn eject(
+        &mut self,
+        reason: EjectionReason,
+        now: Instant,
+        settings: Ejection,
+    ) -> Ejected {
         self.times = if self.is_on_probation(now) {
             self.times.saturating_add(1)
         } else {
@@ -303,17 +308,17 @@ impl Ejector {
     }
 
     /// The ejection that is in force.
-    pub fn ejected(&self, now: Instant) -> Option<Ejected> {
+    pub(crate) fn ejected(&self, now: Instant) -> Option<Ejected> {
         self.last.filter(|last| now < last.until)
     }
 
     /// The last ejection, whether it is in force or over.
-    pub fn last(&self) -> Option<Ejected> {
+    pub(crate) fn last(&self) -> Option<Ejected> {
         self.last
     }
 
     /// Whether others are to be tried first.
-    pub fn is_suspect(&self, now: Instant) -> bool {
+    pub(crate) fn is_suspect(&self, now: Instant) -> bool {
         self.suspect_until.is_some_and(|until| now < until)
     }
 

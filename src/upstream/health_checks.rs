@@ -31,7 +31,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::{sleep, timeout};
 
 /// Checks the servers of all pools that want it.
-pub struct Checks {
+pub(crate) struct Checks {
     pools: Arc<Pools>,
     control: Arc<Control>,
     metrics: Arc<Metrics>,
@@ -46,7 +46,7 @@ struct Checked {
 
 impl Checks {
     /// `control` drains a server that fails its checks.
-    pub fn new(pools: Arc<Pools>, control: Arc<Control>, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(pools: Arc<Pools>, control: Arc<Control>, metrics: Arc<Metrics>) -> Self {
         Checks {
             pools,
             control,
@@ -55,7 +55,7 @@ impl Checks {
     }
 
     /// Checks for as long as it is polled, in tasks of the runtime that polls it. A reload changes what is checked.
-    pub async fn run(self) {
+    pub(crate) async fn run(self) {
         let mut changes = self.pools.watch();
         let mut running: HashMap<(u32, u32), Checked> = HashMap::new();
         loop {

@@ -83,21 +83,20 @@ pub enum HealthStatus {
     Bad = 2,
 }
 
-/// The state of a server as operators see it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// The server takes connections.
-    Up,
-    /// An operator took the server out, or a new configuration does not have it.
-    Draining,
-    /// The server fails its checks, or is ejected.
-    Down,
+crate::with_all! {
+    /// The state of a server as operators see it.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum State {
+        /// The server takes connections.
+        Up,
+        /// An operator took the server out, or a new configuration does not have it.
+        Draining,
+        /// The server fails its checks, or is ejected.
+        Down,
+    }
 }
 
 impl State {
-    /// Each of them.
-    pub const ALL: [State; 3] = [State::Up, State::Draining, State::Down];
-
     /// Its name in JSON, logs and metrics.
     pub const fn label(self) -> &'static str {
         match self {

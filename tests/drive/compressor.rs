@@ -4,13 +4,13 @@ use rand::Rng;
 use wsgate::frame::deflate::{DeflateParams, TAIL};
 use zlib_rs::{Deflate, DeflateFlush, Status};
 
-pub struct Compressor {
+pub(crate) struct Compressor {
     terms: DeflateParams,
     deflate: Deflate,
 }
 
 impl Compressor {
-    pub fn new(terms: DeflateParams) -> Self {
+    pub(crate) fn new(terms: DeflateParams) -> Self {
         Compressor {
             terms,
             deflate: new(terms, 6),
@@ -18,7 +18,7 @@ impl Compressor {
     }
 
     /// A message, or its last part.
-    pub fn message(&mut self, payload: &[u8]) -> Vec<u8> {
+    pub(crate) fn message(&mut self, payload: &[u8]) -> Vec<u8> {
         let mut out = self.write(payload, DeflateFlush::SyncFlush);
         assert!(out.ends_with(&TAIL));
         out.truncate(out.len() - TAIL.len());
@@ -29,12 +29,12 @@ impl Compressor {
     }
 
     /// A part of a message, flushed.
-    pub fn part(&mut self, payload: &[u8]) -> Vec<u8> {
+    pub(crate) fn part(&mut self, payload: &[u8]) -> Vec<u8> {
         self.write(payload, DeflateFlush::SyncFlush)
     }
 
     /// A message flushed anywhere and anyhow, with last blocks in it, and sometimes without compression.
-    pub fn random(&mut self, mut payload: &[u8], rng: &mut impl Rng) -> Vec<u8> {
+    pub(crate) fn random(&mut self, mut payload: &[u8], rng: &mut impl Rng) -> Vec<u8> {
         let mut out = Vec::new();
         while rng.gen_bool(0.3) {
             let (part, rest) = payload.split_at(rng.gen_range(0..=payload.len()));

@@ -1,7 +1,7 @@
 //! Drives a flow as a relay does, and holds what it says against the judge.
 #![allow(dead_code)] // Every test target takes what it needs of this.
 
-pub mod compressor;
+pub(crate) mod compressor;
 
 use crate::judge::{self, End, Judgement, Law};
 use rand::Rng;
@@ -13,18 +13,18 @@ use wsgate::inspect::{
 };
 
 /// Where a stream is cut into the pieces that are fed: ends of pieces, rising, the last one the length of the stream.
-pub type Cuts = Vec<usize>;
+pub(crate) type Cuts = Vec<usize>;
 
-pub fn whole(len: usize) -> Cuts {
+pub(crate) fn whole(len: usize) -> Cuts {
     vec![len]
 }
 
-pub fn byte_by_byte(len: usize) -> Cuts {
+pub(crate) fn byte_by_byte(len: usize) -> Cuts {
     (1..=len).collect()
 }
 
 /// A few large pieces, or many small ones.
-pub fn random_cuts(rng: &mut impl Rng, len: usize) -> Cuts {
+pub(crate) fn random_cuts(rng: &mut impl Rng, len: usize) -> Cuts {
     let most = match rng.gen_range(0..4) {
         0 => 4,
         1 => 64,
@@ -41,14 +41,14 @@ pub fn random_cuts(rng: &mut impl Rng, len: usize) -> Cuts {
 }
 
 /// The seed to begin with: `WSGATE_SEED`, or always the same one.
-pub fn seed() -> u64 {
+pub(crate) fn seed() -> u64 {
     env::var("WSGATE_SEED").map_or(6455, |seed| {
         seed.parse().expect("WSGATE_SEED is a whole number")
     })
 }
 
 /// Says where a test was if it panics.
-pub struct Scene<T: Display>(pub T);
+pub(crate) struct Scene<T: Display>(pub T);
 
 impl<T: Display> Drop for Scene<T> {
     fn drop(&mut self) {
@@ -60,7 +60,7 @@ impl<T: Display> Drop for Scene<T> {
 
 /// What a flow made of a stream.
 #[derive(Debug, Default)]
-pub struct Played {
+pub(crate) struct Played {
     /// How many bytes passed.
     pub passed: usize,
     /// Every event, with how many bytes had been fed when it came.
@@ -74,7 +74,7 @@ pub struct Played {
 
 impl Played {
     /// The kinds of the violations, which have to be the only events.
-    pub fn kinds(&self) -> Vec<Kind> {
+    pub(crate) fn kinds(&self) -> Vec<Kind> {
         let kinds = self.events.iter().map(|(_, event)| match event {
             Event::Violation(violation) => violation.kind,
             Event::Close { .. } | Event::Pong { .. } => panic!("{event:?}"),
@@ -85,7 +85,7 @@ impl Played {
 
 /// The sending side, and how its messages may be compressed.
 #[derive(Clone, Copy, Debug)]
-pub struct Sender {
+pub(crate) struct Sender {
     pub side: Side,
     pub deflate: Option<DeflateParams>,
 }
@@ -98,12 +98,17 @@ impl From<Side> for Sender {
 }
 
 /// Feeds a stream piece by piece, as far as its Close.
-pub fn play(sender: impl Into<Sender>, rules: &Rules, stream: &[u8], cuts: &[usize]) -> Played {
+pub(crate) fn play(
+    sender: impl Into<Sender>,
+    rules: &Rules,
+    stream: &[u8],
+    cuts: &[usize],
+) -> Played {
     play_with(sender, rules, stream, cuts, &mut Block::default())
 }
 
 /// The same where every call has so much to spend.
-pub fn play_spending(
+pub(crate) fn play_spending(
     sender: impl Into<Sender>,
     rules: &Rules,
     stream: &[u8],
@@ -116,7 +121,7 @@ pub fn play_spending(
 }
 
 /// The same with a block that others have used.
-pub fn play_with(
+pub(crate) fn play_with(
     sender: impl Into<Sender>,
     rules: &Rules,
     stream: &[u8],
@@ -181,7 +186,7 @@ pub fn play_with(
 ///
 /// However little a call may do, it makes no difference. Here it may do the more, the more there is to be done; two budgets
 /// each, by what is at hand, so that all have their turn.
-pub fn agree(sender: impl Into<Sender>, rules: &Rules, stream: &[u8], cuts: &[usize]) {
+pub(crate) fn agree(sender: impl Into<Sender>, rules: &Rules, stream: &[u8], cuts: &[usize]) {
     let size = stream.len() * 4;
     let (some, odd) = (1 + size / 1_000, 1 + size / 200 + cuts.len() % 97);
     let budgets = [
@@ -203,7 +208,7 @@ pub fn agree(sender: impl Into<Sender>, rules: &Rules, stream: &[u8], cuts: &[us
 }
 
 /// The same where every call has so much to spend, of each of these budgets.
-pub fn agree_spending<'a>(
+pub(crate) fn agree_spending<'a>(
     sender: impl Into<Sender>,
     rules: &Rules,
     stream: &[u8],
@@ -222,7 +227,7 @@ pub fn agree_spending<'a>(
     }
 }
 
-pub fn law(sender: impl Into<Sender>, rules: &Rules) -> Law {
+pub(crate) fn law(sender: impl Into<Sender>, rules: &Rules) -> Law {
     let sender = sender.into();
     Law {
         masked: sender.side == Side::Client,
@@ -390,7 +395,7 @@ fn is_one_of(violation: &Violation, rules: &[(&'static str, u64)]) -> bool {
 
 /// A frame to be written, right or wrong.
 #[derive(Clone, Debug)]
-pub struct Frame {
+pub(crate) struct Frame {
     /// FIN, reserved bits and opcode.
     pub first: u8,
     pub payload: Vec<u8>,
@@ -400,7 +405,7 @@ pub struct Frame {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Length {
+pub(crate) enum Length {
     Shortest,
     In16,
     In64,
@@ -409,13 +414,13 @@ pub enum Length {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Masking {
+pub(crate) enum Masking {
     AsItsSide,
     Contrary,
 }
 
 impl Frame {
-    pub fn new(first: u8, payload: impl AsRef<[u8]>) -> Self {
+    pub(crate) fn new(first: u8, payload: impl AsRef<[u8]>) -> Self {
         Frame {
             first,
             payload: payload.as_ref().to_vec(),
@@ -424,21 +429,21 @@ impl Frame {
         }
     }
 
-    pub fn length(self, length: Length) -> Self {
+    pub(crate) fn length(self, length: Length) -> Self {
         Frame { length, ..self }
     }
 
-    pub fn contrary(self) -> Self {
+    pub(crate) fn contrary(self) -> Self {
         let masking = Masking::Contrary;
         Frame { masking, ..self }
     }
 
     /// Length of its header when `side` sends it.
-    pub fn header_len(&self, side: Side) -> usize {
+    pub(crate) fn header_len(&self, side: Side) -> usize {
         self.length_bytes().len() + 1 + if self.masked(side) { 4 } else { 0 }
     }
 
-    pub fn write(&self, side: Side, key: [u8; 4], stream: &mut Vec<u8>) {
+    pub(crate) fn write(&self, side: Side, key: [u8; 4], stream: &mut Vec<u8>) {
         stream.push(self.first);
         let mut length = self.length_bytes();
         if !self.masked(side) {
@@ -473,12 +478,12 @@ impl Frame {
     }
 }
 
-pub fn frame(first: u8, payload: impl AsRef<[u8]>) -> Frame {
+pub(crate) fn frame(first: u8, payload: impl AsRef<[u8]>) -> Frame {
     Frame::new(first, payload)
 }
 
 /// The frames as `side` writes them, and where each begins; the end is the last of these.
-pub fn written(side: Side, sent: &[Frame]) -> (Vec<u8>, Vec<usize>) {
+pub(crate) fn written(side: Side, sent: &[Frame]) -> (Vec<u8>, Vec<usize>) {
     let mut stream = Vec::new();
     let mut starts = vec![0];
     for (i, frame) in sent.iter().enumerate() {

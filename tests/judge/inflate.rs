@@ -3,14 +3,14 @@
 use super::{Law, look_at_text};
 
 /// What one side has compressed so far.
-pub struct Sender {
+pub(crate) struct Sender {
     shared: bool,
     window: usize,
     before: Vec<u8>,
 }
 
 /// What is to be said of a message.
-pub enum Deflated {
+pub(crate) enum Deflated {
     Fine {
         inflated: usize,
     },
@@ -104,7 +104,7 @@ impl Codes {
 }
 
 impl Sender {
-    pub fn new(shared: bool, window: usize) -> Self {
+    pub(crate) fn new(shared: bool, window: usize) -> Self {
         Sender {
             shared,
             window,
@@ -113,7 +113,7 @@ impl Sender {
     }
 
     /// The payload of a message so far; `end`: there is no more of it.
-    pub fn inflate(&mut self, payload: &[u8], end: bool, law: &Law, text: bool) -> Deflated {
+    pub(crate) fn inflate(&mut self, payload: &[u8], end: bool, law: &Law, text: bool) -> Deflated {
         let start = self.before.len().saturating_sub(self.window);
         let mut stream = payload.to_vec();
         if end {

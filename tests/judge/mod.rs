@@ -5,11 +5,11 @@
 
 mod inflate;
 
-pub use inflate::{Deflated, Sender};
+pub(crate) use inflate::{Deflated, Sender};
 
 /// What one direction of a connection is held to.
 #[derive(Clone, Copy, Debug)]
-pub struct Law {
+pub(crate) struct Law {
     /// Whether messages may be compressed: whether the window is shared by them, and how large it is.
     pub deflate: Option<(bool, usize)>,
     /// Whether every frame has to be masked (a client's) or none may be (a server's).
@@ -25,7 +25,7 @@ pub struct Law {
 
 /// What is to be said of a stream.
 #[derive(Debug)]
-pub struct Judgement {
+pub(crate) struct Judgement {
     /// How many bytes of it may pass by now.
     pub passes: usize,
     pub end: End,
@@ -42,7 +42,7 @@ pub struct Judgement {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub enum End {
+pub(crate) enum End {
     /// Nothing is wrong so far.
     Open,
     Close {
@@ -56,7 +56,7 @@ pub enum End {
 
 /// All rules that one byte proves to be broken; no byte before it proves anything.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Broken {
+pub(crate) struct Broken {
     /// The label of each rule, and where it is to be reported.
     pub rules: Vec<(&'static str, u64)>,
     /// Offset of the byte that proves it.
@@ -79,7 +79,7 @@ const BINARY: usize = 1;
 const PING: usize = 2;
 const PONG: usize = 3;
 
-pub fn judge(law: &Law, stream: &[u8]) -> Judgement {
+pub(crate) fn judge(law: &Law, stream: &[u8]) -> Judgement {
     let mut it = Judgement {
         passes: 0,
         end: End::Open,
@@ -243,7 +243,7 @@ pub fn judge(law: &Law, stream: &[u8]) -> Judgement {
 }
 
 /// Walks from frame to frame, whatever they say: the offset of the first whole Close from `start` on.
-pub fn next_close(stream: &[u8], mut start: usize) -> Option<usize> {
+pub(crate) fn next_close(stream: &[u8], mut start: usize) -> Option<usize> {
     loop {
         let frame = &stream[start..];
         let (header_len, len, _) = header(frame)?;

@@ -34,11 +34,11 @@ pub(crate) enum ClientAddress {
 
 impl ClientAddress {
     /// A peer that speaks for itself.
-    pub fn of_peer(peer: Option<IpAddr>) -> Self {
+    pub(crate) fn of_peer(peer: Option<IpAddr>) -> Self {
         peer.map_or(ClientAddress::Unix, ClientAddress::Known)
     }
 
-    pub fn known(self) -> Option<IpAddr> {
+    pub(crate) fn known(self) -> Option<IpAddr> {
         match self {
             ClientAddress::Known(address) => Some(address),
             ClientAddress::Unknown | ClientAddress::Unix => None,
@@ -71,7 +71,7 @@ pub(crate) struct Identity {
 impl Identity {
     /// The address by which limits count the client; `None` for a client on a Unix socket, which is not counted. All
     /// unknown clients behind one proxy share the account of the proxy's address.
-    pub fn account(&self) -> Option<IpAddr> {
+    pub(crate) fn account(&self) -> Option<IpAddr> {
         match self.client {
             ClientAddress::Known(address) => Some(address),
             ClientAddress::Unknown => Some(self.peer.unwrap_or(Ipv4Addr::UNSPECIFIED.into())),
@@ -80,7 +80,7 @@ impl Identity {
     }
 
     /// The client where it is another than the peer.
-    pub fn behind_peer(&self) -> Option<ClientAddress> {
+    pub(crate) fn behind_peer(&self) -> Option<ClientAddress> {
         (self.client != ClientAddress::of_peer(self.peer)).then_some(self.client)
     }
 }

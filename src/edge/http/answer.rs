@@ -26,7 +26,7 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    pub fn new(status: StatusCode, sentence: impl Into<Cow<'static, str>>) -> Self {
+    pub(crate) fn new(status: StatusCode, sentence: impl Into<Cow<'static, str>>) -> Self {
         Answer {
             status,
             sentence: sentence.into(),
@@ -35,34 +35,34 @@ impl Answer {
     }
 
     /// There is no descriptor, memory or local port for what the request needs.
-    pub fn exhausted() -> Self {
+    pub(crate) fn exhausted() -> Self {
         let sentence = "no more connections can be had now";
         Answer::unavailable(sentence)
     }
 
     /// 503 with a Retry-After of a few seconds.
-    pub fn unavailable(sentence: &'static str) -> Self {
+    pub(crate) fn unavailable(sentence: &'static str) -> Self {
         Answer::new(StatusCode::SERVICE_UNAVAILABLE, sentence).with(header::RETRY_AFTER, "5")
     }
 
     /// 503 with a Retry-After that is drawn from `after` to twice as long, so that clients that are refused together do not come
     /// back together.
-    pub fn unavailable_for(sentence: &'static str, after: Duration) -> Self {
+    pub(crate) fn unavailable_for(sentence: &'static str, after: Duration) -> Self {
         let drawn = after.mul_f64(rand::thread_rng().gen_range(1.0..2.0));
         let seconds = drawn.as_secs_f64().ceil().max(1.0).to_string();
         Answer::new(StatusCode::SERVICE_UNAVAILABLE, sentence).with(header::RETRY_AFTER, seconds)
     }
 
-    pub fn status(&self) -> StatusCode {
+    pub(crate) fn status(&self) -> StatusCode {
         self.status
     }
 
-    pub fn sentence(&self) -> &str {
+    pub(crate) fn sentence(&self) -> &str {
         &self.sentence
     }
 
     /// The whole answer in HTTP/1.1, after which the connection ends; without its body in answer to HEAD.
-    pub fn bytes(&self, without_body: bool) -> Vec<u8> {
+    pub(crate) fn bytes(&self, without_body: bool) -> Vec<u8> {
         let body = format!("{}\n", self.sentence);
         let mut written = format!(
             "HTTP/1.1 {}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n",
@@ -79,7 +79,7 @@ impl Answer {
         written.into_bytes()
     }
 
-    pub fn with(self, name: HeaderName, value: impl Into<Cow<'static, str>>) -> Self {
+    pub(crate) fn with(self, name: HeaderName, value: impl Into<Cow<'static, str>>) -> Self {
         Answer {
             header: Some((name, value.into())),
             ..self
@@ -87,7 +87,7 @@ impl Answer {
     }
 
     /// Makes this answer the refusal of a request, for this reason.
-    pub fn refusing(self, reason: Reason) -> Refused {
+    pub(crate) fn refusing(self, reason: Reason) -> Refused {
         Refused::new(reason, Told::Ours(self))
     }
 
@@ -95,7 +95,7 @@ impl Answer {
     ///
     /// # Errors
     /// The errors of the client's connection.
-    pub async fn write(
+    pub(crate) async fn write(
         self,
         session: &mut ServerSession,
         rules: Option<&HeaderRules>,
@@ -156,12 +156,12 @@ impl Refused {
     }
 
     /// The access service has said no, with this body.
-    pub fn by_access(head: Box<ResponseHeader>, body: BytesMut) -> Self {
+    pub(crate) fn by_access(head: Box<ResponseHeader>, body: BytesMut) -> Self {
         Refused::new(Reason::AccessService, Told::Access(head, body))
     }
 
     /// The server has answered something else than was asked for.
-    pub fn by_server(
+    pub(crate) fn by_server(
         head: Box<ResponseHeader>,
         session: Box<HttpSession>,
         limit: Duration,
@@ -174,20 +174,20 @@ impl Refused {
     }
 
     /// Adds details for the log that the client does not get: names of servers, errors of sockets.
-    pub fn because(mut self, detail: impl Into<String>) -> Self {
+    pub(crate) fn because(mut self, detail: impl Into<String>) -> Self {
         self.parts.detail = detail.into();
         self
     }
 
     /// Sets the rules of the route for headers of answers: they hold for every answer, also for one of wsgate or the access service.
-    pub fn under(mut self, rules: Option<&HeaderRules>) -> Self {
+    pub(crate) fn under(mut self, rules: Option<&HeaderRules>) -> Self {
         let rules = rules.filter(|rules| **rules != HeaderRules::default());
         self.parts.rules = rules.cloned();
         self
     }
 
     /// The status that the client gets.
-    pub fn status(&self) -> StatusCode {
+    pub(crate) fn status(&self) -> StatusCode {
         match &self.parts.told {
             Told::Ours(answer) => answer.status,
             Told::Access(head, _) | Told::Server(head, ..) => head.status,
@@ -195,7 +195,7 @@ impl Refused {
     }
 
     /// Why, for the log.
-    pub fn why(&self) -> String {
+    pub(crate) fn why(&self) -> String {
         let sentence = match &self.parts.told {
             Told::Ours(answer) => &*answer.sentence,
             Told::Access(..) => "the access service has said no",
@@ -208,7 +208,7 @@ impl Refused {
     }
 
     /// The status that the client gets, and the sentence if the answer is wsgate's own.
-    pub fn said(&self) -> (StatusCode, &str) {
+    pub(crate) fn said(&self) -> (StatusCode, &str) {
         match &self.parts.told {
             Told::Ours(answer) => (answer.status, &answer.sentence),
             Told::Access(head, _) => (head.status, "the access service refused it"),
@@ -220,7 +220,7 @@ impl Refused {
     ///
     /// # Errors
     /// The errors of the client's connection. If the server's answer breaks off, the client learns it by the end of the connection.
-    pub async fn write(self, session: &mut ServerSession) -> Result<()> {
+    pub(crate) async fn write(self, session: &mut ServerSession) -> Result<()> {
         session.set_keepalive(None);
         let parts = *self.parts;
         let rules = parts.rules.as_ref();

@@ -43,7 +43,7 @@ const AHEAD: usize = 512;
 
 impl Framed {
     /// `behind` came behind the head of the request.
-    pub fn new(stream: Stream, behind: BytesMut, body: Body) -> Self {
+    pub(crate) fn new(stream: Stream, behind: BytesMut, body: Body) -> Self {
         Framed {
             stream,
             behind,
@@ -54,7 +54,7 @@ impl Framed {
 
     /// The connection after its request, with the beginning of the next one. `None` where the request was not read to its
     /// end: then nobody knows where the next one begins.
-    pub fn after(stream: Stream) -> Option<(Stream, BytesMut)> {
+    pub(crate) fn after(stream: Stream) -> Option<(Stream, BytesMut)> {
         let framed = stream.into_any().downcast::<Framed>().ok()?;
         if !framed.body.is_over() {
             return None;
@@ -119,7 +119,7 @@ impl AsyncRead for Framed {
 
 impl Body {
     /// Whether all of it was taken.
-    pub fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         match self {
             Body::Length(left) => *left == 0,
             Body::Chunked(chunks) => *chunks == Chunks::End,
@@ -170,7 +170,7 @@ pub(crate) enum Chunks {
 
 impl Chunks {
     /// Before the first chunk.
-    pub const START: Chunks = Chunks::Size(None);
+    pub(crate) const START: Chunks = Chunks::Size(None);
 
     fn take(&mut self, bytes: &[u8]) -> usize {
         let mut at = 0;

@@ -39,7 +39,7 @@ impl<'a> ClientRequest<'a> {
     ///
     /// # Errors
     /// The bytes are not a valid head.
-    pub fn parse(head: &'a [u8]) -> Result<Self, HeadError> {
+    pub(crate) fn parse(head: &'a [u8]) -> Result<Self, HeadError> {
         let head = RequestHead::parse(head)?;
         Ok(ClientRequest {
             line: Line {
@@ -56,7 +56,7 @@ impl<'a> ClientRequest<'a> {
     ///
     /// # Errors
     /// Pingora takes targets that are none.
-    pub fn of(head: &'a RequestHeader) -> Result<Self, TargetError> {
+    pub(crate) fn of(head: &'a RequestHeader) -> Result<Self, TargetError> {
         // Not of HTTP/2, where there is no case to be kept.
         let written = head.case_header_iter();
         let written = written.filter_map(|(name, value)| {
@@ -82,29 +82,29 @@ impl<'a> ClientRequest<'a> {
     }
 
     /// The size of the head, in bytes, as far as it was read.
-    pub fn size(&self) -> usize {
+    pub(crate) fn size(&self) -> usize {
         let fields = self.fields.iter();
         let fields = fields.map(|(name, value)| name.len() + value.len() + ": \r\n".len());
         self.target().len() + fields.sum::<usize>()
     }
 
     /// Method and version, which are public.
-    pub fn line(&self) -> &Line {
+    pub(crate) fn line(&self) -> &Line {
         &self.line
     }
 
     /// The target in origin-form: path and query as they came.
-    pub fn target(&self) -> &[u8] {
+    pub(crate) fn target(&self) -> &[u8] {
         self.target.origin_form()
     }
 
     /// The path as it came, without its query.
-    pub fn path(&self) -> &[u8] {
+    pub(crate) fn path(&self) -> &[u8] {
         self.target.path()
     }
 
     /// The query as it came, without its question mark.
-    pub fn query(&self) -> Option<&[u8]> {
+    pub(crate) fn query(&self) -> Option<&[u8]> {
         self.target.query()
     }
 
@@ -112,23 +112,23 @@ impl<'a> ClientRequest<'a> {
     ///
     /// # Errors
     /// There is no host, more than one, or an invalid one.
-    pub fn host(&self) -> Result<&str, HostError> {
+    pub(crate) fn host(&self) -> Result<&str, HostError> {
         host_of(self.line.version, self.authority, self.lines(header::HOST))
     }
 
     /// The host that it asks for, whatever it is, for the log; empty where there is none.
-    pub fn host_as_it_came(&self) -> &[u8] {
+    pub(crate) fn host_as_it_came(&self) -> &[u8] {
         let host = || self.lines(header::HOST).next();
         self.authority.or_else(host).unwrap_or_default()
     }
 
     /// All headers, in the order in which they came.
-    pub fn fields(&self) -> impl Iterator<Item = (&'a str, &'a [u8])> {
+    pub(crate) fn fields(&self) -> impl Iterator<Item = (&'a str, &'a [u8])> {
         self.fields.iter().copied()
     }
 
     /// Behaves as if headers of these names had not come, in any spelling that servers take for the same.
-    pub fn remove(&mut self, names: &[HeaderName]) {
+    pub(crate) fn remove(&mut self, names: &[HeaderName]) {
         if !names.is_empty() {
             let is = |name: &str| {
                 names
@@ -165,7 +165,7 @@ fn unnamed(digest: Option<&Arc<ProxyDigest>>) -> Option<Unnamed> {
 
 impl Downstream {
     /// The peer of a stream.
-    pub fn of(stream: &Stream) -> Self {
+    pub(crate) fn of(stream: &Stream) -> Self {
         let digest = stream.get_socket_digest();
         let peer = digest.as_ref().and_then(|digest| digest.peer_addr());
         let peer = peer.and_then(|address| address.as_inet());
@@ -177,7 +177,7 @@ impl Downstream {
     }
 
     /// The peer of a session of Pingora.
-    pub fn of_session(session: &ServerSession) -> Self {
+    pub(crate) fn of_session(session: &ServerSession) -> Self {
         let peer = session.client_addr().and_then(|address| address.as_inet());
         let digest = session.digest();
         Downstream {

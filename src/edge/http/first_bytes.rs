@@ -21,7 +21,7 @@ pub(crate) enum Foreign {
 
 impl Foreign {
     /// Its name in metrics.
-    pub const fn label(self) -> &'static str {
+    pub(crate) const fn label(self) -> &'static str {
         match self {
             Foreign::Tls => "tls_on_clear_port",
             Foreign::Http2 => "http2_without_alpn",
@@ -67,7 +67,7 @@ impl RequestLine {
     ///
     /// # Errors
     /// The protocol that the client speaks, as soon as the bytes cannot become HTTP/1, whatever follows.
-    pub fn check(&mut self, head: &[u8]) -> Result<(), Foreign> {
+    pub(crate) fn check(&mut self, head: &[u8]) -> Result<(), Foreign> {
         // RFC 8446 §5.1: a record of the type `handshake`, whose version begins with 3.
         if let [0x16] | [0x16, 3, ..] = head {
             return Err(Foreign::Tls);

@@ -40,7 +40,7 @@ pub(crate) struct Head {
 
 impl Head {
     /// Takes away what came behind the head.
-    pub fn split_behind(&mut self) -> BytesMut {
+    pub(crate) fn split_behind(&mut self) -> BytesMut {
         match self.len {
             // As nearly always. Splitting off nothing would have both share the memory.
             len if len == self.bytes.len() => BytesMut::new(),

@@ -35,13 +35,13 @@ enum Kind {
 
 impl<'a> Changes<'a> {
     /// Takes these away from a request.
-    pub fn of_request(names: impl Iterator<Item = &'a str>) -> Self {
+    pub(crate) fn of_request(names: impl Iterator<Item = &'a str>) -> Self {
         let drops_claims = false;
         Changes::of(names, Kind::Request { drops_claims })
     }
 
     /// Takes these away from a response.
-    pub fn of_response(names: impl Iterator<Item = &'a str>) -> Self {
+    pub(crate) fn of_response(names: impl Iterator<Item = &'a str>) -> Self {
         Changes::of(names, Kind::Response)
     }
 
@@ -57,14 +57,14 @@ impl<'a> Changes<'a> {
     }
 
     /// Removes the headers of the request that only a proxy in front could honestly have set.
-    pub fn drop_claims(&mut self) {
+    pub(crate) fn drop_claims(&mut self) {
         if let Kind::Request { drops_claims } = &mut self.kind {
             *drops_claims = true;
         }
     }
 
     /// None of this name goes on, in whatever case it is written.
-    pub fn remove(&mut self, name: impl Into<Cow<'a, str>>) {
+    pub(crate) fn remove(&mut self, name: impl Into<Cow<'a, str>>) {
         let name = name.into();
         let kind = self.kind;
         self.added.retain(|(added, _)| !kind.is_same(added, &name));
@@ -72,19 +72,19 @@ impl<'a> Changes<'a> {
     }
 
     /// This one takes the place of those of its name. The value has to be one that may stand in a header.
-    pub fn set(&mut self, name: impl Into<Cow<'a, str>>, value: impl Into<Cow<'a, [u8]>>) {
+    pub(crate) fn set(&mut self, name: impl Into<Cow<'a, str>>, value: impl Into<Cow<'a, [u8]>>) {
         let name = name.into();
         self.remove(name.clone());
         self.add(name, value);
     }
 
     /// This one comes beside those of its name. The value has to be one that may stand in a header.
-    pub fn add(&mut self, name: impl Into<Cow<'a, str>>, value: impl Into<Cow<'a, [u8]>>) {
+    pub(crate) fn add(&mut self, name: impl Into<Cow<'a, str>>, value: impl Into<Cow<'a, [u8]>>) {
         self.added.push((name.into(), value.into()));
     }
 
     /// The rules of a route.
-    pub fn apply_rules(&mut self, rules: &'a HeaderRules) {
+    pub(crate) fn apply_rules(&mut self, rules: &'a HeaderRules) {
         for name in &rules.remove {
             self.remove(name);
         }
@@ -97,7 +97,7 @@ impl<'a> Changes<'a> {
     }
 
     /// Sets the headers of the access service. The client's own headers of these names are removed.
-    pub fn vouch(&mut self, auth: Option<&'a Auth>, auth_headers: &'a AuthHeaders) {
+    pub(crate) fn vouch(&mut self, auth: Option<&'a Auth>, auth_headers: &'a AuthHeaders) {
         for name in auth.into_iter().flat_map(|auth| &auth.copy) {
             self.remove(name);
         }
@@ -110,7 +110,7 @@ impl<'a> Changes<'a> {
     ///
     /// # Errors
     /// None in practice: names and values were checked before.
-    pub fn apply(self, head: &mut impl Head) -> Result<()> {
+    pub(crate) fn apply(self, head: &mut impl Head) -> Result<()> {
         let names = head.names().filter(|name| !self.keeps(name.as_str()));
         let gone: Vec<HeaderName> = names.cloned().collect();
         for name in gone {
@@ -123,7 +123,7 @@ impl<'a> Changes<'a> {
     }
 
     /// Writes the headers that came, as they are changed, and the end of the head.
-    pub fn write<'b>(
+    pub(crate) fn write<'b>(
         &self,
         headers: impl Iterator<Item = (&'b str, &'b [u8])>,
         into: &mut BytesMut,

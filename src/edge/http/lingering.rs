@@ -26,7 +26,7 @@ impl Lingering {
     const MOST: usize = 256;
 
     /// Tells the client, and ends the connection. `without_body`: the request is one for a head alone.
-    pub async fn end(&self, mut stream: Stream, answer: &Answer, without_body: bool) {
+    pub(crate) async fn end(&self, mut stream: Stream, answer: &Answer, without_body: bool) {
         let bytes = answer.bytes(without_body);
         let Ok(_place) = self.0.try_acquire() else {
             // Only as much as the socket takes at once: most clients still read it before the reset that may follow.
@@ -70,7 +70,7 @@ impl Default for Unread {
 
 impl Unread {
     /// Ready at the end of the stream, or at a bound; and from then on.
-    pub fn poll_read_out(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_read_out(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<()> {
         let mut chunk = [0; 4096];
         while self.bytes > 0 {
             if self.until.as_mut().poll(cx).is_ready() {

@@ -36,7 +36,7 @@ struct Waiting {
 
 impl Paced {
     /// For the request that this transfer belongs to.
-    pub fn wrap(stream: Stream, transfer: &Arc<Transfer>) -> Stream {
+    pub(crate) fn wrap(stream: Stream, transfer: &Arc<Transfer>) -> Stream {
         Box::new(Paced {
             stream,
             transfer: transfer.clone(),
@@ -46,7 +46,7 @@ impl Paced {
     }
 
     /// The connection itself, once the request is done.
-    pub fn unwrap(stream: Stream) -> Option<Stream> {
+    pub(crate) fn unwrap(stream: Stream) -> Option<Stream> {
         let paced = stream.into_any().downcast::<Paced>().ok()?;
         Some(paced.stream)
     }

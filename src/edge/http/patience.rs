@@ -16,7 +16,7 @@ pub(crate) struct Patience {
 
 impl Patience {
     /// `None` where nobody is given up: a pause of zero.
-    pub fn new(pause: Duration, rate: u64) -> Option<Patience> {
+    pub(crate) fn new(pause: Duration, rate: u64) -> Option<Patience> {
         (!pause.is_zero()).then_some(Patience {
             pause,
             rate,
@@ -25,18 +25,18 @@ impl Patience {
     }
 
     /// How long may still be waited.
-    pub fn left(&self) -> Duration {
+    pub(crate) fn left(&self) -> Duration {
         self.left
     }
 
     /// A wait of this length is over. Returns false if the time of the peer is used up.
-    pub fn handle_wait(&mut self, waited: Duration) -> bool {
+    pub(crate) fn handle_wait(&mut self, waited: Duration) -> bool {
         self.left = self.left.saturating_sub(waited);
         !self.left.is_zero()
     }
 
     /// This number of bytes was moved.
-    pub fn handle_bytes(&mut self, bytes: usize) {
+    pub(crate) fn handle_bytes(&mut self, bytes: usize) {
         let earned = match (bytes as u64, self.rate) {
             (0, _) => Duration::ZERO,
             (_, 0) => self.pause,

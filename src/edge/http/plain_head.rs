@@ -49,7 +49,7 @@ pub(crate) enum Malformed {
 
 impl Malformed {
     /// The answer that the client gets.
-    pub fn answer(self) -> Answer {
+    pub(crate) fn answer(self) -> Answer {
         let status = match self {
             Malformed::Version => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
             Malformed::TargetTooLong => StatusCode::URI_TOO_LONG,

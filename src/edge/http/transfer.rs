@@ -59,7 +59,7 @@ pub(crate) struct TooSlow;
 
 impl Transfer {
     /// For a request of a client that is held to these.
-    pub fn new(client: &Client, metrics: &Arc<Metrics>) -> Arc<Transfer> {
+    pub(crate) fn new(client: &Client, metrics: &Arc<Metrics>) -> Arc<Transfer> {
         Arc::new(Transfer {
             state: Mutex::new(State {
                 body_timeout: client.body_timeout,
@@ -76,13 +76,13 @@ impl Transfer {
     }
 
     /// The one that [runs](Self::run) now.
-    pub fn current() -> Option<Arc<Transfer>> {
+    pub(crate) fn current() -> Option<Arc<Transfer>> {
         CURRENT.try_with(Arc::clone).ok()
     }
 
     /// Runs the request. `None`: the client kept its body waiting for too long, and the request was dropped; that resets the
     /// stream, or closes the connection, and ends what goes on with the server.
-    pub async fn run<T>(self: Arc<Self>, request: impl Future<Output = T>) -> Option<T> {
+    pub(crate) async fn run<T>(self: Arc<Self>, request: impl Future<Output = T>) -> Option<T> {
         let request = CURRENT.scope(self.clone(), request);
         tokio::select! {
             biased;
@@ -110,7 +110,7 @@ impl Transfer {
     }
 
     /// From now on the body of the request has to come.
-    pub fn expect_body(&self) {
+    pub(crate) fn expect_body(&self) {
         let mut state = self.lock();
         let patience = Patience::new(state.body_timeout, state.min_rate);
         if let (Body::Quiet, Some(patience)) = (&state.body, patience) {
@@ -127,7 +127,7 @@ impl Transfer {
     ///
     /// # Errors
     /// The body is slower than `body_timeout` and `min_rate` allow.
-    pub fn handle_body(&self, bytes: usize, end: bool) -> Result<Option<Duration>, TooSlow> {
+    pub(crate) fn handle_body(&self, bytes: usize, end: bool) -> Result<Option<Duration>, TooSlow> {
         let mut state = self.lock();
         let Body::Expected { patience, since } = &mut state.body else {
             return Ok(None);
@@ -145,7 +145,7 @@ impl Transfer {
     }
 
     /// How long the client may leave the response, zero for ever; less where memory is short. What it comes to.
-    pub fn set_write_timeout(&self, limit: Duration, buffers: &Buffers) -> Duration {
+    pub(crate) fn set_write_timeout(&self, limit: Duration, buffers: &Buffers) -> Duration {
         let limit = match buffers.is_short() {
             true if limit.is_zero() => SHORT_WRITE_TIMEOUT,
             true => limit.min(SHORT_WRITE_TIMEOUT),
@@ -156,34 +156,34 @@ impl Transfer {
     }
 
     /// How long the client may leave the response; zero for ever.
-    pub fn write_timeout(&self) -> Duration {
+    pub(crate) fn write_timeout(&self) -> Duration {
         self.lock().write_timeout
     }
 
     /// The time that the client may take to read the response; `None` for no limit.
-    pub fn patience_for_response(&self) -> Option<Patience> {
+    pub(crate) fn patience_for_response(&self) -> Option<Patience> {
         let state = self.lock();
         Patience::new(state.write_timeout, state.min_rate)
     }
 
     /// The request ends because its client did not keep this limit.
-    pub fn handle_end(&self, limit: &'static str) {
+    pub(crate) fn handle_end(&self, limit: &'static str) {
         tracing::debug!(limit, "a plain request ended because of its client");
         self.metrics.plain_ended(limit);
     }
 
     /// The head of a response went to the client.
-    pub fn handle_answer(&self) {
+    pub(crate) fn handle_answer(&self) {
         self.lock().answered = true;
     }
 
     /// The head of a response went to the client.
-    pub fn is_answered(&self) -> bool {
+    pub(crate) fn is_answered(&self) -> bool {
         self.lock().answered
     }
 
     /// Counts the memory that the request may need, until it ends. Returns false where there is none left.
-    pub fn reserve(&self, buffers: &Arc<Buffers>) -> bool {
+    pub(crate) fn reserve(&self, buffers: &Arc<Buffers>) -> bool {
         let memory = Buffers::reserve(buffers, MEMORY);
         let reserved = memory.is_some();
         if !reserved {
@@ -194,7 +194,7 @@ impl Transfer {
     }
 
     /// The response has so many bytes, and no more can wait for the client.
-    pub fn handle_response_length(&self, bytes: usize) {
+    pub(crate) fn handle_response_length(&self, bytes: usize) {
         let mut state = self.lock();
         state.length = Some(bytes);
         if let Some(memory) = &mut state.memory {
@@ -203,7 +203,7 @@ impl Transfer {
     }
 
     /// Hands over the reserved memory, shrunk to this number of bytes, to the owner of the end of the response.
-    pub fn take_memory(&self, bytes: usize) -> Option<Reservation> {
+    pub(crate) fn take_memory(&self, bytes: usize) -> Option<Reservation> {
         let mut state = self.lock();
         let mut memory = state.memory.take()?;
         memory.shrink(state.length.map_or(bytes, |length| length.min(bytes)));

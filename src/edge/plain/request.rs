@@ -29,7 +29,7 @@ use std::sync::Arc;
 
 /// The state of a plain request between Pingora's calls.
 #[derive(Default)]
-pub struct Plain {
+pub(crate) struct Plain {
     pub(super) route: Option<Arc<RouteState>>,
     /// Servers of the pool in the order in which they are tried.
     pub(super) candidates: Vec<Arc<Server>>,

@@ -70,7 +70,7 @@ impl Permit {
     ///
     /// # Errors
     /// Where the client's address has had all requests that it may have now.
-    pub fn handle_request(&self, table: &Table) -> Result<(), Denied> {
+    pub(crate) fn handle_request(&self, table: &Table) -> Result<(), Denied> {
         let limits = &table.client.per_address;
         match &self.address {
             Some(address_permit) => address_permit
@@ -81,7 +81,7 @@ impl Permit {
     }
 
     /// The connection is a tunnel of a route; `admitted` is its client behind a trusted proxy.
-    pub fn into_tunnel(
+    pub(crate) fn into_tunnel(
         mut self,
         route_permit: RoutePermit,
         address_permit: Option<Box<AddressPermit>>,
@@ -103,7 +103,7 @@ impl Drop for Permit {
 }
 
 impl TunnelPermit {
-    pub fn route(&self) -> &Arc<RouteState> {
+    pub(crate) fn route(&self) -> &Arc<RouteState> {
         &self.route_permit.route
     }
 }
@@ -116,7 +116,7 @@ impl Drop for TunnelPermit {
 
 impl Denied {
     /// Its name in metrics.
-    pub const fn label(self) -> &'static str {
+    pub(crate) const fn label(self) -> &'static str {
         match self {
             Denied::All => "max_connections",
             Denied::Address(throttled) => throttled.label(),
@@ -124,7 +124,7 @@ impl Denied {
     }
 
     /// The answer that the client gets.
-    pub fn answer(self) -> Answer {
+    pub(crate) fn answer(self) -> Answer {
         match self {
             Denied::All => Answer::unavailable("all connections are taken"),
             Denied::Address(throttled) => throttled.answer(),
@@ -134,7 +134,7 @@ impl Denied {
 
 impl Throttled {
     /// The answer that the client gets.
-    pub fn answer(self) -> Answer {
+    pub(crate) fn answer(self) -> Answer {
         let after = match self {
             Throttled::TooMany => Duration::from_secs(5),
             Throttled::TooFast(after) => after,

@@ -73,7 +73,7 @@ impl GlobalLimits {
     }
 
     /// Counts one more accepted connection, unless that is more than `max`; 0 is no limit.
-    pub fn open_one(&self, max: usize) -> bool {
+    pub(crate) fn open_one(&self, max: usize) -> bool {
         let before = self.open.fetch_add(1, Ordering::Relaxed);
         let has_room = max == 0 || before < max;
         match has_room {
@@ -86,12 +86,12 @@ impl GlobalLimits {
     }
 
     /// Whether connections keep more than all of them may keep.
-    pub fn lacks_memory(&self) -> bool {
+    pub(crate) fn lacks_memory(&self) -> bool {
         self.buffers.excess() > 0
     }
 
     /// A connection that was counted is gone.
-    pub fn close_one(&self) {
+    pub(crate) fn close_one(&self) {
         self.open.fetch_sub(1, Ordering::Relaxed);
         self.exported.dec();
     }
@@ -111,7 +111,7 @@ pub(crate) struct RouteState {
 }
 
 impl RouteState {
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.context.route
     }
 
@@ -120,7 +120,7 @@ impl RouteState {
     ///
     /// # Errors
     /// Why it has to wait.
-    pub fn admit_forwarded(
+    pub(crate) fn admit_forwarded(
         &self,
         identity: &Identity,
     ) -> Result<Option<Box<AddressPermit>>, Throttled> {
@@ -285,7 +285,7 @@ pub(crate) struct RoutePermit {
 impl RoutePermit {
     /// # Errors
     /// The answer that the route has all that it may have.
-    pub fn take(route: &Arc<RouteState>) -> Result<RoutePermit, Refused> {
+    pub(crate) fn take(route: &Arc<RouteState>) -> Result<RoutePermit, Refused> {
         // Dropping the ticket gives the place back.
         let route_permit = RoutePermit {
             route: route.clone(),

@@ -66,7 +66,7 @@ impl Connection {
         clippy::manual_async_fn,
         reason = "an async fn keeps a second place for each of its arguments, in every idle connection"
     )]
-    pub fn run(
+    pub(crate) fn run(
         self,
         mut relay: Relay<Stream, Socket>,
         enrolled: Enrolled,

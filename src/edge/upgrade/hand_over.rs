@@ -31,7 +31,7 @@ pub(crate) struct Tunnel {
 
 impl Tunnel {
     /// Tells the client, and begins to relay; `behind` came behind its request.
-    pub async fn open(
+    pub(super) async fn open(
         self: Box<Self>,
         mut client: Stream,
         behind: BytesMut,

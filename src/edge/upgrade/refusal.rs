@@ -35,7 +35,7 @@ pub(crate) struct About<'a> {
 }
 
 impl<'a> About<'a> {
-    pub fn new(
+    pub(crate) fn new(
         client_request: &'a ClientRequest<'_>,
         route: Option<&'a str>,
         client: ClientAddress,

@@ -84,7 +84,7 @@ impl<'a> Attempt<'a> {
     ///
     /// # Errors
     /// There is no route, or the request does not say which; counted and logged.
-    pub fn find_route(
+    pub(super) fn find_route(
         tables: &Tables,
         mut request: ClientRequest<'a>,
         downstream: &'a Downstream,
@@ -109,7 +109,7 @@ impl<'a> Attempt<'a> {
     ///
     /// # Errors
     /// 400, 403, 405 or 426.
-    pub fn check_handshake(&self) -> Result<handshake::Request, Refused> {
+    pub(super) fn check_handshake(&self) -> Result<handshake::Request, Refused> {
         let (request, settings) = (&self.request, &self.route.settings);
         let line = request.line();
         let strictness = server_handshake::strictness(settings);
@@ -132,7 +132,7 @@ impl<'a> Attempt<'a> {
     ///
     /// # Errors
     /// 429 or 503 with Retry-After.
-    pub fn take_permits(&self) -> Result<Permits, Refused> {
+    pub(super) fn take_permits(&self) -> Result<Permits, Refused> {
         let route = &self.route;
         let address = route.admit_forwarded(&self.identity);
         let address = address.map_err(|full| full.answer().refusing(Reason::AddressLimit))?;
@@ -150,7 +150,7 @@ impl<'a> Attempt<'a> {
     ///
     /// # Errors
     /// 403, the access service's own answer, or 503 where the service fails.
-    pub async fn check_access(&self) -> Result<AuthHeaders, Refused> {
+    pub(super) async fn check_access(&self) -> Result<AuthHeaders, Refused> {
         let (access, metrics) = (&self.route.settings.access, &self.route.context.metrics);
         access::admit(
             &self.request,
@@ -166,7 +166,7 @@ impl<'a> Attempt<'a> {
     ///
     /// # Errors
     /// 400 where the target or the certificate's subject holds characters that cannot be sent to a server.
-    pub fn write_request(
+    pub(super) fn write_request(
         &self,
         checked: &handshake::Request,
         auth_headers: &AuthHeaders,
@@ -188,7 +188,7 @@ impl<'a> Attempt<'a> {
     }
 
     /// Another server than this one takes connections.
-    pub fn has_another(&self, server: u32) -> bool {
+    pub(super) fn has_another(&self, server: u32) -> bool {
         let candidates = self.route.pool.candidates(None);
         candidates
             .iter()
@@ -200,7 +200,7 @@ impl<'a> Attempt<'a> {
     ///
     /// # Errors
     /// 502, 503 or 504.
-    pub async fn connect(
+    pub(super) async fn connect(
         &self,
         avoid: Option<u32>,
         client_left: Pin<&mut (dyn Future<Output = ()> + Send)>,
@@ -223,7 +223,7 @@ impl<'a> Attempt<'a> {
     ///
     /// # Errors
     /// 502 or 504 where there is no answer, or a wrong one; otherwise the server's own answer.
-    pub async fn exchange(
+    pub(super) async fn exchange(
         &self,
         checked: &handshake::Request,
         request_head: BytesMut,
@@ -319,7 +319,7 @@ impl<'a> Attempt<'a> {
     }
 
     /// Both handshakes are done, but for the 101 that the client gets.
-    pub fn verify_answer(&self, answered: Answered, permits: Permits) -> Box<Tunnel> {
+    pub(super) fn verify_answer(&self, answered: Answered, permits: Permits) -> Box<Tunnel> {
         let mut switched = answered.switched;
         self.observe(switched.agreed.violation.as_slice());
         let protocol = switched.agreed.protocol.take();
@@ -336,7 +336,7 @@ impl<'a> Attempt<'a> {
     }
 
     /// Counts and logs a refusal. The answer takes the header rules of the route.
-    pub fn refuse(&self, refused: Refused) -> Refused {
+    pub(super) fn refuse(&self, refused: Refused) -> Refused {
         let route = &self.route;
         let about = About::new(&self.request, Some(route.name()), self.identity.client);
         refusal::report(&route.context.metrics, &refused, &about);
@@ -350,7 +350,7 @@ impl<'a> Attempt<'a> {
     }
 
     /// Counts and logs rules of the handshake that are broken and passed on (`mode = "observe"`).
-    pub fn observe(&self, violations: &[Violation]) {
+    pub(super) fn observe(&self, violations: &[Violation]) {
         let (metrics, route) = (&self.route.context.metrics, self.route.name());
         for violation in violations {
             let (side, kind) = (violation.side().label(), violation.label());

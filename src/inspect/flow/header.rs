@@ -41,7 +41,7 @@ pub(super) struct CheckedHeader {
 
 impl CheckedHeader {
     /// Whether the opcode begins a message.
-    pub fn begins_message(&self) -> bool {
+    pub(super) fn begins_message(&self) -> bool {
         begins_message(self.header.first)
     }
 }
@@ -55,7 +55,7 @@ impl HeaderContext<'_> {
     ///
     /// Every rule that it breaks is given to `report`, which decides whether reading goes on (`Ok`, under
     /// [`Mode::Observe`](crate::inspect::Mode::Observe)) or ends with the violation.
-    pub fn read(
+    pub(super) fn read(
         &self,
         bytes: &[u8],
         mut report: impl FnMut(Kind, Place) -> Result<(), Violation>,

@@ -8,7 +8,7 @@ use crate::frame::{Opcode, close};
 use std::time::Duration;
 
 /// A frame as this side sends it, by its first byte.
-pub fn frame(from: Side, first: u8, payload: &[u8]) -> Vec<u8> {
+pub(super) fn frame(from: Side, first: u8, payload: &[u8]) -> Vec<u8> {
     let key = (from == Side::Client).then_some([0x11, 0x22, 0xf3, 0x44]);
     let mut head = [0; MAX_LEN];
     let len = header::encode(Opcode::Text, payload.len() as u64, key, &mut head);
@@ -20,13 +20,13 @@ pub fn frame(from: Side, first: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-pub fn close_frame(from: Side, code: u16) -> Vec<u8> {
+pub(super) fn close_frame(from: Side, code: u16) -> Vec<u8> {
     frame(from, 0x88, &code.to_be_bytes())
 }
 
 /// One direction, from the peer that sends to the peer that reads.
 #[derive(Default)]
-pub struct Direction {
+pub(super) struct Direction {
     /// All that the peer has sent.
     pub sent: Vec<u8>,
     /// How much of it the session was given.
@@ -47,7 +47,7 @@ pub struct Direction {
 }
 
 /// A session, its peers and the time. Directions are by the side that sends.
-pub struct World {
+pub(super) struct World {
     pub session: Session,
     pub directions: [Direction; 2],
     pub now: Instant,
@@ -61,7 +61,7 @@ pub struct World {
 }
 
 impl World {
-    pub fn new(mut settings: Settings, seed: u64) -> World {
+    pub(super) fn new(mut settings: Settings, seed: u64) -> World {
         let now = Instant::now();
         settings.epoch = Some(now);
         let mut session = Session::new(Arc::new(settings), None, seed);
@@ -78,21 +78,21 @@ impl World {
         }
     }
 
-    pub fn send(&mut self, from: Side, bytes: &[u8]) {
+    pub(super) fn send(&mut self, from: Side, bytes: &[u8]) {
         self.directions[from as usize].sent.extend_from_slice(bytes);
     }
 
-    pub fn end(&mut self, from: Side) {
+    pub(super) fn end(&mut self, from: Side) {
         self.directions[from as usize].ended = true;
     }
 
-    pub fn command(&mut self, command: Command) {
+    pub(super) fn command(&mut self, command: Command) {
         self.session.handle_command(command, self.now);
         self.run_until_idle();
     }
 
     /// What a side was sent, as whole frames by first byte and unmasked payload; and how much of an unfinished one followed.
-    pub fn frames_to(&self, to: Side) -> (Vec<(u8, Vec<u8>)>, usize) {
+    pub(super) fn frames_to(&self, to: Side) -> (Vec<(u8, Vec<u8>)>, usize) {
         let mut bytes = &self.directions[to.other() as usize].output[..];
         let mut frames = Vec::new();
         while let Some(header) = header::decode(bytes) {
@@ -111,14 +111,14 @@ impl World {
     }
 
     /// Code of the Close that a side was sent.
-    pub fn close_to(&self, to: Side) -> Option<u16> {
+    pub(super) fn close_to(&self, to: Side) -> Option<u16> {
         let (frames, _) = self.frames_to(to);
         let (_, payload) = frames.into_iter().find(|(first, _)| *first == 0x88)?;
         close::parse(&payload).ok()?.code
     }
 
     /// Everything that can happen without more time and without more from the peers.
-    pub fn run_until_idle(&mut self) {
+    pub(super) fn run_until_idle(&mut self) {
         for _ in 0..10_000 {
             let mut moved = self.poll_frames();
             for from in SIDES {
@@ -136,7 +136,7 @@ impl World {
     }
 
     /// Lets time pass, timer by timer.
-    pub fn advance(&mut self, by: Duration) {
+    pub(super) fn advance(&mut self, by: Duration) {
         let end = self.now + by;
         for _ in 0..100_000 {
             let next = self.session.poll_timeout().filter(|next| *next <= end);

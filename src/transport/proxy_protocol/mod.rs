@@ -33,7 +33,7 @@ pub(crate) enum Refused {
 
 impl Refused {
     /// Its name in metrics; `None` for what is not counted.
-    pub fn label(&self) -> Option<&'static str> {
+    pub(crate) fn label(&self) -> Option<&'static str> {
         match self {
             Refused::Untrusted => Some("untrusted"),
             Refused::Malformed(_) => Some("malformed"),
