@@ -73,6 +73,8 @@ impl Kind {
 enum ServerKind {
     /// 2 ms for each handshake, however many there are.
     Unlimited,
+    /// 0.5 s for each handshake, however many there are.
+    Slow,
     /// One after the other, 300 per second.
     Queues,
     /// 300 per second, with a burst of a tenth; what is beyond fails at once.
@@ -110,10 +112,12 @@ impl Server {
     /// When the handshake that arrives now ends, and how.
     fn handshake(&mut self, now: Instant) -> (Instant, HandshakeEnd) {
         const TIME: Duration = Duration::from_millis(2);
+        const SLOW: Duration = Duration::from_millis(500);
         let age = now - self.epoch;
         self.arrived[age.as_secs() as usize] += 1;
         match self.kind {
             ServerKind::Unlimited => (now + TIME, HandshakeEnd::Answered),
+            ServerKind::Slow => (now + SLOW, HandshakeEnd::Answered),
             ServerKind::Queues | ServerKind::SlowStart => {
                 let part = match self.kind {
                     ServerKind::SlowStart => (age.as_secs_f64() / 10.0).clamp(0.1, 1.0),
@@ -442,6 +446,20 @@ fn a_crowd_at_once_is_not_refused_by_a_server_that_takes_it() {
         world.run(10);
         assert_eq!((world.back, world.refused), (clients, 0), "{left} servers");
         assert!(world.took() < 1.5, "{left} servers: {} s", world.took());
+    }
+}
+
+/// 5,000 clients come within 0.1 s to servers whose handshakes always take half a second: nobody waits in vain, and all are back.
+/// Where the bound on handshakes under way lets fewer through than came, the others get a 503 at once and come again.
+#[test]
+fn a_crowd_at_once_comes_through_to_slow_servers() {
+    for (left, most) in [(1, 8.0), (4, 6.0)] {
+        let clients = 5000;
+        let mut world = World::new(&vec![ServerKind::Slow; left], seed());
+        world.tell(clients, Kind::AtOnce);
+        world.run(60);
+        assert_eq!((world.back, world.in_vain), (clients, 0), "{left} servers");
+        assert!(world.took() < most, "{left} servers: {} s", world.took());
     }
 }
 
