@@ -16,7 +16,7 @@
 //! | [`admission`] | how fast upgrades reach the servers of an upstream, and who waits. Pure |
 //! | [`inspect`] | one direction of a connection, frame by frame: what may pass; the table of what each side is told. Pure |
 //! | [`session`] | one proxied WebSocket after its 101: its phases, limits, timers, frames of wsgate, outcome. Pure |
-//! | [`metrics`], [`log`] | every series; the log |
+//! | [`metrics`], [`log`], `stdout` | every series; the log; what commands print |
 //! | [`tls`] | TLS toward clients and servers: certificates, verification, errors as sentences |
 //! | [`transport`] | addresses, sockets, PROXY headers, TLS streams; what the kernel knows of data under way |
 //! | [`relay`] | bytes between two streams: the loop around a session, back-pressure, memory |
@@ -101,6 +101,7 @@ pub mod relay;
 pub mod server;
 pub mod service;
 pub mod session;
+mod stdout;
 pub mod tls;
 pub mod transport;
 pub mod upstream;

@@ -277,6 +277,7 @@ mod tests {
             state: "up",
             states: &["up", "down"],
             connections: 5,
+            drained_seconds: 0.0,
             handshakes: 2,
             handshake_limit: 20,
             known_rate: Some(300.0),

@@ -160,7 +160,7 @@ upstream = "other"
     def drain(self, seconds):
         """Has it tell the clients of the other upstream to go, all within so many seconds."""
         connection = http.client.HTTPConnection("127.0.0.1", self.values["admin"], timeout=5)
-        over = json.dumps({"over": f"{round(seconds * 1000)}ms"})
+        over = json.dumps({"over": f"{round(seconds * 1000)}ms", "force": True})
         connection.request("POST", "/v1/upstreams/other/drain", over, {"Content-Type": "application/json"})
         answer = connection.getresponse()
         assert answer.status in (200, 202), answer.read()

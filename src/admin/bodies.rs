@@ -1,6 +1,7 @@
 //! The bodies of the admin API, as the server writes them and the command line reads them.
 
 use crate::drain::{DrainId, Progress};
+use crate::upstream;
 use serde::{Deserialize, Serialize};
 use std::time::Instant;
 
@@ -23,6 +24,12 @@ pub struct Change {
     /// Only a forecast is wanted.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub dry_run: bool,
+    /// The drain may take the last server of the upstream that takes connections.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
+    /// The name of the operator, for the log and the status: at most 100 bytes, no control characters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
 }
 
 /// The answer to a request that is refused.
@@ -36,6 +43,9 @@ pub struct Failure {
     /// The addresses of the servers that there are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub servers: Option<Vec<String>>,
+    /// The request is carried out with `force`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub needs_force: bool,
 }
 
 /// The answer to a drain or a deploy.
@@ -56,8 +66,10 @@ pub enum Drained {
     },
     /// The drain has begun.
     Begun {
-        /// `None` where it is over and forgotten already.
-        drain: Option<Drain>,
+        /// One drain; several where the server was named by a name of several addresses.
+        begun: Vec<Drain>,
+        /// What an operator has to know besides.
+        notes: Vec<String>,
     },
 }
 
@@ -74,6 +86,8 @@ pub struct Forecast {
     pub rate: f64,
     /// The pace is raised to hold the deadline.
     pub raised: bool,
+    /// No other server of the upstream takes connections: the drain needs `force`.
+    pub leaves_none: bool,
 }
 
 /// A drain, as far as it is.
@@ -138,10 +152,14 @@ impl Drain {
 /// The answer to a resume, and to the end of a drain.
 #[derive(Debug, Deserialize, Serialize)]
 pub struct Resumed {
+    /// The addresses of the servers that take connections and did not before.
+    pub resumed: Vec<String>,
     /// Drains that were cancelled.
     pub cancelled: usize,
     /// The servers of the upstream.
     pub servers: Vec<Server>,
+    /// What an operator has to know besides.
+    pub notes: Vec<String>,
 }
 
 /// The drains of an upstream.
@@ -156,6 +174,10 @@ pub struct Drains {
 /// The status of wsgate.
 #[derive(Debug, Deserialize, Serialize)]
 pub struct Status {
+    /// The version of wsgate.
+    pub version: String,
+    /// Seconds since the process started.
+    pub uptime_seconds: u64,
     /// Every upstream, those included that the configuration dropped while they had connections.
     pub upstreams: Vec<Upstream>,
 }
@@ -177,6 +199,21 @@ pub struct Upstream {
     pub servers: Vec<Server>,
     /// Its drains: the running ones, and the last that ended.
     pub drains: Vec<Drain>,
+    /// Names of servers, as the configuration has them, that have no address.
+    pub unresolved: Vec<String>,
+    /// Servers that operators drained and that the configuration does not have.
+    pub absent: Vec<Absent>,
+}
+
+/// A server that an operator drained and that the configuration does not have.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct Absent {
+    /// Its address, or its name.
+    pub address: String,
+    /// The time since then, in seconds.
+    pub for_seconds: u64,
+    /// Who asked for it.
+    pub by: String,
 }
 
 /// The status of a server.
@@ -186,10 +223,36 @@ pub struct Server {
     pub address: String,
     /// `up`, `draining` or `down`.
     pub state: String,
+    /// Why it takes no connections; `None` where it takes them.
+    pub out: Option<Out>,
     /// WebSocket connections to it.
     pub connections: usize,
     /// Its handshakes.
     pub handshakes: Handshakes,
+}
+
+/// Why a server takes no connections.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct Out {
+    /// `drained`, `removed by ...`, `fails its checks`, `not checked yet` or `ejected: ...`.
+    pub reason: String,
+    /// The time since then, in seconds; `None` where it is not known.
+    pub for_seconds: Option<u64>,
+    /// The time until it ends by itself, in seconds; `None` where an event has to end it.
+    pub until_seconds: Option<u64>,
+    /// Who asked for it, where somebody did.
+    pub by: Option<String>,
+}
+
+impl From<upstream::Out> for Out {
+    fn from(out: upstream::Out) -> Self {
+        Out {
+            reason: out.reason(),
+            for_seconds: out.age().map(|age| age.as_secs()),
+            until_seconds: out.left().map(|left| left.as_secs().max(1)),
+            by: out.by().map(str::to_owned),
+        }
+    }
 }
 
 /// The handshakes of a server, as its admission counts them.

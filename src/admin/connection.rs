@@ -207,9 +207,19 @@ impl Admin {
             Some(Err(refusal)) => return Some((refuse(&refusal, is_api), is_head, false)),
             None => return None,
         };
-        let response = self.serve(&request, &body).await;
+        let response = self.serve(&request, &body, &peer_of(stream)).await;
         // Requests one after the other without waiting for the answers are nothing that a client of this has.
         Some((response, is_head, keeps_alive && behind.is_empty()))
+    }
+}
+
+/// The peer, for the log.
+fn peer_of(stream: &Stream) -> String {
+    let digest = stream.get_socket_digest();
+    let peer = digest.as_ref().and_then(|digest| digest.peer_addr());
+    match peer.and_then(|peer| peer.as_inet()) {
+        Some(address) => address.ip().to_string(),
+        None => "Unix socket".to_owned(),
     }
 }
 

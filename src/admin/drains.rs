@@ -16,14 +16,17 @@
 //! `{"server": "10.0.0.5:9000", "over": "30s", "rate": 200, "deadline": "60s", "dry_run": true}`.
 
 use super::bodies::{self, Change, Drained, Failure, Handshakes, Resumed, Status};
+use super::target::{Target, needs_force, requester, target};
 use super::{Answer, answer, failure, names, ok};
-use crate::deploy::{self, Control, Trigger};
+use crate::deploy::Control;
 use crate::drain::{Cause, DrainId, Pace, Progress, Selection, State, Terms};
 use crate::duration;
 use crate::metrics::{Metrics, ServerFigures, UpstreamFigures};
+use crate::upstream::intents::Intent;
 use crate::upstream::{Pool, Pools, Server, State as ServerState};
 use http::{Method, StatusCode};
 use std::sync::Arc;
+use std::time::Instant;
 
 /// The states of servers, as metrics name them.
 const STATES: [&str; 3] = [
@@ -37,40 +40,17 @@ const STATES: [&str; 3] = [
 pub struct Drains {
     control: Arc<Control>,
     pools: Arc<Pools>,
-}
-
-/// The servers that a request is about.
-struct Target {
-    pool: Arc<Pool>,
-    /// `None` for all.
-    server: Option<Arc<Server>>,
-}
-
-impl Target {
-    fn trigger(&self, cause: Cause) -> Trigger {
-        let target = match &self.server {
-            Some(server) => deploy::Target::Server(self.pool.server_id(server)),
-            None => deploy::Target::Upstream(self.pool.id()),
-        };
-        Trigger { cause, target }
-    }
-
-    fn selection(&self) -> Selection {
-        self.trigger(Cause::Operator).target.selection()
-    }
-
-    fn servers(&self) -> Vec<Arc<Server>> {
-        match &self.server {
-            Some(server) => vec![server.clone()],
-            None => self.pool.members().servers.clone(),
-        }
-    }
+    started: Instant,
 }
 
 impl Drains {
     /// Drains the servers of these pools.
     pub fn new(control: Arc<Control>, pools: Arc<Pools>) -> Self {
-        Drains { control, pools }
+        Drains {
+            control,
+            pools,
+            started: Instant::now(),
+        }
     }
 
     /// Exports the figures of all upstreams. To be called once.
@@ -79,9 +59,17 @@ impl Drains {
         let (control, pools) = (Arc::downgrade(&self.control), Arc::downgrade(&self.pools));
         metrics.read_upstreams(move || {
             let upgraded = control.upgrade().zip(pools.upgrade());
-            let drains = upgraded.map(|(control, pools)| Drains { control, pools });
+            let drains = upgraded.map(|(control, pools)| Drains::new(control, pools));
             drains.map_or_else(Vec::new, |drains| drains.figures())
         });
+    }
+
+    /// The upstreams of the configuration that have no server which takes connections.
+    pub(super) fn upstreams_without_servers(&self) -> Vec<String> {
+        let takes = |server: &Arc<Server>| server.state() == ServerState::Up;
+        let mut pools = self.pools.current();
+        pools.retain(|pool| !pool.members().servers.iter().any(takes));
+        pools.iter().map(|pool| pool.name.clone()).collect()
     }
 
     fn figures(&self) -> Vec<UpstreamFigures> {
@@ -91,6 +79,9 @@ impl Drains {
                 server: server.address.to_string(),
                 state: server.state().label(),
                 states: &STATES,
+                drained_seconds: server
+                    .intent()
+                    .map_or(0.0, |intent| intent.age().as_secs_f64()),
                 connections: self.connections(pool, server),
                 handshakes: admission.under_way,
                 handshake_limit: admission.bound,
@@ -117,8 +108,14 @@ impl Drains {
         })
     }
 
-    /// `None`: there is no such endpoint. What is asked for by GET changes nothing.
-    pub(super) fn answer(&self, method: &Method, path: &str, body: &[u8]) -> Option<Answer> {
+    /// `None`: there is no such endpoint. A GET changes nothing. `peer` is who asks, for the log.
+    pub(super) fn answer(
+        &self,
+        method: &Method,
+        path: &str,
+        body: &[u8],
+        peer: &str,
+    ) -> Option<Answer> {
         if path == "/v1/reload" {
             return Some(not_allowed("POST"));
         }
@@ -139,10 +136,10 @@ impl Drains {
         let name = name.as_str();
         let result = match (verb, method.as_str()) {
             ("drain", "GET") => self.pool(name).map(|pool| self.show(&pool)),
-            ("drain", "POST") => self.begin(name, body, Cause::Operator),
-            ("deploy", "POST") => self.begin(name, body, Cause::Deploy),
-            ("resume", "POST") => self.resume(name, body),
-            ("drain", "DELETE") => self.cancel(name),
+            ("drain", "POST") => self.begin(name, body, Cause::Operator, peer),
+            ("deploy", "POST") => self.begin(name, body, Cause::Deploy, peer),
+            ("resume", "POST") => self.resume(name, body, peer),
+            ("drain", "DELETE") => self.cancel(name, peer),
             ("drain", _) => Err(not_allowed("GET, POST, DELETE")),
             ("deploy" | "resume", _) => Err(not_allowed("POST")),
             _ => return None,
@@ -150,55 +147,110 @@ impl Drains {
         Some(result.unwrap_or_else(|refusal| refusal))
     }
 
-    fn begin(&self, name: &str, body: &[u8], cause: Cause) -> Result<Answer, Answer> {
+    fn begin(&self, name: &str, body: &[u8], cause: Cause, peer: &str) -> Result<Answer, Answer> {
         let pool = self.pool(name)?;
         let body = parse(body)?;
         let target = target(pool.clone(), body.server.as_deref())?;
+        let by = requester(peer, body.by.as_deref())?;
         let terms = self.terms(&body)?;
+        let leaves_none = cause == Cause::Operator && target.is_last();
         if body.dry_run {
-            let forecast = self.control.forecast(target.selection(), terms);
-            let forecast = bodies::Forecast {
-                connections: forecast.members,
-                seconds: forecast.lasts.as_secs_f64(),
-                deadline_seconds: forecast.deadline.as_secs_f64(),
-                rate: forecast.rate,
-                raised: forecast.raised,
-            };
+            let forecast = self.forecast(&target, terms, leaves_none);
             return Ok(ok(&Drained::Forecast { forecast }));
         }
-        let servers = target.servers();
-        let was_out = servers.iter().all(|server| server.is_drained());
+        if leaves_none && !body.force {
+            return Err(needs_force(&target));
+        }
+        let server = target.name.as_deref().unwrap_or("all");
+        let mut notes = Vec::new();
         if cause == Cause::Operator {
-            servers
-                .iter()
-                .for_each(|server| pool.set_drained(server, true));
-            if was_out && self.control.count(target.selection()) == 0 {
+            let was_out = target.servers.iter().all(|server| server.is_drained());
+            let kept = pool.drain(target.name.as_deref(), &by);
+            notes.extend(kept.err().map(|error| not_kept(&error)));
+            let connections = target.selections().into_iter();
+            let connections: usize = connections.map(|of| self.control.count(of)).sum();
+            if was_out && connections == 0 {
                 let message = "it is drained already; POST .../resume lets it in again";
                 return Ok(ok(&Drained::Already {
                     message: message.to_owned(),
                     drains: self.drains_of(&pool),
                 }));
             }
+            tracing::info!(upstream = name, server, by, "an operator drains");
+            if leaves_none {
+                tracing::warn!(
+                    upstream = name,
+                    by,
+                    "no server of the upstream takes connections"
+                );
+                notes.push(format!(
+                    "no server of `{name}` takes connections until one is resumed"
+                ));
+            }
+        } else {
+            tracing::info!(
+                upstream = name,
+                server,
+                by,
+                "an operator says that there was a deploy"
+            );
         }
-        let id = self.control.start_on(target.trigger(cause), terms);
-        let drain = self
-            .control
-            .progress(id)
-            .map(|progress| self.describe(id, &progress));
-        Ok(answer(StatusCode::ACCEPTED, &Drained::Begun { drain }))
+        let begin = |trigger| {
+            let id = self.control.start_on(trigger, terms);
+            let progress = self.control.progress(id)?;
+            Some(self.describe(id, &progress))
+        };
+        let begun = target.triggers(cause).into_iter().filter_map(begin);
+        let begun = begun.collect();
+        Ok(answer(
+            StatusCode::ACCEPTED,
+            &Drained::Begun { begun, notes },
+        ))
     }
 
-    fn resume(&self, name: &str, body: &[u8]) -> Result<Answer, Answer> {
+    fn forecast(&self, target: &Target, terms: Terms, leaves_none: bool) -> bodies::Forecast {
+        let mut sum = bodies::Forecast {
+            connections: 0,
+            seconds: 0.0,
+            deadline_seconds: 0.0,
+            rate: 0.0,
+            raised: false,
+            leaves_none,
+        };
+        for selection in target.selections() {
+            let one = self.control.forecast(selection, terms);
+            sum.connections += one.members;
+            sum.seconds = sum.seconds.max(one.lasts.as_secs_f64());
+            sum.deadline_seconds = sum.deadline_seconds.max(one.deadline.as_secs_f64());
+            sum.rate += one.rate;
+            sum.raised |= one.raised;
+        }
+        sum
+    }
+
+    fn resume(&self, name: &str, body: &[u8], peer: &str) -> Result<Answer, Answer> {
         let pool = self.pool(name)?;
         let body = parse(body)?;
-        let target = target(pool.clone(), body.server.as_deref())?;
-        target
-            .servers()
-            .iter()
-            .for_each(|server| pool.set_drained(server, false));
-        let concerned = |selection| match (selection, &target.server) {
-            (Selection::Server { upstream, server }, Some(only)) => {
-                upstream == pool.index && server == only.number
+        let target = match target(pool.clone(), body.server.as_deref()) {
+            // A server that the configuration does not have can be resumed, too.
+            Err(_)
+                if pool
+                    .absent_intents()
+                    .iter()
+                    .any(|intent| intent.server == body.server) =>
+            {
+                Target {
+                    pool: pool.clone(),
+                    name: body.server.clone(),
+                    servers: Vec::new(),
+                }
+            }
+            found => found?,
+        };
+        let by = requester(peer, body.by.as_deref())?;
+        let concerned = |selection| match (selection, &target.name) {
+            (Selection::Server { upstream, server }, Some(_)) => {
+                upstream == pool.index && target.servers.iter().any(|of| of.number == server)
             }
             // The others of a drain of all are still drained.
             (_, Some(_)) => false,
@@ -207,38 +259,74 @@ impl Drains {
         let running = self.control.drains().into_iter().filter(|(_, progress)| {
             progress.state == State::Running && concerned(progress.selection)
         });
-        let cancelled = running.filter(|(id, _)| self.control.cancel(*id)).count();
-        Ok(ok(&Resumed {
-            cancelled,
-            servers: self.servers_of(&pool),
-        }))
+        let running: Vec<DrainId> = running.map(|(id, _)| id).collect();
+        Ok(self.let_in(&pool, &[target.name], &running, &by))
     }
 
     /// Ends what is under way; a server whose drain has ended stays out until it is resumed.
-    fn cancel(&self, name: &str) -> Result<Answer, Answer> {
+    fn cancel(&self, name: &str, peer: &str) -> Result<Answer, Answer> {
         let pool = self.pool(name)?;
         let running = self.control.drains().into_iter().filter(|(_, progress)| {
             progress.state == State::Running && upstream_of(progress.selection) == Some(pool.index)
         });
-        let mut cancelled = 0;
-        for (id, progress) in running {
-            cancelled += usize::from(self.control.cancel(id));
-            if progress.cause == Cause::Operator {
-                let members = pool.members();
-                let concerned = members
-                    .servers
-                    .iter()
-                    .filter(|known| match progress.selection {
-                        Selection::Server { server, .. } => known.number == server,
-                        _ => true,
-                    });
-                concerned.for_each(|server| pool.set_drained(server, false));
+        let running: Vec<_> = running.collect();
+        let members = pool.members();
+        let name_of = |selection| match selection {
+            Selection::Server { server, .. } => {
+                let mut all = members.all();
+                let found = all.find(|known| known.number == server);
+                found.map(|server| server.address.to_string())
             }
+            _ => None,
+        };
+        let drained = running
+            .iter()
+            .filter(|(_, progress)| progress.cause == Cause::Operator);
+        let names: Vec<Option<String>> = drained
+            .map(|(_, progress)| name_of(progress.selection))
+            .collect();
+        let ids: Vec<DrainId> = running.iter().map(|(id, _)| *id).collect();
+        Ok(self.let_in(&pool, &names, &ids, peer))
+    }
+
+    /// Resumes the servers of these names (`None`: all of them), and cancels these drains.
+    fn let_in(
+        &self,
+        pool: &Arc<Pool>,
+        names: &[Option<String>],
+        drains: &[DrainId],
+        by: &str,
+    ) -> Answer {
+        let up = || -> Vec<String> {
+            let members = pool.members();
+            let up = members
+                .servers
+                .iter()
+                .filter(|server| server.state() == ServerState::Up);
+            up.map(|server| server.address.to_string()).collect()
+        };
+        let before = up();
+        let mut notes = Vec::new();
+        for name in names {
+            let kept = pool.resume(name.as_deref());
+            notes.extend(kept.err().map(|error| not_kept(&error)));
+            let members = pool.members();
+            let is_meant =
+                |server: &&Arc<Server>| name.as_deref().is_none_or(|name| server.is_named(name));
+            let meant = members.servers.iter().filter(is_meant);
+            meant.for_each(|server| pool.lift_ejection(server));
+            let server = name.as_deref().unwrap_or("all");
+            tracing::info!(upstream = pool.name, server, by, "an operator resumes");
         }
-        Ok(ok(&Resumed {
+        let cancelled = drains.iter().filter(|id| self.control.cancel(**id)).count();
+        let mut resumed = up();
+        resumed.retain(|address| !before.contains(address));
+        ok(&Resumed {
+            resumed,
             cancelled,
-            servers: self.servers_of(&pool),
-        }))
+            servers: self.servers_of(pool),
+            notes,
+        })
     }
 
     fn show(&self, pool: &Pool) -> Answer {
@@ -260,8 +348,12 @@ impl Drains {
             queue_p99_seconds: pool.wait_p99().map(|wait| wait.as_secs_f64()),
             servers: self.servers_of(pool),
             drains: self.drains_of(pool),
+            unresolved: pool.unresolved(),
+            absent: pool.absent_intents().into_iter().map(absent).collect(),
         };
         ok(&Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_seconds: self.started.elapsed().as_secs(),
             upstreams: pools.iter().map(upstream).collect(),
         })
     }
@@ -273,6 +365,7 @@ impl Drains {
             bodies::Server {
                 address: server.address.to_string(),
                 state: server.state().label().to_owned(),
+                out: server.out().map(bodies::Out::from),
                 connections: self.connections(pool, server),
                 handshakes: Handshakes {
                     under_way: admission.under_way,
@@ -352,28 +445,18 @@ impl Drains {
     }
 }
 
-fn target(pool: Arc<Pool>, server: Option<&str>) -> Result<Target, Answer> {
-    let Some(server) = server else {
-        return Ok(Target { pool, server: None });
-    };
-    let servers = pool.members().servers.clone();
-    let addresses: Vec<String> = servers
-        .iter()
-        .map(|server| server.address.to_string())
-        .collect();
-    match addresses.iter().position(|address| address == server) {
-        Some(index) => Ok(Target {
-            pool,
-            server: Some(servers[index].clone()),
-        }),
-        None => {
-            let failure = Failure {
-                error: format!("upstream `{}` has no server `{server}`", pool.name),
-                servers: Some(addresses),
-                ..Failure::default()
-            };
-            Err(answer(StatusCode::NOT_FOUND, &failure))
-        }
+fn not_kept(error: &std::io::Error) -> String {
+    tracing::error!(%error, "the drained servers cannot be written to `state_file`");
+    format!(
+        "this is in force, but a restart of wsgate forgets it: `state_file` cannot be written: {error}"
+    )
+}
+
+fn absent(intent: Intent) -> bodies::Absent {
+    bodies::Absent {
+        address: intent.server.clone().unwrap_or_default(),
+        for_seconds: intent.age().as_secs(),
+        by: intent.by,
     }
 }
 
@@ -400,7 +483,7 @@ fn upstream_of(selection: Selection) -> Option<u32> {
     }
 }
 
-fn bad_request(message: &str) -> Answer {
+pub(super) fn bad_request(message: &str) -> Answer {
     failure(StatusCode::BAD_REQUEST, message)
 }
 
@@ -410,169 +493,4 @@ fn not_allowed(methods: &str) -> Answer {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::deploy::Settings;
-    use crate::transport::address::Address;
-    use crate::upstream::settings::Upstream;
-    use serde_json::{Value, json};
-    use std::time::Duration;
-
-    fn drains() -> Drains {
-        let servers = vec![Address::Unix("/a".into()), Address::Unix("/b".into())];
-        Drains::new(
-            Control::new(Settings::default(), Arc::default()),
-            Arc::new(Pools::new(&[Upstream::new("chat", servers)])),
-        )
-    }
-
-    fn is_drained(drains: &Drains, server: usize) -> bool {
-        drains.pools.current()[0].members().servers[server].is_drained()
-    }
-
-    fn ask(drains: &Drains, request: &str, body: &str) -> (u16, Value) {
-        let (method, path) = request.split_once(' ').expect("a method and a path");
-        let method = method.parse().expect("a method");
-        let (status, body) = drains
-            .answer(&method, path, body.as_bytes())
-            .expect("an endpoint");
-        (status.as_u16(), body)
-    }
-
-    #[tokio::test]
-    async fn a_server_is_drained_and_resumed() {
-        let drains = drains();
-        let place = |server| crate::drain::Place {
-            upstream: 0,
-            server,
-            generation: 0,
-        };
-        let members = [
-            drains.control.enroll(place(0), Duration::ZERO),
-            drains.control.enroll(place(1), Duration::ZERO),
-        ];
-        let (status, body) = ask(
-            &drains,
-            "POST /v1/upstreams/chat/drain",
-            r#"{"server": "unix:/a", "over": "30s"}"#,
-        );
-        assert_eq!((status, &body["drain"]["total"]), (202, &json!(1)));
-        let (_, status) = ask(&drains, "GET /v1/status", "");
-        let servers = &status["upstreams"][0]["servers"];
-        let handshakes =
-            json!({ "under_way": 0, "limit": 20, "per_second": 0.0, "known_rate": null });
-        for (server, address, state) in [(0, "unix:/a", "draining"), (1, "unix:/b", "up")] {
-            let expected = json!({
-                "address": address, "state": state, "connections": 1, "handshakes": handshakes,
-            });
-            assert_eq!(servers[server], expected);
-        }
-        let (_, shown) = ask(&drains, "GET /v1/upstreams/chat/drain", "");
-        assert_eq!(shown["drains"][0]["state"], "running");
-        let (status, body) = ask(
-            &drains,
-            "POST /v1/upstreams/chat/resume",
-            r#"{"server": "unix:/a"}"#,
-        );
-        assert_eq!((status, &body["cancelled"]), (200, &json!(1)));
-        assert!(!is_drained(&drains, 0));
-        drop(members);
-    }
-
-    #[tokio::test]
-    async fn what_is_drained_already_is_said() {
-        let drains = drains();
-        assert_eq!(ask(&drains, "POST /v1/upstreams/chat/drain", "").0, 202);
-        let (status, body) = ask(&drains, "POST /v1/upstreams/chat/drain", "{}");
-        assert_eq!(status, 200);
-        assert!(
-            body["message"]
-                .as_str()
-                .is_some_and(|message| message.contains("already")),
-            "{body}"
-        );
-        assert_eq!(ask(&drains, "DELETE /v1/upstreams/chat/drain", "").0, 200);
-        assert!(
-            is_drained(&drains, 0) && is_drained(&drains, 1),
-            "their drain has ended"
-        );
-        assert_eq!(ask(&drains, "POST /v1/upstreams/chat/resume", "").0, 200);
-        assert!(!is_drained(&drains, 0) && !is_drained(&drains, 1));
-    }
-
-    #[tokio::test]
-    async fn a_deploy_takes_no_server_out_and_a_dry_run_does_nothing() {
-        let drains = drains();
-        let place = crate::drain::Place {
-            upstream: 0,
-            server: 0,
-            generation: 0,
-        };
-        let member = drains.control.enroll(place, Duration::ZERO);
-        let (status, body) = ask(
-            &drains,
-            "POST /v1/upstreams/chat/deploy",
-            r#"{"dry_run": true, "rate": 1}"#,
-        );
-        assert_eq!((status, &body["forecast"]["connections"]), (200, &json!(1)));
-        assert_eq!(drains.control.drains().len(), 0);
-        assert_eq!(ask(&drains, "POST /v1/upstreams/chat/deploy", "").0, 202);
-        assert!(!is_drained(&drains, 0));
-        drop(member);
-    }
-
-    #[tokio::test]
-    async fn bad_requests_say_what_is_wrong() {
-        let drains = drains();
-        for (request, body, status, says) in [
-            ("POST /v1/upstreams/chta/drain", "", 404, "chat"),
-            (
-                "POST /v1/upstreams/chat/drain",
-                r#"{"server": "c:3"}"#,
-                404,
-                "unix:/b",
-            ),
-            (
-                "POST /v1/upstreams/chat/drain",
-                "{\"over\": ",
-                400,
-                "line 1 column 9",
-            ),
-            (
-                "POST /v1/upstreams/chat/drain",
-                r#"{"ovr": "30s"}"#,
-                400,
-                "unknown field `ovr`",
-            ),
-            (
-                "POST /v1/upstreams/chat/drain",
-                r#"{"over": "30"}"#,
-                400,
-                "`30` is not a duration; write",
-            ),
-            (
-                "POST /v1/upstreams/chat/drain",
-                r#"{"over": "3s", "rate": 2}"#,
-                400,
-                "two paces",
-            ),
-            (
-                "POST /v1/upstreams/chat/drain",
-                r#"{"rate": 0}"#,
-                400,
-                "above 0",
-            ),
-            ("PUT /v1/upstreams/chat/drain", "", 405, "GET, POST, DELETE"),
-            ("GET /v1/upstreams/chat/resume", "", 405, "POST"),
-            ("POST /v1/status", "", 405, "GET"),
-        ] {
-            let (got, answer) = ask(&drains, request, body);
-            assert_eq!(got, status, "{request} {body}: {answer}");
-            assert!(
-                answer.to_string().contains(says),
-                "{request} {body}: {answer}"
-            );
-        }
-        assert!(!is_drained(&drains, 0), "nothing has changed");
-    }
-}
+mod tests;

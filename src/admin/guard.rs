@@ -23,6 +23,7 @@ pub(super) const HEADER: &str = "X-Wsgate";
 pub(super) struct Guard {
     access: Access,
     metrics_token: bool,
+    pub ready_needs_servers: bool,
     /// Names by which the listener is asked, in lower case.
     names: Vec<String>,
 }
@@ -57,6 +58,7 @@ impl Guard {
         Guard {
             access: Access::of(settings),
             metrics_token: settings.metrics_token,
+            ready_needs_servers: settings.ready_needs_servers,
             names,
         }
     }

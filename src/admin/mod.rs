@@ -12,6 +12,7 @@ mod drains;
 mod guard;
 mod names;
 mod request;
+mod target;
 
 pub use client::Client;
 pub use drains::Drains;
@@ -44,6 +45,8 @@ pub struct Settings {
     pub hosts: Vec<String>,
     /// The mode of the Unix socket.
     pub socket_mode: u32,
+    /// `/readyz` answers 503 while an upstream has no server that takes connections.
+    pub ready_needs_servers: bool,
 }
 
 /// A secret that is never shown.
@@ -77,6 +80,7 @@ impl Default for Settings {
             metrics_token: false,
             hosts: Vec::new(),
             socket_mode: 0o600,
+            ready_needs_servers: false,
         }
     }
 }
@@ -161,8 +165,8 @@ impl Admin {
         json(&self::answer(status, &answer))
     }
 
-    /// Answers a request that may be answered.
-    async fn serve(&self, request: &Request, body: &[u8]) -> Response<Vec<u8>> {
+    /// Answers a request that may be answered. `peer` is who asks, for the log.
+    async fn serve(&self, request: &Request, body: &[u8], peer: &str) -> Response<Vec<u8>> {
         let (method, path) = (&request.method, request.path.as_str());
         if !request.is_api() {
             return self.answer(method, path);
@@ -174,12 +178,30 @@ impl Admin {
             Method::HEAD => &Method::GET,
             _ => method,
         };
-        match self.drains.answer(as_read, path, body) {
+        match self.drains.answer(as_read, path, body, peer) {
             Some(answer) => json(&answer),
             None => {
                 let error = format!("nothing is served here; {ENDPOINTS}");
                 json(&failure(StatusCode::NOT_FOUND, &error))
             }
+        }
+    }
+
+    fn readiness(&self) -> Response<Vec<u8>> {
+        let unavailable = |sentence: &str| text(StatusCode::SERVICE_UNAVAILABLE, sentence);
+        if !self.ready.load(Ordering::Relaxed) {
+            return unavailable("not ready");
+        }
+        let without = match self.guard.read().ready_needs_servers {
+            true => self.drains.upstreams_without_servers(),
+            false => Vec::new(),
+        };
+        match without.as_slice() {
+            [] => text(StatusCode::OK, "ready"),
+            names => unavailable(&format!(
+                "no server takes connections: {}",
+                names.join(", ")
+            )),
         }
     }
 
@@ -201,8 +223,7 @@ impl Admin {
                 self.metrics.render(),
             ),
             "/healthz" => text(StatusCode::OK, "ok"),
-            "/readyz" if self.ready.load(Ordering::Relaxed) => text(StatusCode::OK, "ready"),
-            "/readyz" => text(StatusCode::SERVICE_UNAVAILABLE, "not ready"),
+            "/readyz" => self.readiness(),
             _ => text(StatusCode::NOT_FOUND, ENDPOINTS),
         }
     }

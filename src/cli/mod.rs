@@ -1,9 +1,15 @@
 //! The command line.
 
-mod operate;
+mod drain;
+mod reload;
+mod resume;
+mod show;
+mod status;
+mod target;
 
 use crate::config::Config;
 use crate::server::{Gateway, Inherited};
+use crate::stdout::say;
 use crate::{demo, log};
 use clap::{Args, Parser, Subcommand};
 use std::fmt;
@@ -29,15 +35,15 @@ enum Command {
         config: PathBuf,
     },
     /// Take a server, or a whole upstream, out: its clients are told to reconnect at a pace, new ones go elsewhere.
-    Drain(operate::Drain),
+    Drain(drain::Drain),
     /// Tell everybody connected to an upstream to reconnect, at a pace, because what is behind its address has changed.
-    Deploy(operate::Drain),
+    Deploy(drain::Drain),
     /// Let drained servers in again.
-    Resume(operate::Resume),
+    Resume(resume::Resume),
     /// Have the configuration read again; exit status 1 where it is not good, and then nothing has changed.
-    Reload(operate::Reload),
-    /// Show upstreams, servers, connections and drains.
-    Status(operate::Status),
+    Reload(reload::Reload),
+    /// Show upstreams, servers, connections and drains; exit status 1 where an upstream has no server.
+    Status(status::Status),
     /// Run the proxy in front of backends of its own, on free ports, and show what it does.
     Demo {
         /// End after the tour: status 0 if everything was as announced.
@@ -141,7 +147,7 @@ fn check(file: &Path) -> ExitCode {
             }
             let (listeners, routes) = (config.proxy.listeners.len(), config.proxy.routes.len());
             let upstreams = config.proxy.upstreams.len();
-            println!(
+            say!(
                 "{}: good; listeners: {listeners}, routes: {routes}, upstreams: {upstreams}",
                 file.display()
             );

@@ -40,6 +40,9 @@ impl Reader<'_> {
             metrics_token,
             hosts: self.admin_hosts(&written.hosts)?,
             socket_mode: self.socket_mode(written.socket_mode, default.socket_mode)?,
+            ready_needs_servers: written
+                .ready_needs_servers
+                .unwrap_or(default.ready_needs_servers),
             listen,
         })
     }

@@ -15,6 +15,7 @@ use crate::edge::settings::{Client, ForwardedHeader, Listener, Settings};
 use crate::limit::clients::AddressLimits;
 use crate::service::Owner;
 use crate::transport::address::Address;
+use crate::upstream::state_file::StateFile;
 use crate::{deploy, log};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -46,6 +47,7 @@ pub(super) fn of(file: File, source: Source<'_>, before: Option<&Config>) -> Res
     let threads = reader.whole(file.threads, 0, 0..=1024, "threads")?;
     let owner = reader.owner(file.user, file.group)?;
     let upgrade_socket = reader.upgrade_socket(file.upgrade_socket)?;
+    let state_file = reader.state_file(file.state_file)?;
     let log = log_settings(&file.log.0);
     let admin_line = file
         .admin
@@ -101,6 +103,7 @@ pub(super) fn of(file: File, source: Source<'_>, before: Option<&Config>) -> Res
         threads: threads as usize,
         owner,
         upgrade_socket,
+        state_file,
         warnings,
     })
 }
@@ -179,6 +182,28 @@ impl Reader<'_> {
         }
     }
 
+    fn state_file(&self, written: Option<Spanned<String>>) -> Result<StateFile, Error> {
+        let Some(path) = written else {
+            return Ok(StateFile::default());
+        };
+        match path.get_ref().as_str() {
+            "unit" => return Ok(StateFile::Unit),
+            "off" => return Ok(StateFile::Off),
+            _ => {}
+        }
+        let file = PathBuf::from(path.get_ref());
+        if file.is_absolute() && file.file_name().is_some() {
+            return Ok(StateFile::At(file));
+        }
+        let message = format!(
+            "`{}` is not the path of a file",
+            path.get_ref().escape_debug()
+        );
+        let help =
+            "write it from the root on, \"/var/lib/wsgate/state.json\", or \"unit\" or \"off\"";
+        Err(self.source.error(path.span(), message, help))
+    }
+
     fn drain(&self, written: written::Drain) -> Result<deploy::Settings, Error> {
         let default = deploy::Settings::default();
         let terms = default.terms;
@@ -226,6 +251,9 @@ impl Reader<'_> {
                 .shutdown_deadline
                 .map_or(default.shutdown_deadline, |time| time.0),
             lame_duck: written.lame_duck.map_or(default.lame_duck, |wait| wait.0),
+            remind_after: written
+                .remind_after
+                .map_or(default.remind_after, |wait| wait.0),
         })
     }
 

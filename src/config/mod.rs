@@ -25,6 +25,7 @@ use crate::edge::settings::{Client, Listener, Route, Settings};
 use crate::service::Owner;
 use crate::transport::address::Address;
 use crate::upstream::settings::Upstream;
+use crate::upstream::state_file::StateFile;
 use crate::{deploy, log};
 use error::Source;
 use std::io;
@@ -47,6 +48,8 @@ pub struct Config {
     pub owner: Option<Owner>,
     /// Where a new process takes the listeners over; `None`: it does not.
     pub upgrade_socket: Option<PathBuf>,
+    /// Where the drains of operators are kept.
+    pub state_file: StateFile,
     /// Settings that are allowed but probably not meant.
     pub warnings: Vec<String>,
 }
@@ -204,6 +207,7 @@ impl Config {
             threads: 0,
             owner: None,
             upgrade_socket: None,
+            state_file: StateFile::default(),
             warnings,
         })
     }

@@ -64,7 +64,10 @@ fn the_reference_names_every_key() {
             .unwrap();
         for key in keys {
             let is_table = match table {
-                "" => !matches!(key, "threads" | "user" | "group" | "upgrade_socket"),
+                "" => !matches!(
+                    key,
+                    "threads" | "user" | "group" | "upgrade_socket" | "state_file"
+                ),
                 _ => matches!(key, "health" | "tls"),
             };
             let documented = if is_table && !table.is_empty() {

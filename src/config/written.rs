@@ -19,6 +19,7 @@ pub(super) struct File {
     pub user: Option<Spanned<String>>,
     pub group: Option<Spanned<String>>,
     pub upgrade_socket: Option<Spanned<String>>,
+    pub state_file: Option<Spanned<String>>,
     #[serde(default)]
     pub log: Table<Log>,
     #[serde(default)]
@@ -68,6 +69,7 @@ pub(super) struct Admin {
     #[serde(default)]
     pub hosts: Vec<Spanned<String>>,
     pub socket_mode: Option<Spanned<String>>,
+    pub ready_needs_servers: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -83,6 +85,7 @@ pub(super) struct Drain {
     pub upstream_idle: Option<Time>,
     pub shutdown_deadline: Option<Time>,
     pub lame_duck: Option<Wait>,
+    pub remind_after: Option<Wait>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]

@@ -10,6 +10,7 @@ mod tour;
 use crate::config::Config;
 use crate::log;
 use crate::server::Gateway;
+use crate::stdout::say;
 use std::io;
 use std::process::ExitCode;
 
@@ -55,7 +56,7 @@ fn start(once: bool) -> io::Result<ExitCode> {
             // There is nothing to wind up: all that runs is this demo.
             std::process::exit(i32::from(!good));
         }
-        println!("It runs until Ctrl-C: open the page, or try a client of your own.");
+        say!("It runs until Ctrl-C: open the page, or try a client of your own.");
         // Keeps the backends alive.
         runtime.block_on(std::future::pending::<()>());
     });

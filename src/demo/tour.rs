@@ -2,6 +2,7 @@
 
 use super::peer::{Peer, Received, read_head};
 use crate::frame::Opcode;
+use crate::stdout::say;
 use bytes::BytesMut;
 use std::fmt::Write;
 use std::io;
@@ -75,14 +76,14 @@ impl Tour {
     /// Prints what the user can try.
     pub(super) fn introduce(&self, backends: &[String]) {
         let Tour { gateway, admin, .. } = self;
-        println!(
+        say!(
             "wsgate {} in front of two echo backends ({})\n",
             env!("CARGO_PKG_VERSION"),
             backends.join(", ")
         );
-        println!("  page       http://{gateway}/   (open it in a browser)");
-        println!("  WebSocket  ws://{gateway}/ws");
-        println!("  metrics    http://{admin}/metrics\n");
+        say!("  page       http://{gateway}/   (open it in a browser)");
+        say!("  WebSocket  ws://{gateway}/ws");
+        say!("  metrics    http://{admin}/metrics\n");
     }
 
     /// Takes the tour and says whether everything was as announced.
@@ -98,7 +99,7 @@ impl Tour {
                 other => good &= failed(other),
             }
         }
-        println!(
+        say!(
             "{}",
             if good {
                 "Everything was as announced.\n"
@@ -111,10 +112,10 @@ impl Tour {
 
     async fn good_client(&self) -> io::Result<bool> {
         const TEXT: &str = "Grüße, 世界 🌍";
-        println!("1. A good client");
+        say!("1. A good client");
         let mut client = Peer::connect(&self.gateway).await?;
         let sent = client.send(Opcode::Text, TEXT.as_bytes()).await?;
-        println!("   client sends     {}", hex(&sent));
+        say!("   client sends     {}", hex(&sent));
         let answer = client
             .receive()
             .await?
@@ -123,8 +124,8 @@ impl Tour {
             .heard
             .recv_timeout(PATIENCE)
             .map_err(io::Error::other)?;
-        println!("   backend gets     {}", arrived.describe());
-        println!("   client gets      {}", answer.describe());
+        say!("   backend gets     {}", arrived.describe());
+        say!("   client gets      {}", answer.describe());
         client.send(Opcode::Close, &1000u16.to_be_bytes()).await?;
         let close = client
             .receive()
@@ -134,22 +135,22 @@ impl Tour {
             .heard
             .recv_timeout(PATIENCE)
             .map_err(io::Error::other)?;
-        println!("   and at the end   {}, on both sides", close.describe());
+        say!("   and at the end   {}, on both sides", close.describe());
         let same = answer.payload == TEXT.as_bytes() && arrived.payload == TEXT.as_bytes();
         Ok(same && close.close_code() == Some(1000) && closed.close_code() == Some(1000))
     }
 
     async fn step(&self, number: usize, step: &Step) -> io::Result<bool> {
-        println!("{number}. {}", step.title);
+        say!("{number}. {}", step.title);
         let before = self.metric(step.metric).await?;
         let mut client = Peer::connect(&self.gateway).await?;
         let sent = client.send(Opcode::Text, step.sends).await?;
-        println!("   client sends     {}", hex(&sent));
+        say!("   client sends     {}", hex(&sent));
         let close = client
             .receive()
             .await?
             .ok_or(io::ErrorKind::UnexpectedEof)?;
-        println!("   client gets      {}", close.describe());
+        say!("   client gets      {}", close.describe());
         // A client answers a Close with its own (RFC 6455 §5.5.1).
         client
             .send(Opcode::Close, &close.payload[..2.min(close.payload.len())])
@@ -162,7 +163,7 @@ impl Tour {
                 .recv_timeout(PATIENCE)
                 .map_err(io::Error::other)?;
             as_announced &= command.payload == step.sends;
-            println!("   backend gets     {}", command.describe());
+            say!("   backend gets     {}", command.describe());
         }
         if let Some(code) = step.backend_gets {
             let closed = self
@@ -174,13 +175,13 @@ impl Tour {
             } else {
                 ""
             };
-            println!("   backend gets     {}{only}", closed.describe());
+            say!("   backend gets     {}{only}", closed.describe());
             as_announced &= closed.close_code() == Some(code);
         } else {
-            println!("   backend gets     nothing: it is gone");
+            say!("   backend gets     nothing: it is gone");
         }
         let after = self.metric(step.metric).await?;
-        println!("   metric           {} {before} -> {after}", step.metric);
+        say!("   metric           {} {before} -> {after}", step.metric);
         Ok(as_announced && after == before + 1)
     }
 
@@ -204,7 +205,7 @@ impl Tour {
 }
 
 fn print_result(as_announced: bool) -> bool {
-    println!(
+    say!(
         "   {}\n",
         if as_announced {
             "as announced"
@@ -217,8 +218,8 @@ fn print_result(as_announced: bool) -> bool {
 
 fn failed(result: Result<io::Result<bool>, tokio::time::error::Elapsed>) -> bool {
     match result {
-        Ok(Err(error)) => println!("   FAILED: {error}\n"),
-        _ => println!("   FAILED: nothing happened for {} s\n", PATIENCE.as_secs()),
+        Ok(Err(error)) => say!("   FAILED: {error}\n"),
+        _ => say!("   FAILED: nothing happened for {} s\n", PATIENCE.as_secs()),
     }
     false
 }

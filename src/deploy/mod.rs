@@ -39,6 +39,8 @@ pub struct Settings {
     pub shutdown_deadline: Duration,
     /// How long wsgate goes on accepting after it was told to end, so that balancers in front of it notice.
     pub lame_duck: Duration,
+    /// The log is reminded of a server that an operator drained after this time, and each time that it has passed again; zero: never.
+    pub remind_after: Duration,
 }
 
 impl Default for Settings {
@@ -53,6 +55,7 @@ impl Default for Settings {
             restart: RestartThreshold::default(),
             shutdown_deadline: Duration::from_secs(25),
             lame_duck: Duration::ZERO,
+            remind_after: Duration::from_secs(3600),
         }
     }
 }

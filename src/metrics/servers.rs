@@ -30,6 +30,8 @@ pub struct ServerFigures {
     pub states: &'static [&'static str],
     /// WebSocket connections to it.
     pub connections: usize,
+    /// Seconds since an operator drained it; 0 where nobody did.
+    pub drained_seconds: f64,
     /// Handshakes under way.
     pub handshakes: u64,
     /// The bound on handshakes under way.
@@ -91,6 +93,7 @@ struct Series {
     away: IntGaugeVec,
     state: IntGaugeVec,
     connections: IntGaugeVec,
+    drained: GaugeVec,
     handshakes: IntGaugeVec,
     handshake_limit: IntGaugeVec,
     known_rate: GaugeVec,
@@ -123,6 +126,13 @@ impl Series {
                 "WebSocket connections to a server.",
                 &SERVER,
             )?,
+            drained: GaugeVec::new(
+                Opts::new(
+                    "wsgate_server_drained_seconds",
+                    "Seconds since an operator drained a server; 0 where it is not drained.",
+                ),
+                &SERVER,
+            )?,
             handshakes: gauges(
                 "wsgate_server_handshakes",
                 "Handshakes with a server that are under way.",
@@ -143,12 +153,13 @@ impl Series {
         })
     }
 
-    fn all(&self) -> [&dyn Collector; 7] {
+    fn all(&self) -> [&dyn Collector; 8] {
         [
             &self.queued,
             &self.away,
             &self.state,
             &self.connections,
+            &self.drained,
             &self.handshakes,
             &self.handshake_limit,
             &self.known_rate,
@@ -174,6 +185,8 @@ impl Series {
                 series.with_label_values(&labels).set(value);
             };
             set(&self.connections, server.connections as i64);
+            let drained = self.drained.with_label_values(&labels);
+            drained.set(server.drained_seconds);
             set(&self.handshakes, server.handshakes as i64);
             set(&self.handshake_limit, server.handshake_limit as i64);
             if let Some(rate) = server.known_rate {

@@ -7,6 +7,7 @@ use crate::deploy::{Control, Settings, Target, Trigger};
 use crate::drain::{Cause, Pace, Selection, Terms};
 use crate::edge::connections::ConnectionHandler;
 use crate::service;
+use crate::upstream::Pools;
 use async_trait::async_trait;
 use pingora::server::{ShutdownSignal, ShutdownSignalWatch};
 use std::io;
@@ -22,6 +23,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 /// The parts of the process that end.
 pub(super) struct Ending {
     pub control: Arc<Control>,
+    pub pools: Arc<Pools>,
     pub gate: Listeners<ConnectionHandler>,
     pub admin: Option<Listeners<Admin>>,
     /// The answer of `/readyz`.
@@ -55,9 +57,11 @@ impl Ending {
         if let Some(admin) = &self.admin {
             sockets.extend(admin.sockets());
         }
+        let intents = self.pools.intents().all();
         // The hand-over waits for the other process.
         let handed =
-            tokio::task::spawn_blocking(move || handover::hand_over(&path, &sockets)).await;
+            tokio::task::spawn_blocking(move || handover::hand_over(&path, &sockets, &intents))
+                .await;
         let failure = match handed {
             Ok(Ok(())) => None,
             Ok(Err(error)) => Some(error.to_string()),

@@ -11,6 +11,7 @@
 //! used: it is not confirmed, takes 32 sockets at most, gives them to any process that listens at the path, and panics if the path
 //! cannot be bound. Here both processes must belong to the same user.
 
+use crate::upstream::intents::Intent;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg, sockopt,
@@ -64,6 +65,8 @@ impl std::error::Error for HandoverError {
 pub struct Inherited {
     /// Listening sockets by the name of their address.
     pub(super) sockets: Vec<(String, OwnedFd)>,
+    /// The servers that operators drained.
+    pub(super) intents: Vec<Intent>,
     old: UnixStream,
 }
 
@@ -103,11 +106,16 @@ impl Inherited {
             old.set_read_timeout(Some(ANSWER))?;
             old.set_write_timeout(Some(ANSWER))?;
             check_user(&old, owner)?;
-            receive_sockets(&old)
+            let sockets = receive_sockets(&old)?;
+            Ok((sockets, receive_intents(&old)?))
         };
-        let sockets =
+        let (sockets, intents) =
             receive().map_err(wrong("the old process did not hand its listeners over"))?;
-        Ok(Inherited { sockets, old })
+        Ok(Inherited {
+            sockets,
+            intents,
+            old,
+        })
     }
 
     /// Tells the old process that this one serves.
@@ -127,6 +135,7 @@ const CONFIRMED: u8 = b'1';
 pub(super) fn hand_over(
     path: &Path,
     sockets: &[(String, Arc<OwnedFd>)],
+    intents: &[Intent],
 ) -> Result<(), HandoverError> {
     let wrong = |what| {
         move |source| HandoverError {
@@ -143,6 +152,7 @@ pub(super) fn hand_over(
         new.set_write_timeout(Some(ANSWER))?;
         check_user(&new, None)?;
         send_sockets(&mut new, sockets)?;
+        send_intents(&mut new, intents)?;
         let mut answer = [0];
         new.read_exact(&mut answer)
     };
@@ -193,6 +203,24 @@ fn send_sockets(new: &mut UnixStream, sockets: &[(String, Arc<OwnedFd>)]) -> io:
         SendFlags::NOSIGNAL,
     )?;
     new.write_all(names.as_bytes())
+}
+
+/// Length and JSON.
+fn send_intents(new: &mut UnixStream, intents: &[Intent]) -> io::Result<()> {
+    let text = serde_json::to_vec(intents)?;
+    let length = u32::try_from(text.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    new.write_all(&length.to_be_bytes())?;
+    new.write_all(&text)
+}
+
+fn receive_intents(mut old: &UnixStream) -> io::Result<Vec<Intent>> {
+    let mut length = [0; 4];
+    old.read_exact(&mut length)?;
+    let mut text = Vec::new();
+    let length = u64::from(u32::from_be_bytes(length));
+    // What is announced is read as it comes, and takes memory only then.
+    old.take(length).read_to_end(&mut text)?;
+    Ok(serde_json::from_slice(&text)?)
 }
 
 fn receive_sockets(mut old: &UnixStream) -> io::Result<Vec<(String, OwnedFd)>> {
@@ -265,9 +293,15 @@ mod tests {
             let path = path.clone();
             move || Inherited::receive(&path, None)
         });
+        let intents = [Intent {
+            upstream: "chat".to_owned(),
+            server: None,
+            since: 1,
+            by: "alice".to_owned(),
+        }];
         let old = thread::spawn({
-            let path = path.clone();
-            move || hand_over(&path, &sockets)
+            let (path, intents) = (path.clone(), intents.clone());
+            move || hand_over(&path, &sockets, &intents)
         });
         let inherited = new.join().expect("no panic").expect("it is handed over");
         let names: Vec<_> = inherited
@@ -276,6 +310,7 @@ mod tests {
             .map(|(name, _)| name.clone())
             .collect();
         assert_eq!(names, [address.to_string(), "unix:/a b".to_owned()]);
+        assert_eq!(inherited.intents, intents);
         assert!(!old.is_finished(), "it waits for the confirmation");
         let mut sockets = Vec::new();
         let mut inherited = inherited;
@@ -297,7 +332,7 @@ mod tests {
             let path = path.clone();
             move || Inherited::receive(&path, None).map(drop)
         });
-        let error = hand_over(&path, &[]).expect_err("it went away");
+        let error = hand_over(&path, &[], &[]).expect_err("it went away");
         assert!(error.to_string().contains("did not confirm"), "{error}");
         new.join()
             .expect("no panic")

@@ -6,9 +6,11 @@ mod ending;
 mod handover;
 mod listening;
 mod reload;
+mod state;
 
 pub use handover::{HandoverError, Inherited};
 pub use listening::BindError;
+pub use state::StartError;
 
 use crate::admin::{Admin, Drains};
 use crate::config::Config;
@@ -18,7 +20,6 @@ use crate::edge::connections::ConnectionHandler;
 use crate::edge::route::table::Table;
 use crate::metrics::Metrics;
 use crate::service;
-use crate::service::OwnerError;
 use crate::transport::address::Address;
 use crate::upstream::Pools;
 use crate::upstream::discovery::Discovery;
@@ -56,12 +57,12 @@ impl Gateway {
     /// configuration comes from, if it can be reloaded.
     ///
     /// # Errors
-    /// The first one that cannot be bound.
+    /// The first one that cannot be bound; a state that cannot be read.
     pub fn bind(
         config: Config,
         file: Option<PathBuf>,
         mut inherited: Option<Inherited>,
-    ) -> Result<Gateway, BindError> {
+    ) -> Result<Gateway, StartError> {
         raise_file_limit();
         let conf = ServerConf {
             threads: match config.threads {
@@ -77,7 +78,8 @@ impl Gateway {
         let metrics = Arc::new(Metrics::new());
         let ready = Arc::new(AtomicBool::new(false));
         let control = Control::new(config.drain.clone(), metrics.clone());
-        let pools = Arc::new(Pools::new(&config.proxy.upstreams));
+        let intents = Arc::new(state::open(&config, inherited.as_ref())?);
+        let pools = Arc::new(Pools::new(&config.proxy.upstreams, intents));
         control.set_rates(pools.clone());
         let checks = Checks::new(pools.clone(), control.clone(), metrics.clone());
         let discovery = Discovery::new(pools.clone(), control.clone());
@@ -113,6 +115,7 @@ impl Gateway {
         }
         let ending = Ending {
             control: control.clone(),
+            pools: pools.clone(),
             gate: gate.clone(),
             admin: admin.clone(),
             ready,
@@ -143,12 +146,12 @@ impl Gateway {
     /// Gives up what only root may, now that the listeners are bound, where the configuration names a user.
     ///
     /// # Errors
-    /// Where the process may not.
-    pub fn drop_privileges(&self) -> Result<(), OwnerError> {
-        match &self.live.config.owner {
-            Some(owner) => owner.take_over(),
-            None => Ok(()),
+    /// Where the process may not, or its user cannot keep the state.
+    pub fn drop_privileges(&self) -> Result<(), StartError> {
+        if let Some(owner) = &self.live.config.owner {
+            owner.take_over()?;
         }
+        state::check(&self.live.config, self.live.pools.intents())
     }
 
     /// Where clients are accepted, with the ports that were taken where port 0 was asked for.
@@ -169,6 +172,7 @@ impl Gateway {
         let (addresses, admin) = (self.addresses(), self.admin());
         // Before anybody is told that it serves: from here on a signal ends it as it should.
         let ready = self.ending.ready.clone();
+        let (reminding, settings) = (self.ending.pools.clone(), self.ending.control.clone());
         let control = self.ending.control.clone();
         let (signals, hangup) = Signals::new(self.ending)?;
         let (live, asked) = (self.live, self.asked);
@@ -180,6 +184,7 @@ impl Gateway {
                 discovery.run(),
                 relief.run(),
                 live.run(hangup, asked),
+                state::remind(&reminding, &settings),
                 write_suppressed()
             );
         };

@@ -94,6 +94,9 @@ impl Live {
         if config.upgrade_socket != self.config.upgrade_socket {
             notes.push(format!("`upgrade_socket` {later}"));
         }
+        if config.state_file != self.config.state_file {
+            notes.push(format!("`state_file` {later}"));
+        }
         if self.admin.is_none() && config.admin.listen.is_some() {
             notes.push(format!("an admin listener, where there was none, {later}"));
         }
@@ -133,6 +136,7 @@ impl Live {
         log::set_level(config.log.level);
         self.control.apply(config.drain.clone());
         let departures = self.pools.apply(&config.proxy.upstreams);
+        self.pools.lift_ejections();
         let gate = self.gate.app();
         let before = gate.table();
         let table = Table::new(

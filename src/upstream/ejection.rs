@@ -104,7 +104,7 @@ enum Clients {
     #[default]
     None,
     One(ClientNetwork),
-    RestartThreshold,
+    Several,
 }
 
 impl Clients {
@@ -112,7 +112,7 @@ impl Clients {
         *self = match *self {
             Clients::None => Clients::One(client),
             Clients::One(known) if known == client => *self,
-            Clients::One(_) | Clients::RestartThreshold => Clients::RestartThreshold,
+            Clients::One(_) | Clients::Several => Clients::Several,
         };
     }
 }
@@ -224,10 +224,9 @@ impl Ejector {
             ..
         } = *sessions;
         let is_most = u64::from(dropped) * 2 > u64::from(opened.saturating_sub(unclear));
-        let is_one_of_several =
-            dropped_of != Clients::RestartThreshold && opened_by == Clients::RestartThreshold;
-        let is_alone_at_fault = is_one_of_several
-            || (dropped_of != Clients::RestartThreshold && self.has_older_sessions(now));
+        let is_one_of_several = dropped_of != Clients::Several && opened_by == Clients::Several;
+        let is_alone_at_fault =
+            is_one_of_several || (dropped_of != Clients::Several && self.has_older_sessions(now));
         needed.is_some_and(|needed| dropped >= needed)
             && is_most
             && !is_alone_at_fault
@@ -274,8 +273,13 @@ impl Ejector {
         now: Instant,
     ) -> Option<Ejected> {
         self.vouched_until = vouched_until;
-        let ejected = self.last.as_mut().filter(|last| now < last.until)?;
         vouched_until?;
+        self.lift(now)
+    }
+
+    /// Ends the ejection that is in force, and returns it.
+    pub(crate) fn lift(&mut self, now: Instant) -> Option<Ejected> {
+        let ejected = self.last.as_mut().filter(|last| now < last.until)?;
         let lifted = *ejected;
         ejected.until = now;
         self.row = Row::default();

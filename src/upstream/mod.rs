@@ -10,17 +10,19 @@ mod connect;
 pub(crate) mod discovery;
 mod ejection;
 pub(crate) mod health_checks;
+pub mod intents;
 pub(crate) mod plain_connector;
 mod pools;
 mod removed;
 mod server;
 pub mod settings;
+pub mod state_file;
 
 pub(crate) use crate::upstream::connect::{Connected, Unreachable, Wish, warn_unreachable};
 pub use crate::upstream::ejection::{ClientNetwork, Ejected, EjectionReason, SessionEnd};
 pub use crate::upstream::pools::{Departure, Pools};
 pub use crate::upstream::removed::RemovedServers;
-pub use crate::upstream::server::{HealthStatus, Server, ServerPermit, State};
+pub use crate::upstream::server::{HealthStatus, Out, Server, ServerPermit, State};
 
 use crate::admission::ServerAdmission;
 use crate::deploy::{ServerId, UpstreamId};
@@ -29,6 +31,7 @@ use crate::metrics::Metrics;
 use crate::transport::address::Address;
 use crate::upstream::admitting::Admitting;
 use crate::upstream::balance::{Ring, Turns};
+use crate::upstream::intents::Intents;
 use crate::upstream::settings::{Balance, Upstream};
 use parking_lot::{Mutex, RwLock};
 use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
@@ -55,6 +58,8 @@ pub struct Pool {
     admitting: Admitting,
     /// Queued while it is decided whether a server may be ejected.
     ejecting: Mutex<()>,
+    /// What operators said of its servers.
+    intents: Arc<Intents>,
 }
 
 /// A pool as the configuration has it now.
@@ -131,7 +136,7 @@ async fn announce_return(
 
 impl Pool {
     /// The pool of these servers. Those with a name come when it is resolved.
-    pub fn new(settings: Upstream, index: u32) -> Self {
+    pub fn new(settings: Upstream, index: u32, intents: Arc<Intents>) -> Self {
         let pool = Pool {
             name: settings.name.clone(),
             index,
@@ -149,6 +154,7 @@ impl Pool {
             changed: Arc::default(),
             admitting: Admitting::new(settings.admission),
             ejecting: Mutex::new(()),
+            intents,
         };
         pool.update(settings);
         pool
@@ -189,12 +195,6 @@ impl Pool {
     /// As the configuration has it now.
     pub fn members(&self) -> Arc<Members> {
         self.members.read().clone()
-    }
-
-    /// Takes a server out, or lets it in again: who is connected stays, nobody new gets there.
-    pub fn set_drained(&self, server: &Server, drained: bool) {
-        server.set_drained(drained);
-        self.changed.notify_waiters();
     }
 
     /// Sets the result of a server's checks.
@@ -288,10 +288,30 @@ impl Pool {
         let lifted = ejector.handle_check(vouched_until, std::time::Instant::now());
         drop(ejector);
         if let Some(ejected) = lifted {
-            let (upstream, reason) = (self.name.as_str(), ejected.reason.label());
-            tracing::info!(upstream, server = %server.address, reason, "server passes a check and takes connections again");
-            self.changed.notify_waiters();
+            self.handle_lifted(
+                server,
+                ejected,
+                "server passes a check and takes connections again",
+            );
         }
+    }
+
+    /// An operator resumes the server, or reloads the configuration: an ejection ends.
+    pub(crate) fn lift_ejection(&self, server: &Server) {
+        let lifted = server.ejector().lift(std::time::Instant::now());
+        if let Some(ejected) = lifted {
+            self.handle_lifted(
+                server,
+                ejected,
+                "server is not left alone any more, as an operator asks for it",
+            );
+        }
+    }
+
+    fn handle_lifted(&self, server: &Server, ejected: Ejected, message: &str) {
+        let (upstream, reason) = (self.name.as_str(), ejected.reason.label());
+        tracing::info!(upstream, server = %server.address, reason, "{message}");
+        self.changed.notify_waiters();
     }
 
     /// Leaves a server alone, unless too few would be left.

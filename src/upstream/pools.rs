@@ -3,6 +3,7 @@
 use crate::deploy::UpgradeRates;
 use crate::drain::Cause;
 use crate::transport::address::Address;
+use crate::upstream::intents::Intents;
 use crate::upstream::settings::{ServerSettings, Upstream};
 use crate::upstream::{HealthStatus, Members, Pool, Server};
 use parking_lot::RwLock;
@@ -15,6 +16,8 @@ use tokio::sync::watch;
 #[derive(Default)]
 pub struct Pools {
     inner: RwLock<Inner>,
+    /// What operators said of servers.
+    intents: Arc<Intents>,
     /// Counts the configurations, and the changes of names.
     version: watch::Sender<u64>,
 }
@@ -52,11 +55,19 @@ impl UpgradeRates for Pools {
 }
 
 impl Pools {
-    /// The pools of these upstreams.
-    pub fn new(upstreams: &[Upstream]) -> Self {
-        let pools = Pools::default();
+    /// The pools of these upstreams. Servers that the intents name are drained from the beginning.
+    pub fn new(upstreams: &[Upstream], intents: Arc<Intents>) -> Self {
+        let pools = Pools {
+            intents,
+            ..Pools::default()
+        };
         pools.apply(upstreams);
         pools
+    }
+
+    /// What operators said of servers.
+    pub fn intents(&self) -> &Intents {
+        &self.intents
     }
 
     /// The pools of the configuration, in its order.
@@ -100,7 +111,11 @@ impl Pools {
                 }
                 inner.current.push(pool.clone());
             } else {
-                let pool = Arc::new(Pool::new(settings.clone(), inner.next));
+                let pool = Arc::new(Pool::new(
+                    settings.clone(),
+                    inner.next,
+                    self.intents.clone(),
+                ));
                 if !is_first {
                     pool.distrust();
                 }
@@ -123,6 +138,17 @@ impl Pools {
         drop(inner);
         self.version.send_modify(|version| *version += 1);
         departures
+    }
+
+    /// An operator reloads: ejections end.
+    pub fn lift_ejections(&self) {
+        for pool in self.current() {
+            let members = pool.members();
+            members
+                .servers
+                .iter()
+                .for_each(|server| pool.lift_ejection(server));
+        }
     }
 
     /// Changes with each configuration, and with what names are resolved to.
@@ -234,11 +260,25 @@ impl Pool {
         *members = Arc::new(after);
         drop(members);
         self.admitting.apply(setting, &numbers);
-        self.changed.notify_waiters();
+        self.apply_intents();
         Update {
             left: gone,
             generation,
         }
+    }
+
+    /// Names of servers, as the configuration has them, that have no address.
+    pub fn unresolved(&self) -> Vec<String> {
+        let members = self.members();
+        let has_none = |server: &&ServerSettings| match &server.address {
+            Address::Name(name, port) => {
+                let found = members.resolved.get(&(name.clone(), *port));
+                found.is_none_or(Vec::is_empty)
+            }
+            Address::Tcp(_) | Address::Unix(_) => false,
+        };
+        let names = members.settings.servers.iter().filter(has_none);
+        names.map(|server| server.address.to_string()).collect()
     }
 
     /// Others serve meanwhile, so its servers are used when they have shown that they can.
@@ -298,7 +338,10 @@ mod tests {
 
     #[test]
     fn what_stays_stays_the_same() {
-        let pools = Pools::new(&[upstream("a", &[1, 2]), upstream("b", &[3])]);
+        let pools = Pools::new(
+            &[upstream("a", &[1, 2]), upstream("b", &[3])],
+            Arc::default(),
+        );
         let before = pools.current();
         assert!(
             pools
@@ -316,7 +359,7 @@ mod tests {
 
     #[test]
     fn servers_leave_and_come_back_as_who_they_were() {
-        let pools = Pools::new(&[upstream("a", &[1, 2])]);
+        let pools = Pools::new(&[upstream("a", &[1, 2])], Arc::default());
         let pool = pools.current().remove(0);
         let second = pool.members().servers[1].clone();
         let departures = pools.apply(&[upstream("a", &[1, 3])]);
@@ -337,7 +380,7 @@ mod tests {
     #[test]
     fn a_name_is_all_of_its_addresses() {
         let name = Address::Name("chat.internal".into(), 9000);
-        let pools = Pools::new(&[Upstream::new("a", vec![name])]);
+        let pools = Pools::new(&[Upstream::new("a", vec![name])], Arc::default());
         let pool = pools.current().remove(0);
         let address = |last| SocketAddr::from(([10, 0, 0, last], 9000));
         let key = ("chat.internal", 9000);
@@ -362,7 +405,7 @@ mod tests {
 
     #[test]
     fn a_new_generation_and_a_dropped_upstream() {
-        let pools = Pools::new(&[upstream("a", &[1]), upstream("b", &[2])]);
+        let pools = Pools::new(&[upstream("a", &[1]), upstream("b", &[2])], Arc::default());
         let mut next = upstream("a", &[1]);
         next.generation = Some("v2".to_owned());
         let departures = pools.apply(&[next.clone()]);

@@ -3,6 +3,7 @@
 use crate::drain::Cause;
 use crate::transport::address::Address;
 use crate::upstream::ejection::{ClientNetwork, Ejected, Ejector};
+use crate::upstream::intents::Intent;
 use crate::upstream::settings::ServerSettings;
 use parking_lot::Mutex;
 use std::ops::Deref;
@@ -16,16 +17,21 @@ use tokio::sync::Notify;
 pub struct Server {
     /// Where it is.
     pub address: Address,
+    /// As the configuration has it: other than `address` where that is what a name was resolved to.
+    pub configured: Address,
     /// By which name it was configured.
     pub name: Option<String>,
     /// By which drains know it in its upstream. Never used twice.
     pub number: u32,
-    /// Somebody took it out.
+    /// An operator drained it: `intent` says who. Apart from it, because every upgrade asks for this of every server.
     drained: AtomicBool,
+    intent: Mutex<Option<Intent>>,
     /// Why the configuration, or its name, does not have it any more; see [`Server::left_by`].
     left: AtomicU8,
     /// The result of its checks.
     health: AtomicU8,
+    /// When its health changed last.
+    health_since: Mutex<Instant>,
     /// When it became able to serve again, if that was while wsgate ran.
     back_since: Mutex<Option<Instant>>,
     weight: AtomicU32,
@@ -107,6 +113,74 @@ impl State {
     }
 }
 
+/// Why a server takes no new connections.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Out {
+    /// An operator drained it.
+    Drained(Intent),
+    /// A new configuration, or the name that it was resolved from, does not have it.
+    Removed(Cause),
+    /// It fails its checks.
+    Unhealthy {
+        /// Since then.
+        since: Instant,
+    },
+    /// It is new, and has not passed a check yet.
+    Untried {
+        /// Since then.
+        since: Instant,
+    },
+    /// It failed connections, and is left alone for a while.
+    Ejected(Ejected),
+}
+
+impl Out {
+    /// The state as operators see it.
+    pub const fn state(&self) -> State {
+        match self {
+            Out::Drained(_) | Out::Removed(_) => State::Draining,
+            Out::Unhealthy { .. } | Out::Untried { .. } | Out::Ejected(_) => State::Down,
+        }
+    }
+
+    /// The reason in JSON and in `wsgate status`.
+    pub fn reason(&self) -> String {
+        match self {
+            Out::Drained(_) => "drained".to_owned(),
+            Out::Removed(cause) => format!("removed by {}", cause.label()),
+            Out::Unhealthy { .. } => "fails its checks".to_owned(),
+            Out::Untried { .. } => "not checked yet".to_owned(),
+            Out::Ejected(ejected) => format!("ejected: {}", ejected.reason.label()),
+        }
+    }
+
+    /// For how long; `None` where it is not known.
+    pub fn age(&self) -> Option<Duration> {
+        match self {
+            Out::Drained(intent) => Some(intent.age()),
+            Out::Removed(_) => None,
+            Out::Unhealthy { since } | Out::Untried { since } => Some(since.elapsed()),
+            Out::Ejected(ejected) => Some(ejected.since.elapsed()),
+        }
+    }
+
+    /// The time until it ends by itself; `None` where an event has to end it.
+    pub fn left(&self) -> Option<Duration> {
+        match self {
+            Out::Ejected(ejected) => Some(ejected.until.saturating_duration_since(Instant::now())),
+            _ => None,
+        }
+    }
+
+    /// Who asked for it, where somebody did.
+    pub fn by(&self) -> Option<&str> {
+        match self {
+            Out::Drained(intent) => Some(&intent.by),
+            _ => None,
+        }
+    }
+}
+
 impl Server {
     pub(crate) fn new(
         settings: &ServerSettings,
@@ -116,11 +190,14 @@ impl Server {
     ) -> Self {
         let server = Server {
             address: settings.address.clone(),
+            configured: settings.configured.clone(),
             name: settings.name.clone(),
             number,
             drained: AtomicBool::new(false),
+            intent: Mutex::default(),
             left: AtomicU8::new(PRESENT),
             health: AtomicU8::new(health as u8),
+            health_since: Mutex::new(Instant::now()),
             back_since: Mutex::new(None),
             weight: AtomicU32::new(1),
             max_connections: AtomicUsize::new(0),
@@ -203,9 +280,19 @@ impl Server {
         self.ejector().is_suspect(Instant::now())
     }
 
-    /// Whether somebody took it out.
+    /// Whether an operator drained it.
     pub fn is_drained(&self) -> bool {
         self.drained.load(Ordering::Relaxed)
+    }
+
+    /// The intent of the operator who drained it.
+    pub fn intent(&self) -> Option<Intent> {
+        self.intent.lock().clone()
+    }
+
+    /// Whether operators mean it by this name: its address, or as the configuration names it.
+    pub fn is_named(&self, name: &str) -> bool {
+        self.address.to_string() == name || self.configured.to_string() == name
     }
 
     /// Whether the configuration does not have it any more.
@@ -233,16 +320,25 @@ impl Server {
 
     /// The state as operators see it.
     pub fn state(&self) -> State {
-        if self.is_drained() || self.has_left() {
-            State::Draining
-        } else if self.health() == HealthStatus::Good && !self.is_ejected() {
-            State::Up
-        } else {
-            State::Down
+        self.out().map_or(State::Up, |out| out.state())
+    }
+
+    /// Why it takes no new connections; `None`: it takes them, unless it has as many as it may have.
+    pub fn out(&self) -> Option<Out> {
+        let since = || *self.health_since.lock();
+        match (self.intent(), self.left_by(), self.health()) {
+            (Some(intent), _, _) => Some(Out::Drained(intent)),
+            (None, Some(cause), _) => Some(Out::Removed(cause)),
+            (None, None, HealthStatus::Bad) => Some(Out::Unhealthy { since: since() }),
+            (None, None, HealthStatus::Untried) => Some(Out::Untried { since: since() }),
+            (None, None, HealthStatus::Good) => self.ejection().map(Out::Ejected),
         }
     }
 
-    pub(crate) fn set_drained(&self, drained: bool) {
+    pub(crate) fn set_intent(&self, intent: Option<Intent>) {
+        let mut known = self.intent.lock();
+        let drained = intent.is_some();
+        *known = intent;
         if self.drained.swap(drained, Ordering::Relaxed) && !drained {
             self.is_back();
         }
@@ -259,6 +355,9 @@ impl Server {
 
     pub(crate) fn set_health(&self, health: HealthStatus) {
         let before = self.health.swap(health as u8, Ordering::Relaxed);
+        if before != health as u8 {
+            *self.health_since.lock() = Instant::now();
+        }
         if health == HealthStatus::Good && before != HealthStatus::Good as u8 {
             self.is_back();
         }

@@ -50,6 +50,8 @@ pub struct Upstream {
 pub struct ServerSettings {
     /// Where it is.
     pub address: Address,
+    /// As the configuration has it: other than `address` where that is what a name was resolved to.
+    pub configured: Address,
     /// By which name it was configured, for TLS.
     pub name: Option<String>,
     /// Its share of the connections, beside those of the others. At least one.
@@ -68,6 +70,7 @@ impl ServerSettings {
                 Address::Name(name, _) => Some(name.clone()),
                 Address::Tcp(_) | Address::Unix(_) => None,
             },
+            configured: address.clone(),
             address,
             weight: 1,
             max_connections: 0,

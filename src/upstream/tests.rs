@@ -17,7 +17,16 @@ fn pool(servers: u16, balance: Balance) -> Pool {
         balance,
         ..settings(servers)
     };
-    Pool::new(settings, 0)
+    Pool::new(settings, 0, Arc::default())
+}
+
+fn set_drained(pool: &Pool, server: &Server, drained: bool) {
+    let name = server.address.to_string();
+    let result = match drained {
+        true => pool.drain(Some(&name), "a test"),
+        false => pool.resume(Some(&name)),
+    };
+    result.expect("nothing is kept in a file");
 }
 
 fn order(pool: &Pool) -> Vec<u32> {
@@ -52,7 +61,7 @@ fn round_robin_has_them_all_in_turn_and_by_weight() {
     let mut weighted = settings(3);
     weighted.servers[0].weight = 5;
     weighted.balance = Balance::RoundRobin;
-    let weighted = Pool::new(weighted, 0);
+    let weighted = Pool::new(weighted, 0, Arc::default());
     let firsts: Vec<_> = (0..7).map(|_| order(&weighted)[0]).collect();
     // Smooth: the heavy one does not have all of its turns at once.
     assert_eq!(firsts, [0, 0, 1, 0, 2, 0, 0]);
@@ -67,7 +76,7 @@ fn the_least_loaded_for_its_weight_is_first() {
     assert_eq!(connect(&pool, 2, &mut held), [3, 2, 2]);
     let mut weighted = settings(2);
     weighted.servers[1].weight = 3;
-    let weighted = Pool::new(weighted, 0);
+    let weighted = Pool::new(weighted, 0, Arc::default());
     assert_eq!(connect(&weighted, 40, &mut Vec::new()), [10, 30]);
 }
 
@@ -77,7 +86,7 @@ fn a_key_stays_with_its_server_when_others_go() {
     let of = |key: usize| numbers(pool.candidates(Some(key.to_string().as_bytes())));
     let before: Vec<_> = (0..1000).map(of).collect();
     let victim = pool.members().servers[2].clone();
-    pool.set_drained(&victim, true);
+    set_drained(&pool, &victim, true);
     for (key, before) in before.iter().enumerate() {
         let expected: Vec<u32> = before
             .iter()
@@ -100,7 +109,7 @@ fn a_server_that_is_full_is_passed_over_and_backups_come_last() {
     settings.servers[0].max_connections = 2;
     settings.servers[1].max_connections = 2;
     settings.servers[2].backup = true;
-    let pool = Pool::new(settings, 0);
+    let pool = Pool::new(settings, 0, Arc::default());
     let mut held = Vec::new();
     assert_eq!(connect(&pool, 4, &mut held), [2, 2, 0]);
     assert_eq!(connect(&pool, 3, &mut held), [2, 2, 3], "the backup");
@@ -136,7 +145,7 @@ fn no_more_than_half_of_the_servers_are_left_alone() {
     // Half of those that take connections otherwise.
     let pool = pool(4, Balance::RoundRobin);
     let servers = pool.members().servers.clone();
-    pool.set_drained(&servers[0], true);
+    set_drained(&pool, &servers[0], true);
     pool.set_health(&servers[1], HealthStatus::Bad);
     fail(&pool, &servers[2], 5);
     fail(&pool, &servers[3], 5);
@@ -147,7 +156,7 @@ fn no_more_than_half_of_the_servers_are_left_alone() {
     );
     assert_eq!((order(&pool), servers[2].state()), (vec![3], State::Down));
     // Where no other takes any, one that is left alone may have recovered.
-    pool.set_drained(&servers[3], true);
+    set_drained(&pool, &servers[3], true);
     assert_eq!(order(&pool), [2]);
 }
 
@@ -185,12 +194,12 @@ fn the_fewest_connections_do_not_draw_clients_to_a_server_that_fails() {
 fn a_server_that_is_drained_or_down_has_no_turn() {
     let pool = pool(3, Balance::RoundRobin);
     let second = pool.members().servers[1].clone();
-    pool.set_drained(&second, true);
+    set_drained(&pool, &second, true);
     for _ in 0..6 {
         let order = order(&pool);
         assert!(order == [0, 2] || order == [2, 0], "{order:?}");
     }
-    pool.set_drained(&second, false);
+    set_drained(&pool, &second, false);
     assert_eq!(order(&pool).len(), 3);
     pool.set_health(&second, HealthStatus::Bad);
     assert_eq!((order(&pool).len(), second.state()), (2, State::Down));
@@ -237,9 +246,10 @@ async fn where_none_takes_it_an_upgrade_waits_for_one() {
     let pool = Arc::new(Pool::new(
         Upstream::new("a", vec![Address::Unix("/nonexistent".into())]),
         0,
+        Arc::default(),
     ));
     let server = pool.members().servers[0].clone();
-    pool.set_drained(&server, true);
+    set_drained(&pool, &server, true);
     let metrics = Arc::new(Metrics::new());
     let (held, timeout) = (Instant::now(), pool.members().settings.queue_timeout);
     let stays = std::future::pending;
@@ -257,13 +267,13 @@ async fn where_none_takes_it_an_upgrade_waits_for_one() {
     let client = pin!(stays());
     let (unreachable, ()) = tokio::join!(pool.connect(&wish, &metrics, client), async {
         tokio::time::sleep(timeout / 2).await;
-        pool.set_drained(&server, false);
+        set_drained(&pool, &server, false);
     });
     assert!(
         unreachable.expect_err("nobody listens there").is_tried,
         "it was tried once it was in again"
     );
-    pool.set_drained(&server, true);
+    set_drained(&pool, &server, true);
     buffers.set_limit(1 << 10);
     let client = pin!(stays());
     let refused = pool.connect(&wish, &metrics, client).await;
@@ -295,13 +305,13 @@ fn loads_after_a_rolling_deploy() {
         };
         for number in 0..5 {
             let server = pool.members().servers[number].clone();
-            pool.set_drained(&server, true);
+            set_drained(&pool, &server, true);
             for client in 0..held.len() {
                 if held[client].number == server.number {
                     reconnect(&mut held, client);
                 }
             }
-            pool.set_drained(&server, false);
+            set_drained(&pool, &server, false);
         }
         let deployed = loads();
         (0..5000)

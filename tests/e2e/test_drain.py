@@ -19,7 +19,7 @@ def test_a_drained_server_is_left_for_the_other(start, servers):
         before = status(wsgate)
         path = "/v1/upstreams/main/drain"
         code, body = request(wsgate, "POST", path, {"server": first.address, "over": "2s"})
-        assert (code, body["drain"]["total"]) == (202, before[first.address]["connections"])
+        assert (code, body["begun"][0]["total"]) == (202, before[first.address]["connections"])
         drained = wait_until_drained(wsgate)
         assert drained["state"] == "done", drained
         crowd.wait_until_all_are_back()
@@ -124,7 +124,7 @@ def test_an_upgrade_under_way_is_drained_too(start_rig, verb):
     client, path = rig.request()
     upstream, head = rig.server.accept_request(path)
     code, body = request(rig.gate, "POST", f"/v1/upstreams/main/{verb}", {"over": "200ms"})
-    assert (code, body["drain"]["total"]) == (202, 1)
+    assert (code, body["begun"][0]["total"]) == (202, 1)
     upstream.send(http.switching_protocols(head))
     assert client.read_head().status == 101
     assert client.read_close()[0] == 1012
@@ -133,7 +133,7 @@ def test_an_upgrade_under_way_is_drained_too(start_rig, verb):
 def test_resuming_one_of_all_leaves_the_others_draining(start, servers):
     wsgate, (first, _) = start(drain={"deadline": "60s"}), servers
     with Crowd(f"ws://{wsgate.url}", size=20) as crowd:
-        assert request(wsgate, "POST", "/v1/upstreams/main/drain", {"over": "2s"})[0] == 202
+        assert request(wsgate, "POST", "/v1/upstreams/main/drain", {"over": "2s", "force": True})[0] == 202
         code, body = request(wsgate, "POST", "/v1/upstreams/main/resume", {"server": first.address})
         assert (code, body["cancelled"]) == (200, 0)
         assert wait_until_drained(wsgate)["state"] == "done"
@@ -230,7 +230,7 @@ def test_what_metrics_and_log_say_of_a_deploy(start, servers):
         code, answer = request(wsgate, "POST", "/v1/upstreams/main/deploy", body | {"dry_run": True})
         assert (code, answer["forecast"]["raised"]) == (200, True)
         code, answer = request(wsgate, "POST", "/v1/upstreams/main/deploy", body)
-        assert (code, answer["drain"]["raised"]) == (202, True)
+        assert (code, answer["begun"][0]["raised"]) == (202, True)
         wsgate.wait_for_log(lambda line: "it is raised" in line, "of the pace")
         assert wsgate.metrics().total("wsgate_drains_raised_total", cause="deploy") == 1
 
@@ -238,7 +238,7 @@ def test_what_metrics_and_log_say_of_a_deploy(start, servers):
 def test_what_is_cancelled_stays(start, servers):
     wsgate = start(drain={"deadline": "60s"})
     with Crowd(f"ws://{wsgate.url}", size=40) as crowd:
-        assert request(wsgate, "POST", "/v1/upstreams/main/drain", {"over": "30s"})[0] == 202
+        assert request(wsgate, "POST", "/v1/upstreams/main/drain", {"over": "30s", "force": True})[0] == 202
         crowd.wait_for(lambda: crowd.told, "the first one to be told")
         code, body = request(wsgate, "DELETE", "/v1/upstreams/main/drain")
         assert (code, body["cancelled"]) == (200, 1)
@@ -251,7 +251,7 @@ def test_what_is_cancelled_stays(start, servers):
 
 def test_where_all_are_drained_an_upgrade_is_held(start, servers):
     wsgate = start(upstream={"queue_timeout": "300ms"})
-    assert request(wsgate, "POST", "/v1/upstreams/main/drain")[0] in (200, 202)
+    assert request(wsgate, "POST", "/v1/upstreams/main/drain", {"force": True})[0] in (200, 202)
     began = time.monotonic()
     with pytest.raises(InvalidStatus) as refused:
         connect(f"ws://{wsgate.url}")
@@ -262,7 +262,7 @@ def test_where_all_are_drained_an_upgrade_is_held(start, servers):
 
 def test_how_a_hold_ended_is_counted(start, servers):
     wsgate = start(upstream={"queue_timeout": "200ms"})
-    assert request(wsgate, "POST", "/v1/upstreams/main/drain")[0] in (200, 202)
+    assert request(wsgate, "POST", "/v1/upstreams/main/drain", {"force": True})[0] in (200, 202)
     with pytest.raises(InvalidStatus):
         connect(f"ws://{wsgate.url}")
     wsgate.wait_for_metrics(lambda now: now.total("wsgate_upgrades_dequeued_total", upstream="main", end="expired") == 1, "the hold")
@@ -270,7 +270,7 @@ def test_how_a_hold_ended_is_counted(start, servers):
 
 def test_a_held_upgrade_is_served_when_a_server_is_back(start, servers):
     wsgate = start(upstream={"queue_timeout": "20s"})
-    assert request(wsgate, "POST", "/v1/upstreams/main/drain")[0] in (200, 202)
+    assert request(wsgate, "POST", "/v1/upstreams/main/drain", {"force": True})[0] in (200, 202)
     crowd = Crowd(f"ws://{wsgate.url}", size=5)
     resumed = []
 

@@ -286,7 +286,7 @@ def test_a_server_that_cannot_be_reached(start_rig):
 
 def test_no_server_takes_connections(start_rig):
     rig = start_rig(upstream={"queue_timeout": "100ms"})
-    status, _ = gate.run(["drain", "main", "--admin", "{}:{}".format(*rig.gate.admin)])
+    status, _ = gate.run(["drain", "main", "--force", "--admin", "{}:{}".format(*rig.gate.admin)])
     assert status == 0
     client = rig.connect()
     client.send(http.upgrade_request())
