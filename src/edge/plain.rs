@@ -11,7 +11,7 @@ use crate::edge::http::target::Target;
 use crate::edge::http::transfer::Transfer;
 use crate::edge::route::table::Tables;
 use crate::transport::exhaustion::Exhaustion;
-use crate::upstream::EjectionReason;
+use crate::upstream::{EjectionReason, retry_pause};
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderName, StatusCode};
@@ -91,11 +91,21 @@ impl ProxyHttp for ProxyApp {
         _session: &mut Session,
         plain: &mut Plain,
     ) -> Result<Box<HttpPeer>> {
+        if plain.tried > 0
+            && plain.tried == plain.candidates.len()
+            && let Some(route) = &plain.route
+        {
+            // The only server may be restarting.
+            tokio::time::sleep(retry_pause()).await;
+            plain.candidates = route.pool.candidates(plain.key.as_deref());
+            plain.tried = 0;
+        }
         let (Some(route), Some(server)) = (&plain.route, plain.candidates.get(plain.tried)) else {
             return Err(Error::explain(
                 ErrorType::ConnectError,
                 "no server is left to try",
-            ));
+            )
+            .into_up());
         };
         plain.connecting = Some(std::time::Instant::now());
         match route.pool.peer(server) {
@@ -138,7 +148,12 @@ impl ProxyHttp for ProxyApp {
             }
         }
         plain.tried += 1;
-        error.set_retry(!is_for_every_server && plain.tried < plain.candidates.len());
+        let is_time = || {
+            let until = plain.retry_until;
+            until.is_some_and(|until| std::time::Instant::now() < until)
+        };
+        let has_another = plain.tried < plain.candidates.len();
+        error.set_retry(!is_for_every_server && (has_another || !plain.exhausted && is_time()));
         error
     }
 

@@ -71,6 +71,8 @@ pub enum QueueEnd {
     Refused,
     /// The client left.
     Abandoned,
+    /// No server could be connected to.
+    Unreachable,
 }
 
 impl QueueEnd {
@@ -80,6 +82,7 @@ impl QueueEnd {
             QueueEnd::Expired => "expired",
             QueueEnd::Refused => "refused",
             QueueEnd::Abandoned => "abandoned",
+            QueueEnd::Unreachable => "unreachable",
         }
     }
 }

@@ -71,6 +71,8 @@ impl Gateway {
             },
             // The connections that are left when the process is told to end are not waited for here.
             grace_period_seconds: Some(0),
+            // How often a plain request is tried again is bounded by `queue_timeout`.
+            max_retries: 1000,
             graceful_shutdown_timeout_seconds: Some(1),
             ..ServerConf::default()
         };

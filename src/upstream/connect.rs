@@ -12,12 +12,13 @@ use crate::transport::socket::Socket;
 use crate::upstream::admitting::{AdmittedHandshake, WaitEnd};
 use crate::upstream::settings::Balance;
 use crate::upstream::{EjectionReason, Pool, Server, ServerPermit};
+use rand::Rng;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 use tracing::Level;
 
 /// A connection to a server, on which the handshake has not begun.
@@ -60,6 +61,12 @@ pub(crate) struct Unreachable {
     pub is_expired: bool,
     /// The upgrade had to wait, and there was no memory for that.
     pub lacks_memory: bool,
+}
+
+/// The time after which servers are tried again where all of them could not be connected to: a server that restarts is found within
+/// this time, and a closed port costs little. Jittered, so that those that wait do not come at once.
+pub(crate) fn retry_pause() -> Duration {
+    Duration::from_millis(rand::thread_rng().gen_range(150..250))
 }
 
 /// The result of one attempt to connect.
@@ -116,14 +123,15 @@ impl Pool {
                     }
                     Attempt::Full => lacks_room = true,
                     Attempt::Failed => failed.push(server.number),
-                    Attempt::Exhausted => break 'connected (QueueEnd::Served, None),
+                    Attempt::Exhausted => break 'connected (QueueEnd::Unreachable, None),
                 }
             }
             // Where the server of a turn is not there any more, the turn is given back.
             drop(turn.take());
-            // A server that has no room now may have some soon.
-            if unreachable.is_tried && !lacks_room {
-                break (QueueEnd::Served, None);
+            let must_retry = unreachable.is_tried && !lacks_room;
+            let pause = retry_pause();
+            if must_retry && (unreachable.exhausted || Instant::now() + pause >= deadline) {
+                break (QueueEnd::Unreachable, None);
             }
             let mut left = candidates.iter().map(|server| server.number);
             let first = left.find(|number| !failed.contains(number));
@@ -134,6 +142,18 @@ impl Pool {
                     break (QueueEnd::Refused, None);
                 };
                 queued = Some((metrics.queue(&self.name), memory));
+            }
+            if must_retry {
+                // The only server may be restarting: it is tried again until `queue_timeout` is over.
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    () = client_left.as_mut() => {
+                        unreachable.is_abandoned = true;
+                        break (QueueEnd::Abandoned, None);
+                    }
+                }
+                failed.clear();
+                continue;
             }
             // Few upgrades wait, and all would carry the room for it.
             let wait = self.wait_for_turn(wanted, network, deadline, client_left.as_mut());
@@ -158,6 +178,18 @@ impl Pool {
             queued.end(end);
         }
         connected.ok_or(unreachable)
+    }
+
+    /// The candidates, as soon as there are any, within `queue_timeout`; empty where there were none.
+    pub(crate) async fn wait_for_candidates(&self, key: Option<&[u8]>) -> Vec<Arc<Server>> {
+        let deadline = tokio::time::Instant::now() + self.members().settings.queue_timeout;
+        loop {
+            let changed = self.changed.notified();
+            let candidates = self.candidates(key);
+            if !candidates.is_empty() || timeout_at(deadline, changed).await.is_err() {
+                return candidates;
+            }
+        }
     }
 
     /// Moves the server of this number to the front of the candidates, if the pool still has it.

@@ -18,7 +18,9 @@ mod server;
 pub mod settings;
 pub mod state_file;
 
-pub(crate) use crate::upstream::connect::{Connected, Unreachable, Wish, warn_unreachable};
+pub(crate) use crate::upstream::connect::{
+    Connected, Unreachable, Wish, retry_pause, warn_unreachable,
+};
 pub use crate::upstream::ejection::{ClientNetwork, Ejected, EjectionReason, SessionEnd};
 pub use crate::upstream::pools::{Departure, Pools};
 pub use crate::upstream::removed::RemovedServers;

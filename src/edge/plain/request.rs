@@ -34,6 +34,10 @@ pub(crate) struct Plain {
     /// Servers of the pool in the order in which they are tried.
     pub(super) candidates: Vec<Arc<Server>>,
     pub(super) tried: usize,
+    /// The key of the balance, where that is by hash.
+    pub(super) key: Option<Vec<u8>>,
+    /// The servers are tried again until then, where none could be connected to.
+    pub(super) retry_until: Option<std::time::Instant>,
     /// When it was begun to connect to the one that is tried now.
     pub(super) connecting: Option<std::time::Instant>,
     /// There was no descriptor, memory or local port for a connection to one.
@@ -106,7 +110,14 @@ impl Plain {
         self.auth_headers =
             access::admit(&client_request, &downstream, access, identity, metrics).await?;
         let key = hash_key(&client_request, identity.client.known(), &route.pool);
-        self.candidates = route.pool.candidates(key.as_deref());
+        self.candidates = route.pool.wait_for_candidates(key.as_deref()).await;
+        if self.candidates.is_empty() {
+            let answer = Answer::unavailable("no server takes connections now");
+            return Err(answer.refusing(Reason::NoServer));
+        }
+        let queue_timeout = route.pool.members().settings.queue_timeout;
+        self.retry_until = Some(std::time::Instant::now() + queue_timeout);
+        self.key = key;
         Ok(())
     }
 
