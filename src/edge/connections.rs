@@ -4,11 +4,12 @@
 use crate::edge::client::identity;
 use crate::edge::http::body::Framed;
 use crate::edge::http::client_request::Downstream;
-use crate::edge::http::head::NoHead;
+use crate::edge::http::head::{Head, NoHead};
 use crate::edge::http::paced::Paced;
 use crate::edge::http::transfer::Transfer;
 use crate::edge::http::{first_bytes, head, plain_head};
 use crate::edge::plain::ProxyApp;
+use crate::edge::route::permit::Permit;
 use crate::edge::route::table::{Table, Tables};
 use crate::edge::upgrade::Served;
 use crate::edge::upgrade::refusal;
@@ -189,6 +190,65 @@ impl ConnectionHandler {
     }
 }
 
+impl ConnectionHandler {
+    /// The connection after its PROXY header and TLS, with the permits of its peer. `None`: it was refused, or HTTP/2 was spoken on it
+    /// until its end.
+    async fn accept(
+        &self,
+        stream: Stream,
+        table: &Table,
+        shutdown: &ShutdownWatch,
+    ) -> Option<(Stream, Permit)> {
+        let socket = self.accept_proxy_header(stream, table).await?;
+        let peer = socket.peer().map(|peer| peer.ip().to_canonical());
+        let permit = match table.permit(peer) {
+            Ok(permit) => permit,
+            Err(denied) => {
+                self.deny(socket, denied, table).await;
+                return None;
+            }
+        };
+        match self.accept_tls(socket, table).await? {
+            Secure::Http1(stream) => Some((stream, permit)),
+            Secure::Http2(stream) => {
+                let (client, metrics) = (&table.client, &table.metrics);
+                http2::serve(&self.proxy, stream, client, metrics, shutdown).await;
+                None
+            }
+        }
+    }
+
+    /// The next request head of the connection. `None`: there was none, and the client has been told why.
+    async fn read_head(
+        &self,
+        mut stream: Stream,
+        begun: BytesMut,
+        table: &Table,
+        idle: Duration,
+        ended: impl Future<Output = ()> + Send,
+    ) -> Option<(Stream, Head)> {
+        let head = tokio::select! {
+            biased;
+            head = head::read(&mut stream, begun, &table.client, idle) => head,
+            () = ended => Err(NoHead::Idle),
+        };
+        match head {
+            Ok(head) => Some((stream, head)),
+            Err(NoHead::Foreign(foreign)) => {
+                self.refuse_foreign(stream, foreign, table).await;
+                None
+            }
+            Err(why) => {
+                refusal::report_unread(&table.metrics, &why, &stream);
+                if let Some(answer) = why.answer(&table.client) {
+                    self.part(stream, answer, table, false).await;
+                }
+                None
+            }
+        }
+    }
+}
+
 /// A connection of a client by what is spoken on it.
 enum Secure {
     Http1(Stream),
@@ -206,23 +266,8 @@ impl ServerApp for ConnectionHandler {
         let _request = Request(self.requests.clone());
         let mut table = self.table();
         let mut idle = table.client.header_timeout;
-        let socket = self.accept_proxy_header(stream, &table).await?;
-        let peer = socket.peer().map(|peer| peer.ip().to_canonical());
-        let mut permit = match table.permit(peer) {
-            Ok(permit) => Some(permit),
-            Err(denied) => {
-                self.deny(socket, denied, &table).await;
-                return None;
-            }
-        };
-        let mut stream = match self.accept_tls(socket, &table).await? {
-            Secure::Http1(stream) => stream,
-            Secure::Http2(stream) => {
-                let (client, metrics) = (&table.client, &table.metrics);
-                http2::serve(&self.proxy, stream, client, metrics, shutdown).await;
-                return None;
-            }
-        };
+        let (mut stream, permit) = self.accept(stream, &table, shutdown).await?;
+        let mut permit = Some(permit);
         let mut persistent = None;
         let mut begun = BytesMut::new();
         let mut is_first = true;
@@ -230,29 +275,16 @@ impl ServerApp for ConnectionHandler {
         let mut patience = FIRST_REQUEST;
         loop {
             let mut stopping = shutdown.clone();
-            let head = tokio::select! {
-                biased;
-                head = head::read(&mut stream, std::mem::take(&mut begun), &table.client, idle) => head,
-                // A connection without a request under way is not waited for when the listener has ended.
-                () = async {
-                    let _ = stopping.wait_for(|stopping| *stopping).await;
-                    tokio::time::sleep(patience).await;
-                } => Err(NoHead::Idle),
+            // A connection without a request under way is not waited for when the listener has ended.
+            let ended = async {
+                let _ = stopping.wait_for(|stopping| *stopping).await;
+                tokio::time::sleep(patience).await;
             };
-            let mut head = match head {
-                Ok(head) => head,
-                Err(NoHead::Foreign(foreign)) => {
-                    self.refuse_foreign(stream, foreign, &table).await;
-                    return None;
-                }
-                Err(why) => {
-                    refusal::report_unread(&table.metrics, &why, &stream);
-                    if let Some(answer) = why.answer(&table.client) {
-                        self.part(stream, answer, &table, false).await;
-                    }
-                    return None;
-                }
-            };
+            let begun_head = std::mem::take(&mut begun);
+            let mut head;
+            (stream, head) = self
+                .read_head(stream, begun_head, &table, idle, ended)
+                .await?;
             let without_body = head.bytes.starts_with(b"HEAD ");
             let further = permit.as_ref().filter(|_| !is_first);
             if let Some(Err(denied)) = further.map(|permit| permit.handle_request(&table)) {

@@ -101,11 +101,9 @@ impl ProxyHttp for ProxyApp {
             plain.tried = 0;
         }
         let (Some(route), Some(server)) = (&plain.route, plain.candidates.get(plain.tried)) else {
-            return Err(Error::explain(
-                ErrorType::ConnectError,
-                "no server is left to try",
-            )
-            .into_up());
+            return Err(
+                Error::explain(ErrorType::ConnectError, "no server is left to try").into_up(),
+            );
         };
         plain.connecting = Some(std::time::Instant::now());
         match route.pool.peer(server) {

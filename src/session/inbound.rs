@@ -1,13 +1,14 @@
 //! The bytes that one side sends: inspected by its flow, and compared with the limits of its route.
 
-use super::limits::{Gauge, RateCheck};
+use super::inspection::{Progress, WindowInspection};
+use super::limits::Gauge;
 use super::phase::Phase;
 use super::timers::Timer;
 use super::writing::Writing;
-use super::{Event, Session, Turn};
+use super::{Session, Turn};
 use crate::frame::deflate::DeflateParams;
 use crate::inspect;
-use crate::inspect::{Block, Flow, Mode, Side, StopAt, Tally, Violation};
+use crate::inspect::{Block, Flow, Side, StopAt, Tally, Violation};
 use std::time::Instant;
 
 /// The state of a session about one sending side.
@@ -146,142 +147,47 @@ impl Session {
         &mut self,
         from: Side,
         window: &[u8],
-        mut first: Option<inspect::Inspection>,
-        mut tally: Tally,
+        first: Option<inspect::Inspection>,
+        tally: Tally,
         (block, turn): (&mut Block, &mut Turn),
         now: Instant,
     ) -> (Passage, Option<Found>) {
         let passing = self.writing[from.other() as usize].is_passing();
-        let cause = self.phase.cause();
+        let is_unended = self.phase.cause().is_none();
         let until = self.until(from);
         let is_client_first = self.is_client_first();
-        let settings = &*self.settings;
-        let inbound = &mut self.inbound[from as usize];
-        let (mut watch, meter) = match self.rare.as_deref_mut() {
-            Some(rare) => (rare.watch.as_mut(), rare.meter.as_mut()),
+        let (watch, meter) = match self.rare.as_deref_mut() {
+            Some(rare) => (rare.watch.as_deref_mut(), rare.meter.as_deref_mut()),
             None => (None, None),
         };
-        let mut gauge = match meter {
-            Some(meter) if passing && cause.is_none() => {
-                Some(Gauge::new(meter, settings, from, now))
-            }
-            _ => None,
+        let meter = meter.filter(|_| passing && is_unended);
+        let mut inspection = WindowInspection {
+            from,
+            window,
+            settings: &self.settings,
+            inbound: &mut self.inbound[from as usize],
+            watch,
+            gauge: meter.map(|meter| Gauge::new(meter, &self.settings, from, now)),
+            passing,
+            is_unended,
+            is_client_first,
+            until,
+            progress: Progress {
+                tally,
+                ..Progress::default()
+            },
         };
-        // Frames that are counted one by one are inspected one by one.
-        let counts = gauge.as_ref().is_some_and(Gauge::counts_frames);
-        let step = if counts { StopAt::FrameEnd } else { until };
-        let mut events = Vec::new();
-        let (mut release, mut dropped, mut again) = (0, 0, false);
-        let found = loop {
-            let check = match (&first, &mut gauge) {
-                (None, Some(gauge)) => gauge.check(&mut inbound.flow, &window[release..], &tally),
-                _ => RateCheck::Pass,
-            };
-            let passage = match (check, first.take()) {
-                (_, Some(first)) => first,
-                (RateCheck::Pass, None) => {
-                    let rest = &window[release..];
-                    block.budget = match &mut gauge {
-                        None => turn.budget(),
-                        Some(gauge) => turn.budget().inflating(gauge.may_inflate()),
-                    };
-                    let rules = &settings.rules;
-                    let passage = inbound.flow.inspect(rules, rest, step, block, &mut tally);
-                    turn.handle_inspected(&block.budget);
-                    if let Some(gauge) = &mut gauge {
-                        gauge.handle_inflated(block.budget.inflated());
-                    }
-                    if counts {
-                        turn.handle_counted();
-                    }
-                    passage
-                }
-                (RateCheck::Wait, None) => {
-                    again = release < window.len();
-                    break None;
-                }
-                (RateCheck::Violation(violation), None) => inspect::Inspection {
-                    release: 0,
-                    event: Some(inspect::Event::Violation(violation)),
-                    spent: false,
-                },
-            };
-            release += passage.release;
-            match passage.event {
-                None => {
-                    let is_over = match until {
-                        StopAt::End => false,
-                        StopAt::FrameEnd => true,
-                        StopAt::MessageEnd => inbound.flow.message_boundary().is_some(),
-                    };
-                    // Without progress the end is not there yet: only more bytes would tell more.
-                    let steps = counts || until != StopAt::End;
-                    let goes_on = passage.spent || (steps && passage.release > 0);
-                    if goes_on && !is_over && release < window.len() && !turn.is_over() {
-                        continue;
-                    }
-                    again = goes_on && release < window.len();
-                    break None;
-                }
-                Some(inspect::Event::Violation(violation)) => {
-                    let enforced = settings.rules.mode == Mode::Enforce;
-                    if passing {
-                        events.push(Event::Violation {
-                            by: from,
-                            violation,
-                            enforced,
-                        });
-                    }
-                    if enforced {
-                        // The bytes behind it are not forwarded, but the Close of the side may be among them.
-                        again = release < window.len();
-                        break Some(Found::Violation(violation));
-                    }
-                }
-                Some(inspect::Event::Close {
-                    frame_len,
-                    code,
-                    garbled,
-                }) => {
-                    let is_translated = from == Side::Server
-                        && cause.is_none()
-                        && settings.closing.translates(code);
-                    // The client's answer to a restart is none of the server's business, which gets a 1001.
-                    let is_answer = from == Side::Client && is_client_first;
-                    if garbled && passing {
-                        events.push(Event::CloseWithoutReason { by: from, code });
-                    }
-                    let passing = match passing && !is_translated && !is_answer {
-                        false => Passing::Not,
-                        true if garbled => Passing::CodeAlone,
-                        true => Passing::AsItCame,
-                    };
-                    if passing == Passing::AsItCame {
-                        inbound.flow.release_close(frame_len, &mut tally);
-                        release += frame_len;
-                    }
-                    break Some(Found::Close { code, passing });
-                }
-                Some(inspect::Event::Pong { frame_len, payload }) => {
-                    if watch
-                        .as_mut()
-                        .is_some_and(|watch| watch.handle_pong(&payload))
-                    {
-                        dropped = frame_len;
-                        again = release + dropped < window.len();
-                        break None;
-                    }
-                    if passing {
-                        inbound.flow.release_pong(frame_len, &mut tally);
-                    }
-                    release += frame_len;
-                    if until != StopAt::End || turn.is_over() {
-                        again = release < window.len();
-                        break None;
-                    }
-                }
-            }
-        };
+        let found = inspection.run(first, block, turn);
+        let WindowInspection {
+            gauge, progress, ..
+        } = inspection;
+        let Progress {
+            tally,
+            mut events,
+            release,
+            dropped,
+            again,
+        } = progress;
         let slowed = gauge.map(|gauge| gauge.finish(&tally));
         if passing {
             self.count(from, &tally, now);

@@ -16,6 +16,7 @@ mod ending;
 mod frames;
 mod generator;
 mod inbound;
+mod inspection;
 mod limits;
 mod liveness;
 mod phase;

@@ -27,7 +27,7 @@ def start(tmp_path):
     running = []
 
     def start(admin="", listen="127.0.0.1:0", before=""):
-        text = gate.config(["127.0.0.1:9"]).replace('listen = "127.0.0.1:0"', f'listen = "{listen}"\n{admin}', 1)
+        text = gate.config(["127.0.0.1:9", "127.0.0.1:10"]).replace('listen = "127.0.0.1:0"', f'listen = "{listen}"\n{admin}', 1)
         running.append(gate.Gate(tmp_path, before + text))
         return running[-1]
 

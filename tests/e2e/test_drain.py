@@ -123,7 +123,7 @@ def test_an_upgrade_under_way_is_drained_too(start_rig, verb):
     rig = start_rig(route={"close_timeout": "1s"})
     client, path = rig.request()
     upstream, head = rig.server.accept_request(path)
-    code, body = request(rig.gate, "POST", f"/v1/upstreams/main/{verb}", {"over": "200ms"})
+    code, body = request(rig.gate, "POST", f"/v1/upstreams/main/{verb}", {"over": "200ms", "force": True})
     assert (code, body["begun"][0]["total"]) == (202, 1)
     upstream.send(http.switching_protocols(head))
     assert client.read_head().status == 101
