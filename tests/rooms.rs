@@ -156,3 +156,33 @@ fn pure_rooms_are_pure() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
+
+/// Every series that wsgate exports is looked at by an end-to-end test.
+#[test]
+fn every_series_is_asserted() {
+    let read = |directory: &str, end: &str| -> String {
+        let entries = fs::read_dir(directory).expect(directory);
+        let files = entries.map(|entry| entry.expect("an entry").path());
+        let files = files.filter(|file| file.to_string_lossy().ends_with(end));
+        files
+            .map(|file| fs::read_to_string(file).expect("a text"))
+            .collect()
+    };
+    let sources =
+        read("src/metrics", ".rs") + &fs::read_to_string("src/metrics.rs").expect("metrics");
+    let tests = read("tests/e2e", ".py");
+    let mut names: Vec<&str> = sources
+        .split('"')
+        .filter(|text| {
+            let mut bytes = text.bytes();
+            text.starts_with("wsgate_")
+                && bytes
+                    .all(|byte| byte == b'_' || byte.is_ascii_lowercase() || byte.is_ascii_digit())
+        })
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    assert!(names.len() > 40, "{names:?}");
+    names.retain(|name| !tests.contains(name));
+    assert_eq!(names, [""; 0], "no test of tests/e2e names these series");
+}

@@ -106,6 +106,10 @@ impl Pool {
             }
             let mut lacks_room = false;
             for server in &candidates {
+                // A backup takes the place of servers that cannot be reached, not of those that are busy.
+                if lacks_room && server.is_backup() && !candidates[0].is_backup() {
+                    break;
+                }
                 let own_turn = turn.take_if(|turn| turn.server() == server.number);
                 // A key belongs to its server: the next one is tried only where that one fails.
                 let Some(handshake) = own_turn.or_else(|| self.try_admit(server.number, network))

@@ -118,6 +118,18 @@ impl Members {
         }
         Vec::new()
     }
+
+    /// The backups that take the connections that none of these servers can be reached for.
+    fn standing_by(&self, taking: &[Arc<Server>]) -> Vec<Arc<Server>> {
+        let is_known = |server: &Arc<Server>| {
+            let mut known = taking.iter();
+            known.any(|known| known.number == server.number)
+        };
+        let stands_by = |server: &&Arc<Server>| {
+            server.is_backup() && server.out().is_none() && !server.is_full() && !is_known(server)
+        };
+        self.servers.iter().filter(stands_by).cloned().collect()
+    }
 }
 
 /// Says that the pause of a server is over, unless a health check ended it before.
@@ -232,20 +244,33 @@ impl Pool {
         }
     }
 
-    /// All servers that take connections, once, in the order in which they are tried. A key decides where the balance asks
-    /// for one.
+    /// All servers that take connections, once, in the order in which they are tried; behind them the backups, which are tried where
+    /// none of the others can be reached. A key decides where the balance asks for one.
     pub(crate) fn candidates(&self, key: Option<&[u8]>) -> Vec<Arc<Server>> {
         let members = self.members();
         let settings = &members.settings;
         let slow_start = settings.health.as_ref().map(|health| health.slow_start);
-        balance::order(
-            members.taking(),
-            &settings.balance,
-            slow_start.unwrap_or_default(),
-            self.turn.fetch_add(1, Ordering::Relaxed),
-            &self.turns,
-            members.ring.as_deref().zip(key),
-        )
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let order = |servers| {
+            balance::order(
+                servers,
+                &settings.balance,
+                slow_start.unwrap_or_default(),
+                turn,
+                &self.turns,
+                members.ring.as_deref().zip(key),
+            )
+        };
+        let taking = members.taking();
+        let standing_by = match settings.servers.iter().any(|server| server.backup) {
+            true => members.standing_by(&taking),
+            false => Vec::new(),
+        };
+        let mut candidates = order(taking);
+        if !standing_by.is_empty() {
+            candidates.extend(order(standing_by));
+        }
+        candidates
     }
 
     /// An attempt of this client that began at `began` failed by the server's fault.

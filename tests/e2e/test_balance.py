@@ -1,6 +1,8 @@
 """Which server a connection goes to: the balances, limits by server, backups, and servers that are left alone."""
 
 import contextlib
+import time
+import urllib.request
 
 import pytest
 from websockets.exceptions import InvalidStatus
@@ -8,6 +10,7 @@ from websockets.sync.client import connect
 
 from rig import gate
 from rig.operator import status
+from rig.raw import TIMEOUT
 
 
 def started(start, servers, upstream=None, entries=None):
@@ -78,6 +81,28 @@ def test_a_server_that_is_full_and_its_backup(start, servers):
                 connect(f"ws://{wsgate.url}")
             assert refused.value.response.status_code == 503
             assert "no server takes connections" in refused.value.response.body.decode()
+
+
+def test_a_backup_takes_over_within_the_request(start, servers):
+    """The only primary cannot be reached: upgrades and plain requests go to the backup, without a refusal, and back."""
+    backup = f'{{ address = "{servers[1].address}", backup = true }}'
+    wsgate = started(start, servers, upstream={"queue_timeout": "10s"}, entries=[f'"{servers[0].address}"', backup])
+    with clients(wsgate, 3):
+        assert connections(wsgate, servers) == [3, 0]
+    servers[0].kill()
+    began = time.monotonic()
+    with clients(wsgate, 4):
+        assert connections(wsgate, servers) == [0, 4]
+        with urllib.request.urlopen(f"http://{wsgate.url}/") as answer:
+            assert answer.status == 200
+    assert time.monotonic() - began < TIMEOUT / 2, "nobody waits for the primary"
+    servers[0].start()
+    deadline = time.monotonic() + TIMEOUT
+    while True:
+        with clients(wsgate, 1):
+            if connections(wsgate, servers) == [1, 0]:
+                break
+        assert time.monotonic() < deadline, "the primary is used again"
 
 
 def test_a_server_that_cannot_be_reached_is_left_alone(start, servers):

@@ -1,9 +1,27 @@
 //! A request head of HTTP/1, read where it lies.
 //!
-//! Two parsers may read one connection: this one the upgrade requests, Pingora's all others. Every head that this one
-//! accepts, and whose host ([`authority`](super::authority)) and body (`handshake`) are accepted, Pingora's accepts with the
-//! same method, target and fields: the fuzz target `head` holds it. The exception are targets with characters that no URI
-//! has (`{`, `<`, bytes that are not ASCII) or of more than 64 KiB, which only this one takes.
+//! # The contract of the two parsers
+//!
+//! Two parsers may read one connection: this one the upgrade requests, Pingora's all others. If both read one head differently, a
+//! client could smuggle a request. So the contract is: every head that is accepted here, with its host ([`authority`](super::authority))
+//! and its body (`handshake`), is accepted by Pingora, with the same method, version, target and fields. The fuzz target `head` compares
+//! the two, and the tests of `plain_head` compare what is checked before Pingora gets a head.
+//!
+//! | part | accepted here and by Pingora | refused here, whatever Pingora does |
+//! |---|---|---|
+//! | request line | `METHOD SP TARGET SP HTTP/1.0` or `1.1`, one space each | other versions; more spaces; a target with a space or a control byte |
+//! | target | origin-form; `*`; an absolute URL of HTTP whose authority is the value of `Host` | authority-form (CONNECT); a fragment |
+//! | line end | CR LF, LF | a lone CR |
+//! | field name | a token, the colon behind it | white space before the colon, a folded line, an empty name |
+//! | field value | visible bytes, space, tab, bytes from 0x80 on | other control bytes |
+//! | number of fields | up to 256 | more |
+//! | `Host` | one, a name or an address with a port or without; none in HTTP/1.0 | several; anything else (`authority`) |
+//! | `Content-Length` | 0 in an upgrade; in a plain request one number, or the same several times | other forms, different numbers |
+//! | `Transfer-Encoding` | in a plain request of HTTP/1.1 with `chunked` at last; it counts more than `Content-Length` | in an upgrade; any other last coding; in HTTP/1.0 |
+//!
+//! The exception: targets that `http::Uri` does not take (`{`, `<`, bytes that are not ASCII, more than 64 KiB) are accepted here and
+//! not by Pingora. They reach a server only in an upgrade, which Pingora does not see; in a plain request they are percent-encoded or
+//! refused.
 
 use crate::edge::http::target::{Target, TargetError};
 use crate::handshake::Fields;
