@@ -343,9 +343,9 @@ fn compressed_text_is_held_like_plain_text() {
     }
 }
 
-/// More flows than the workshop keeps inflaters for, in turns and in two workshops: it makes no difference.
+/// More flows than the pool keeps inflaters for, in turns and in two pools: it makes no difference.
 #[test]
-fn flows_that_share_a_workshop_do_not_mix() {
+fn flows_that_share_a_pool_do_not_mix() {
     let mut rng = StdRng::seed_from_u64(drive::seed());
     let mut blocks = [Block::default(), Block::default()];
     let (rules, mut tally) = (Rules::default(), Tally::default());

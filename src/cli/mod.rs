@@ -8,7 +8,7 @@ mod status;
 mod target;
 
 use crate::config::Config;
-use crate::server::{Gateway, Inherited};
+use crate::server::{Inherited, Server};
 use crate::stdout::say;
 use crate::{demo, log};
 use clap::{Args, Parser, Subcommand};
@@ -106,14 +106,14 @@ impl Run {
             Ok(inherited) => inherited,
             Err(error) => return fail(&error),
         };
-        let gateway = match Gateway::bind(config, self.config.clone(), inherited) {
-            Ok(gateway) => gateway,
+        let server = match Server::bind(config, self.config.clone(), inherited) {
+            Ok(server) => server,
             Err(error) => return fail(&format_args!("error: {error}")),
         };
-        if let Err(error) = gateway.drop_privileges() {
+        if let Err(error) = server.drop_privileges() {
             return fail(&format_args!("error: {error}"));
         }
-        match gateway.run() {
+        match server.run() {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&format_args!("error: {error}")),
         }

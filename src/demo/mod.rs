@@ -1,6 +1,6 @@
 //! `wsgate demo`: the proxy in front of backends of its own, on free ports, and a tour of what it does.
 //!
-//! Everything goes over real sockets through the same gateway that `wsgate run` starts; only the backends and the client
+//! Everything goes over real sockets through the same server::Server that `wsgate run` starts; only the backends and the client
 //! of the tour are made for it.
 
 mod backend;
@@ -9,7 +9,7 @@ mod tour;
 
 use crate::config::Config;
 use crate::log;
-use crate::server::Gateway;
+use crate::server::Server;
 use crate::stdout::say;
 use std::io;
 use std::process::ExitCode;
@@ -43,13 +43,13 @@ fn start(once: bool) -> io::Result<ExitCode> {
         level: tracing::Level::ERROR,
         ..config.log
     });
-    let gateway = Gateway::bind(config, None, None).map_err(io::Error::other)?;
-    let (Some(listener), Some(admin)) = (gateway.addresses().pop(), gateway.admin()) else {
-        return Err(io::Error::other("the gateway has no listener"));
+    let server = Server::bind(config, None, None).map_err(io::Error::other)?;
+    let (Some(listener), Some(admin)) = (server.addresses().pop(), server.admin()) else {
+        return Err(io::Error::other("the server has no listener"));
     };
     let tour = tour::Tour::new(listener.to_string(), admin.to_string(), hears);
     tour.introduce(&backends);
-    // The gateway's server waits for signals on this thread, so the tour has one of its own.
+    // The server waits for signals on this thread, so the tour has one of its own.
     std::thread::spawn(move || {
         let good = runtime.block_on(tour.take());
         if once {
@@ -60,6 +60,6 @@ fn start(once: bool) -> io::Result<ExitCode> {
         // Keeps the backends alive.
         runtime.block_on(std::future::pending::<()>());
     });
-    gateway.run()?;
+    server.run()?;
     Ok(ExitCode::SUCCESS)
 }

@@ -12,9 +12,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// The tour through a running gateway.
+/// The tour through a running wsgate.
 pub(super) struct Tour {
-    gateway: String,
+    listener: String,
     admin: String,
     /// The messages that the backends received.
     heard: Receiver<Received>,
@@ -65,9 +65,9 @@ const STEPS: [Step; 4] = [
 const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Tour {
-    pub(super) fn new(gateway: String, admin: String, heard: Receiver<Received>) -> Self {
+    pub(super) fn new(listener: String, admin: String, heard: Receiver<Received>) -> Self {
         Tour {
-            gateway,
+            listener,
             admin,
             heard,
         }
@@ -75,14 +75,16 @@ impl Tour {
 
     /// Prints what the user can try.
     pub(super) fn introduce(&self, backends: &[String]) {
-        let Tour { gateway, admin, .. } = self;
+        let Tour {
+            listener, admin, ..
+        } = self;
         say!(
             "wsgate {} in front of two echo backends ({})\n",
             env!("CARGO_PKG_VERSION"),
             backends.join(", ")
         );
-        say!("  page       http://{gateway}/   (open it in a browser)");
-        say!("  WebSocket  ws://{gateway}/ws");
+        say!("  page       http://{listener}/   (open it in a browser)");
+        say!("  WebSocket  ws://{listener}/ws");
         say!("  metrics    http://{admin}/metrics\n");
     }
 
@@ -113,7 +115,7 @@ impl Tour {
     async fn good_client(&self) -> io::Result<bool> {
         const TEXT: &str = "Grüße, 世界 🌍";
         say!("1. A good client");
-        let mut client = Peer::connect(&self.gateway).await?;
+        let mut client = Peer::connect(&self.listener).await?;
         let sent = client.send(Opcode::Text, TEXT.as_bytes()).await?;
         say!("   client sends     {}", hex(&sent));
         let answer = client
@@ -143,7 +145,7 @@ impl Tour {
     async fn step(&self, number: usize, step: &Step) -> io::Result<bool> {
         say!("{number}. {}", step.title);
         let before = self.metric(step.metric).await?;
-        let mut client = Peer::connect(&self.gateway).await?;
+        let mut client = Peer::connect(&self.listener).await?;
         let sent = client.send(Opcode::Text, step.sends).await?;
         say!("   client sends     {}", hex(&sent));
         let close = client

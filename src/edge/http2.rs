@@ -35,12 +35,7 @@ pub(crate) async fn serve(
     metrics: &Arc<Metrics>,
     shutdown: &ShutdownWatch,
 ) {
-    let digest = Arc::new(Digest {
-        ssl_digest: stream.get_ssl_digest(),
-        timing_digest: stream.get_timing_digest(),
-        proxy_digest: stream.get_proxy_digest(),
-        socket_digest: stream.get_socket_digest(),
-    });
+    let digest = digest_of(&stream);
     let peer = digest.socket_digest.as_ref();
     let peer = peer.and_then(|socket| socket.peer_addr().cloned());
     let peer = peer.map_or_else(|| "unix".to_owned(), |peer| peer.to_string());
@@ -126,6 +121,16 @@ pub(crate) async fn serve(
         while let Ok(Some(_)) = HttpSession::from_h2_conn(&mut connection, digest.clone()).await {}
     };
     let _ = timeout(FAREWELL, farewell).await;
+}
+
+/// What Pingora's sessions know of the connection.
+fn digest_of(stream: &Stream) -> Arc<Digest> {
+    Arc::new(Digest {
+        ssl_digest: stream.get_ssl_digest(),
+        timing_digest: stream.get_timing_digest(),
+        proxy_digest: stream.get_proxy_digest(),
+        socket_digest: stream.get_socket_digest(),
+    })
 }
 
 /// The settings that the client gets for the connection.

@@ -339,7 +339,7 @@ impl ProxyHttp for ProxyApp {
             (_, ErrorSource::Downstream) => (StatusCode::BAD_REQUEST, "the request is malformed"),
             (_, ErrorSource::Internal | ErrorSource::Unset) => (
                 StatusCode::INTERNAL_SERVER_ERROR,
-                "the gateway failed to handle the request",
+                "wsgate failed to handle the request",
             ),
         };
         let (status, answer) = match plain.exhausted {

@@ -3,16 +3,16 @@
 //! Three lives are kept apart. As long as the connection lives the [`Window`], where one was agreed to be shared by its
 //! messages: as many bytes as were sent, at most 32 KiB, and none before the first message. As long as a message lives
 //! an [`Inflater`]. As long as a call lives what it inflates to, in a block of fixed size that all flows share
-//! (the [workshop](super::workshop)). So memory never follows from what a side claims or from what its data inflates to, and an inflater is
+//! (the [pool](super::inflater_pool)). So memory never follows from what a side claims or from what its data inflates to, and an inflater is
 //! stopped at the message limit, however much more is in it.
 //!
-//! Between its messages a flow leaves its inflater in the workshop, where the next flow that has none may take it. Most
+//! Between its messages a flow leaves its inflater in the pool, where the next flow that has none may take it. Most
 //! often it is still there, and nothing has to be copied; if not, another is given the window. Which of the two it was
 //! makes no difference but time.
 
+use super::inflater_pool::Tag;
 use super::passage::Block;
 use super::violation::{Kind, Place};
-use super::workshop::Tag;
 use super::{Budget, Violation};
 use crate::frame::deflate::{
     DeflateParams, Ending, InflateStatus, Inflater, Step, TAIL, Window, window_size,
@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 #[derive(Debug)]
 pub(super) struct Inflation {
     terms: DeflateParams,
-    /// Which inflater in a workshop is this direction's.
+    /// Which inflater in a pool is this direction's.
     tag: Tag,
     /// The window that the next message may refer back to.
     window: Window,
@@ -130,14 +130,12 @@ impl Inflation {
         block: &mut Block,
     ) -> Fed {
         let takeover = self.terms.takeover;
-        let Block {
-            workshop, budget, ..
-        } = block;
+        let Block { pool, budget, .. } = block;
         let mut inflater = match self.live.take() {
             Some(inflater) => inflater,
-            None => workshop.take(takeover.then_some(self.tag), &self.window),
+            None => pool.take(takeover.then_some(self.tag), &self.window),
         };
-        let (copy, room) = workshop.rooms();
+        let (copy, room) = pool.rooms();
         let mut work = Work {
             inflater: &mut inflater,
             room,
@@ -185,7 +183,7 @@ impl Inflation {
                 self.tag.message += 1;
                 // An inflater knows 32 KiB. Where less was agreed, what it accepts must not depend on whether it was there.
                 let knows = takeover && window_size(self.terms) == Inflater::WINDOW;
-                workshop.put(inflater, knows.then_some(self.tag));
+                pool.put(inflater, knows.then_some(self.tag));
                 Progress::Whole
             }
             Ok(()) => {
@@ -193,7 +191,7 @@ impl Inflation {
                 Progress::UnderWay
             }
             Err(_) => {
-                workshop.put(inflater, None);
+                pool.put(inflater, None);
                 self.give_up();
                 // Nothing more is made of it.
                 used = chunk.len();

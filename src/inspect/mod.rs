@@ -1,7 +1,7 @@
 //! One proxied connection after its 101: what may pass, what may not, and what each side is told.
 //!
 //! - [`flow`]: one direction, frame by frame.
-//! - `inflation`, `workshop`: what of a direction is compressed, seen through; what all of them share for that.
+//! - `inflation`, `inflater_pool`: what of a direction is compressed, seen through; what all of them share for that.
 //! - [`passage`]: what a flow is told and what it tells.
 //! - [`budget`]: how much work one call may do.
 //! - [`violation`]: the table of what can be wrong.
@@ -12,10 +12,10 @@
 pub mod budget;
 pub mod closing;
 pub mod flow;
+mod inflater_pool;
 mod inflation;
 pub mod passage;
 pub mod violation;
-mod workshop;
 
 pub use budget::Budget;
 pub use flow::Flow;

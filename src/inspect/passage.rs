@@ -1,6 +1,6 @@
 //! The input and the output of a flow: how far to go, what passes, which event stopped the walk, and the counts.
 
-use super::workshop::InflaterPool;
+use super::inflater_pool::InflaterPool;
 use super::{Budget, Violation};
 use crate::frame::ping;
 
@@ -95,7 +95,7 @@ impl Tally {
 pub struct Block {
     pub(super) copy: Box<[u8; Block::LEN]>,
     /// Empty before the first compressed message.
-    pub(super) workshop: InflaterPool,
+    pub(super) pool: InflaterPool,
     /// How much work the calls that are given this block may still do, all together. Boundless unless it is set.
     pub budget: Budget,
 }
@@ -109,7 +109,7 @@ impl Default for Block {
     fn default() -> Self {
         Block {
             copy: Box::new([0; Block::LEN]),
-            workshop: InflaterPool::default(),
+            pool: InflaterPool::default(),
             budget: Budget::default(),
         }
     }

@@ -72,7 +72,7 @@ impl ReportedErrors {
         if !new.contains(&true) && new_ca != Some(true) {
             return None;
         }
-        said(in_force.with(certificates, client_ca))
+        reported(in_force.with(certificates, client_ca))
     }
 
     fn connect(&mut self, in_force: &Connect) -> Option<Connect> {
@@ -86,11 +86,11 @@ impl ReportedErrors {
         if new != Some(true) && new_ca != Some(true) {
             return None;
         }
-        said(in_force.with(authorities, certificate))
+        reported(in_force.with(authorities, certificate))
     }
 }
 
-fn said<T>(made: Result<T, String>) -> Option<T> {
+fn reported<T>(made: Result<T, String>) -> Option<T> {
     made.map_err(|error| tracing::error!("TLS stays as it is: {error}"))
         .ok()
 }

@@ -24,7 +24,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 pub(super) struct Ending {
     pub control: Arc<Control>,
     pub pools: Arc<Pools>,
-    pub gate: Listeners<ConnectionHandler>,
+    pub listeners: Listeners<ConnectionHandler>,
     pub admin: Option<Listeners<Admin>>,
     /// The answer of `/readyz`.
     pub ready: Arc<AtomicBool>,
@@ -39,7 +39,7 @@ impl Ending {
         service::stopping();
         self.ready.store(false, Ordering::Relaxed);
         sleep(settings.lame_duck).await;
-        self.gate.stop();
+        self.listeners.stop();
         self.drain(&settings, settings.shutdown_deadline).await;
     }
 
@@ -53,7 +53,7 @@ impl Ending {
             );
             return false;
         };
-        let mut sockets = self.gate.sockets();
+        let mut sockets = self.listeners.sockets();
         if let Some(admin) = &self.admin {
             sockets.extend(admin.sockets());
         }
@@ -72,7 +72,7 @@ impl Ending {
             return false;
         }
         tracing::info!("the new process serves");
-        self.gate.stop();
+        self.listeners.stop();
         if let Some(admin) = &self.admin {
             admin.stop();
         }
@@ -91,8 +91,8 @@ impl Ending {
         let spread = limit * 3 / 4;
         let pace = match settings.terms.pace {
             Pace::Adaptive => {
-                let asked = Duration::from_secs_f64(connections as f64 / RATE);
-                Pace::Over(asked.min(spread))
+                let wanted = Duration::from_secs_f64(connections as f64 / RATE);
+                Pace::Over(wanted.min(spread))
             }
             pace => pace,
         };
@@ -109,7 +109,7 @@ impl Ending {
             terms,
         );
         let all_gone = async {
-            self.gate.app().idle().await;
+            self.listeners.app().idle().await;
             self.control.empty().await;
         };
         let mut all_gone = std::pin::pin!(all_gone);

@@ -30,7 +30,7 @@ use ending::{Ending, Signals};
 use listening::{Bound, Listeners, Serving, SocketAccess};
 use parking_lot::Mutex;
 use pingora::server::configuration::ServerConf;
-use pingora::server::{RunArgs, Server, ShutdownWatch};
+use pingora::server::{RunArgs, Server as PingoraServer, ShutdownWatch};
 use pingora::services::background::{BackgroundService, background_service};
 use reload::Live;
 use std::io;
@@ -41,18 +41,18 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// wsgate with its listeners bound, not yet serving.
-pub struct Gateway {
-    server: Server,
+pub struct Server {
+    pingora: PingoraServer,
     ending: Ending,
     live: Live,
     checks: Checks,
     discovery: Discovery,
-    relief: LoadShedder,
-    asked: mpsc::Receiver<crate::admin::Reload>,
+    load_shedder: LoadShedder,
+    reloads: mpsc::Receiver<crate::admin::Reload>,
     inherited: Option<Inherited>,
 }
 
-impl Gateway {
+impl Server {
     /// Binds every listener of the configuration, but for those that another process has handed over. `file` is where the
     /// configuration comes from, if it can be reloaded.
     ///
@@ -62,7 +62,7 @@ impl Gateway {
         config: Config,
         file: Option<PathBuf>,
         mut inherited: Option<Inherited>,
-    ) -> Result<Gateway, StartError> {
+    ) -> Result<Server, StartError> {
         raise_file_limit();
         let conf = ServerConf {
             threads: match config.threads {
@@ -76,7 +76,7 @@ impl Gateway {
             graceful_shutdown_timeout_seconds: Some(1),
             ..ServerConf::default()
         };
-        let mut server = Server::new_with_opt_and_conf(None, conf);
+        let mut pingora = PingoraServer::new_with_opt_and_conf(None, conf);
         let metrics = Arc::new(Metrics::new());
         let ready = Arc::new(AtomicBool::new(false));
         let control = Control::new(config.drain.clone(), metrics.clone());
@@ -91,34 +91,40 @@ impl Gateway {
             .map(|inherited| std::mem::take(&mut inherited.sockets))
             .unwrap_or_default();
         let table = Table::new(&config.proxy, &pools, &control, &metrics, None);
-        let relief = LoadShedder::new(control.clone(), table.buffers().clone());
-        let gate = Listeners::new(
+        let load_shedder = LoadShedder::new(control.clone(), table.buffers().clone());
+        let listeners = Listeners::new(
             "wsgate",
-            ConnectionHandler::new(table, &server.configuration),
+            ConnectionHandler::new(table, &pingora.configuration),
             metrics.clone(),
         );
-        let listeners = config.proxy.listeners.iter();
+        let configured = config.proxy.listeners.iter();
         let tcp = config.proxy.client.tcp;
-        let bound = listeners.map(|listener| Bound::new(&listener.address, tcp, &mut sockets));
-        gate.add(bound.collect::<Result<_, _>>()?);
-        server.add_service(Serving::new(gate.clone(), None));
+        let bound = configured.map(|listener| Bound::new(&listener.address, tcp, &mut sockets));
+        listeners.add(bound.collect::<Result<_, _>>()?);
+        pingora.add_service(Serving::new(listeners.clone(), None));
 
-        let (ask, asked) = mpsc::channel(1);
+        let (reload, reloads) = mpsc::channel(1);
         let mut admin = None;
         if let Some(address) = &config.admin.listen {
             let drains = Drains::new(control.clone(), pools.clone());
             drains.export(&metrics);
-            let endpoints = Admin::new(&config.admin, metrics.clone(), ready.clone(), drains, ask);
-            let listeners = Listeners::new("admin", endpoints, metrics.clone());
+            let endpoints = Admin::new(
+                &config.admin,
+                metrics.clone(),
+                ready.clone(),
+                drains,
+                reload,
+            );
+            let own = Listeners::new("admin", endpoints, metrics.clone());
             let access = SocketAccess::new(config.admin.socket_mode, config.owner.as_ref());
-            listeners.add(vec![Bound::private(address, access, &mut sockets)?]);
-            server.add_service(Serving::new(listeners.clone(), Some(1)));
-            admin = Some(listeners);
+            own.add(vec![Bound::private(address, access, &mut sockets)?]);
+            pingora.add_service(Serving::new(own.clone(), Some(1)));
+            admin = Some(own);
         }
         let ending = Ending {
             control: control.clone(),
             pools: pools.clone(),
-            gate: gate.clone(),
+            listeners: listeners.clone(),
             admin: admin.clone(),
             ready,
             upgrade_socket: config.upgrade_socket.clone(),
@@ -129,18 +135,18 @@ impl Gateway {
             control,
             pools,
             metrics,
-            gate,
+            listeners,
             admin,
-            said: ReportedErrors::default(),
+            reported_errors: ReportedErrors::default(),
         };
-        Ok(Gateway {
-            server,
+        Ok(Server {
+            pingora,
             ending,
             live,
             checks,
             discovery,
-            relief,
-            asked,
+            load_shedder,
+            reloads,
             inherited,
         })
     }
@@ -158,7 +164,7 @@ impl Gateway {
 
     /// Where clients are accepted, with the ports that were taken where port 0 was asked for.
     pub fn addresses(&self) -> Vec<Address> {
-        self.ending.gate.addresses()
+        self.ending.listeners.addresses()
     }
 
     /// Where the admin listener is.
@@ -177,22 +183,22 @@ impl Gateway {
         let (reminding, settings) = (self.ending.pools.clone(), self.ending.control.clone());
         let control = self.ending.control.clone();
         let (signals, hangup) = Signals::new(self.ending)?;
-        let (live, asked) = (self.live, self.asked);
-        let (checks, discovery, relief) = (self.checks, self.discovery, self.relief);
+        let (live, reloads) = (self.live, self.reloads);
+        let (checks, discovery, load_shedder) = (self.checks, self.discovery, self.load_shedder);
         let work = async move {
             tokio::join!(
                 control.conduct(),
                 checks.run(),
                 discovery.run(),
-                relief.run(),
-                live.run(hangup, asked),
+                load_shedder.run(),
+                live.run(hangup, reloads),
                 state::remind(&reminding, &settings),
                 write_suppressed()
             );
         };
         let mut background = background_service("drains", Background::new(work));
         background.threads = Some(1);
-        self.server.add_service(background);
+        self.pingora.add_service(background);
         for address in addresses {
             tracing::info!(%address, "listening");
         }
@@ -205,7 +211,7 @@ impl Gateway {
         if let Some(inherited) = self.inherited {
             inherited.confirm();
         }
-        self.server.run(RunArgs {
+        self.pingora.run(RunArgs {
             shutdown_signal: Box::new(signals),
         });
         tracing::info!("stopped");

@@ -31,14 +31,14 @@ pub(super) struct Live {
     pub control: Arc<Control>,
     pub pools: Arc<Pools>,
     pub metrics: Arc<Metrics>,
-    pub gate: Listeners<ConnectionHandler>,
+    pub listeners: Listeners<ConnectionHandler>,
     pub admin: Option<Listeners<Admin>>,
-    pub said: ReportedErrors,
+    pub reported_errors: ReportedErrors,
 }
 
 impl Live {
     /// Reloads whenever it is asked to, for as long as it is polled.
-    pub(super) async fn run(mut self, mut hangup: Signal, mut asked: mpsc::Receiver<Reload>) {
+    pub(super) async fn run(mut self, mut hangup: Signal, mut reloads: mpsc::Receiver<Reload>) {
         let mut looks = tokio::time::interval(certificates::LOOK);
         loop {
             let answer = tokio::select! {
@@ -47,7 +47,7 @@ impl Live {
                     continue;
                 }
                 Some(()) = hangup.recv() => None,
-                Some(answer) = asked.recv() => Some(answer),
+                Some(answer) = reloads.recv() => Some(answer),
             };
             service::reloading();
             let result = self.reload();
@@ -81,25 +81,7 @@ impl Live {
         let mut config =
             Config::load_over(file, Some(&self.config)).map_err(|error| error.to_string())?;
         let mut notes = std::mem::take(&mut config.warnings);
-        let later = "takes effect when wsgate is started anew";
-        if config.threads != self.config.threads {
-            notes.push(format!("`threads` {later}"));
-        }
-        if config.log.format != self.config.log.format {
-            notes.push(format!("`log.format` {later}"));
-        }
-        if config.owner != self.config.owner {
-            notes.push(format!("`user` and `group` {later}"));
-        }
-        if config.upgrade_socket != self.config.upgrade_socket {
-            notes.push(format!("`upgrade_socket` {later}"));
-        }
-        if config.state_file != self.config.state_file {
-            notes.push(format!("`state_file` {later}"));
-        }
-        if self.admin.is_none() && config.admin.listen.is_some() {
-            notes.push(format!("an admin listener, where there was none, {later}"));
-        }
+        notes.extend(self.later(&config));
 
         // All that can fail comes before anything changes.
         let wanted: Vec<_> = config
@@ -111,7 +93,7 @@ impl Live {
         let wanted_admin: Vec<_> = config.admin.listen.iter().cloned().collect();
         let words = |error: BindError| error.to_string();
         let tcp = config.proxy.client.tcp;
-        let missing = self.gate.missing(&wanted);
+        let missing = self.listeners.missing(&wanted);
         let bound = missing
             .iter()
             .map(|address| Bound::new(address, tcp, &mut Vec::new()));
@@ -137,8 +119,8 @@ impl Live {
         self.control.apply(config.drain.clone());
         let departures = self.pools.apply(&config.proxy.upstreams);
         self.pools.lift_ejections();
-        let gate = self.gate.app();
-        let before = gate.table();
+        let handler = self.listeners.app();
+        let before = handler.table();
         let table = Table::new(
             &config.proxy,
             &self.pools,
@@ -150,12 +132,12 @@ impl Live {
             let successors = table.successors(&departure.pool, &before);
             self.drain(departure, successors);
         }
-        gate.apply(table);
+        handler.apply(table);
         for bound in &bound {
             tracing::info!(address = %bound.address, "listening");
         }
-        self.gate.add(bound);
-        self.gate.keep(&wanted);
+        self.listeners.add(bound);
+        self.listeners.keep(&wanted);
         if let Some(admin) = &self.admin {
             admin.app().apply(&config.admin);
             for bound in &bound_admin {
@@ -169,14 +151,39 @@ impl Live {
         Ok(notes)
     }
 
+    /// The changes of a configuration that are not made before the next start.
+    fn later(&self, config: &Config) -> Vec<String> {
+        let mut notes = Vec::new();
+        let later = "takes effect when wsgate is started anew";
+        if config.threads != self.config.threads {
+            notes.push(format!("`threads` {later}"));
+        }
+        if config.log.format != self.config.log.format {
+            notes.push(format!("`log.format` {later}"));
+        }
+        if config.owner != self.config.owner {
+            notes.push(format!("`user` and `group` {later}"));
+        }
+        if config.upgrade_socket != self.config.upgrade_socket {
+            notes.push(format!("`upgrade_socket` {later}"));
+        }
+        if config.state_file != self.config.state_file {
+            notes.push(format!("`state_file` {later}"));
+        }
+        if self.admin.is_none() && config.admin.listen.is_some() {
+            notes.push(format!("an admin listener, where there was none, {later}"));
+        }
+        notes
+    }
+
     /// Puts certificates that were written anew in force.
     fn renew(&mut self) {
-        if self.said.renew(&mut self.config.proxy) {
-            let gate = self.gate.app();
+        if self.reported_errors.renew(&mut self.config.proxy) {
+            let handler = self.listeners.app();
             // The servers are the same: none is removed.
             self.pools.apply(&self.config.proxy.upstreams);
-            let before = gate.table();
-            gate.apply(Table::new(
+            let before = handler.table();
+            handler.apply(Table::new(
                 &self.config.proxy,
                 &self.pools,
                 &self.control,

@@ -79,6 +79,17 @@ enum Attempt {
     Exhausted,
 }
 
+/// The result of trying each candidate once.
+enum Round {
+    Connected(Box<Connected>),
+    /// None took the upgrade; one of them may have room for it later.
+    None {
+        lacks_room: bool,
+    },
+    /// No server can be connected to.
+    Exhausted,
+}
+
 impl Pool {
     /// A connection to the first candidate that takes one. Where none has room, the upgrade waits for one up to `queue_timeout`,
     /// or until `client_left` is ready, which is polled only then.
@@ -89,6 +100,7 @@ impl Pool {
         mut client_left: Pin<&mut (dyn Future<Output = ()> + Send)>,
     ) -> Result<Box<Connected>, Unreachable> {
         let (key, network) = (wish.key, wish.network);
+        let is_hashed = self.is_hashed(key);
         let deadline =
             tokio::time::Instant::now().into_std() + self.members().settings.queue_timeout;
         let mut unreachable = Unreachable::default();
@@ -97,39 +109,25 @@ impl Pool {
         let mut failed: Vec<u32> = wish.avoid.into_iter().collect();
         // The handshake that a wait in the queue ended with.
         let mut turn: Option<AdmittedHandshake> = None;
-        let (end, connected) = 'connected: loop {
+        let (end, connected) = loop {
             let mut candidates = self.candidates(key);
             candidates.retain(|server| !failed.contains(&server.number));
-            let is_hashed = self.is_hashed(key);
             if let Some(handshake) = &turn {
                 self.put_first(handshake.server(), &mut candidates);
             }
-            let mut lacks_room = false;
-            for server in &candidates {
-                // A backup takes the place of servers that cannot be reached, not of those that are busy.
-                if lacks_room && server.is_backup() && !candidates[0].is_backup() {
-                    break;
-                }
-                let own_turn = turn.take_if(|turn| turn.server() == server.number);
-                // A key belongs to its server: the next one is tried only where that one fails.
-                let Some(handshake) = own_turn.or_else(|| self.try_admit(server.number, network))
-                else {
-                    lacks_room = true;
-                    if is_hashed {
-                        break;
-                    }
-                    continue;
-                };
-                let opening = self.open(server, handshake, &mut unreachable, metrics);
-                match opening.await {
-                    Attempt::Connected(connected) => {
-                        break 'connected (QueueEnd::Served, Some(connected));
-                    }
-                    Attempt::Full => lacks_room = true,
-                    Attempt::Failed => failed.push(server.number),
-                    Attempt::Exhausted => break 'connected (QueueEnd::Unreachable, None),
-                }
-            }
+            let round = self.try_candidates(
+                &candidates,
+                wish,
+                &mut turn,
+                &mut failed,
+                &mut unreachable,
+                metrics,
+            );
+            let lacks_room = match round.await {
+                Round::Connected(connected) => break (QueueEnd::Served, Some(connected)),
+                Round::Exhausted => break (QueueEnd::Unreachable, None),
+                Round::None { lacks_room } => lacks_room,
+            };
             // Where the server of a turn is not there any more, the turn is given back.
             drop(turn.take());
             let must_retry = unreachable.is_tried && !lacks_room;
@@ -156,7 +154,8 @@ impl Pool {
                         break (QueueEnd::Abandoned, None);
                     }
                 }
-                failed.clear();
+                // All are tried again but for the server that the request was sent to.
+                failed.truncate(usize::from(wish.avoid.is_some()));
                 continue;
             }
             // Few upgrades wait, and all would carry the room for it.
@@ -182,6 +181,43 @@ impl Pool {
             queued.end(end);
         }
         connected.ok_or(unreachable)
+    }
+
+    /// Tries each candidate once, in their order. `turn` is the handshake that a wait in the queue ended with.
+    async fn try_candidates(
+        self: &Arc<Self>,
+        candidates: &[Arc<Server>],
+        wish: &Wish<'_>,
+        turn: &mut Option<AdmittedHandshake>,
+        failed: &mut Vec<u32>,
+        unreachable: &mut Unreachable,
+        metrics: &Metrics,
+    ) -> Round {
+        let is_hashed = self.is_hashed(wish.key);
+        let mut lacks_room = false;
+        for server in candidates {
+            // A backup takes the place of servers that cannot be reached, not of those that are busy.
+            if lacks_room && server.is_backup() && !candidates[0].is_backup() {
+                break;
+            }
+            let own_turn = turn.take_if(|turn| turn.server() == server.number);
+            let admit = || self.try_admit(server.number, wish.network);
+            // A key belongs to its server: the next one is tried only where that one fails.
+            let Some(handshake) = own_turn.or_else(admit) else {
+                lacks_room = true;
+                if is_hashed {
+                    break;
+                }
+                continue;
+            };
+            match self.open(server, handshake, unreachable, metrics).await {
+                Attempt::Connected(connected) => return Round::Connected(connected),
+                Attempt::Full => lacks_room = true,
+                Attempt::Failed => failed.push(server.number),
+                Attempt::Exhausted => return Round::Exhausted,
+            }
+        }
+        Round::None { lacks_room }
     }
 
     /// The candidates, as soon as there are any, within `queue_timeout`; empty where there were none.

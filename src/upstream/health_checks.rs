@@ -157,7 +157,7 @@ impl HealthChecker {
                 tracing::info!(upstream, %server, old, new, "server was deployed anew");
                 self.control.start(self.trigger(Cause::Deploy));
             }
-            // Not all gateways and servers in step.
+            // Health checks of several wsgate processes must not come in step.
             let jitter = rand::thread_rng().gen_range(0.9..LATEST);
             sleep(settings.interval.mul_f64(jitter)).await;
         }

@@ -65,7 +65,7 @@ impl InflaterPool {
             });
         let mut inflater = match taken.map(|at| self.idle.swap_remove(at)) {
             None => Inflater::new(),
-            // It is where this flow left it, and no other workshop has gone on from there.
+            // It is where this flow left it, and no other pool has gone on from there.
             Some(idle) if tag.is_some() && idle.tag == tag => return idle.inflater,
             Some(mut idle) => {
                 idle.inflater.reset();
