@@ -23,6 +23,8 @@ pub(super) const HEADER: &str = "X-Wsgate";
 pub(super) struct Guard {
     access: Access,
     metrics_token: bool,
+    /// The listener that serves the probes and the metrics alone.
+    probes: Option<Address>,
     pub ready_needs_servers: bool,
     /// Names by which the listener is asked, in lower case.
     names: Vec<String>,
@@ -58,6 +60,7 @@ impl Guard {
         Guard {
             access: Access::of(settings),
             metrics_token: settings.metrics_token,
+            probes: settings.probes.clone(),
             ready_needs_servers: settings.ready_needs_servers,
             names,
         }
@@ -67,7 +70,17 @@ impl Guard {
     ///
     /// # Errors
     /// Why it does not pass.
-    pub(super) fn check(&self, request: &Request, is_unix: bool) -> Result<(), Refusal> {
+    pub(super) fn check(
+        &self,
+        request: &Request,
+        listener: Option<&Address>,
+    ) -> Result<(), Refusal> {
+        let is_unix = matches!(listener, Some(Address::Unix(_)));
+        let is_for_probes = listener.is_some() && listener == self.probes.as_ref();
+        if is_for_probes && request.is_api() {
+            let sentence = "this listener serves /metrics, /healthz and /readyz; /v1 is on the other one of [admin]";
+            return Err(Refusal::new(StatusCode::NOT_FOUND, sentence));
+        }
         let host = request.host()?;
         if !request.is_change() && matches!(request.path.as_str(), "/healthz" | "/readyz") {
             // These paths reveal nothing, and balancers ask for them by all sorts of names.
@@ -179,7 +192,7 @@ mod tests {
     }
 
     fn status(settings: &Settings, request: &Request) -> Option<u16> {
-        let checked = Guard::new(settings).check(request, false);
+        let checked = Guard::new(settings).check(request, None);
         checked.err().map(|refusal| refusal.status.as_u16())
     }
 

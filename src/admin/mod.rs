@@ -37,6 +37,8 @@ use tokio::sync::{mpsc, oneshot};
 pub struct Settings {
     /// `None`: there is none.
     pub listen: Option<Address>,
+    /// Another listener, for the probes and the metrics alone: no other machine's prober has to reach `/v1`.
+    pub probes: Option<Address>,
     /// The token that a request under `/v1` has to bear.
     pub token: Option<Token>,
     /// `/metrics` wants the token too.
@@ -76,6 +78,7 @@ impl Default for Settings {
     fn default() -> Self {
         Settings {
             listen: Some(Address::Tcp(([127, 0, 0, 1], 9900).into())),
+            probes: None,
             token: None,
             metrics_token: false,
             hosts: Vec::new(),
@@ -85,8 +88,21 @@ impl Default for Settings {
     }
 }
 
-/// Somebody asks for a reload; this takes what has to be known of it, or why nothing has changed.
-pub type Reload = oneshot::Sender<Result<Vec<String>, String>>;
+impl Settings {
+    /// The addresses of both listeners.
+    pub fn addresses(&self) -> Vec<Address> {
+        self.listen.iter().chain(&self.probes).cloned().collect()
+    }
+}
+
+/// A request for a reload.
+#[derive(Debug)]
+pub struct Reload {
+    /// Who asks, for the log.
+    pub by: String,
+    /// Takes the warnings, or why nothing has changed.
+    pub answer: oneshot::Sender<Result<Vec<String>, String>>,
+}
 
 /// The endpoints. Clones share everything.
 #[derive(Clone)]
@@ -97,8 +113,8 @@ pub struct Admin {
     guard: Arc<RwLock<Guard>>,
     reload: mpsc::Sender<Reload>,
     connections: Connections,
-    /// The connections come over a Unix socket.
-    is_unix: bool,
+    /// The address of the listener that the connections come from, as configured.
+    listener: Option<Address>,
 }
 
 impl Admin {
@@ -117,14 +133,14 @@ impl Admin {
             guard: Arc::new(RwLock::new(Guard::new(settings))),
             reload,
             connections: Connections::default(),
-            is_unix: false,
+            listener: None,
         }
     }
 
     /// The endpoints for the connections of a listener at this address.
     pub fn at(&self, listener: &Address) -> Self {
         Admin {
-            is_unix: matches!(listener, Address::Unix(_)),
+            listener: Some(listener.clone()),
             ..self.clone()
         }
     }
@@ -137,13 +153,14 @@ impl Admin {
     /// Whether this request may be answered.
     fn check(&self, request: &Request) -> Result<(), Refusal> {
         let guard = self.guard.read();
-        guard.check(request, self.is_unix)
+        guard.check(request, self.listener.as_ref())
     }
 
     /// Has the configuration read again, and waits for what comes of it.
-    async fn reload(&self) -> Response<Vec<u8>> {
-        let (tell, told) = oneshot::channel();
-        let result = match self.reload.send(tell).await {
+    async fn reload(&self, peer: &str) -> Response<Vec<u8>> {
+        let (answer, told) = oneshot::channel();
+        let by = peer.to_owned();
+        let result = match self.reload.send(Reload { by, answer }).await {
             Ok(()) => told.await.ok(),
             Err(_) => None,
         };
@@ -172,7 +189,7 @@ impl Admin {
             return self.answer(method, path);
         }
         if (method.as_str(), path) == ("POST", "/v1/reload") {
-            return self.reload().await;
+            return self.reload(peer).await;
         }
         let as_read = match *method {
             Method::HEAD => &Method::GET,

@@ -35,7 +35,24 @@ impl Reader<'_> {
                 Some(address)
             }
         };
+        let probes = match &written.probes {
+            Some(probes) if !probes.get_ref().is_empty() => {
+                let address = self.address(probes, address::listener)?;
+                if let Some(listen) = listen
+                    .as_ref()
+                    .filter(|of| **of == address || address::collide(of, &address))
+                {
+                    let message =
+                        format!("`{address}` is the address of the admin listener, `{listen}`");
+                    let help = "give `probes` another port";
+                    return Err(self.source.error(probes.span(), message, help));
+                }
+                Some(address)
+            }
+            _ => None,
+        };
         Ok(Settings {
+            probes,
             token,
             metrics_token,
             hosts: self.admin_hosts(&written.hosts)?,

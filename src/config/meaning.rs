@@ -58,7 +58,7 @@ pub(super) fn of(file: File, source: Source<'_>, before: Option<&Config>) -> Res
     let admin = reader.admin(file.admin.0, &mut warnings)?;
     let drain = reader.drain(file.drain.0)?;
     let client = reader.client(file.client.0)?;
-    let listeners = reader.listeners(file.listener, &client, admin.listen.as_ref(), admin_line)?;
+    let listeners = reader.listeners(file.listener, &client, &admin.addresses(), admin_line)?;
     let mut upstreams = Vec::new();
     let mut places = Vec::new();
     for (name, upstream) in file.upstream {
@@ -347,12 +347,12 @@ impl Reader<'_> {
         })
     }
 
-    /// `admin` is where the admin listener is, and the line that says so where it is not the default.
+    /// `admin` are the addresses of the admin listeners, and the line that says so where the first is not the default.
     fn listeners(
         &self,
         written: Vec<Spanned<Table<written::Listener>>>,
         client: &Client,
-        admin: Option<&Address>,
+        admin: &[Address],
         admin_line: Option<usize>,
     ) -> Result<Vec<Listener>, Error> {
         let mut listeners: Vec<Listener> = Vec::new();
@@ -368,7 +368,8 @@ impl Reader<'_> {
             };
             let address = self.address(&listen, address::listener)?;
             let refuse = |message, help| Err(self.source.error(listen.span(), message, help));
-            if let Some(admin) = admin.filter(|admin| address::collide(admin, &address)) {
+            let mut taken = admin.iter();
+            if let Some(admin) = taken.find(|admin| address::collide(admin, &address)) {
                 let whence = admin_line
                     .map_or_else(|| "the default".to_owned(), |line| format!("line {line}"));
                 return refuse(

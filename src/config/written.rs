@@ -64,6 +64,7 @@ pub(super) enum Level {
 #[serde(deny_unknown_fields)]
 pub(super) struct Admin {
     pub listen: Option<Spanned<String>>,
+    pub probes: Option<Spanned<String>>,
     pub token_file: Option<Spanned<String>>,
     pub metrics_token: Option<Spanned<bool>>,
     #[serde(default)]

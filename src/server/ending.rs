@@ -5,6 +5,7 @@ use super::listening::Listeners;
 use crate::admin::Admin;
 use crate::deploy::{Control, Settings, Target, Trigger};
 use crate::drain::{Cause, Pace, Selection, Terms};
+use crate::duration::Shown;
 use crate::edge::connections::ConnectionHandler;
 use crate::service;
 use crate::upstream::Pools;
@@ -36,6 +37,9 @@ impl Ending {
     /// SIGTERM: balancers are given time to notice, then nobody new comes.
     async fn terminate(&self) {
         let settings = self.control.settings();
+        let connections = self.control.count(Selection::Everything);
+        let (lame_duck, deadline) = (Shown(settings.lame_duck), Shown(settings.shutdown_deadline));
+        tracing::info!(connections, %lame_duck, %deadline, "SIGTERM: draining all clients, then ending");
         service::stopping();
         self.ready.store(false, Ordering::Relaxed);
         sleep(settings.lame_duck).await;
@@ -53,6 +57,7 @@ impl Ending {
             );
             return false;
         };
+        tracing::info!(socket = %path.display(), "SIGQUIT: handing the listeners over to a new process");
         let mut sockets = self.listeners.sockets();
         if let Some(admin) = &self.admin {
             sockets.extend(admin.sockets());

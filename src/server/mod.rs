@@ -105,7 +105,8 @@ impl Server {
 
         let (reload, reloads) = mpsc::channel(1);
         let mut admin = None;
-        if let Some(address) = &config.admin.listen {
+        let addresses = config.admin.addresses();
+        if !addresses.is_empty() {
             let drains = Drains::new(control.clone(), pools.clone());
             drains.export(&metrics);
             let endpoints = Admin::new(
@@ -117,7 +118,9 @@ impl Server {
             );
             let own = Listeners::new("admin", endpoints, metrics.clone());
             let access = SocketAccess::new(config.admin.socket_mode, config.owner.as_ref());
-            own.add(vec![Bound::private(address, access, &mut sockets)?]);
+            let bound = addresses.iter();
+            let bound = bound.map(|address| Bound::private(address, access, &mut sockets));
+            own.add(bound.collect::<Result<_, _>>()?);
             pingora.add_service(Serving::new(own.clone(), Some(1)));
             admin = Some(own);
         }
@@ -169,7 +172,13 @@ impl Server {
 
     /// Where the admin listener is.
     pub fn admin(&self) -> Option<Address> {
-        self.ending.admin.as_ref()?.addresses().pop()
+        self.admin_addresses().into_iter().next()
+    }
+
+    /// The addresses of the admin listener and of the one for probes, in this order.
+    fn admin_addresses(&self) -> Vec<Address> {
+        let admin = self.ending.admin.as_ref();
+        admin.map_or_else(Vec::new, Listeners::addresses)
     }
 
     /// Serves until the process is told to end: SIGTERM, SIGINT, or SIGQUIT where a new process takes over.
@@ -177,12 +186,13 @@ impl Server {
     /// # Errors
     /// Where the system does not let the process handle signals.
     pub fn run(mut self) -> io::Result<()> {
-        let (addresses, admin) = (self.addresses(), self.admin());
+        let (addresses, admin) = (self.addresses(), self.admin_addresses());
         // Before anybody is told that it serves: from here on a signal ends it as it should.
         let ready = self.ending.ready.clone();
         let (reminding, settings) = (self.ending.pools.clone(), self.ending.control.clone());
         let control = self.ending.control.clone();
         let (signals, hangup) = Signals::new(self.ending)?;
+        let has_control = self.live.config.admin.listen.is_some();
         let (live, reloads) = (self.live, self.reloads);
         let (checks, discovery, load_shedder) = (self.checks, self.discovery, self.load_shedder);
         let work = async move {
@@ -202,8 +212,11 @@ impl Server {
         for address in addresses {
             tracing::info!(%address, "listening");
         }
-        if let Some(address) = admin {
-            tracing::info!(%address, "admin listening");
+        for (index, address) in admin.iter().enumerate() {
+            match index {
+                0 if has_control => tracing::info!(%address, "admin listening"),
+                _ => tracing::info!(%address, "probes and metrics are served"),
+            }
         }
         // The sockets listen already: whoever connects from now on is served.
         ready.store(true, Ordering::Relaxed);

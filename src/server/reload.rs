@@ -41,13 +41,13 @@ impl Live {
     pub(super) async fn run(mut self, mut hangup: Signal, mut reloads: mpsc::Receiver<Reload>) {
         let mut looks = tokio::time::interval(certificates::LOOK);
         loop {
-            let answer = tokio::select! {
+            let (by, answer) = tokio::select! {
                 _ = looks.tick() => {
                     self.renew();
                     continue;
                 }
-                Some(()) = hangup.recv() => None,
-                Some(answer) = reloads.recv() => Some(answer),
+                Some(()) = hangup.recv() => ("SIGHUP".to_owned(), None),
+                Some(Reload { by, answer }) = reloads.recv() => (by, Some(answer)),
             };
             service::reloading();
             let result = self.reload();
@@ -58,10 +58,13 @@ impl Live {
                     for note in notes {
                         tracing::warn!("{note}");
                     }
-                    tracing::info!("configuration reloaded");
+                    tracing::info!(by, "configuration reloaded");
                 }
                 Err(error) => {
-                    tracing::error!("configuration not reloaded, nothing has changed: {error}")
+                    tracing::error!(
+                        by,
+                        "configuration not reloaded, nothing has changed: {error}"
+                    )
                 }
             }
             if let Some(answer) = answer {
@@ -90,7 +93,7 @@ impl Live {
             .iter()
             .map(|listener| listener.address.clone())
             .collect();
-        let wanted_admin: Vec<_> = config.admin.listen.iter().cloned().collect();
+        let wanted_admin = config.admin.addresses();
         let words = |error: BindError| error.to_string();
         let tcp = config.proxy.client.tcp;
         let missing = self.listeners.missing(&wanted);
@@ -170,7 +173,7 @@ impl Live {
         if config.state_file != self.config.state_file {
             notes.push(format!("`state_file` {later}"));
         }
-        if self.admin.is_none() && config.admin.listen.is_some() {
+        if self.admin.is_none() && !config.admin.addresses().is_empty() {
             notes.push(format!("an admin listener, where there was none, {later}"));
         }
         notes

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import pwd
+import re
 import shlex
 import socket
 import stat
@@ -370,6 +371,30 @@ def test_the_lines_of_the_readme(start):
         arguments = shlex.split(line, comments=True)
         done = subprocess.run([*arguments, "-sS", "-f"], capture_output=True, text=True, timeout=TIMEOUT, check=False)
         assert done.returncode == 0, f"{line}: {done.stderr}"
+
+
+def test_a_listener_for_probes_has_no_control(start):
+    wsgate = start('probes = "127.0.0.2:0"\nready_needs_servers = true')
+    line = wsgate.wait_for_log(lambda line: "probes and metrics are served" in line, "where they are")
+    port = int(re.search(r"127\.0\.0\.2:(\d+)", line)[1])
+    with socket.create_connection(("127.0.0.2", port), TIMEOUT) as sock:
+        client = raw.Peer(sock, client=True)
+        for method, path, code in [
+            ("GET", "/healthz", 200),
+            ("GET", "/readyz", 200),
+            ("GET", "/metrics", 200),
+            ("GET", "/v1/status", 404),
+            ("POST", "/v1/reload", 404),
+            ("POST", DRAIN, 404),
+        ]:
+            client.send(head(method, path, OURS, host=f"127.0.0.2:{port}"))
+            answer = client.read_head()
+            body = client.read_body(answer)
+            assert answer.status == code, f"{method} {path}: {answer.start} {body}"
+            assert code == 200 or b"the other one of [admin]" in body, body
+    assert ask(wsgate, "GET", "/v1/status", OURS)[0].status == 200
+    assert ask(wsgate, "POST", "/v1/reload", OURS)[0].status == 200
+    wsgate.wait_for_log(lambda line: "configuration reloaded" in line and "by=\"127.0.0.1\"" in line, "of who asked")
 
 
 def test_urllib_as_a_script_would(start):
