@@ -16,6 +16,15 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use toml::Spanned;
 
+/// The name of the sticky cookie, unless the configuration names another.
+const STICKY_COOKIE: &str = "wsgate_server";
+
+/// RFC 6265 §4.1.1: the name of a cookie is a token.
+fn is_cookie_name(name: &str) -> bool {
+    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    !name.is_empty() && name.bytes().all(is_token)
+}
+
 impl Reader<'_> {
     pub(super) fn upstream(
         &self,
@@ -225,7 +234,7 @@ impl Reader<'_> {
         let text = written.get_ref().as_str();
         let wrong = |what: &str| {
             let help = "write \"least_connections\", \"round_robin\", or what decides: \"header:X-User\", \"cookie:sid\", \
-                        \"query:room\", \"path\", \"client_address\"";
+                        \"query:room\", \"path\", \"client_address\"; or \"sticky_cookie\"";
             let message = format!("`{}` {what}", text.escape_debug());
             Err(self.source.error(written.span(), message, help))
         };
@@ -233,6 +242,7 @@ impl Reader<'_> {
             None => match text {
                 "least_connections" => return Ok(Balance::LeastConnections),
                 "round_robin" => return Ok(Balance::RoundRobin),
+                "sticky_cookie" => return Ok(Balance::StickyCookie(STICKY_COOKIE.to_owned())),
                 "path" => HashKey::Path,
                 "client_address" => HashKey::ClientAddress,
                 "header" | "cookie" | "query" => return wrong("does not say which"),
@@ -242,6 +252,10 @@ impl Reader<'_> {
             Some(("header", name)) => match name.parse::<HeaderName>() {
                 Ok(name) => HashKey::Header(name.as_str().to_owned()),
                 Err(_) => return wrong("does not name a header"),
+            },
+            Some(("sticky_cookie", name)) => match is_cookie_name(name) {
+                true => return Ok(Balance::StickyCookie(name.to_owned())),
+                false => return wrong("does not name a cookie"),
             },
             Some(("cookie", name)) => HashKey::Cookie(name.to_owned()),
             Some(("query", name)) => HashKey::Query(name.to_owned()),

@@ -9,6 +9,7 @@ use crate::edge::http::headers;
 use crate::edge::http::headers::Changes;
 use crate::edge::http::target::Target;
 use crate::edge::http::transfer::Transfer;
+use crate::edge::route::sticky_cookie::set_cookie;
 use crate::edge::route::table::Tables;
 use crate::transport::exhaustion::Exhaustion;
 use crate::upstream::{EjectionReason, retry_pause};
@@ -267,6 +268,19 @@ impl ProxyHttp for ProxyApp {
             transfer.handle_response_length(length);
         }
         headers::end_hop(response);
+        if let (Some(route), Some(server), Some(identity)) = (
+            &plain.route,
+            plain.candidates.get(plain.tried),
+            plain.identity,
+        ) && route.pool.is_sticky()
+        {
+            let downstream = Downstream::of_session(session);
+            let request = &session.req_header().headers;
+            let scheme = identity::scheme(request, identity, &downstream);
+            if let Some(cookie) = set_cookie(&route.pool, server, plain.key.as_deref(), scheme) {
+                response.append_header("Set-Cookie", cookie)?;
+            }
+        }
         match plain.answer_rules() {
             Some(rules) => headers::apply_rules(response, rules),
             None => Ok(()),

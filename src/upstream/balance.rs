@@ -89,7 +89,7 @@ pub(crate) fn order(
             servers.sort_by_key(|server| order.iter().position(|number| *number == server.number));
         }
         // Without a key any server will do.
-        (Balance::LeastConnections | Balance::Hash(_), _) => {
+        (Balance::LeastConnections | Balance::Hash(_) | Balance::StickyCookie(_), _) => {
             let first = turn % servers.len();
             servers.rotate_left(first);
             // A server at which connections fail has the fewest, and would get all that come. The sort is stable: servers that

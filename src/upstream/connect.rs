@@ -10,7 +10,6 @@ use crate::transport::address::Address;
 use crate::transport::exhaustion::Exhaustion;
 use crate::transport::socket::Socket;
 use crate::upstream::admitting::{AdmittedHandshake, WaitEnd};
-use crate::upstream::settings::Balance;
 use crate::upstream::{EjectionReason, Pool, Server, ServerPermit};
 use rand::Rng;
 use std::fmt;
@@ -100,7 +99,6 @@ impl Pool {
         mut client_left: Pin<&mut (dyn Future<Output = ()> + Send)>,
     ) -> Result<Box<Connected>, Unreachable> {
         let (key, network) = (wish.key, wish.network);
-        let is_hashed = self.is_hashed(key);
         let deadline =
             tokio::time::Instant::now().into_std() + self.members().settings.queue_timeout;
         let mut unreachable = Unreachable::default();
@@ -135,6 +133,7 @@ impl Pool {
             if must_retry && (unreachable.exhausted || Instant::now() + pause >= deadline) {
                 break (QueueEnd::Unreachable, None);
             }
+            let is_hashed = self.members().belongs_to_one(key, &candidates);
             let mut left = candidates.iter().map(|server| server.number);
             let first = left.find(|number| !failed.contains(number));
             let wanted = first.filter(|_| is_hashed);
@@ -193,7 +192,7 @@ impl Pool {
         unreachable: &mut Unreachable,
         metrics: &Metrics,
     ) -> Round {
-        let is_hashed = self.is_hashed(wish.key);
+        let is_hashed = self.members().belongs_to_one(wish.key, candidates);
         let mut lacks_room = false;
         for server in candidates {
             // A backup takes the place of servers that cannot be reached, not of those that are busy.
@@ -239,10 +238,6 @@ impl Pool {
             candidates.retain(|candidate| candidate.number != number);
             candidates.insert(0, server.clone());
         }
-    }
-
-    fn is_hashed(&self, key: Option<&[u8]>) -> bool {
-        key.is_some() && matches!(self.members().settings.balance, Balance::Hash(_))
     }
 
     /// Connects to this server.

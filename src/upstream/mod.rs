@@ -17,6 +17,7 @@ mod removed;
 mod server;
 pub mod settings;
 pub mod state_file;
+mod sticky;
 
 pub(crate) use crate::upstream::connect::{
     Connected, Unreachable, Wish, retry_pause, warn_unreachable,
@@ -267,6 +268,9 @@ impl Pool {
             false => Vec::new(),
         };
         let mut candidates = order(taking);
+        if let (Balance::StickyCookie(_), Some(cookie)) = (&settings.balance, key) {
+            members.put_named_first(cookie, &mut candidates);
+        }
         if !standing_by.is_empty() {
             candidates.extend(order(standing_by));
         }

@@ -88,6 +88,8 @@ pub enum Balance {
     RoundRobin,
     /// To the one that this belongs to (consistent hashing); where it is absent, as `LeastConnections`.
     Hash(HashKey),
+    /// To the one that the cookie of this name stands for, which wsgate sets; where it is absent, as `LeastConnections`.
+    StickyCookie(String),
 }
 
 /// The part of a request that selects the server.

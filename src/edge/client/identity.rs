@@ -190,12 +190,9 @@ pub(crate) fn forwarded<'a>(
         chain if chain.is_empty() => changes.remove("X-Forwarded-For"),
         chain => changes.set("X-Forwarded-For", chain.into_bytes()),
     }
-    let (scheme, claimed_host) = claims(headers, identity);
-    let seen = match downstream.tls {
-        Some(_) => "https",
-        None => "http",
-    };
-    changes.set("X-Forwarded-Proto", scheme.unwrap_or(seen).as_bytes());
+    let (claimed_scheme, claimed_host) = claims(headers, identity);
+    let scheme = claimed_scheme.unwrap_or(seen_scheme(downstream));
+    changes.set("X-Forwarded-Proto", scheme.as_bytes());
     match claimed_host {
         Some(host) => changes.set("X-Forwarded-Host", host.into_bytes()),
         None if host.is_empty() => changes.remove("X-Forwarded-Host"),
@@ -267,6 +264,23 @@ fn chain(headers: &impl Fields, identity: Identity, unnamed: Option<Unnamed>) ->
         chain.push_str(", ");
     }
     chain + &peer
+}
+
+/// The scheme of the client's request: as seen here, unless a trusted peer says it of the client.
+pub(crate) fn scheme(
+    headers: &impl Fields,
+    identity: Identity,
+    downstream: &Downstream,
+) -> &'static str {
+    let (claimed, _) = claims(headers, identity);
+    claimed.unwrap_or(seen_scheme(downstream))
+}
+
+fn seen_scheme(downstream: &Downstream) -> &'static str {
+    match downstream.tls {
+        Some(_) => "https",
+        None => "http",
+    }
 }
 
 /// By which scheme the client came and for which host it asked, as the proxy says that names the client.

@@ -17,6 +17,7 @@ pub(crate) fn hash_key(
     match &members.settings.balance {
         Balance::LeastConnections | Balance::RoundRobin => None,
         Balance::Hash(key) => find(key, client_request, client),
+        Balance::StickyCookie(name) => find(&HashKey::Cookie(name.clone()), client_request, client),
     }
 }
 

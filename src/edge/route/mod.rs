@@ -5,5 +5,5 @@ pub(crate) mod hash_key;
 pub mod path;
 pub(crate) mod permit;
 pub mod router;
-
+pub(crate) mod sticky_cookie;
 pub mod table;

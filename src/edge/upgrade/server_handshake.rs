@@ -42,6 +42,17 @@ pub(crate) struct Switched {
     pub behind: BytesMut,
 }
 
+impl Switched {
+    /// Adds a header to the 101.
+    pub(crate) fn add_header(&mut self, name: &str, value: &str) {
+        // The head ends with an empty line.
+        self.head.truncate(self.head.len() - 2);
+        for part in [name, ": ", value, "\r\n\r\n"] {
+            self.head.put_slice(part.as_bytes());
+        }
+    }
+}
+
 /// The request that the server gets: the client's end-to-end headers as they came, and hop-by-hop headers of wsgate.
 ///
 /// # Errors

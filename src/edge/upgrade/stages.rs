@@ -8,12 +8,14 @@ use crate::admission::limit::HandshakeEnd;
 use crate::deploy::Enrolled;
 use crate::drain;
 use crate::duration::Shown;
+use crate::edge::client::identity;
 use crate::edge::client::identity::Identity;
 use crate::edge::http::answer::{Answer, Refused};
 use crate::edge::http::client_request::{ClientRequest, Downstream};
 use crate::edge::http::headers;
 use crate::edge::http::headers::AuthHeaders;
 use crate::edge::route::hash_key::hash_key;
+use crate::edge::route::sticky_cookie::set_cookie;
 use crate::edge::route::table::{RoutePermit, RouteState, Tables};
 use crate::edge::upgrade::access;
 use crate::edge::upgrade::connection::{client_network, place};
@@ -273,12 +275,18 @@ impl<'a> Attempt<'a> {
             }
             _ => HandshakeEnd::Answered,
         });
+        let cookie = self.sticky_cookie(&server);
         match answered {
-            UpstreamResponse::Switched(switched) => Ok(Answered {
-                switched,
-                server,
-                enrolled,
-            }),
+            UpstreamResponse::Switched(mut switched) => {
+                if let Some(cookie) = cookie {
+                    switched.add_header("Set-Cookie", &cookie);
+                }
+                Ok(Answered {
+                    switched,
+                    server,
+                    enrolled,
+                })
+            }
             UpstreamResponse::Bad(bad) => {
                 server.handle_doubt();
                 let sentence = format!("the server's handshake is wrong: {bad}");
@@ -294,11 +302,26 @@ impl<'a> Attempt<'a> {
                     _ => server.handle_answer(self.network()),
                 }
                 headers::end_hop(&mut head);
+                if let Some(cookie) = cookie {
+                    // A name and a value of printable characters.
+                    let _ = head.append_header("Set-Cookie", cookie);
+                }
                 let limit = pool.members().settings.read_timeout;
                 let refused = Refused::by_server(head, session, limit);
                 Err(refused.because(at()).into())
             }
         }
+    }
+
+    /// The cookie by which the client comes back to this server, where the upstream has one.
+    fn sticky_cookie(&self, server: &ServerPermit) -> Option<String> {
+        let pool = &self.route.pool;
+        if !pool.is_sticky() {
+            return None;
+        }
+        let known = hash_key(&self.request, self.identity.client.known(), pool);
+        let scheme = identity::scheme(&self.request, self.identity, self.downstream);
+        set_cookie(pool, server, known.as_deref(), scheme)
     }
 
     /// Puts the connection into the roster before the server has answered, so that a drain which begins meanwhile finds it.
