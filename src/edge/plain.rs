@@ -12,7 +12,7 @@ use crate::edge::http::transfer::Transfer;
 use crate::edge::route::sticky_cookie::set_cookie;
 use crate::edge::route::table::Tables;
 use crate::transport::exhaustion::Exhaustion;
-use crate::upstream::{EjectionReason, retry_pause};
+use crate::upstream::{EjectionReason, may_be_restarting, retry_pause};
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderName, StatusCode};
@@ -100,6 +100,7 @@ impl ProxyHttp for ProxyApp {
             tokio::time::sleep(retry_pause()).await;
             plain.candidates = route.pool.candidates(plain.key.as_deref());
             plain.tried = 0;
+            plain.may_return = false;
         }
         let (Some(route), Some(server)) = (&plain.route, plain.candidates.get(plain.tried)) else {
             return Err(
@@ -125,6 +126,7 @@ impl ProxyHttp for ProxyApp {
         mut error: Box<Error>,
     ) -> Box<Error> {
         let cause = error.root_cause().downcast_ref::<io::Error>();
+        plain.may_return |= cause.is_some_and(may_be_restarting);
         let shortage = cause.and_then(|cause| Some((Exhaustion::of(cause)?, cause)));
         let mut is_for_every_server = false;
         if let Some(route) = &plain.route {
@@ -148,7 +150,7 @@ impl ProxyHttp for ProxyApp {
         }
         plain.tried += 1;
         let is_time = || {
-            let until = plain.retry_until;
+            let until = plain.retry_until.filter(|_| plain.may_return);
             until.is_some_and(|until| std::time::Instant::now() < until)
         };
         let has_another = plain.tried < plain.candidates.len();

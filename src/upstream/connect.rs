@@ -14,6 +14,7 @@ use crate::upstream::{EjectionReason, Pool, Server, ServerPermit};
 use rand::Rng;
 use std::fmt;
 use std::future::Future;
+use std::io::{self, ErrorKind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -50,6 +51,8 @@ pub(crate) struct Unreachable {
     pub timed_out: bool,
     /// At least one was tried.
     pub is_tried: bool,
+    /// One of those tried last [may be restarting](may_be_restarting).
+    pub may_return: bool,
     /// There was no descriptor, memory or local port for a connection to one of them.
     pub exhausted: bool,
     /// The upgrade would have waited in vain: its client is to come again after this time.
@@ -66,6 +69,21 @@ pub(crate) struct Unreachable {
 /// this time, and a closed port costs little. Jittered, so that those that wait do not come at once.
 pub(crate) fn retry_pause() -> Duration {
     Duration::from_millis(rand::thread_rng().gen_range(150..250))
+}
+
+/// Whether a failure to connect looks like a server that restarts: nobody listens. A certificate that is not trusted, or a time-out,
+/// will not be better in a moment.
+pub(crate) fn may_be_restarting(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::ConnectionRefused
+            | ErrorKind::ConnectionReset
+            | ErrorKind::ConnectionAborted
+            | ErrorKind::UnexpectedEof
+            | ErrorKind::NotFound
+            | ErrorKind::HostUnreachable
+            | ErrorKind::NetworkUnreachable
+    )
 }
 
 /// The result of one attempt to connect.
@@ -130,7 +148,8 @@ impl Pool {
             drop(turn.take());
             let must_retry = unreachable.is_tried && !lacks_room;
             let pause = retry_pause();
-            if must_retry && (unreachable.exhausted || Instant::now() + pause >= deadline) {
+            let is_time = Instant::now() + pause < deadline;
+            if must_retry && !(is_time && unreachable.may_return && !unreachable.exhausted) {
                 break (QueueEnd::Unreachable, None);
             }
             let is_hashed = self.members().belongs_to_one(key, &candidates);
@@ -155,6 +174,7 @@ impl Pool {
                 }
                 // All are tried again but for the server that the request was sent to.
                 failed.truncate(usize::from(wish.avoid.is_some()));
+                unreachable.may_return = false;
                 continue;
             }
             // Few upgrades wait, and all would carry the room for it.
@@ -286,6 +306,7 @@ impl Pool {
                 }
                 warn_unreachable(Some(&self.name), address, &error);
                 unreachable.timed_out = false;
+                unreachable.may_return |= may_be_restarting(&error);
             }
             Err(_) => {
                 let late = format_args!("no connection within {}", Shown(limit)).to_string();

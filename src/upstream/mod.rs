@@ -20,7 +20,7 @@ pub mod state_file;
 mod sticky;
 
 pub(crate) use crate::upstream::connect::{
-    Connected, Unreachable, Wish, retry_pause, warn_unreachable,
+    Connected, Unreachable, Wish, may_be_restarting, retry_pause, warn_unreachable,
 };
 pub use crate::upstream::ejection::{ClientNetwork, Ejected, EjectionReason, SessionEnd};
 pub use crate::upstream::pools::{Departure, Pools};

@@ -253,7 +253,8 @@ def test_requests_over_http2_count(start_rig, tmp_path):
     """Each stream is a request of its own."""
     authority = certificates.Authority(tmp_path / "ca")
     pair = authority.sign("app", ["app.test"])
-    rig = start_rig(listener={"certificates": [pair]}, client={"address_rate": 2}, route={"path": "/only"})
+    limited = {"client": {"address_rate": 2}, "route": {"path": "/only"}}
+    rig = start_rig(listener={"certificates": [pair]}, upstream={"queue_timeout": "0s"}, **limited)
     host, port = rig.gate.address
     command = ["curl", "-sS", "--http2", "--cacert", authority.file, "--resolve", f"app.test:{port}:{host}"]
     command += ["-w", "%{http_version} %{http_code}\n", "-o", "/dev/null"]

@@ -36,6 +36,8 @@ pub(crate) struct Plain {
     pub(super) tried: usize,
     /// The key of the balance, where that is by hash.
     pub(super) key: Option<Vec<u8>>,
+    /// One of the servers tried last may be restarting.
+    pub(super) may_return: bool,
     /// The servers are tried again until then, where none could be connected to.
     pub(super) retry_until: Option<std::time::Instant>,
     /// When it was begun to connect to the one that is tried now.
