@@ -1,7 +1,8 @@
 //! The program as a user starts it.
 
+use std::io::Write;
 use std::net::TcpListener;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 fn wsgate(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_wsgate"))
@@ -91,4 +92,42 @@ fn arguments_that_make_no_sense_are_usage_errors() {
     let output = wsgate(&["run", "--listen", "8080", "--upstream", "a:1"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).starts_with("error: --listen `8080` has no port\n"));
+}
+
+#[test]
+fn check_takes_several_files_and_standard_input() {
+    let both = wsgate(&["check", "--config", "Cargo.toml", "conf/wsgate.toml"]);
+    assert_eq!(both.status.code(), Some(1));
+    assert!(
+        text(&both.stdout).contains("conf/wsgate.toml: good"),
+        "the good one is checked, too"
+    );
+    assert!(text(&both.stderr).contains("Cargo.toml:"));
+    for (input, code, says) in [
+        (
+            std::fs::read("conf/wsgate.toml").expect("an example"),
+            0,
+            "standard input: good",
+        ),
+        (b"threads = 'x'".to_vec(), 1, "standard input:1:11"),
+        (b"\xff".to_vec(), 1, "not UTF-8 at byte 0"),
+    ] {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_wsgate"))
+            .args(["check", "--config", "-"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("wsgate starts");
+        let mut stdin = process.stdin.take().expect("its input");
+        stdin.write_all(&input).expect("it reads");
+        drop(stdin);
+        let output = process.wait_with_output().expect("it ends");
+        let shown = text(&output.stdout) + &text(&output.stderr);
+        assert_eq!(
+            (output.status.code(), shown.contains(says)),
+            (Some(code), true),
+            "{shown}"
+        );
+    }
 }

@@ -17,7 +17,7 @@
 
 use super::bodies::{self, Change, Drained, Failure, Handshakes, Resumed, Status};
 use super::target::{Target, needs_force, requester, target};
-use super::{Answer, answer, failure, names, ok};
+use super::{Answer, answer, bad_request, failure, names, ok};
 use crate::deploy::Control;
 use crate::drain::{Cause, DrainId, Pace, Progress, Selection, State, Terms};
 use crate::duration;
@@ -481,10 +481,6 @@ fn upstream_of(selection: Selection) -> Option<u32> {
         | Selection::OlderThan { upstream, .. } => Some(upstream),
         Selection::Everything | Selection::Member(_) => None,
     }
-}
-
-pub(super) fn bad_request(message: &str) -> Answer {
-    failure(StatusCode::BAD_REQUEST, message)
 }
 
 fn not_allowed(methods: &str) -> Answer {

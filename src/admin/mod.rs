@@ -297,6 +297,10 @@ fn failure(status: StatusCode, error: &str) -> Answer {
     answer(status, &failure)
 }
 
+fn bad_request(message: &str) -> Answer {
+    failure(StatusCode::BAD_REQUEST, message)
+}
+
 fn json((status, answer): &Answer) -> Response<Vec<u8>> {
     respond(
         *status,

@@ -1,8 +1,7 @@
 //! The servers that a request of the admin API is about, and who asks.
 
 use super::bodies::Failure;
-use super::drains::bad_request;
-use super::{Answer, answer};
+use super::{Answer, answer, bad_request};
 use crate::deploy::{self, Trigger};
 use crate::drain::{Cause, Selection};
 use crate::duration;

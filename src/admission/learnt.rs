@@ -1,7 +1,7 @@
 //! The figures that wsgate learns of one server: the usual time of a handshake, and the number of upgrades that the server
 //! takes per second.
 
-use super::limit::WINDOW;
+use super::rate::WINDOW;
 use super::reconnects::GUESS;
 use std::time::{Duration, Instant};
 

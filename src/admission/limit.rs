@@ -20,7 +20,7 @@
 //! fall, it is not the gate that makes the server slow, and the time becomes the usual one.
 //!
 //! **Handshakes begun per second** are bounded because a server that refuses at once can be overrun by few handshakes in flight.
-//! The rate begins at [`FIRST_RATE`] and doubles with each window in which it is used up and nothing fails, so that it is out of
+//! The rate begins at [`FIRST_RATE`](super::rate::FIRST_RATE) and doubles with each window in which it is used up and nothing fails, so that it is out of
 //! the way within a second where the server takes what comes. Where handshakes fail, it becomes 0.85 times what the server took
 //! in the last second. From there on it grows by a tenth per second up to 0.95 times what the server took, and by a fiftieth
 //! beyond, or by a tenth again after `RECOVERY`.
@@ -35,7 +35,7 @@
 //! While a server answers as usual and the bounds are not reached, [`Limit::start`] and [`Limit::end`] cost a few comparisons.
 
 use super::learnt::{Learnt, Taken, Usual};
-use super::rate::{LEAST_RATE, Rate, mean_of_growth};
+use super::rate::{LEAST_RATE, Rate, WINDOW, mean_of_growth};
 use super::under_way::UnderWay;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -49,10 +49,6 @@ const LEAST_BOUND: f64 = 2.0;
 const MOST_BOUND: f64 = 16_384.0;
 /// The factor by which the bound on handshakes under way grows in a window in which it is used up, until the first strain.
 const STARTING_GROWTH: f64 = 1.5;
-/// The rate at which handshakes may begin before anything is learnt, per second.
-pub const FIRST_RATE: f64 = 500.0;
-/// The least length of a window.
-pub(super) const WINDOW: Duration = Duration::from_millis(100);
 /// Windows at the least bound after which a slow server counts as usually slow.
 const PATIENCE: u32 = 10;
 /// The time by which a handshake may exceed the usual time before the bound stops growing.
@@ -530,7 +526,11 @@ mod tests {
                 limit.end(handshake, end, client(number / 2 % clients), now);
             }
             let rate = limit.rate.per_second;
-            assert_eq!(rate < FIRST_RATE, is_bounded, "{clients} clients: {rate}");
+            assert_eq!(
+                rate < crate::admission::rate::FIRST_RATE,
+                is_bounded,
+                "{clients} clients: {rate}"
+            );
         }
     }
 

@@ -1,6 +1,5 @@
 //! How many handshakes may begin per second.
 
-use super::limit::{FIRST_RATE, WINDOW};
 use super::reconnects::GUESS;
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
@@ -13,6 +12,12 @@ const STARTING_GROWTH: f64 = 2.0;
 const MOST_RATE: f64 = 1e6;
 /// After this time without a failure the rate grows fast again.
 const RECOVERY: Duration = Duration::from_secs(10);
+
+/// The rate at which handshakes may begin before anything is learnt, per second.
+pub(super) const FIRST_RATE: f64 = 500.0;
+
+/// The least length of a window.
+pub(super) const WINDOW: Duration = Duration::from_millis(100);
 
 /// The rate at which handshakes may begin: a token bucket that holds the tokens of one [`WINDOW`] at most.
 #[derive(Debug)]

@@ -7,13 +7,15 @@ mod show;
 mod status;
 mod target;
 
-use crate::config::Config;
+use crate::config::{Config, Error};
 use crate::server::{Inherited, Server};
 use crate::stdout::say;
 use crate::{demo, log};
 use clap::{Args, Parser, Subcommand};
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// A WebSocket-aware reverse proxy: every frame inspected, every deploy a paced Close 1012.
@@ -28,11 +30,11 @@ pub struct Cli {
 enum Command {
     /// Run the proxy.
     Run(Run),
-    /// Say whether a configuration is good; exit status 1 where it is not.
+    /// Say whether configurations are good; exit status 1 where one is not.
     Check {
-        /// The configuration, in TOML.
-        #[arg(long, value_name = "FILE")]
-        config: PathBuf,
+        /// Configurations, in TOML. `-` is standard input.
+        #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
+        config: Vec<PathBuf>,
     },
     /// Take a server, or a whole upstream, out: its clients are told to reconnect at a pace, new ones go elsewhere.
     Drain(drain::Drain),
@@ -139,22 +141,36 @@ impl Run {
     }
 }
 
-fn check(file: &Path) -> ExitCode {
-    match Config::load(file) {
-        Ok(config) => {
-            for warning in &config.warnings {
-                eprintln!("warning: {warning}");
+fn check(files: &[PathBuf]) -> ExitCode {
+    let mut code = ExitCode::SUCCESS;
+    for file in files {
+        let (name, config) = match file.as_os_str().as_bytes() {
+            b"-" => ("standard input".to_owned(), read_input()),
+            _ => (file.display().to_string(), Config::load(file)),
+        };
+        match config {
+            Ok(config) => {
+                for warning in &config.warnings {
+                    eprintln!("warning: {warning}");
+                }
+                let (listeners, routes) = (config.proxy.listeners.len(), config.proxy.routes.len());
+                let upstreams = config.proxy.upstreams.len();
+                say!(
+                    "{name}: good; listeners: {listeners}, routes: {routes}, upstreams: {upstreams}"
+                );
             }
-            let (listeners, routes) = (config.proxy.listeners.len(), config.proxy.routes.len());
-            let upstreams = config.proxy.upstreams.len();
-            say!(
-                "{}: good; listeners: {listeners}, routes: {routes}, upstreams: {upstreams}",
-                file.display()
-            );
-            ExitCode::SUCCESS
+            // The others are checked all the same.
+            Err(error) => code = fail(&error),
         }
-        Err(error) => fail(&error),
     }
+    code
+}
+
+/// The configuration on standard input.
+fn read_input() -> Result<Config, Error> {
+    let mut bytes = Vec::new();
+    let read = std::io::stdin().lock().read_to_end(&mut bytes);
+    Config::from_bytes("standard input", read.map(|_| bytes))
 }
 
 fn fail(error: &dyn fmt::Display) -> ExitCode {

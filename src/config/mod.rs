@@ -68,8 +68,23 @@ impl Config {
     /// # Errors
     /// As [`Config::load`].
     pub fn load_over(file: &Path, before: Option<&Config>) -> Result<Config, Error> {
-        let name = file.display().to_string();
-        let bytes = std::fs::read(file).map_err(|error| {
+        Config::of_bytes(&file.display().to_string(), std::fs::read(file), before)
+    }
+
+    /// Reads what came of reading a file; `name` is what errors call it.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn from_bytes(name: &str, read: io::Result<Vec<u8>>) -> Result<Config, Error> {
+        Config::of_bytes(name, read, None)
+    }
+
+    fn of_bytes(
+        name: &str,
+        read: io::Result<Vec<u8>>,
+        before: Option<&Config>,
+    ) -> Result<Config, Error> {
+        let bytes = read.map_err(|error| {
             let help = match error.kind() {
                 io::ErrorKind::NotFound => {
                     "there is no such file; conf/wsgate.toml is an example to begin with"
@@ -82,14 +97,11 @@ impl Config {
             Error::new(format!("cannot read {name}: {error}"), help)
         })?;
         match std::str::from_utf8(&bytes) {
-            Ok(text) => Config::parse_over(&name, text, before),
+            Ok(text) => Config::parse_over(name, text, before),
             Err(error) => {
                 // The text before the first wrong byte is the same in both.
                 let (at, shown) = (error.valid_up_to(), String::from_utf8_lossy(&bytes));
-                let source = Source {
-                    name: &name,
-                    text: &shown,
-                };
+                let source = Source { name, text: &shown };
                 let message = format!("not UTF-8 at byte {at} of the file");
                 let help = "save it as UTF-8";
                 Err(source.error(

@@ -1,7 +1,7 @@
 //! The end of a session: who is told what, and when it is over. The table from cause to Close is
 //! [`inspect::closing`](crate::inspect::closing)'s; this carries it out.
 
-use super::inbound::Passing;
+use super::inspection::Passing;
 use super::phase::Phase;
 use super::rare::EndBegan;
 use super::timers::Timer;
