@@ -20,7 +20,7 @@
 //! fall, it is not the gate that makes the server slow, and the time becomes the usual one.
 //!
 //! **Handshakes begun per second** are bounded because a server that refuses at once can be overrun by few handshakes in flight.
-//! The rate begins at [`FIRST_RATE`](super::rate::FIRST_RATE) and doubles with each window in which it is used up and nothing fails, so that it is out of
+//! The rate begins at `rate::FIRST_RATE` and doubles with each window in which it is used up and nothing fails, so that it is out of
 //! the way within a second where the server takes what comes. Where handshakes fail, it becomes 0.85 times what the server took
 //! in the last second. From there on it grows by a tenth per second up to 0.95 times what the server took, and by a fiftieth
 //! beyond, or by a tenth again after `RECOVERY`.
