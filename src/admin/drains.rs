@@ -229,7 +229,27 @@ impl Drains {
     }
 
     fn resume(&self, name: &str, body: &[u8], peer: &str) -> Result<Answer, Answer> {
-        let pool = self.pool(name)?;
+        let pool = match self.pool(name) {
+            Ok(pool) => pool,
+            Err(refusal) => {
+                // A drain of an upstream that an earlier configuration had.
+                let note = match self.pools.intents().forget(name) {
+                    Ok(true) => {
+                        format!(
+                            "the configuration has no upstream `{name}`; its drains are removed"
+                        )
+                    }
+                    Ok(false) => return Err(refusal),
+                    Err(error) => not_kept(&error),
+                };
+                return Ok(ok(&Resumed {
+                    resumed: Vec::new(),
+                    cancelled: 0,
+                    servers: Vec::new(),
+                    notes: vec![note],
+                }));
+            }
+        };
         let body = parse(body)?;
         let target = match target(pool.clone(), body.server.as_deref()) {
             // A server that the configuration does not have can be resumed, too.

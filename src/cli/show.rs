@@ -96,7 +96,7 @@ pub(super) fn resumed(resumed: &Resumed) {
         1 => say!("1 drain cancelled"),
         count => say!("{count} drains cancelled"),
     }
-    if resumed.resumed.is_empty() {
+    if resumed.resumed.is_empty() && resumed.notes.is_empty() {
         say!("every server that takes connections now took them before");
     }
     let out = resumed.servers.iter().filter_map(|server| {

@@ -74,7 +74,7 @@ pub(super) fn open(config: &Config, inherited: Option<&Inherited>) -> Result<Int
         if upstreams.any(|known| known.name == upstream) {
             tracing::info!(upstream, server, by, drained_for = %since, "stays drained, as it was before the start");
         } else {
-            tracing::warn!(upstream, server, by, drained_for = %since, "drained before the start, and the configuration has no such upstream");
+            tracing::warn!(upstream, server, by, drained_for = %since, "drained before the start, and the configuration has no such upstream; `wsgate resume` removes this");
         }
     }
     let store = match &path {

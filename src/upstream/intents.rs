@@ -74,6 +74,20 @@ impl Intents {
             .map_or(Ok(()), |store| store.save(&known))
     }
 
+    /// Removes the intents of an upstream that the configuration does not have. Returns false if there are none.
+    ///
+    /// # Errors
+    /// If the change cannot be kept beyond the life of the process.
+    pub fn forget(&self, upstream: &str) -> io::Result<bool> {
+        let mut found = false;
+        self.change(|known| {
+            let before = known.len();
+            known.retain(|intent| intent.upstream != upstream);
+            found = known.len() < before;
+        })?;
+        Ok(found)
+    }
+
     /// The intent by which a server is drained. One that names the server comes before one of the whole upstream.
     fn of(&self, upstream: &str, server: &Server) -> Option<Intent> {
         let known = self.known.lock();
@@ -279,6 +293,18 @@ mod tests {
         pool.resume(None).unwrap();
         assert_eq!(drained(&pool), [false; 4]);
         assert!(pool.intents.all().is_empty());
+    }
+
+    #[test]
+    fn the_intents_of_an_upstream_that_is_gone_can_be_removed() {
+        let pools = Pools::new(&[upstream("a", &[1]), upstream("b", &[1])], Arc::default());
+        pools.named("b").unwrap().drain(None, "alice").unwrap();
+        pools.apply(&[upstream("a", &[1])]);
+        assert!(pools.named("b").is_none());
+        assert_eq!(pools.intents().all().len(), 1);
+        assert!(pools.intents().forget("b").unwrap());
+        assert!(!pools.intents().forget("b").unwrap());
+        assert!(pools.intents().all().is_empty());
     }
 
     #[test]
