@@ -5,6 +5,7 @@
 //! configuration has dropped only while none of the others can take it.
 
 mod admitting;
+mod availability;
 pub(crate) mod balance;
 mod connect;
 pub(crate) mod discovery;
@@ -19,13 +20,14 @@ pub mod settings;
 pub mod state_file;
 mod sticky;
 
+pub use crate::upstream::availability::{HealthStatus, Out, State};
 pub(crate) use crate::upstream::connect::{
     Connected, Unreachable, Wish, may_be_restarting, retry_pause, warn_unreachable,
 };
 pub use crate::upstream::ejection::{ClientNetwork, Ejected, EjectionReason, SessionEnd};
 pub use crate::upstream::pools::{Departure, Pools};
 pub use crate::upstream::removed::RemovedServers;
-pub use crate::upstream::server::{HealthStatus, Out, Server, ServerPermit, State};
+pub use crate::upstream::server::{Server, ServerPermit};
 
 use crate::admission::ServerAdmission;
 use crate::deploy::{ServerId, UpstreamId};
