@@ -13,7 +13,7 @@
 //! | [`handshake`] | the opening handshake: a request and a 101. Pure |
 //! | [`limit`] | token buckets, and what one client address may have. Pure |
 //! | [`drain`] | who is closed, and when. Pure |
-//! | [`admission`] | how fast upgrades reach the servers of an upstream, and who waits. Pure |
+//! | [`admission`] | how fast upgrades reach the servers of an upstream, and who waits; ejection. Pure |
 //! | [`inspect`] | one direction of a connection, frame by frame: what may pass; the table of what each side is told. Pure |
 //! | [`session`] | one proxied WebSocket after its 101: its phases, limits, timers, frames of wsgate, outcome. Pure |
 //! | [`metrics`], [`log`], `stdout` | every series; the log; what commands print |
@@ -21,7 +21,7 @@
 //! | [`transport`] | addresses, sockets, PROXY headers, TLS streams; what the kernel knows of data under way |
 //! | [`relay`] | bytes between two streams: the loop around a session, back-pressure, memory |
 //! | [`deploy`] | what is taken for a deploy, and what carries the drains out |
-//! | [`upstream`] | pools of servers: discovery, health checks, ejection, balancing |
+//! | [`upstream`] | pools of servers: discovery, health checks, balancing, what operators drained |
 //! | [`edge`] | HTTP toward clients: connections, request heads, routes, the upgrade; plain requests, by Pingora |
 //! | [`admin`] | /metrics, /healthz, /readyz, /v1 |
 //! | [`service`] | the process: its user, and what the service manager is told |

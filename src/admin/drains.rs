@@ -15,32 +15,23 @@
 //! A body is JSON and says so, a change without one bears `X-Wsgate: 1`. Every field of a body is optional:
 //! `{"server": "10.0.0.5:9000", "over": "30s", "rate": 200, "deadline": "60s", "dry_run": true}`.
 
-use super::bodies::{self, Change, Drained, Failure, Handshakes, Resumed, Status};
+use super::bodies::{self, Change, Drained, Failure, Resumed};
 use super::target::{Target, needs_force, requester, target};
 use super::{Answer, answer, bad_request, failure, names, ok};
 use crate::deploy::Control;
-use crate::drain::{Cause, DrainId, Pace, Progress, Selection, State, Terms};
+use crate::drain::{Cause, DrainId, Pace, Selection, State, Terms};
 use crate::duration;
-use crate::metrics::{Metrics, ServerFigures, UpstreamFigures};
-use crate::upstream::intents::Intent;
 use crate::upstream::{Pool, Pools, Server, State as ServerState};
 use http::{Method, StatusCode};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// The states of servers, as metrics name them.
-const STATES: [&str; 3] = [
-    ServerState::ALL[0].label(),
-    ServerState::ALL[1].label(),
-    ServerState::ALL[2].label(),
-];
-
 /// The upstreams that can be drained, and the control that drains them. Clones share everything.
 #[derive(Clone)]
 pub struct Drains {
-    control: Arc<Control>,
-    pools: Arc<Pools>,
-    started: Instant,
+    pub(super) control: Arc<Control>,
+    pub(super) pools: Arc<Pools>,
+    pub(super) started: Instant,
 }
 
 impl Drains {
@@ -51,61 +42,6 @@ impl Drains {
             pools,
             started: Instant::now(),
         }
-    }
-
-    /// Exports the figures of all upstreams. To be called once.
-    pub fn export(&self, metrics: &Metrics) {
-        // The metrics belong to the control too: a strong reference would keep both for ever.
-        let (control, pools) = (Arc::downgrade(&self.control), Arc::downgrade(&self.pools));
-        metrics.read_upstreams(move || {
-            let upgraded = control.upgrade().zip(pools.upgrade());
-            let drains = upgraded.map(|(control, pools)| Drains::new(control, pools));
-            drains.map_or_else(Vec::new, |drains| drains.figures())
-        });
-    }
-
-    /// The upstreams of the configuration that have no server which takes connections.
-    pub(super) fn upstreams_without_servers(&self) -> Vec<String> {
-        let takes = |server: &Arc<Server>| server.state() == ServerState::Up;
-        let mut pools = self.pools.current();
-        pools.retain(|pool| !pool.members().servers.iter().any(takes));
-        pools.iter().map(|pool| pool.name.clone()).collect()
-    }
-
-    fn figures(&self) -> Vec<UpstreamFigures> {
-        let of_server = |pool: &Pool, server: &Server| {
-            let admission = pool.admission(server);
-            ServerFigures {
-                server: server.address.to_string(),
-                state: server.state().label(),
-                states: &STATES,
-                drained_seconds: server
-                    .intent()
-                    .map_or(0.0, |intent| intent.age().as_secs_f64()),
-                connections: self.connections(pool, server),
-                handshakes: admission.under_way,
-                handshake_limit: admission.bound,
-                known_rate: admission.known_rate,
-            }
-        };
-        let of_pool = |pool: &Arc<Pool>| UpstreamFigures {
-            upstream: pool.name.clone(),
-            queued: pool.waiting(),
-            away: self.control.away(pool.index),
-            servers: pool
-                .members()
-                .all()
-                .map(|server| of_server(pool, server))
-                .collect(),
-        };
-        self.pools.all().iter().map(of_pool).collect()
-    }
-
-    fn connections(&self, pool: &Pool, server: &Server) -> usize {
-        self.control.count(Selection::Server {
-            upstream: pool.index,
-            server: server.number,
-        })
     }
 
     /// `None`: there is no such endpoint. A GET changes nothing. `peer` is who asks, for the log.
@@ -356,73 +292,6 @@ impl Drains {
         })
     }
 
-    fn status(&self) -> Answer {
-        let pools = self.pools.all();
-        let upstream = |pool: &Arc<Pool>| bodies::Upstream {
-            name: pool.name.clone(),
-            connections: self.control.count(Selection::Upstream {
-                upstream: pool.index,
-            }),
-            away: self.control.away(pool.index),
-            queued: pool.waiting(),
-            queue_p99_seconds: pool.wait_p99().map(|wait| wait.as_secs_f64()),
-            servers: self.servers_of(pool),
-            drains: self.drains_of(pool),
-            unresolved: pool.unresolved(),
-            absent: pool.absent_intents().into_iter().map(absent).collect(),
-        };
-        ok(&Status {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            uptime_seconds: self.started.elapsed().as_secs(),
-            upstreams: pools.iter().map(upstream).collect(),
-        })
-    }
-
-    fn servers_of(&self, pool: &Pool) -> Vec<bodies::Server> {
-        let members = pool.members();
-        let server = |server: &Arc<Server>| {
-            let admission = pool.admission(server);
-            bodies::Server {
-                address: server.address.to_string(),
-                state: server.state().label().to_owned(),
-                out: server.out().map(bodies::Out::from),
-                connections: self.connections(pool, server),
-                handshakes: Handshakes {
-                    under_way: admission.under_way,
-                    limit: admission.bound,
-                    per_second: admission.per_second,
-                    known_rate: admission.known_rate,
-                },
-            }
-        };
-        members.all().map(server).collect()
-    }
-
-    fn drains_of(&self, pool: &Pool) -> Vec<bodies::Drain> {
-        let drains = self.control.drains().into_iter();
-        let of_it =
-            drains.filter(|(_, progress)| upstream_of(progress.selection) == Some(pool.index));
-        of_it
-            .map(|(id, progress)| self.describe(id, &progress))
-            .collect()
-    }
-
-    fn describe(&self, id: DrainId, progress: &Progress) -> bodies::Drain {
-        let server = match progress.selection {
-            Selection::Server { upstream, server } => {
-                let pools = self.pools.all();
-                let pool = pools.iter().find(|pool| pool.index == upstream);
-                pool.and_then(|pool| {
-                    let members = pool.members();
-                    let found = members.all().find(|known| known.number == server);
-                    found.map(|server| server.address.to_string())
-                })
-            }
-            _ => None,
-        };
-        bodies::Drain::new(id, server, progress)
-    }
-
     fn pool(&self, name: &str) -> Result<Arc<Pool>, Answer> {
         self.pools.named(name).ok_or_else(|| {
             let pools = self.pools.current();
@@ -472,14 +341,6 @@ fn not_kept(error: &std::io::Error) -> String {
     )
 }
 
-fn absent(intent: Intent) -> bodies::Absent {
-    bodies::Absent {
-        address: intent.server.clone().unwrap_or_default(),
-        for_seconds: intent.age().as_secs(),
-        by: intent.by,
-    }
-}
-
 fn parse(body: &[u8]) -> Result<Change, Answer> {
     if body.trim_ascii().is_empty() {
         return Ok(Change::default());
@@ -494,7 +355,7 @@ fn parse(body: &[u8]) -> Result<Change, Answer> {
     serde_json::from_slice(body).map_err(|error| bad_request(&error.to_string()))
 }
 
-fn upstream_of(selection: Selection) -> Option<u32> {
+pub(super) fn upstream_of(selection: Selection) -> Option<u32> {
     match selection {
         Selection::Server { upstream, .. }
         | Selection::Upstream { upstream }

@@ -12,6 +12,7 @@ mod drains;
 mod guard;
 mod names;
 mod request;
+mod status;
 mod target;
 
 pub use client::Client;

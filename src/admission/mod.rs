@@ -13,6 +13,7 @@
 //! ```
 //!
 //! - [`limit`]: how many handshakes may be under way toward one server, and how many may begin per second.
+//! - [`ejection`]: when a server that fails connections is left alone for a while.
 //! - [`queue`]: the upgrades that wait, in a fair order.
 //! - [`reconnects`]: for how long clients are told to stay away.
 //!
@@ -22,6 +23,7 @@
 //! An upgrade that waits is never served after one that came later from the same network and wants the same server. While a
 //! server answers as usual nobody waits.
 
+pub mod ejection;
 mod learnt;
 pub mod limit;
 pub mod queue;

@@ -10,10 +10,10 @@
 //! ```
 //!
 //! Several reasons may hold at a time, and each ends by its own event. The state that operators see is the first that holds of Drained,
-//! Removed, Unhealthy, Untried, Ejected. Ejections end by time and have their evidence in `ejection`; all others are kept here.
+//! Removed, Unhealthy, Untried, Ejected. Ejections end by time and have their evidence in `admission::ejection`; all others are kept here.
 
+use crate::admission::ejection::Ejected;
 use crate::drain::Cause;
-use crate::upstream::ejection::Ejected;
 use crate::upstream::intents::Intent;
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicU8, Ordering};

@@ -9,7 +9,6 @@ mod availability;
 pub(crate) mod balance;
 mod connect;
 pub(crate) mod discovery;
-mod ejection;
 pub(crate) mod health_checks;
 pub mod intents;
 pub(crate) mod plain_connector;
@@ -20,11 +19,12 @@ pub mod settings;
 pub mod state_file;
 mod sticky;
 
+pub use crate::admission::ejection::{Ejected, EjectionReason, SessionEnd};
+pub use crate::admission::limit::ClientNetwork;
 pub use crate::upstream::availability::{HealthStatus, Out, State};
 pub(crate) use crate::upstream::connect::{
     Connected, Unreachable, Wish, may_be_restarting, retry_pause, warn_unreachable,
 };
-pub use crate::upstream::ejection::{ClientNetwork, Ejected, EjectionReason, SessionEnd};
 pub use crate::upstream::pools::{Departure, Pools};
 pub use crate::upstream::removed::RemovedServers;
 pub use crate::upstream::server::{Server, ServerPermit};

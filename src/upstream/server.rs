@@ -1,9 +1,10 @@
 //! One server of an upstream, and why it does or does not take new connections.
 
+use crate::admission::ejection::{Ejected, Ejector};
+use crate::admission::limit::ClientNetwork;
 use crate::drain::Cause;
 use crate::transport::address::Address;
 use crate::upstream::availability::{Availability, HealthStatus, Out, State};
-use crate::upstream::ejection::{ClientNetwork, Ejected, Ejector};
 use crate::upstream::intents::Intent;
 use crate::upstream::settings::ServerSettings;
 use parking_lot::Mutex;

@@ -1,6 +1,7 @@
 //! The settings of an upstream, as the configuration means them.
 
 use crate::admission;
+use crate::admission::ejection::Ejection;
 use crate::deploy::Thresholds;
 use crate::tls;
 use crate::transport::address::{Address, Tcp};
@@ -105,29 +106,6 @@ pub enum HashKey {
     Path,
     /// The address of the client, without the port.
     ClientAddress,
-}
-
-/// When a server that fails connections of clients is left alone for a while.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ejection {
-    /// After so many failures in a row, or sessions dropped at once; 0 for never.
-    pub after: u32,
-    /// For this long at first, twice as long each time, up to [`Ejection::LONGEST`] times as long.
-    pub pause: Duration,
-}
-
-impl Ejection {
-    /// The longest pause, in units of the first.
-    pub const LONGEST: u32 = 32;
-}
-
-impl Default for Ejection {
-    fn default() -> Self {
-        Ejection {
-            after: 5,
-            pause: Duration::from_secs(5),
-        }
-    }
 }
 
 /// How the servers of an upstream are checked.

@@ -19,9 +19,31 @@
 //! however many attempts fail at once, the pause is raised once; and that a server whose last health check passed is not
 //! ejected. That no more than half of the servers of an upstream are out is the pool's to see to.
 
-use crate::upstream::settings::Ejection;
-use std::net::IpAddr;
+use super::limit::ClientNetwork;
 use std::time::{Duration, Instant};
+
+/// When a server that fails connections of clients is left alone for a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ejection {
+    /// After so many failures in a row, or sessions dropped at once; 0 for never.
+    pub after: u32,
+    /// For this long at first, twice as long each time, up to [`Ejection::LONGEST`] times as long.
+    pub pause: Duration,
+}
+
+impl Ejection {
+    /// The longest pause, in units of the first.
+    pub const LONGEST: u32 = 32;
+}
+
+impl Default for Ejection {
+    fn default() -> Self {
+        Ejection {
+            after: 5,
+            pause: Duration::from_secs(5),
+        }
+    }
+}
 
 /// Why a server is left alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,9 +107,6 @@ pub enum SessionEnd {
     /// As before, but the client had sent something, which may be why.
     Unclear,
 }
-
-/// The network of a client's address, by which clients are told apart. Clients without an address are one.
-pub type ClientNetwork = Option<IpAddr>;
 
 /// How long the service of another client speaks for a server.
 const MEMORY: Duration = Duration::from_secs(60);
