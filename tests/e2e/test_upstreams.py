@@ -32,13 +32,15 @@ def upgrade(gate, server, path):
 def test_servers_take_turns(tmp_path):
     servers = [raw.Server(), raw.Server()]
     with Gate(tmp_path, config([server.address for server in servers])) as gate:
-        taken = [take_turn(gate, servers) for _ in range(8)]
+        # A connection that is not kept ends, and the next one goes by how soon that is noticed.
+        kept = []
+        taken = [take_turn(gate, servers, kept) for _ in range(8)]
         raw.drop_all()
     assert taken in ([0, 1] * 4, [1, 0] * 4), f"the servers were taken in this order: {taken}"
 
 
-def take_turn(gate, servers):
-    """Index of the server that the next handshake reaches."""
+def take_turn(gate, servers, kept):
+    """Index of the server that the next handshake reaches; both ends of the connection are added to `kept`."""
     client = raw.connect(gate.address)
     client.send(http.upgrade_request(Rig.new_path()))
     ready, _, _ = select.select([server.sock for server in servers], [], [], raw.TIMEOUT)
@@ -47,6 +49,7 @@ def take_turn(gate, servers):
     upstream = servers[index].accept()
     upstream.send(http.switching_protocols(upstream.read_head()))
     assert client.read_head().status == 101
+    kept += [client, upstream]
     return index
 
 
