@@ -467,8 +467,8 @@ fn is_upgrade(token: &[u8]) -> bool {
     token.eq_ignore_ascii_case(b"upgrade")
 }
 
-/// RFC 9110 §5.6.2.
-fn is_token_byte(byte: u8) -> bool {
+/// Whether a token may hold this byte, RFC 9110 §5.6.2.
+pub fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 

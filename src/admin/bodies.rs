@@ -68,7 +68,7 @@ pub enum Drained {
     Begun {
         /// One drain; several where the server was named by a name of several addresses.
         begun: Vec<Drain>,
-        /// What an operator has to know besides.
+        /// Warnings and remarks for the operator.
         notes: Vec<String>,
     },
 }
@@ -158,7 +158,7 @@ pub struct Resumed {
     pub cancelled: usize,
     /// The servers of the upstream.
     pub servers: Vec<Server>,
-    /// What an operator has to know besides.
+    /// Warnings and remarks for the operator.
     pub notes: Vec<String>,
 }
 
@@ -212,7 +212,7 @@ pub struct Absent {
     pub address: String,
     /// The time since then, in seconds.
     pub for_seconds: u64,
-    /// Who asked for it.
+    /// The requester of the drain.
     pub by: String,
 }
 
@@ -240,7 +240,7 @@ pub struct Out {
     pub for_seconds: Option<u64>,
     /// The time until it ends by itself, in seconds; `None` where an event has to end it.
     pub until_seconds: Option<u64>,
-    /// Who asked for it, where somebody did.
+    /// The requester of a drain.
     pub by: Option<String>,
 }
 

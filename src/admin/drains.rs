@@ -44,7 +44,7 @@ impl Drains {
         }
     }
 
-    /// `None`: there is no such endpoint. A GET changes nothing. `peer` is who asks, for the log.
+    /// `None`: there is no such endpoint. A GET changes nothing. `peer` is the requester, for the log.
     pub(super) fn answer(
         &self,
         method: &Method,
@@ -169,7 +169,7 @@ impl Drains {
             Ok(pool) => pool,
             Err(refusal) => {
                 // A drain of an upstream that an earlier configuration had.
-                let note = match self.pools.intents().forget(name) {
+                let note = match self.pools.intents().remove_upstream(name) {
                     Ok(true) => {
                         format!(
                             "the configuration has no upstream `{name}`; its drains are removed"

@@ -99,7 +99,7 @@ impl Settings {
 /// A request for a reload.
 #[derive(Debug)]
 pub struct Reload {
-    /// Who asks, for the log.
+    /// The requester, for the log.
     pub by: String,
     /// Takes the warnings, or why nothing has changed.
     pub answer: oneshot::Sender<Result<Vec<String>, String>>,
@@ -183,7 +183,7 @@ impl Admin {
         json(&self::answer(status, &answer))
     }
 
-    /// Answers a request that may be answered. `peer` is who asks, for the log.
+    /// Answers a request that may be answered. `peer` is the requester, for the log.
     async fn serve(&self, request: &Request, body: &[u8], peer: &str) -> Response<Vec<u8>> {
         let (method, path) = (&request.method, request.path.as_str());
         if !request.is_api() {

@@ -52,7 +52,7 @@ impl Target {
     }
 }
 
-/// Who asks for a change: the peer, with the name that it gives itself.
+/// The requester of a change: the peer, with the name that it gives itself.
 pub(super) fn requester(peer: &str, by: Option<&str>) -> Result<String, Answer> {
     match by {
         None => Ok(peer.to_owned()),

@@ -19,7 +19,7 @@
 //! however many attempts fail at once, the pause is raised once; and that a server whose last health check passed is not
 //! ejected. That no more than half of the servers of an upstream are out is the pool's to see to.
 
-use super::limit::ClientNetwork;
+use super::limit::{ClientNetwork, Clients};
 use std::time::{Duration, Instant};
 
 /// When a server that fails connections of clients is left alone for a while.
@@ -116,25 +116,6 @@ const WINDOW: Duration = Duration::from_secs(10);
 
 /// For so long after a failure of any kind a server is tried after those without one.
 const SUSPICION: Duration = Duration::from_secs(1);
-
-/// The clients that something was found with.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Clients {
-    #[default]
-    None,
-    One(ClientNetwork),
-    Several,
-}
-
-impl Clients {
-    fn add(&mut self, client: ClientNetwork) {
-        *self = match *self {
-            Clients::None => Clients::One(client),
-            Clients::One(known) if known == client => *self,
-            Clients::One(_) | Clients::Several => Clients::Several,
-        };
-    }
-}
 
 /// Failures in a row.
 #[derive(Clone, Copy, Debug, Default)]

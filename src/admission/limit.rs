@@ -362,9 +362,9 @@ impl Limit {
     }
 }
 
-/// The clients that failures were found with.
-#[derive(Clone, Copy, Debug, Default)]
-enum Clients {
+/// The clients that something was found with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Clients {
     #[default]
     None,
     One(ClientNetwork),
@@ -372,7 +372,7 @@ enum Clients {
 }
 
 impl Clients {
-    fn add(&mut self, client: ClientNetwork) {
+    pub(super) fn add(&mut self, client: ClientNetwork) {
         *self = match *self {
             Clients::None => Clients::One(client),
             Clients::One(known) if known == client => Clients::One(known),

@@ -125,7 +125,7 @@ pub(super) fn refusal(client: &Client, status: u16, answer: Value) -> Refused {
     }
 }
 
-/// Who runs the command, for the log of wsgate.
+/// The user who runs the command, for the log of wsgate.
 pub(super) fn operator() -> Option<String> {
     let variable = |name| std::env::var(name).ok().filter(|user| !user.is_empty());
     let user = variable("SUDO_USER").or_else(|| variable("USER"))?;

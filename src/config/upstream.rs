@@ -9,6 +9,7 @@ use super::written::Table;
 use crate::admission;
 use crate::admission::ejection::Ejection;
 use crate::admission::limit::MaxHandshakes;
+use crate::handshake::is_token_byte;
 use crate::transport::address::Address;
 use crate::transport::source_addresses::Sources;
 use crate::upstream::settings::{Balance, HashKey, ServerSettings, Upstream};
@@ -22,8 +23,7 @@ const STICKY_COOKIE: &str = "wsgate_server";
 
 /// RFC 6265 §4.1.1: the name of a cookie is a token.
 fn is_cookie_name(name: &str) -> bool {
-    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    !name.is_empty() && name.bytes().all(is_token)
+    !name.is_empty() && name.bytes().all(is_token_byte)
 }
 
 impl Reader<'_> {

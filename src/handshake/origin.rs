@@ -28,7 +28,7 @@ pub fn is(origin: &[u8], normalized: &str) -> bool {
 
 /// Whether a request may come from here: cross-site hijacking is prevented by nothing but the server (RFC 6455 §10.2).
 ///
-/// Without an `Origin` a request does not come from a browser page, and is allowed. What is allowed is
+/// Without an `Origin` a request does not come from a browser page, and is allowed. The allowed origins are
 /// [normalized](normalize).
 pub fn is_allowed(allowed: &[String], headers: &impl Fields) -> bool {
     if allowed.is_empty() {

@@ -113,7 +113,7 @@ impl Out {
         }
     }
 
-    /// Who asked for it, where somebody did.
+    /// The requester of a drain.
     pub fn by(&self) -> Option<&str> {
         match self {
             Out::Drained(intent) => Some(&intent.by),

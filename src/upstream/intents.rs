@@ -21,7 +21,7 @@ pub struct Intent {
     pub server: Option<String>,
     /// When the operator asked for it, in seconds since 1970 (UTC).
     pub since: u64,
-    /// Who asked for it: the name that the operator gave, and the address of the peer.
+    /// The requester: the name that the operator gave, and the address of the peer.
     pub by: String,
 }
 
@@ -78,7 +78,7 @@ impl Intents {
     ///
     /// # Errors
     /// If the change cannot be kept beyond the life of the process.
-    pub fn forget(&self, upstream: &str) -> io::Result<bool> {
+    pub fn remove_upstream(&self, upstream: &str) -> io::Result<bool> {
         let mut found = false;
         self.change(|known| {
             let before = known.len();
@@ -153,36 +153,25 @@ impl Pool {
     /// If the change cannot be kept beyond the life of the process; the servers are resumed all the same.
     pub fn resume(&self, server: Option<&str>) -> io::Result<()> {
         let members = self.members();
+        let is_meant = |of: &Arc<Server>| server.is_none_or(|name| of.is_named(name));
         let result = self.intents.change(|known| {
-            let Some(name) = server else {
-                known.retain(|intent| intent.upstream != self.name);
-                return;
-            };
-            let is_named = |server: &&Arc<Server>| server.is_named(name);
-            let same = |intent: &Intent| {
-                let other = intent.server.as_deref();
-                let mut of_it = members.all().filter(is_named);
-                other == Some(name)
-                    || other.is_some_and(|other| of_it.any(|server| server.is_named(other)))
-            };
             let mut of_others = Vec::new();
             known.retain(|intent| {
-                if intent.upstream != self.name {
-                    return true;
-                }
-                if intent.server.is_none() {
-                    // The other servers stay drained by the same intent.
-                    let others = members
-                        .servers
-                        .iter()
-                        .filter(|server| !server.is_named(name));
-                    of_others.extend(others.map(|server| Intent {
-                        server: Some(server.address.to_string()),
+                let name = intent.server.as_deref();
+                let covers = |of: &&Arc<Server>| name.is_none_or(|name| of.is_named(name));
+                let ends = intent.upstream == self.name
+                    && (server.is_none()
+                        || name == server
+                        || members.all().filter(covers).any(is_meant));
+                if ends {
+                    // The other servers of a name, or of the upstream, stay drained.
+                    let others = members.all().filter(covers).filter(|of| !is_meant(of));
+                    of_others.extend(others.map(|of| Intent {
+                        server: Some(of.address.to_string()),
                         ..intent.clone()
                     }));
-                    return false;
                 }
-                !same(intent)
+                !ends
             });
             known.extend(of_others);
         });
@@ -296,14 +285,29 @@ mod tests {
     }
 
     #[test]
+    fn a_resume_of_one_address_leaves_the_others_of_its_name() {
+        let name = Address::Name("chat.internal".into(), 9000);
+        let pools = Pools::new(&[Upstream::new("a", vec![name])], Arc::default());
+        let pool = pools.named("a").unwrap();
+        let address = |last| std::net::SocketAddr::from(([10, 0, 0, last], 9000));
+        pool.resolve(("chat.internal", 9000), vec![address(1), address(2)]);
+        pool.drain(Some("chat.internal:9000"), "alice").unwrap();
+        assert_eq!(drained(&pool), [true, true]);
+        pool.resume(Some("10.0.0.1:9000")).unwrap();
+        assert_eq!(drained(&pool), [false, true]);
+        pool.resume(Some("chat.internal:9000")).unwrap();
+        assert_eq!(drained(&pool), [false, false]);
+    }
+
+    #[test]
     fn the_intents_of_an_upstream_that_is_gone_can_be_removed() {
         let pools = Pools::new(&[upstream("a", &[1]), upstream("b", &[1])], Arc::default());
         pools.named("b").unwrap().drain(None, "alice").unwrap();
         pools.apply(&[upstream("a", &[1])]);
         assert!(pools.named("b").is_none());
         assert_eq!(pools.intents().all().len(), 1);
-        assert!(pools.intents().forget("b").unwrap());
-        assert!(!pools.intents().forget("b").unwrap());
+        assert!(pools.intents().remove_upstream("b").unwrap());
+        assert!(!pools.intents().remove_upstream("b").unwrap());
         assert!(pools.intents().all().is_empty());
     }
 

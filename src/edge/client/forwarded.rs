@@ -8,6 +8,7 @@
 //!
 //! The cost is linear in the bytes of the elements that are asked for; nothing here panics.
 
+use crate::handshake::is_token_byte as is_token;
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -187,11 +188,6 @@ fn text(value: &[u8]) -> Option<&str> {
 /// RFC 7239 §6.3: `obfnode = "_" 1*( ALPHA / DIGIT / "." / "_" / "-")`, and so is an obfuscated port.
 fn is_hidden(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"._-".contains(&byte)
-}
-
-/// RFC 9110 §5.6.2.
-fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //!
 //! A client that speaks something else would otherwise wait for the time-out of the head. Pure: bytes in, a kind out.
 
+use crate::handshake::is_token_byte as is_token;
 use std::fmt;
 
 /// A protocol other than HTTP/1 that a client speaks.
@@ -106,11 +107,6 @@ impl RequestLine {
 /// Whether a connection to a listener with TLS begins with this byte as no TLS does, but text may.
 pub(crate) fn is_text(first: u8) -> bool {
     first.is_ascii_graphic() || matches!(first, b'\r' | b'\n')
-}
-
-/// RFC 9110 §5.6.2.
-fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use crate::inspect::{Kind, Place, Rules, Side, Violation};
 /// RSV1 alone, of the three reserved bits.
 pub(super) const RSV1: u8 = 0b100;
 
-/// What the rules depend on, besides the bytes of the header.
+/// The facts that the rules depend on, besides the bytes of the header.
 pub(super) struct HeaderContext<'a> {
     pub rules: &'a Rules,
     pub from: Side,

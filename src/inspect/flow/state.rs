@@ -3,7 +3,7 @@
 use crate::frame::mask::Mask;
 use crate::inspect::inflation::Content;
 
-/// What had been released when an enforced violation stopped the flow.
+/// The place at which the released bytes ended when an enforced violation stopped the flow.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Stopped {
     pub at_frame_boundary: bool,
@@ -53,7 +53,7 @@ pub(super) enum FrameKind {
 pub(super) struct MessageState {
     pub text: bool,
     pub form: Form,
-    /// What was inspected, inflated where the message is compressed.
+    /// The inspected bytes, inflated where the message is compressed.
     pub content: Content,
     /// Payload of all its frames whose headers were read, in bytes.
     pub announced: u64,
