@@ -1,5 +1,6 @@
 //! The command line.
 
+mod check;
 mod drain;
 mod reload;
 mod resume;
@@ -7,14 +8,11 @@ mod show;
 mod status;
 mod target;
 
-use crate::config::{Config, Error};
+use crate::config::{Config, Errors};
 use crate::server::{Inherited, Server};
-use crate::stdout::say;
 use crate::{demo, log};
 use clap::{Args, Parser, Subcommand};
 use std::fmt;
-use std::io::Read;
-use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -31,11 +29,7 @@ enum Command {
     /// Run the proxy.
     Run(Run),
     /// Say whether configurations are good; exit status 1 where one is not.
-    Check {
-        /// Configurations, in TOML. `-` is standard input.
-        #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
-        config: Vec<PathBuf>,
-    },
+    Check(check::Check),
     /// Take a server, or a whole upstream, out: its clients are told to reconnect at a pace, new ones go elsewhere.
     Drain(drain::Drain),
     /// Tell everybody connected to an upstream to reconnect, at a pace, because what is behind its address has changed.
@@ -79,7 +73,7 @@ impl Cli {
     pub fn execute(self) -> ExitCode {
         match self.command {
             Command::Run(run) => run.execute(),
-            Command::Check { config } => check(&config),
+            Command::Check(check) => check.execute(),
             Command::Drain(drain) => drain.execute("drain"),
             Command::Deploy(drain) => drain.execute("deploy"),
             Command::Resume(resume) => resume.execute(),
@@ -94,7 +88,8 @@ impl Run {
     fn execute(self) -> ExitCode {
         let config = match &self.config {
             Some(file) => Config::load(file),
-            None => Config::from_command_line(&self.listen, &self.upstream, self.admin.as_deref()),
+            None => Config::from_command_line(&self.listen, &self.upstream, self.admin.as_deref())
+                .map_err(Errors::from),
         };
         let config = match config {
             Ok(config) => config,
@@ -139,38 +134,6 @@ impl Run {
             .map(Some)
             .map_err(|error| format!("error: {error}"))
     }
-}
-
-fn check(files: &[PathBuf]) -> ExitCode {
-    let mut code = ExitCode::SUCCESS;
-    for file in files {
-        let (name, config) = match file.as_os_str().as_bytes() {
-            b"-" => ("standard input".to_owned(), read_input()),
-            _ => (file.display().to_string(), Config::load(file)),
-        };
-        match config {
-            Ok(config) => {
-                for warning in &config.warnings {
-                    eprintln!("warning: {warning}");
-                }
-                let (listeners, routes) = (config.proxy.listeners.len(), config.proxy.routes.len());
-                let upstreams = config.proxy.upstreams.len();
-                say!(
-                    "{name}: good; listeners: {listeners}, routes: {routes}, upstreams: {upstreams}"
-                );
-            }
-            // The others are checked all the same.
-            Err(error) => code = fail(&error),
-        }
-    }
-    code
-}
-
-/// The configuration on standard input.
-fn read_input() -> Result<Config, Error> {
-    let mut bytes = Vec::new();
-    let read = std::io::stdin().lock().read_to_end(&mut bytes);
-    Config::from_bytes("standard input", read.map(|_| bytes))
 }
 
 fn fail(error: &dyn fmt::Display) -> ExitCode {

@@ -59,11 +59,8 @@ impl Reader<'_> {
         }
     }
 
-    pub(super) fn networks(&self, written: &[Spanned<String>]) -> Result<Vec<IpNet>, Error> {
-        written
-            .iter()
-            .map(|network| self.network(network))
-            .collect()
+    pub(super) fn networks(&self, written: &[Spanned<String>]) -> Vec<IpNet> {
+        self.each(written, |network| self.network(network))
     }
 
     /// Whether connections to a listener begin with a PROXY protocol header, which somebody has to be trusted to send.
@@ -90,19 +87,14 @@ impl Reader<'_> {
         Err(self.source.error(place.span(), message, help))
     }
 
-    pub(super) fn access(
-        &self,
-        written: &written::Route,
-        listeners: &[Listener],
-    ) -> Result<Access, Error> {
-        let copy = written.auth_copy.iter();
-        let copy = copy
-            .map(|name| self.header_name(name.get_ref(), name))
-            .collect::<Result<Vec<_>, _>>()?;
+    pub(super) fn access(&self, written: &written::Route, listeners: &[Listener]) -> Access {
+        let copy = self.each(&written.auth_copy, |name| {
+            self.header_name(name.get_ref(), name)
+        });
         let auth = match &written.auth_url {
             Some(url) if !url.get_ref().is_empty() => {
-                let (address, host, path) = self.auth_url(url)?;
-                Some(Auth {
+                let read = self.checked(self.auth_url(url));
+                read.map(|(address, host, path)| Auth {
                     address,
                     host,
                     path,
@@ -112,12 +104,12 @@ impl Reader<'_> {
             }
             Some(_) | None => None,
         };
-        Ok(Access {
-            allow: self.networks(&written.allow)?,
-            deny: self.networks(&written.deny)?,
-            client_certificate: self.route_certificate(written, listeners)?,
+        Access {
+            allow: self.networks(&written.allow),
+            deny: self.networks(&written.deny),
+            client_certificate: self.or_default(self.route_certificate(written, listeners)),
             auth,
-        })
+        }
     }
 
     /// Whether a route demands a client certificate, for which a listener has to ask.
@@ -166,37 +158,34 @@ impl Reader<'_> {
         Ok((address, authority.as_str().to_owned(), path.to_owned()))
     }
 
-    pub(super) fn header_rules(&self, written: &written::Route) -> Result<[HeaderRules; 2], Error> {
+    pub(super) fn header_rules(&self, written: &written::Route) -> [HeaderRules; 2] {
         let list = |names: &[Spanned<String>]| {
-            let names = names.iter();
-            names
-                .map(|name| self.header_name(name.get_ref(), name))
-                .collect::<Result<Vec<_>, _>>()
+            self.each(names, |name| self.header_name(name.get_ref(), name))
         };
         let map = |pairs: &BTreeMap<String, Spanned<String>>| {
-            let pairs = pairs.iter().map(|(name, value)| {
-                let name = self.header_name(name, value).map(|_| name.clone())?;
+            let pairs: Vec<_> = pairs.iter().collect();
+            self.each(&pairs, |(name, value)| {
+                self.header_name(name, value)?;
                 if HeaderValue::from_str(value.get_ref()).is_err() {
                     let message = format!("the value of `{name}` cannot stand in a header");
                     let help = "a value has no line breaks and no control characters";
                     return Err(self.source.error(value.span(), message, help));
                 }
-                Ok((name, value.get_ref().clone()))
-            });
-            pairs.collect::<Result<Vec<_>, _>>()
+                Ok(((*name).clone(), value.get_ref().clone()))
+            })
         };
-        Ok([
+        [
             HeaderRules {
-                remove: list(&written.request_remove)?,
-                set: map(&written.request_set)?,
-                add: map(&written.request_add)?,
+                remove: list(&written.request_remove),
+                set: map(&written.request_set),
+                add: map(&written.request_add),
             },
             HeaderRules {
-                remove: list(&written.response_remove)?,
-                set: map(&written.response_set)?,
-                add: map(&written.response_add)?,
+                remove: list(&written.response_remove),
+                set: map(&written.response_set),
+                add: map(&written.response_add),
             },
-        ])
+        ]
     }
 
     /// The name of a header that a rule may touch, in lower case.

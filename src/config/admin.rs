@@ -29,8 +29,8 @@ impl Reader<'_> {
             Some(listen) => {
                 let address = self.address(listen, address::listener)?;
                 if let Some(warning) = admin_warning(&address) {
-                    let line = self.source.line(listen.span().start);
-                    warnings.push(format!("{}:{line}: {warning}", self.source.name));
+                    let place = self.source.file_and_line(listen.span().start);
+                    warnings.push(format!("{place}: {warning}"));
                 }
                 Some(address)
             }
@@ -55,7 +55,7 @@ impl Reader<'_> {
             probes,
             token,
             metrics_token,
-            hosts: self.admin_hosts(&written.hosts)?,
+            hosts: self.admin_hosts(&written.hosts),
             socket_mode: self.socket_mode(written.socket_mode, default.socket_mode)?,
             ready_needs_servers: written
                 .ready_needs_servers
@@ -64,8 +64,8 @@ impl Reader<'_> {
         })
     }
 
-    fn admin_hosts(&self, written: &[Spanned<String>]) -> Result<Vec<String>, Error> {
-        let hosts = written.iter().map(|host| {
+    fn admin_hosts(&self, written: &[Spanned<String>]) -> Vec<String> {
+        self.each(written, |host| {
             let name = host.get_ref().as_str();
             if address::is_name(name) {
                 return Ok(name.to_ascii_lowercase());
@@ -74,8 +74,7 @@ impl Reader<'_> {
             let help =
                 "write a name without a port, \"wsgate.internal\"; addresses are served anyway";
             Err(self.source.error(host.span(), message, help))
-        });
-        hosts.collect()
+        })
     }
 
     fn socket_mode(&self, written: Option<Spanned<String>>, default: u32) -> Result<u32, Error> {

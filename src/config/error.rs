@@ -1,8 +1,6 @@
 //! Errors of a configuration: the mistake, its place, and the remedy.
 
-use super::wording;
 use std::fmt;
-use std::ops::Range;
 
 /// One mistake. Its `Display` is what the user sees:
 ///
@@ -18,20 +16,24 @@ use std::ops::Range;
 pub struct Error {
     pub(super) message: String,
     pub(super) help: Option<String>,
-    pub(super) place: Option<Place>,
+    pub(super) place: Option<Box<Place>>,
+    /// Whether the mistake is that something is not there.
+    pub(super) is_absence: bool,
 }
 
 /// A place in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Place {
-    file: String,
+    pub file: String,
     /// From 1.
     pub line: usize,
     /// From 1, in characters.
     pub column: usize,
-    text: String,
+    pub text: String,
     /// In characters, at least 1.
-    width: usize,
+    pub width: usize,
+    /// The position among all files, by which mistakes are sorted.
+    pub at: usize,
 }
 
 impl Error {
@@ -41,6 +43,7 @@ impl Error {
             message: message.into(),
             help: Some(help.into()),
             place: None,
+            is_absence: false,
         }
     }
 }
@@ -77,91 +80,42 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// A file while it is read: its name and its text.
-#[derive(Clone, Copy)]
-pub(super) struct Source<'a> {
-    pub name: &'a str,
-    pub text: &'a str,
+/// All mistakes of a configuration, in the order of their places; at least one. Its `Display` shows the first twenty, with an empty line
+/// between two.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Errors(Vec<Error>);
+
+/// More than these would not be read, and each has to be found.
+pub(super) const MOST: usize = 20;
+
+impl Errors {
+    /// `None` if there is no mistake.
+    pub(super) fn of(mut errors: Vec<Error>) -> Option<Errors> {
+        errors.sort_by_key(|error| error.place.as_ref().map(|place| place.at));
+        errors.dedup();
+        (!errors.is_empty()).then_some(Errors(errors))
+    }
 }
 
-impl Source<'_> {
-    /// A mistake at this range of bytes.
-    pub(super) fn error(
-        &self,
-        span: Range<usize>,
-        message: impl Into<String>,
-        help: impl Into<String>,
-    ) -> Error {
-        Error {
-            message: message.into(),
-            help: Some(help.into()),
-            place: Some(self.place(span)),
+impl From<Error> for Errors {
+    fn from(error: Error) -> Self {
+        Errors(vec![error])
+    }
+}
+
+impl fmt::Display for Errors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, error) in self.0.iter().take(MOST).enumerate() {
+            if index > 0 {
+                f.write_str("\n\n")?;
+            }
+            write!(f, "{error}")?;
         }
-    }
-
-    /// The number of the line in which a byte is, from 1.
-    pub(super) fn line(&self, at: usize) -> usize {
-        self.place(at..at).line
-    }
-
-    fn place(&self, span: Range<usize>) -> Place {
-        let start = self.text.floor_char_boundary(span.start);
-        let line_start = self.text[..start].rfind('\n').map_or(0, |at| at + 1);
-        let line_end = self.text[start..]
-            .find('\n')
-            .map_or(self.text.len(), |at| start + at);
-        // A line of a file with CRLF ends before the CR; an error of the reader may point at the CR or behind it.
-        let shown = self.text[line_start..line_end].trim_end_matches('\r');
-        let end = self
-            .text
-            .floor_char_boundary(span.end)
-            .clamp(start, start.max(line_start + shown.len()));
-        Place {
-            file: self.name.to_owned(),
-            line: self.text[..start].matches('\n').count() + 1,
-            column: self.text[line_start..start].chars().count() + 1,
-            text: shown.to_owned(),
-            width: self.text[start..end].chars().count().max(1),
-        }
-    }
-
-    /// An error of the TOML reader, in the words of wsgate.
-    pub(super) fn read_error(&self, error: &toml::de::Error) -> Error {
-        let end = self.text.len();
-        let place = self.place(error.span().unwrap_or(end..end));
-        let (message, help) = wording::of(error.message(), &place.text);
-        Error {
-            message,
-            help: Some(help),
-            place: Some(place),
+        match self.0.len().saturating_sub(MOST) {
+            0 => Ok(()),
+            more => write!(f, "\n\nerror: {more} more mistakes are not shown"),
         }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_caret_stands_below_its_character() {
-        let text = "a = 1\n\tnäme = \"ü\" # x\n";
-        let source = Source {
-            name: "x.toml",
-            text,
-        };
-        let at = text.find('"').unwrap();
-        let error = source.error(at..at + 4, "no", "yes");
-        let expected = "error: no\n --> x.toml:2:9\n  |\n2 | \tnäme = \"ü\" # x\n  | \t       ^^^\n  = help: yes";
-        assert_eq!(error.to_string(), expected);
-    }
-
-    #[test]
-    fn a_place_beyond_the_end_is_the_end() {
-        let source = Source {
-            name: "x.toml",
-            text: "a = ",
-        };
-        let place = source.place(4..9);
-        assert_eq!((place.line, place.column, place.width), (1, 5, 1));
-    }
-}
+impl std::error::Error for Errors {}

@@ -19,7 +19,7 @@ impl Reader<'_> {
         let default = HealthCheck::default();
         let Some(kind) = written.check else {
             let help = "add check = \"tcp\", \"http\", \"websocket\" or \"off\"";
-            return Err(self.source.error(
+            return Err(self.source.absent(
                 span,
                 "a health check that does not say what it asks",
                 help,
@@ -73,7 +73,7 @@ impl Reader<'_> {
             }
             Some(_) | None => None,
         };
-        let status = self.whole(written.status, 200, 200..=599, "status")? as u16;
+        let status = self.whole(written.status, 200, 200..=599, "status") as u16;
         let version_header = match written.version_header {
             Some(name) if !name.get_ref().is_empty() => {
                 if name.get_ref().parse::<HeaderName>().is_err() {
@@ -99,13 +99,13 @@ impl Reader<'_> {
                 i64::from(thresholds.unhealthy),
                 times.clone(),
                 "unhealthy",
-            )? as u32,
+            ) as u32,
             healthy: self.whole(
                 written.healthy,
                 i64::from(thresholds.healthy),
                 times,
                 "healthy",
-            )? as u32,
+            ) as u32,
         };
         Ok(check.map(|check| HealthCheck {
             check,

@@ -5,21 +5,22 @@
 
 use super::Config;
 use super::address;
-use super::error::{Error, Source};
+use super::error::{Error, Errors};
+use super::source::Source;
 use super::units::Size;
 use super::written;
-use super::written::{File, Table};
+use super::written::File;
 use crate::deploy::RestartThreshold;
 use crate::drain::{Order, Pace, Terms};
-use crate::edge::settings::{Client, ForwardedHeader, Listener, Settings};
-use crate::limit::clients::AddressLimits;
+use crate::edge::settings::Settings;
 use crate::service::Owner;
 use crate::transport::address::Address;
+use crate::upstream::settings::Upstream;
 use crate::upstream::state_file::StateFile;
 use crate::{deploy, log};
+use std::cell::RefCell;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
-use std::time::Duration;
 use toml::Spanned;
 
 const EXAMPLE: &str = r#"the least there is:
@@ -34,78 +35,26 @@ servers = ["10.0.0.5:9000"]
 name = "chat"
 upstream = "chat""#;
 
-/// Pingora itself refuses heads of 1,048,576 bytes and more.
-const LARGEST_HEAD: u64 = 1_000_000;
-
-/// More than any machine has, so that sums stay far from their end.
-const LARGEST_MEMORY: u64 = 1 << 50;
-
-/// The configuration that a file means.
-pub(super) fn of(file: File, source: Source<'_>, before: Option<&Config>) -> Result<Config, Error> {
-    let mut warnings = Vec::new();
-    let reader = Reader { source, before };
-    let threads = reader.whole(file.threads, 0, 0..=1024, "threads")?;
-    let owner = reader.owner(file.user, file.group)?;
-    let upgrade_socket = reader.upgrade_socket(file.upgrade_socket)?;
-    let state_file = reader.state_file(file.state_file)?;
-    let log = log_settings(&file.log.0);
-    let admin_line = file
-        .admin
-        .0
-        .listen
-        .as_ref()
-        .map(|listen| source.line(listen.span().start));
-    let admin = reader.admin(file.admin.0, &mut warnings)?;
-    let drain = reader.drain(file.drain.0)?;
-    let client = reader.client(file.client.0)?;
-    let listeners = reader.listeners(file.listener, &client, &admin.addresses(), admin_line)?;
-    let mut upstreams = Vec::new();
-    let mut places = Vec::new();
-    for (name, upstream) in file.upstream {
-        places.push(upstream.span());
-        upstreams.push(reader.upstream(&name, upstream)?);
-    }
-    if upstreams.is_empty() {
-        return Err(reader.absent("no upstream", "[upstream.NAME]"));
-    }
-    let routes = reader.routes(file.route, &upstreams, &listeners)?;
-    for (index, upstream) in upstreams.iter().enumerate() {
-        if upstream
-            .tls
-            .as_ref()
-            .is_some_and(|tls| tls.authorities.is_none())
-        {
-            let line = source.line(places[index].start);
-            warnings.push(format!(
-                "{}:{line}: the servers of upstream `{}` are not verified: anybody could be in their place",
-                source.name, upstream.name
-            ));
-        }
-        if !routes.iter().any(|route| route.upstream == index) {
-            let line = source.line(places[index].start);
-            warnings.push(format!(
-                "{}:{line}: no route uses upstream `{}`",
-                source.name, upstream.name
-            ));
-        }
-    }
-    let proxy = Settings {
-        listeners,
-        client,
-        upstreams,
-        routes,
+/// The configuration that the files mean. `form` are the mistakes that were found in their form.
+pub(super) fn of(
+    file: File,
+    source: &Source,
+    form: Vec<Error>,
+    before: Option<&Config>,
+) -> Result<Config, Errors> {
+    let reader = Reader {
+        source,
+        before,
+        errors: RefCell::new(Vec::new()),
     };
-    Ok(Config {
-        proxy,
-        admin,
-        drain,
-        log,
-        threads: threads as usize,
-        owner,
-        upgrade_socket,
-        state_file,
-        warnings,
-    })
+    let config = reader.config(file);
+    // A key that was left out for its form would be missed.
+    let mut meaning = reader.errors.into_inner();
+    meaning.retain(|error| form.is_empty() || !error.is_absence);
+    match Errors::of(form.into_iter().chain(meaning).collect()) {
+        Some(errors) => Err(errors),
+        None => Ok(config),
+    }
 }
 
 fn log_settings(written: &written::Log) -> log::Settings {
@@ -132,15 +81,104 @@ pub(super) fn admin_warning(address: &Address) -> Option<String> {
         .then(|| format!("the admin listener {address} can be reached from other machines"))
 }
 
-/// Builds the settings of a room, and knows where everything was written.
-#[derive(Clone, Copy)]
+/// Builds the settings of a room, and knows where everything was written. It collects the mistakes, so that all of them are
+/// reported at once; settings that exist beside a mistake are never applied.
 pub(super) struct Reader<'a> {
-    pub source: Source<'a>,
+    pub source: &'a Source,
     /// The configuration in force that this one is to replace; `None` at the start.
     pub before: Option<&'a Config>,
+    errors: RefCell<Vec<Error>>,
 }
 
 impl Reader<'_> {
+    fn config(&self, file: File) -> Config {
+        let (source, mut warnings) = (self.source, Vec::new());
+        let threads = self.whole(file.threads, 0, 0..=1024, "threads");
+        let admin_line = file
+            .admin
+            .0
+            .listen
+            .as_ref()
+            .map(|listen| source.line(listen.span().start));
+        let admin = self.or_default(self.admin(file.admin.0, &mut warnings));
+        let client = self.or_default(self.client(file.client.0));
+        let listeners = self.listeners(file.listener, &client, &admin.addresses(), admin_line);
+        // In the order of the file.
+        let mut written: Vec<_> = file.upstream.into_iter().collect();
+        written.sort_by_key(|(_, upstream)| upstream.span().start);
+        if written.is_empty() {
+            self.report(self.absent("no upstream", "[upstream.NAME]"));
+        }
+        let names: Vec<_> = written
+            .iter()
+            .map(|(name, upstream)| (name.clone(), upstream.span().start))
+            .collect();
+        let upstreams: Vec<Upstream> = written
+            .into_iter()
+            .map(|(name, upstream)| {
+                let read = self.upstream(&name, upstream);
+                self.checked(read)
+                    .unwrap_or_else(|| Upstream::new(&name, Vec::new()))
+            })
+            .collect();
+        let routes = self.routes(file.route, &upstreams, &listeners);
+        for (index, (name, at)) in names.iter().enumerate() {
+            let place = source.file_and_line(*at);
+            let tls = upstreams[index].tls.as_ref();
+            if tls.is_some_and(|tls| tls.authorities.is_none()) {
+                warnings.push(format!(
+                    "{place}: the servers of upstream `{name}` are not verified: anybody could be in their place"
+                ));
+            }
+            if !routes.iter().any(|route| route.upstream == index) {
+                warnings.push(format!("{place}: no route uses upstream `{name}`"));
+            }
+        }
+        Config {
+            admin,
+            drain: self.drain(file.drain.0),
+            log: log_settings(&file.log.0),
+            threads: threads as usize,
+            owner: self.or_default(self.owner(file.user, file.group)),
+            upgrade_socket: self.or_default(self.upgrade_socket(file.upgrade_socket)),
+            state_file: self.or_default(self.state_file(file.state_file)),
+            proxy: Settings {
+                listeners,
+                client,
+                upstreams,
+                routes,
+            },
+            warnings,
+        }
+    }
+
+    /// Notes a mistake.
+    pub(super) fn report(&self, error: Error) {
+        self.errors.borrow_mut().push(error);
+    }
+
+    /// The value, or `None` and the mistake noted.
+    pub(super) fn checked<T>(&self, read: Result<T, Error>) -> Option<T> {
+        read.map_err(|error| self.report(error)).ok()
+    }
+
+    /// The value, or the default and the mistake noted.
+    pub(super) fn or_default<T: Default>(&self, read: Result<T, Error>) -> T {
+        self.checked(read).unwrap_or_default()
+    }
+
+    /// Reads each element of a list, and notes each mistake.
+    pub(super) fn each<W, T>(
+        &self,
+        written: &[W],
+        read: impl Fn(&W) -> Result<T, Error>,
+    ) -> Vec<T> {
+        written
+            .iter()
+            .filter_map(|element| self.checked(read(element)))
+            .collect()
+    }
+
     fn owner(
         &self,
         user: Option<Spanned<String>>,
@@ -204,7 +242,7 @@ impl Reader<'_> {
         Err(self.source.error(path.span(), message, help))
     }
 
-    fn drain(&self, written: written::Drain) -> Result<deploy::Settings, Error> {
+    fn drain(&self, written: written::Drain) -> deploy::Settings {
         let default = deploy::Settings::default();
         let terms = default.terms;
         let max_closing = self.whole(
@@ -212,7 +250,7 @@ impl Reader<'_> {
             terms.max_closing as i64,
             1..=i64::from(u32::MAX),
             "max_closing",
-        )?;
+        );
         let terms = Terms {
             pace: match written.pace {
                 None => terms.pace,
@@ -233,7 +271,7 @@ impl Reader<'_> {
             restart.closes as i64,
             0..=1_000_000,
             "upstream_closes",
-        )?;
+        );
         let restart = RestartThreshold {
             closes: closes as usize,
             share: written
@@ -244,7 +282,7 @@ impl Reader<'_> {
                 .map_or(restart.within, |time| time.0),
             idle: written.upstream_idle.map_or(restart.idle, |time| time.0),
         };
-        Ok(deploy::Settings {
+        deploy::Settings {
             terms,
             restart,
             shutdown_deadline: written
@@ -254,158 +292,7 @@ impl Reader<'_> {
             remind_after: written
                 .remind_after
                 .map_or(default.remind_after, |wait| wait.0),
-        })
-    }
-
-    fn client(&self, written: written::Client) -> Result<Client, Error> {
-        let default = Client::default();
-        let keepalive_timeout = match written.keepalive_timeout {
-            None => default.keepalive_timeout,
-            // Pingora counts it in whole seconds, and takes 0 for "at once".
-            Some(time) if time.get_ref().0 < Duration::from_secs(1) => {
-                let help = "the shortest is \"1s\"";
-                return Err(self.source.error(
-                    time.span(),
-                    "`keepalive_timeout` is too short",
-                    help,
-                ));
-            }
-            Some(time) => time.into_inner().0,
-        };
-        let max_header_size = written.max_header_size;
-        let limits = 1 << 10..=LARGEST_HEAD;
-        let forwarded_header = match &written.forwarded_header {
-            None => default.forwarded_header,
-            Some(header) => match header.get_ref().to_ascii_lowercase().as_str() {
-                "x-forwarded-for" => ForwardedHeader::XForwardedFor,
-                "forwarded" => ForwardedHeader::Forwarded,
-                _ => {
-                    let message = format!(
-                        "`{}` is not read for the client's address",
-                        header.get_ref().escape_debug()
-                    );
-                    let help = "there are: \"X-Forwarded-For\", \"Forwarded\"";
-                    return Err(self.source.error(header.span(), message, help));
-                }
-            },
-        };
-        let is_unix = |entry: &Spanned<String>| entry.get_ref() == "unix";
-        let trust_unix = written.trusted_proxies.iter().any(is_unix);
-        let mut networks = written.trusted_proxies;
-        networks.retain(|entry| !is_unix(entry));
-        let most = i64::from(u32::MAX);
-        let per_address = default.per_address;
-        let per_address = AddressLimits {
-            max_connections: self.whole(
-                written.address_max_connections,
-                0,
-                0..=most,
-                "address_max_connections",
-            )? as usize,
-            rate: self.whole(written.address_rate, 0, 0..=most, "address_rate")? as u32,
-            ipv6_prefix: self.whole(
-                written.address_ipv6_prefix,
-                i64::from(per_address.ipv6_prefix),
-                1..=128,
-                "address_ipv6_prefix",
-            )? as u8,
-        };
-        Ok(Client {
-            header_timeout: written
-                .header_timeout
-                .map_or(default.header_timeout, |time| time.0),
-            keepalive_timeout,
-            body_timeout: written
-                .body_timeout
-                .map_or(default.body_timeout, |wait| wait.0),
-            min_rate: written.min_rate.map_or(default.min_rate, |size| size.0),
-            http2_max_streams: self.whole(
-                written.http2_max_streams,
-                i64::from(default.http2_max_streams),
-                1..=1000,
-                "http2_max_streams",
-            )? as u32,
-            max_header_size: self.size(
-                max_header_size,
-                default.max_header_size as u64,
-                limits,
-                "max_header_size",
-            )? as usize,
-            trusted_proxies: self.networks(&networks)?,
-            trust_unix,
-            forwarded_header,
-            max_connections: self.whole(written.max_connections, 0, 0..=most, "max_connections")?
-                as usize,
-            buffer_memory: self.size(
-                written.buffer_memory,
-                0,
-                0..=LARGEST_MEMORY,
-                "buffer_memory",
-            )? as usize,
-            per_address,
-            tcp: self.tcp(written.tcp_keepalive, written.tcp_user_timeout)?,
-        })
-    }
-
-    /// `admin` are the addresses of the admin listeners, and the line that says so where the first is not the default.
-    fn listeners(
-        &self,
-        written: Vec<Spanned<Table<written::Listener>>>,
-        client: &Client,
-        admin: &[Address],
-        admin_line: Option<usize>,
-    ) -> Result<Vec<Listener>, Error> {
-        let mut listeners: Vec<Listener> = Vec::new();
-        let mut lines = Vec::new();
-        for entry in written {
-            let span = entry.span();
-            let mut entry = entry.into_inner().0;
-            let Some(listen) = entry.listen.take() else {
-                let help = "add listen = \"0.0.0.0:8080\"";
-                return Err(self
-                    .source
-                    .error(span, "a listener without an address", help));
-            };
-            let address = self.address(&listen, address::listener)?;
-            let refuse = |message, help| Err(self.source.error(listen.span(), message, help));
-            let mut taken = admin.iter();
-            if let Some(admin) = taken.find(|admin| address::collide(admin, &address)) {
-                let whence = admin_line
-                    .map_or_else(|| "the default".to_owned(), |line| format!("line {line}"));
-                return refuse(
-                    format!("`{address}` takes the address of the admin listener, `{admin}`"),
-                    format!("that one is in [admin] ({whence}); give one of them another port"),
-                );
-            }
-            let first = listeners
-                .iter()
-                .position(|other| address::collide(&other.address, &address));
-            if let Some(first) = first {
-                let (other, line) = (&listeners[first].address, lines[first]);
-                let message = if *other == address {
-                    format!("two listeners on `{address}`")
-                } else {
-                    format!("`{address}` and `{other}` cannot both be listened on")
-                };
-                return refuse(
-                    message,
-                    format!("the first is in line {line}; give one of them another port"),
-                );
-            }
-            lines.push(self.source.line(listen.span().start));
-            let proxy_protocol =
-                self.proxy_protocol(entry.proxy_protocol.take(), &address, client)?;
-            let tls = self.accept(entry)?;
-            listeners.push(Listener {
-                address,
-                tls,
-                proxy_protocol,
-            });
         }
-        if listeners.is_empty() {
-            return Err(self.absent("no listener", "[[listener]]"));
-        }
-        Ok(listeners)
     }
 
     pub(super) fn address(
@@ -423,16 +310,17 @@ impl Reader<'_> {
         default: i64,
         range: RangeInclusive<i64>,
         key: &str,
-    ) -> Result<i64, Error> {
+    ) -> i64 {
         let Some(number) = written else {
-            return Ok(default);
+            return default;
         };
         if range.contains(number.get_ref()) {
-            return Ok(number.into_inner());
+            return number.into_inner();
         }
         let message = format!("`{key}` cannot be {}", number.get_ref());
         let help = format!("it is {} to {}", range.start(), range.end());
-        Err(self.source.error(number.span(), message, help))
+        self.report(self.source.error(number.span(), message, help));
+        default
     }
 
     pub(super) fn size(
@@ -441,12 +329,12 @@ impl Reader<'_> {
         default: u64,
         range: RangeInclusive<u64>,
         key: &str,
-    ) -> Result<u64, Error> {
+    ) -> u64 {
         let Some(size) = written else {
-            return Ok(default);
+            return default;
         };
         if range.contains(&size.get_ref().0) {
-            return Ok(size.into_inner().0);
+            return size.into_inner().0;
         }
         let (low, high) = (range.start(), range.end());
         let (message, help) = if size.get_ref().0 < *low {
@@ -460,7 +348,8 @@ impl Reader<'_> {
                 format!("the most is {}", Size(*high)),
             )
         };
-        Err(self.source.error(size.span(), message, help))
+        self.report(self.source.error(size.span(), message, help));
+        default
     }
 
     /// One of the `named` codes, or one of the application's own.
@@ -470,20 +359,18 @@ impl Reader<'_> {
         default: u16,
         named: &[u16],
         key: &str,
-    ) -> Result<u16, Error> {
+    ) -> u16 {
         let Some(code) = written else {
-            return Ok(default);
+            return default;
         };
         match u16::try_from(*code.get_ref()) {
-            Ok(number) if named.contains(&number) || (4000..=4999).contains(&number) => Ok(number),
+            Ok(number) if named.contains(&number) || (4000..=4999).contains(&number) => number,
             _ => {
                 let named: Vec<String> = named.iter().map(ToString::to_string).collect();
                 let help = format!("it is {} or one of 4000 to 4999", named.join(", "));
-                Err(self.source.error(
-                    code.span(),
-                    format!("`{key}` cannot be {}", code.get_ref()),
-                    help,
-                ))
+                let message = format!("`{key}` cannot be {}", code.get_ref());
+                self.report(self.source.error(code.span(), message, help));
+                default
             }
         }
     }
@@ -491,6 +378,6 @@ impl Reader<'_> {
     /// Something that has to be there is not; there is no better place than the beginning.
     pub(super) fn absent(&self, message: &str, table: &str) -> Error {
         self.source
-            .error(0..0, message, format!("add {table}; {EXAMPLE}"))
+            .absent(0..0, message, format!("add {table}; {EXAMPLE}"))
     }
 }

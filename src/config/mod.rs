@@ -6,11 +6,16 @@
 mod access;
 mod address;
 mod admin;
+mod client;
+mod document;
 mod error;
 mod health;
 mod limits;
+mod listener;
+mod matching;
 mod meaning;
 mod route;
+mod source;
 mod tcp;
 mod tls;
 mod units;
@@ -18,7 +23,7 @@ mod upstream;
 mod wording;
 mod written;
 
-pub use error::Error;
+pub use error::{Error, Errors};
 
 use crate::admin::Settings as Admin;
 use crate::edge::settings::{Client, Listener, Route, Settings};
@@ -27,7 +32,8 @@ use crate::transport::address::Address;
 use crate::upstream::settings::Upstream;
 use crate::upstream::state_file::StateFile;
 use crate::{deploy, log};
-use error::Source;
+use document::Document;
+use source::Source;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -55,11 +61,11 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads a file.
+    /// Reads a file, and the files that it includes.
     ///
     /// # Errors
-    /// Where it cannot be read, and as [`Config::parse`].
-    pub fn load(file: &Path) -> Result<Config, Error> {
+    /// Where one of them cannot be read, and as [`Config::parse`].
+    pub fn load(file: &Path) -> Result<Config, Errors> {
         Config::load_over(file, None)
     }
 
@@ -67,23 +73,27 @@ impl Config {
     ///
     /// # Errors
     /// As [`Config::load`].
-    pub fn load_over(file: &Path, before: Option<&Config>) -> Result<Config, Error> {
-        Config::of_bytes(&file.display().to_string(), std::fs::read(file), before)
+    pub fn load_over(file: &Path, before: Option<&Config>) -> Result<Config, Errors> {
+        let name = file.display().to_string();
+        let directory = file.parent().unwrap_or(Path::new(""));
+        Config::of_bytes(&name, directory, std::fs::read(file), before)
     }
 
-    /// Reads what came of reading a file; `name` is what errors call it.
+    /// Reads what came of reading a file; `name` is what errors call it. Included files are relative to the working
+    /// directory.
     ///
     /// # Errors
     /// As [`Config::load`].
-    pub fn from_bytes(name: &str, read: io::Result<Vec<u8>>) -> Result<Config, Error> {
-        Config::of_bytes(name, read, None)
+    pub fn from_bytes(name: &str, read: io::Result<Vec<u8>>) -> Result<Config, Errors> {
+        Config::of_bytes(name, Path::new(""), read, None)
     }
 
     fn of_bytes(
         name: &str,
+        directory: &Path,
         read: io::Result<Vec<u8>>,
         before: Option<&Config>,
-    ) -> Result<Config, Error> {
+    ) -> Result<Config, Errors> {
         let bytes = read.map_err(|error| {
             let help = match error.kind() {
                 io::ErrorKind::NotFound => {
@@ -97,36 +107,43 @@ impl Config {
             Error::new(format!("cannot read {name}: {error}"), help)
         })?;
         match std::str::from_utf8(&bytes) {
-            Ok(text) => Config::parse_over(name, text, before),
+            Ok(text) => Config::of_text(name, text, directory, before),
             Err(error) => {
                 // The text before the first wrong byte is the same in both.
                 let (at, shown) = (error.valid_up_to(), String::from_utf8_lossy(&bytes));
-                let source = Source { name, text: &shown };
+                let source = Source::new(name, &shown);
                 let message = format!("not UTF-8 at byte {at} of the file");
                 let help = "save it as UTF-8";
-                Err(source.error(
-                    at..at + char::REPLACEMENT_CHARACTER.len_utf8(),
-                    message,
-                    help,
-                ))
+                let wrong = at..at + char::REPLACEMENT_CHARACTER.len_utf8();
+                Err(source.error(wrong, message, help).into())
             }
         }
     }
 
-    /// Reads a configuration; `name` is what errors call it.
+    /// Reads a configuration; `name` is what errors call it. Included files are relative to the working directory.
     ///
     /// # Errors
-    /// The first mistake in it.
-    pub fn parse(name: &str, text: &str) -> Result<Config, Error> {
-        Config::parse_over(name, text, None)
+    /// All mistakes in it: those of syntax, else those of form and meaning.
+    pub fn parse(name: &str, text: &str) -> Result<Config, Errors> {
+        Config::of_text(name, text, Path::new(""), None)
     }
 
-    fn parse_over(name: &str, text: &str, before: Option<&Config>) -> Result<Config, Error> {
-        // Some editors put a byte order mark at the beginning; no column counts it.
-        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        let source = Source { name, text };
-        let file = toml::from_str(text).map_err(|error| source.read_error(&error))?;
-        meaning::of(file, source, before)
+    fn of_text(
+        name: &str,
+        text: &str,
+        directory: &Path,
+        before: Option<&Config>,
+    ) -> Result<Config, Errors> {
+        let environment = document::of_process;
+        let source = document::read_files(name, text, directory, &environment)?;
+        let (file, form) = Document::new(&source, &environment)?.read();
+        match file {
+            Some(file) => meaning::of(file, &source, form, before),
+            // `form` says why there is no file.
+            None => Err(Errors::of(form).unwrap_or_else(|| {
+                Error::new("the file cannot be read", "see conf/reference.toml").into()
+            })),
+        }
     }
 
     /// One upstream of these servers behind these listeners, all defaults else. `admin` as in a file.

@@ -48,37 +48,6 @@ impl Reader<'_> {
             );
             return Err(self.source.error(span, message, help));
         }
-        let help = "add servers = [\"10.0.0.5:9000\"]";
-        let Some(list) = written.servers else {
-            return Err(self
-                .source
-                .error(span, format!("upstream `{name}` has no servers"), help));
-        };
-        if list.get_ref().is_empty() {
-            return Err(self.source.error(
-                list.span(),
-                format!("upstream `{name}` has no servers"),
-                help,
-            ));
-        }
-        let (mut servers, mut lines): (Vec<ServerSettings>, Vec<usize>) = Default::default();
-        for server in list.into_inner() {
-            let span = server.span();
-            let server = self.server(server)?;
-            let address = &server.address;
-            if let Some(first) = servers.iter().position(|other| other.address == *address) {
-                let message = format!("server `{address}` is in upstream `{name}` twice");
-                let help = format!("the first is in line {}; remove one of them", lines[first]);
-                return Err(self.source.error(span, message, help));
-            }
-            lines.push(self.source.line(span.start));
-            servers.push(server);
-        }
-        if servers.iter().all(|server| server.backup) {
-            let help = "a backup stands in for others: let one of them not be one";
-            let message = format!("upstream `{name}` has nothing but backups");
-            return Err(self.source.error(span, message, help));
-        }
         let default = Upstream::new(name, Vec::new());
         let ejection = default.ejection;
         let after = self.whole(
@@ -86,20 +55,60 @@ impl Reader<'_> {
             i64::from(ejection.after),
             0..=1_000_000,
             "eject_after",
-        )?;
+        );
+        let tcp = self.tcp(written.tcp_keepalive, written.tcp_user_timeout);
+        let tcp = self.or_default(tcp);
+        let balance = written
+            .balance
+            .map_or(Ok(default.balance), |balance| self.balance(&balance));
+        let balance = self.checked(balance).unwrap_or(Balance::LeastConnections);
+        let health = written.health.map(|health| self.health(health));
+        let health = self.or_default(health.transpose()).flatten();
+        let help = "add servers = [\"10.0.0.5:9000\"]";
+        let Some(list) = written.servers else {
+            return Err(self.source.absent(
+                span,
+                format!("upstream `{name}` has no servers"),
+                help,
+            ));
+        };
+        if list.get_ref().is_empty() {
+            return Err(self.source.absent(
+                list.span(),
+                format!("upstream `{name}` has no servers"),
+                help,
+            ));
+        }
+        let (mut servers, mut lines): (Vec<ServerSettings>, Vec<String>) = Default::default();
+        for server in list.into_inner() {
+            let span = server.span();
+            let Some(server) = self.checked(self.server(server)) else {
+                continue;
+            };
+            let address = &server.address;
+            if let Some(first) = servers.iter().position(|other| other.address == *address) {
+                let message = format!("server `{address}` is in upstream `{name}` twice");
+                let help = format!("the first is in {}; remove one of them", lines[first]);
+                return Err(self.source.error(span, message, help));
+            }
+            lines.push(self.source.line(span.start));
+            servers.push(server);
+        }
+        if !servers.is_empty() && servers.iter().all(|server| server.backup) {
+            let help = "a backup stands in for others: let one of them not be one";
+            let message = format!("upstream `{name}` has nothing but backups");
+            return Err(self.source.error(span, message, help));
+        }
         let tls = match written.tls {
             None => None,
             Some(tls) => self.connect(tls, &servers)?,
         };
         Ok(Upstream {
             tls,
-            tcp: self.tcp(written.tcp_keepalive, written.tcp_user_timeout)?,
+            tcp,
             sources: Arc::new(self.sources(&written.source, &servers)?),
             servers,
-            balance: match written.balance {
-                None => default.balance,
-                Some(balance) => self.balance(&balance)?,
-            },
+            balance,
             ejection: Ejection {
                 after: after as u32,
                 pause: written.eject_pause.map_or(ejection.pause, |time| time.0),
@@ -134,10 +143,7 @@ impl Reader<'_> {
                 .resolve_interval
                 .map_or(default.resolve_interval, |time| time.0),
             generation: written.generation.filter(|text| !text.is_empty()),
-            health: match written.health {
-                None => None,
-                Some(health) => self.health(health)?,
-            },
+            health,
             ..default
         })
     }
@@ -152,19 +158,21 @@ impl Reader<'_> {
             written::Server::Table(table) => {
                 let Some(text) = &table.address else {
                     let help = "add address = \"10.0.0.5:9000\"";
-                    return Err(self.source.error(span, "a server without an address", help));
+                    return Err(self
+                        .source
+                        .absent(span, "a server without an address", help));
                 };
                 let most = i64::from(u32::MAX);
                 let address = self.address(text, address::server)?;
                 Ok(ServerSettings {
                     // The ring of consistent hashing has 160 points for each.
-                    weight: self.whole(table.weight, 1, 1..=256, "weight")? as u32,
+                    weight: self.whole(table.weight, 1, 1..=256, "weight") as u32,
                     max_connections: self.whole(
                         table.max_connections,
                         0,
                         0..=most,
                         "max_connections",
-                    )? as usize,
+                    ) as usize,
                     backup: table.backup,
                     ..ServerSettings::new(address)
                 })

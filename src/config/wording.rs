@@ -139,14 +139,17 @@ const REFERENCE: &str = "conf/reference.toml shows how each key is written";
 pub(super) fn suggestion(wrong: &str, known: &[&str]) -> String {
     let list = known
         .iter()
-        .map(|name| format!("`{name}`"))
+        .map(|name| format!("`{}`", name.escape_debug()))
         .collect::<Vec<_>>()
         .join(", ");
     let nearest = known.iter().min_by_key(|name| levenshtein(wrong, name));
     match nearest {
         // Nearer than a third of its letters: a typo, not another word.
         Some(nearest) if levenshtein(wrong, nearest) <= nearest.chars().count() / 3 + 1 => {
-            format!("did you mean `{nearest}`? there are: {list}")
+            format!(
+                "did you mean `{}`? there are: {list}",
+                nearest.escape_debug()
+            )
         }
         _ => format!("there are: {list}"),
     }

@@ -15,6 +15,9 @@ use toml::Spanned;
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct File {
+    /// Always absent: `document` has merged the files.
+    #[serde(rename = "include")]
+    pub _include: Option<Vec<Spanned<String>>>,
     pub threads: Option<Spanned<i64>>,
     pub user: Option<Spanned<String>>,
     pub group: Option<Spanned<String>>,

@@ -60,6 +60,63 @@ def test_check_of_a_good_configuration(tmp_path):
     assert status == 0, f"status {status}: {output}"
 
 
+ROUTES = """
+[upstream.chat]
+servers = ["10.0.0.5:9000", "chat-2.internal:9000"]
+[upstream.games]
+servers = ["unix:/run/games.sock"]
+[[route]]
+name = "chat"
+hosts = ["chat.example.com"]
+path = "/ws"
+upstream = "chat"
+[[route]]
+name = "games"
+hosts = ["*.example.com"]
+upstream = "games"
+"""
+
+
+@pytest.mark.parametrize("url, status, expected", [
+    ("https://chat.example.com/ws/room?id=1", 0, "route `chat`, upstream `chat`: 10.0.0.5:9000, chat-2.internal:9000"),
+    ("ws://CHAT.example.com:8080/ws", 0, "route `chat`, upstream `chat`: "),
+    ("https://chess.example.com/", 0, "route `games`, upstream `games`: unix:/run/games.sock"),
+    ("https://chat.example.com/wsx", 0, "route `games`"),
+    ("https://example.org/ws", 1, "404, no route for this host and path"),
+    ("https://chat.example.com/%77s/../admin", 1, "400, the path of the request can be read in two ways"),
+    ("chat.example.com/ws", 2, "write it with scheme and host"),
+])
+def test_check_says_which_route_a_url_takes(tmp_path, url, status, expected):
+    file = tmp_path / "wsgate.toml"
+    file.write_text('[[listener]]\nlisten = "127.0.0.1:0"\n' + ROUTES)
+    found, output = gate.run(["check", "--config", str(file), "--route", url])
+    assert (found, expected in output) == (status, True), output
+
+
+def test_check_shows_all_mistakes_of_all_included_files(tmp_path):
+    (tmp_path / "conf.d").mkdir()
+    (tmp_path / "wsgate.toml").write_text('include = ["conf.d/*.toml"]\n[[listener]]\nlisten = "127.0.0.1"\n')
+    (tmp_path / "conf.d" / "routes.toml").write_text(ROUTES.replace("hosts = [", "host = [", 1).replace('"games"\n', '"game"\n'))
+    status, output = gate.run(["check", "--config", str(tmp_path / "wsgate.toml")])
+    assert status == 1, output
+    for part in [
+        f"`127.0.0.1` has no port\n --> {tmp_path}/wsgate.toml:3:10\n",
+        f"unknown key `host`\n --> {tmp_path}/conf.d/routes.toml:8:1\n",
+        f"there is no upstream `game`\n  --> {tmp_path}/conf.d/routes.toml:14:12\n",
+    ]:
+        assert part in output, f"{part!r} is not in:\n{output}"
+
+
+def test_check_reads_the_environment(tmp_path, monkeypatch):
+    file = tmp_path / "wsgate.toml"
+    file.write_text(GOOD.replace('listen = "127.0.0.1:0"', 'listen = "127.0.0.1:${WSGATE_TEST_PORT}"'))
+    status, output = gate.run(["check", "--config", str(file)])
+    assert status == 1 and "the environment variable `WSGATE_TEST_PORT` is not set" in output, output
+    monkeypatch.setenv("WSGATE_TEST_PORT", "0")
+    status, output = gate.run(["check", "--config", str(file)])
+    assert status == 0, output
+
+
 @pytest.mark.parametrize("which", ["listener", "admin"])
 def test_port_in_use(tmp_path, which):
     """One clear line that names the address, and exit status 1."""
