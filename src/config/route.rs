@@ -210,6 +210,8 @@ impl Reader<'_> {
                 "upstream_fault_code",
             ),
         };
+        let ports = 0..=i64::from(u16::MAX);
+        let redirect_https = self.whole(written.redirect_https, 0, ports, "redirect_https");
         let hosts = self.each(&written.hosts, |host| self.host(host));
         let path = self.or_default(self.path(written.path));
         let allowed_origins = self.each(&written.allowed_origins, |origin| self.origin(origin));
@@ -266,6 +268,7 @@ impl Reader<'_> {
             hosts,
             path,
             upstream: index,
+            redirect_https: redirect_https as u16,
             allowed_origins,
             max_age: written.max_age.map_or(Duration::ZERO, |wait| wait.0),
             max_connections,

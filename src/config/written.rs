@@ -264,6 +264,7 @@ pub(super) struct Route {
     pub hosts: Vec<Spanned<String>>,
     pub path: Option<Spanned<String>>,
     pub upstream: Option<Spanned<String>>,
+    pub redirect_https: Option<Spanned<i64>>,
     #[serde(default)]
     pub allowed_origins: Vec<Spanned<String>>,
     #[serde(default)]

@@ -98,6 +98,8 @@ pub struct Route {
     pub path: String,
     /// Index of its upstream in [`Settings::upstreams`].
     pub upstream: usize,
+    /// The port of HTTPS to which requests without TLS are redirected; 0: they are served.
+    pub redirect_https: u16,
     /// Origins that may open a WebSocket (`https://example.com`); empty allows all, and requests without an Origin.
     pub allowed_origins: Vec<String>,
     /// How old a WebSocket connection may become before its client is told to reconnect; zero for any age.
@@ -128,6 +130,7 @@ impl Route {
             hosts: Vec::new(),
             path: path.to_owned(),
             upstream,
+            redirect_https: 0,
             allowed_origins: Vec::new(),
             max_age: Duration::ZERO,
             max_connections: 0,

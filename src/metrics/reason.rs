@@ -85,6 +85,8 @@ reasons! {
     Tokens = "tokens", BadRequest, Client;
     /// No route has this host and path: 404.
     NoRoute = "no_route", BadRequest, Client;
+    /// The request came without TLS, and the route redirects it to HTTPS: 308.
+    RedirectedToHttps = "redirected_to_https", BadRequest, Client;
     /// The page is none of `allowed_origins`: 403.
     Origin = "origin", Forbidden, Policy;
     /// The client is not in `allow`, or is in `deny`: 403.

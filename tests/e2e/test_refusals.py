@@ -89,6 +89,39 @@ def test_what_has_no_route(start_rig):
     assert rig.gate.metrics().total("wsgate_handshakes_total", route="", result="bad_request") == 2
 
 
+@pytest.mark.parametrize(
+    ("port", "target", "headers", "url"),
+    [
+        (443, "/room?id=1&x=<y>", {"Host": "Chat.Example.com:8080"}, "https://chat.example.com/room?id=1&x=%3Cy%3E"),
+        (8443, "/", {"Host": "[::1]:80"}, "https://[::1]:8443/"),
+        (443, "//other.example/", {"Host": "chat.example.com."}, "https://chat.example.com//other.example/"),
+        (443, "/", {"X-Forwarded-Proto": "http", "X-Forwarded-Host": "front.example"}, "https://front.example/"),
+    ],
+    ids=["port of http", "port of https", "two slashes", "a proxy in front"],
+)
+@pytest.mark.parametrize("is_upgrade", [True, False], ids=["upgrade", "plain"])
+def test_a_request_without_tls_is_redirected(start_rig, is_upgrade, port, target, headers, url):
+    rig = start_rig(route={"redirect_https": port}, client={"trusted_proxies": ["127.0.0.1"]})
+    forwarded = {"Host": "a.example", "X-Forwarded-For": "203.0.113.7"} | headers
+    client = rig.connect()
+    if is_upgrade:
+        client.send(http.upgrade_request(target, headers=forwarded))
+    else:
+        lines = "".join(f"{name}: {value}\r\n" for name, value in forwarded.items())
+        client.send(f"GET {target} HTTP/1.1\r\n{lines}\r\n".encode())
+    answer = client.read_head()
+    assert (answer.status, answer.get("Location")) == (308, url)
+    assert b"wss://" in client.read_body(answer)
+    if is_upgrade:
+        assert "status=308" in expect(rig.gate, "redirected_to_https", route="")
+    # The proxy in front says that this client came over TLS.
+    client = rig.connect()
+    client.send(http.upgrade_request("/over-tls", headers=forwarded | {"X-Forwarded-Proto": "https"}))
+    server, head = rig.server.accept_request("/over-tls")
+    server.send(http.switching_protocols(head))
+    assert client.read_head().status == 101
+
+
 FORGED = '" reason="key" status=200 client="198.51.100.1'
 ESCAPES = "\x1b[31m\x1b[2K"
 

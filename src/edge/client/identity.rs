@@ -4,8 +4,11 @@
 
 use crate::edge::client::forwarded;
 use crate::edge::client::forwarded::MOST;
-use crate::edge::http::client_request::Downstream;
+use crate::edge::http::authority;
+use crate::edge::http::authority::HostError;
+use crate::edge::http::client_request::{ClientRequest, Downstream};
 use crate::edge::http::headers::Changes;
+use crate::edge::http::target;
 use crate::edge::settings::{Client, ForwardedHeader};
 use crate::handshake::Fields;
 use crate::transport::socket::Unnamed;
@@ -274,6 +277,41 @@ pub(crate) fn scheme(
 ) -> &'static str {
     let (claimed, _) = claims(headers, identity);
     claimed.unwrap_or(seen_scheme(downstream))
+}
+
+/// The URL to which a request is redirected that did not come over TLS: the host that the client asked for, with this port.
+/// `None` if it came over TLS.
+///
+/// # Errors
+/// The request names no host.
+pub(crate) fn https_url(
+    request: &ClientRequest<'_>,
+    identity: Identity,
+    downstream: &Downstream,
+    port: u16,
+) -> Result<Option<String>, HostError> {
+    let (scheme, host) = claims(request, identity);
+    if matches!(scheme.unwrap_or(seen_scheme(downstream)), "https" | "wss") {
+        return Ok(None);
+    }
+    let host = match &host {
+        Some(host) => host,
+        None => request.host()?,
+    };
+    let host = authority::normalize(host);
+    if host.is_empty() {
+        return Err(HostError::Missing);
+    }
+    let mut url = format!("https://{host}");
+    if port != 443 {
+        url += &format!(":{port}");
+    }
+    target::push_encoded(&mut url, request.path());
+    if let Some(query) = request.query() {
+        url.push('?');
+        target::push_encoded(&mut url, query);
+    }
+    Ok(Some(url))
 }
 
 fn seen_scheme(downstream: &Downstream) -> &'static str {

@@ -101,6 +101,19 @@ impl<'a> Target<'a> {
     }
 }
 
+/// Appends a part of a request target to a URL that is sent in a header: what RFC 3986 does not allow in a URL is percent-encoded.
+pub fn push_encoded(url: &mut String, part: &[u8]) {
+    for byte in part {
+        match byte {
+            b'"' | b'<' | b'>' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}' => {
+                *url += &format!("%{byte:02X}");
+            }
+            byte if byte.is_ascii_graphic() => url.push(char::from(*byte)),
+            byte => *url += &format!("%{byte:02X}"),
+        }
+    }
+}
+
 /// The part of an HTTP URL behind its scheme.
 fn after_scheme(target: &[u8]) -> Option<&[u8]> {
     [&b"http://"[..], b"https://"]
@@ -142,6 +155,13 @@ mod tests {
             assert_eq!(read.query(), query.map(str::as_bytes), "{target}");
         }
         assert_eq!(Target::parse(b"http://a?b").unwrap().origin_form(), b"/?b");
+    }
+
+    #[test]
+    fn what_a_url_does_not_have_is_encoded() {
+        let mut url = "https://a.test".to_owned();
+        push_encoded(&mut url, b"/a%2Fb;c=d/<x>\"\\\x80\xff|~'");
+        assert_eq!(url, "https://a.test/a%2Fb;c=d/%3Cx%3E%22%5C%80%FF%7C~'");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The routing table: the routes of a configuration, with the run-time state of each.
 
 use crate::deploy::Control;
-use crate::edge::client::identity::{ClientAddress, Identity, identify, is_trusted};
+use crate::edge::client::identity::{ClientAddress, Identity, https_url, identify, is_trusted};
 use crate::edge::http::answer::{Answer, Refused};
 use crate::edge::http::client_request::{ClientRequest, Downstream};
 use crate::edge::http::lingering::Lingering;
@@ -14,7 +14,7 @@ use crate::session;
 use crate::tls::Accept;
 use crate::transport::address::Address;
 use crate::upstream::{Pool, Pools};
-use http::{HeaderName, StatusCode};
+use http::{HeaderName, StatusCode, header};
 use parking_lot::RwLock;
 use prometheus::IntGauge;
 use std::collections::{HashMap, HashSet};
@@ -234,6 +234,21 @@ impl Table {
         // Only wsgate may tell a server the subject of a client's certificate: what the client itself says there is removed.
         client_request.remove(&self.subject_headers);
         let identity = identify(downstream, client_request, &self.client);
+        let port = route.settings.redirect_https;
+        if port != 0 {
+            match https_url(client_request, identity, downstream, port) {
+                Ok(None) => {}
+                Ok(Some(url)) => {
+                    let sentence = "this is served over TLS only: use https:// or wss://";
+                    let answer = Answer::new(StatusCode::PERMANENT_REDIRECT, sentence)
+                        .with(header::LOCATION, url);
+                    return Err(answer.refusing(Reason::RedirectedToHttps));
+                }
+                Err(error) => {
+                    return refuse(StatusCode::BAD_REQUEST, error.to_string(), Reason::Host);
+                }
+            }
+        }
         Ok((route.clone(), identity))
     }
 
