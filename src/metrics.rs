@@ -15,7 +15,7 @@ mod traffic;
 pub use connections::Initiator;
 pub use handshakes::{Handshake, QueueEnd, Queued};
 pub use reason::{Fault, Reason};
-pub use resources::Days;
+pub use resources::CertificateExpiry;
 pub use servers::{ServerFigures, UpstreamFigures};
 
 use crate::inspect::{Side, Tally};

@@ -3,15 +3,15 @@
 use super::{Metrics, Registrar};
 use prometheus::{IntCounterVec, IntGauge, IntGaugeVec};
 
-/// How long a certificate is good.
+/// Until when a certificate is valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Days {
+pub struct CertificateExpiry {
     /// The listener or upstream that presents it.
     pub used_by: String,
     /// Its file.
     pub certificate: String,
-    /// Less than none where it has run out.
-    pub left: i64,
+    /// In seconds since 1970-01-01 UTC.
+    pub at: i64,
 }
 
 #[derive(Debug)]
@@ -22,7 +22,7 @@ pub(super) struct ResourceSeries {
     exhausted: IntCounterVec,
     ejections: IntCounterVec,
     reloads: IntCounterVec,
-    certificate_days_left: IntGaugeVec,
+    certificate_expiry: IntGaugeVec,
 }
 
 impl ResourceSeries {
@@ -55,9 +55,9 @@ impl ResourceSeries {
                 "Reloads of the configuration by whether it was taken.",
                 &["result"],
             ),
-            certificate_days_left: registrar.gauges(
-                "wsgate_certificate_days_left",
-                "Days until a certificate that is in force runs out.",
+            certificate_expiry: registrar.gauges(
+                "wsgate_certificate_expiry_timestamp_seconds",
+                "When a certificate that is in force runs out, in seconds since 1970-01-01 UTC.",
                 &["used_by", "certificate"],
             ),
         }
@@ -107,14 +107,14 @@ impl Metrics {
             .inc();
     }
 
-    /// How long the certificates are good that are in force now.
-    pub fn certificates(&self, all: &[Days]) {
-        self.resource_series.certificate_days_left.reset();
-        for days in all {
+    /// Until when the certificates are valid that are in force now.
+    pub fn certificates(&self, all: &[CertificateExpiry]) {
+        self.resource_series.certificate_expiry.reset();
+        for expiry in all {
             self.resource_series
-                .certificate_days_left
-                .with_label_values(&[&days.used_by, &days.certificate])
-                .set(days.left);
+                .certificate_expiry
+                .with_label_values(&[&expiry.used_by, &expiry.certificate])
+                .set(expiry.at);
         }
     }
 }

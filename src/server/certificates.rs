@@ -4,7 +4,7 @@
 //! next one gets the certificate that is in force then.
 
 use crate::edge::settings::Settings;
-use crate::metrics::Days;
+use crate::metrics::CertificateExpiry;
 use crate::tls::{Accept, Authorities, Certificate, Connect, Fault};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -117,22 +117,22 @@ impl ReportedErrors {
     }
 }
 
-/// How long each certificate is good.
-pub(super) fn days(settings: &Settings) -> Vec<Days> {
-    let days = |used_by: String, certificate: &Certificate| Days {
+/// Until when each certificate is valid.
+pub(super) fn expiries(settings: &Settings) -> Vec<CertificateExpiry> {
+    let expiry = |used_by: String, certificate: &Certificate| CertificateExpiry {
         used_by,
         certificate: certificate.cert.display().to_string(),
-        left: certificate.days_left(),
+        at: certificate.expires_at(),
     };
     let mut all = Vec::new();
     for listener in &settings.listeners {
         let certificates = listener.tls.iter().flat_map(|tls| &tls.certificates);
-        all.extend(certificates.map(|one| days(format!("listener {}", listener.address), one)));
+        all.extend(certificates.map(|one| expiry(format!("listener {}", listener.address), one)));
     }
     for upstream in &settings.upstreams {
         let tls = upstream.tls.as_ref();
         let certificate = tls.and_then(|tls| tls.certificate.as_ref());
-        all.extend(certificate.map(|one| days(format!("upstream {}", upstream.name), one)));
+        all.extend(certificate.map(|one| expiry(format!("upstream {}", upstream.name), one)));
     }
     all
 }

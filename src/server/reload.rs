@@ -195,7 +195,7 @@ impl Live {
             ));
         }
         self.metrics
-            .certificates(&certificates::days(&self.config.proxy));
+            .certificates(&certificates::expiries(&self.config.proxy));
     }
 
     /// Drains what a configuration has left behind, as soon as a server that it has can take those clients.

@@ -11,7 +11,7 @@ use std::fmt::{self, Write};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 use x509_cert::der::Decode;
 use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
@@ -180,17 +180,14 @@ impl Certificate {
         self.stamps != Stamps::of(&[&self.cert, &self.key])
     }
 
-    /// Days until it runs out, less than none where it has.
-    pub fn days_left(&self) -> i64 {
-        let now = SystemTime::now();
-        match self.not_after.duration_since(now) {
-            Ok(left) => (left.as_secs() / DAY.as_secs()) as i64,
-            Err(over) => -1 - (over.duration().as_secs() / DAY.as_secs()) as i64,
+    /// When it runs out, in seconds since 1970-01-01 UTC.
+    pub fn expires_at(&self) -> i64 {
+        match self.not_after.duration_since(SystemTime::UNIX_EPOCH) {
+            Ok(since) => since.as_secs() as i64,
+            Err(before) => -(before.duration().as_secs() as i64),
         }
     }
 }
-
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Trusted authorities.
 #[derive(Clone, Debug)]
