@@ -129,7 +129,7 @@ impl Run {
                     .to_owned(),
             );
         };
-        tracing::info!(socket = %socket.display(), "waiting for the listeners of the old process");
+        tracing::info!(socket = %socket.display(), "waiting for the listeners of the old process: send it SIGQUIT within 60 s");
         Inherited::receive(socket, config.owner.as_ref().map(|owner| owner.uid))
             .map(Some)
             .map_err(|error| format!("error: {error}"))

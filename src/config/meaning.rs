@@ -121,6 +121,8 @@ impl Reader<'_> {
                     .unwrap_or_else(|| Upstream::new(&name, Vec::new()))
             })
             .collect();
+        let addresses = listeners.iter().map(|listener| &listener.address);
+        self.hand_over_ports(file.upgrade_socket.as_ref(), addresses, &admin.addresses());
         let routes = self.routes(file.route, &upstreams, &listeners);
         for (index, (name, at)) in names.iter().enumerate() {
             let place = source.file_and_line(*at);
@@ -217,6 +219,26 @@ impl Reader<'_> {
                 let message = format!("`{}` {what}", path.get_ref().escape_debug());
                 Err(self.source.error(path.span(), message, help))
             }
+        }
+    }
+
+    /// A new process takes over the listeners that have the addresses of its own configuration, so each address needs a port
+    /// that is known.
+    fn hand_over_ports<'a>(
+        &self,
+        socket: Option<&Spanned<String>>,
+        listeners: impl Iterator<Item = &'a Address>,
+        admin: &'a [Address],
+    ) {
+        let Some(socket) = socket.filter(|path| !path.get_ref().is_empty()) else {
+            return;
+        };
+        let is_free = |address: &&Address| matches!(address, Address::Tcp(at) if at.port() == 0);
+        if let Some(address) = listeners.chain(admin).find(is_free) {
+            let message =
+                format!("`{address}` takes a free port, which `upgrade_socket` cannot hand over");
+            let help = "give this listener a port: a new process takes over the listeners whose addresses are in its configuration";
+            self.report(self.source.error(socket.span(), message, help));
         }
     }
 
