@@ -17,7 +17,7 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeArray, DeString, DeTable, DeValue, Deserializer};
 
-/// The key whose list the tables of an included file are appended to.
+/// The keys of lists of tables, to which the tables of an included file are appended.
 const LISTS: [&str; 2] = ["listener", "route"];
 
 /// All files of a configuration together.

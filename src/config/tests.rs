@@ -639,6 +639,10 @@ fn included_files_are_merged() {
     );
     let config = directory.load().unwrap();
     assert_eq!(config.proxy.client.max_connections, 7);
+    let upstreams = config.proxy.upstreams.iter();
+    let upstreams: Vec<_> = upstreams.map(|upstream| upstream.name.as_str()).collect();
+    // In the order of the files, as `status` shows them.
+    assert_eq!(upstreams, ["main", "a"]);
     let routes = config.proxy.routes.iter();
     let routes: Vec<_> = routes
         .map(|route| {
