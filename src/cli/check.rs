@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// What is checked.
+/// The configurations to check, and the URL to find a route for.
 #[derive(Debug, Args)]
 pub(super) struct Check {
     /// Configurations, in TOML. `-` is standard input.

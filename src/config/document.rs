@@ -1,5 +1,5 @@
 //! The files of a configuration as one tree of TOML values: included files are merged in, references to the environment
-//! are replaced, and all mistakes of form are collected.
+//! are replaced, and mistakes of form are collected.
 //!
 //! Nothing here knows what a key means.
 
@@ -33,7 +33,7 @@ impl<'s> Document<'s> {
     /// The tree of all files of `source`.
     ///
     /// # Errors
-    /// All mistakes of syntax, all references to the environment that cannot be replaced, and all keys of included files
+    /// Mistakes of syntax, references to the environment that cannot be replaced, and keys of included files
     /// that are there already.
     pub(super) fn new(source: &'s Source, environment: &Lookup) -> Result<Document<'s>, Errors> {
         let mut document = Document {
@@ -49,7 +49,7 @@ impl<'s> Document<'s> {
             for mistake in &mistakes {
                 let error = source.read_error(mistake, base);
                 let line = error.place.as_ref().map_or(0, |place| place.line);
-                // What follows a mistake in the same line and in the next may be no mistake: a list may be unclosed.
+                // An error in the same line or the next may be a consequence of this one: a list may be unclosed.
                 let follows = before.is_some_and(|before| line <= before + 1);
                 before = Some(line);
                 if !follows {
@@ -57,7 +57,6 @@ impl<'s> Document<'s> {
                 }
             }
             for (key, mut value) in shifted(table.into_inner(), base) {
-                document.replace(&mut value, environment, &mut errors);
                 match (key.get_ref().as_ref(), index) {
                     // `include::read_files` has read it.
                     ("include", 0) => {}
@@ -66,7 +65,10 @@ impl<'s> Document<'s> {
                         let help = "list the file in `include` of the first file";
                         errors.push(source.error(key.span(), message, help));
                     }
-                    _ => document.add(key, value, &mut errors),
+                    _ => {
+                        document.replace(&mut value, environment, &mut errors);
+                        document.add(key, value, &mut errors);
+                    }
                 }
             }
         }

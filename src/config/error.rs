@@ -80,7 +80,7 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// All mistakes of a configuration, in the order of their places; at least one. Its `Display` shows the first twenty, with an empty line
+/// The mistakes of a configuration, in the order of their places; at least one. Its `Display` shows the first twenty, with an empty line
 /// between two.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Errors(Vec<Error>);
@@ -111,9 +111,10 @@ impl fmt::Display for Errors {
             }
             write!(f, "{error}")?;
         }
-        match self.0.len().saturating_sub(MOST) {
-            0 => Ok(()),
-            more => write!(f, "\n\nerror: {more} more mistakes are not shown"),
+        // `document` gives up after these, so their number is not known.
+        match self.0.len() > MOST {
+            true => f.write_str("\n\nerror: more mistakes are not shown"),
+            false => Ok(()),
         }
     }
 }

@@ -1,6 +1,6 @@
-//! What a request is compared with: paths, hosts and origins.
+//! The paths, hosts and origins that requests are compared with.
 //!
-//! Every one that is accepted can match a request: a value that no browser and no client ever sends is a mistake, not a
+//! Every value that is accepted can match a request: a value that no browser and no client ever sends is a mistake, not a
 //! rule that silently does nothing.
 
 use super::address;
@@ -12,18 +12,18 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use toml::Spanned;
 
 impl Reader<'_> {
+    /// The mistake that a value "is not a host" or the like.
+    fn wrong(&self, written: &Spanned<String>, what: &str, help: &str) -> Error {
+        let message = format!("`{}` {what}", written.get_ref().escape_debug());
+        self.source.error(written.span(), message, help)
+    }
+
     pub(super) fn path(&self, written: Option<Spanned<String>>) -> Result<String, Error> {
         let Some(path) = written else {
             return Ok("/".to_owned());
         };
         let text = path.get_ref();
-        let wrong = |what: &str, help: &str| {
-            Err(self.source.error(
-                path.span(),
-                format!("`{}` {what}", text.escape_debug()),
-                help,
-            ))
-        };
+        let wrong = |what: &str, help: &str| Err(self.wrong(&path, what, help));
         if !text.starts_with('/') {
             return wrong("is not a path", "a path prefix begins with `/`: \"/ws\"");
         }
@@ -63,13 +63,7 @@ impl Reader<'_> {
         const FORMS: &str =
             "write a host name without scheme and port: \"chat.example.com\" or \"*.example.com\"";
         let text = written.get_ref();
-        let wrong = |what: &str, help: &str| {
-            Err(self.source.error(
-                written.span(),
-                format!("`{}` {what}", text.escape_debug()),
-                help,
-            ))
-        };
+        let wrong = |what: &str, help: &str| Err(self.wrong(written, what, help));
         if text == "*" {
             return wrong("is not a host", "for every host leave out `hosts`");
         }
@@ -105,13 +99,7 @@ impl Reader<'_> {
     pub(super) fn origin(&self, written: &Spanned<String>) -> Result<String, Error> {
         const FORM: &str = "write it as a browser sends it: \"https://example.com\", \"app://name\", \"file://\" or \"null\"";
         let text = written.get_ref();
-        let wrong = |what: &str, help: &str| {
-            Err(self.source.error(
-                written.span(),
-                format!("`{}` {what}", text.escape_debug()),
-                help,
-            ))
-        };
+        let wrong = |what: &str, help: &str| Err(self.wrong(written, what, help));
         let lower = text.to_ascii_lowercase();
         if lower == "null" {
             return Ok(lower);

@@ -123,7 +123,7 @@ impl Config {
     /// Reads a configuration; `name` is what errors call it. Included files are relative to the working directory.
     ///
     /// # Errors
-    /// All mistakes in it: those of syntax, else those of form and meaning.
+    /// The mistakes in it: those of syntax, else those of form and meaning of all tables.
     pub fn parse(name: &str, text: &str) -> Result<Config, Errors> {
         Config::of_text(name, text, Path::new(""), None)
     }

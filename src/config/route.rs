@@ -20,7 +20,7 @@ use std::ops::Range;
 use std::time::Duration;
 use toml::Spanned;
 
-/// What the routes above have.
+/// The names, hosts and paths that the routes read so far have taken.
 #[derive(Default)]
 struct Claims {
     /// The name and the line of each route.
@@ -58,7 +58,7 @@ impl Reader<'_> {
                 self.report(self.source.error(place, message, help));
             } else {
                 let claimed = self.claim(&route, span, &hosts, &mut claims);
-                self.or_default(claimed);
+                self.checked(claimed);
             }
             claims.names.push((route.name.clone(), line));
             routes.push(route);
@@ -74,8 +74,8 @@ impl Reader<'_> {
         host_spans: &[Range<usize>],
         claims: &mut Claims,
     ) -> Result<(), Error> {
-        if route.hosts.len() < host_spans.len() {
-            // One of them is a mistake that was noted.
+        if route.path.is_empty() || route.hosts.len() < host_spans.len() {
+            // The path, or one of the hosts, is a mistake that was noted.
             return Ok(());
         }
         let index = claims.names.len();

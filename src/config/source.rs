@@ -29,8 +29,8 @@ impl Source {
         source
     }
 
-    /// Adds a file, and returns the position of its first byte.
-    pub(super) fn add(&mut self, name: &str, text: &str) -> usize {
+    /// Adds a file.
+    pub(super) fn add(&mut self, name: &str, text: &str) {
         // One more than its length, so that the end of a file is not the begin of the next.
         let start = self
             .files
@@ -41,7 +41,6 @@ impl Source {
             text: text.to_owned(),
             start,
         });
-        start
     }
 
     /// A mistake at this range of bytes.
@@ -129,14 +128,9 @@ impl Source {
         let span = error
             .span()
             .map_or(end..end, |span| base + span.start..base + span.end);
-        let place = self.place(span);
-        let (message, help) = wording::of(error.message(), &place.text);
-        Error {
-            message,
-            help: Some(help),
-            place: Some(Box::new(place)),
-            is_absence: false,
-        }
+        let line = self.place(span.clone()).text;
+        let (message, help) = wording::of(error.message(), &line);
+        self.error(span, message, help)
     }
 }
 
@@ -163,7 +157,8 @@ mod tests {
     #[test]
     fn each_position_is_in_one_file() {
         let mut source = Source::new("a.toml", "a = 1\n");
-        let base = source.add("b.toml", "\nb = 2");
+        source.add("b.toml", "\nb = 2");
+        let base = "a = 1\n".len() + 1;
         assert_eq!(source.file_and_line(0), "a.toml:1");
         assert_eq!(source.file_and_line(base - 1), "a.toml:2");
         assert_eq!(source.line(base), "line 1 of b.toml");

@@ -15,7 +15,7 @@ use toml::Spanned;
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct File {
-    /// Always absent: `document` has merged the files.
+    /// Always absent, because `document` has merged the files; errors about unknown keys list it.
     #[serde(rename = "include")]
     pub _include: Option<Vec<Spanned<String>>>,
     pub threads: Option<Spanned<i64>>,
