@@ -16,8 +16,8 @@
 //! | [`admission`] | how fast upgrades reach the servers of an upstream, and who waits; ejection. Pure |
 //! | [`inspect`] | one direction of a connection, frame by frame: what may pass; the table of what each side is told. Pure |
 //! | [`session`] | one proxied WebSocket after its 101: its phases, limits, timers, frames of wsgate, outcome. Pure |
-//! | [`metrics`], [`log`], `stdout` | every series; the log; what commands print |
 //! | [`tls`] | TLS toward clients and servers: certificates, verification, errors as sentences |
+//! | [`metrics`], [`log`], `stdout` | every series; the log; what commands print |
 //! | [`transport`] | addresses, sockets, PROXY headers, TLS streams; what the kernel knows of data under way |
 //! | [`relay`] | bytes between two streams: the loop around a session, back-pressure, memory |
 //! | [`deploy`] | what is taken for a deploy, and what carries the drains out |

@@ -6,6 +6,7 @@
 mod connections;
 mod drains;
 mod handshakes;
+mod labels;
 mod plain;
 mod reason;
 mod resources;
@@ -14,18 +15,20 @@ mod traffic;
 
 pub use connections::Initiator;
 pub use handshakes::{Handshake, QueueEnd, Queued};
+pub use labels::{ConnectionRefusal, PlainLimit, ProxyHeaderFailure, Resource};
+pub use plain::PlainRequest;
 pub use reason::{Fault, Reason};
 pub use resources::CertificateExpiry;
-pub use servers::{ServerFigures, UpstreamFigures};
+pub use servers::{ServerFigures, ServerHandshakes, UpstreamFigures};
 
-use crate::inspect::{Side, Tally};
+use crate::inspect::{Mode, Side, Tally};
 use connections::ConnectionSeries;
 use drains::DrainSeries;
 use handshakes::HandshakeSeries;
 use plain::PlainSeries;
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec,
+    Encoder, Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
     Opts, Registry, TextEncoder,
 };
 use resources::ResourceSeries;
@@ -67,7 +70,7 @@ impl Metrics {
                 .register(Box::new(process))
                 .expect("no series is there twice");
         }
-        Metrics {
+        let metrics = Metrics {
             handshake_series: HandshakeSeries::new(&registrar),
             connection_series: ConnectionSeries::new(&registrar),
             drain_series: DrainSeries::new(&registrar),
@@ -76,13 +79,35 @@ impl Metrics {
             traffic_series: TrafficSeries::new(&registrar),
             traffic: Traffic::default(),
             registry,
-        }
+        };
+        metrics.connection_series.add_fixed();
+        metrics.drain_series.add_fixed();
+        metrics.plain_series.add_fixed();
+        metrics.resource_series.add_fixed();
+        // Requests for which no route was found.
+        metrics.handshake_series.add_route("");
+        metrics.plain_series.add_route("");
+        metrics
     }
 
-    /// Makes the series of a route appear with zero, so that a rate over them has a beginning.
-    pub fn add_route(&self, route: &str) {
-        self.connection_series.add_route(route);
+    /// Makes every series of a route in this mode appear with zero: a rate, or an alert, needs the value before the first event.
+    pub fn add_route(&self, route: &str, mode: Mode) {
+        self.connection_series.add_route(route, mode);
         self.handshake_series.add_route(route);
+        self.plain_series.add_route(route);
+    }
+
+    /// Makes every counter of an upstream appear with zero.
+    pub fn add_upstream(&self, upstream: &str) {
+        self.handshake_series.add_upstream(upstream);
+        self.drain_series.add_upstream(upstream);
+        self.resource_series.add_upstream(upstream);
+    }
+
+    /// Makes the counters of a listener appear with zero.
+    pub fn add_listener(&self, listener: &str, has_tls: bool, has_proxy_protocol: bool) {
+        self.connection_series
+            .add_listener(listener, has_tls, has_proxy_protocol);
     }
 
     /// Exports the figures of all upstreams, which are read at each scrape. To be called once.
@@ -135,6 +160,10 @@ impl Registrar<'_> {
         self.register(IntCounterVec::new(Opts::new(name, help), labels))
     }
 
+    fn counter(&self, name: &str, help: &str) -> IntCounter {
+        self.register(IntCounter::new(name, help))
+    }
+
     fn gauge(&self, name: &str, help: &str) -> IntGauge {
         self.register(IntGauge::new(name, help))
     }
@@ -147,11 +176,6 @@ impl Registrar<'_> {
         self.register(IntGaugeVec::new(Opts::new(name, help), labels))
     }
 
-    fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Histogram {
-        let opts = HistogramOpts::new(name, help).buckets(buckets.to_vec());
-        self.register(Histogram::with_opts(opts))
-    }
-
     fn histograms(&self, name: &str, help: &str, buckets: &[f64], labels: &[&str]) -> HistogramVec {
         let opts = HistogramOpts::new(name, help).buckets(buckets.to_vec());
         self.register(HistogramVec::new(opts, labels))
@@ -159,134 +183,4 @@ impl Registrar<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::drain;
-    use crate::inspect::{Compressed, Kind};
-    use parking_lot::Mutex;
-    use std::sync::Arc;
-    use std::time::Duration;
-
-    fn rendered(metrics: &Metrics) -> String {
-        String::from_utf8(metrics.render()).unwrap()
-    }
-
-    #[test]
-    fn traffic_of_all_threads_is_summed_once() {
-        let metrics = Metrics::new();
-        let tally = Tally {
-            messages: [3, 0, 1, 0, 0],
-            bytes: [300, 0, 4, 0, 0],
-            compressed: Compressed {
-                messages: 1,
-                deflated: 40,
-                inflated: 100,
-            },
-        };
-        std::thread::scope(|scope| {
-            for _ in 0..8 {
-                scope.spawn(|| metrics.passed(Side::Client, &tally));
-            }
-        });
-        for _ in 0..2 {
-            let text = rendered(&metrics);
-            assert!(
-                text.contains(
-                    "wsgate_messages_total{direction=\"client_to_server\",kind=\"text\"} 24"
-                ),
-                "{text}"
-            );
-            assert!(
-                text.contains(
-                    "wsgate_bytes_total{direction=\"client_to_server\",kind=\"text\"} 2400"
-                ),
-                "{text}"
-            );
-            assert!(
-                text.contains(
-                    "wsgate_messages_total{direction=\"server_to_client\",kind=\"text\"} 0"
-                ),
-                "{text}"
-            );
-        }
-    }
-
-    #[test]
-    fn every_series_is_rendered() {
-        let metrics = Metrics::new();
-        metrics.add_route("chat");
-        metrics.handshake("chat", Handshake::Ok);
-        metrics.refused("", Reason::NoRoute);
-        metrics.upstream_answered(Duration::from_millis(2));
-        metrics.connection_opened("chat");
-        metrics.connection_ended("chat", Duration::from_secs(2));
-        metrics.drained(drain::Cause::Operator);
-        metrics.draining(1, 7, 0.0);
-        metrics.queue("a").end(QueueEnd::Served);
-        let upstreams = Arc::new(Mutex::new(vec![figures()]));
-        let read = upstreams.clone();
-        metrics.read_upstreams(move || read.lock().clone());
-        metrics.violation(Side::Client, Kind::TextNotUtf8);
-        metrics.buffer_memory(4096);
-        metrics.slow_reader(Side::Client, "write_timeout");
-        metrics.close(Initiator::Wsgate, Side::Client, Some(1007));
-        metrics.close(Initiator::Side(Side::Server), Side::Client, Some(4321));
-        let text = rendered(&metrics);
-        for line in [
-            "wsgate_build_info{version=\"",
-            "wsgate_connections_open{route=\"chat\"} 0",
-            "wsgate_connections_total{route=\"chat\"} 1",
-            "wsgate_handshakes_total{result=\"ok\",route=\"chat\"} 1",
-            "wsgate_handshakes_total{result=\"bad_request\",route=\"\"} 1",
-            "wsgate_handshakes_refused_total{reason=\"no_route\",route=\"\"} 1",
-            "wsgate_violations_total{kind=\"text_not_utf8\",side=\"client\"} 1",
-            "wsgate_closes_total{code=\"1007\",initiator=\"wsgate\",to=\"client\"} 1",
-            "wsgate_closes_total{code=\"4xxx\",initiator=\"server\",to=\"client\"} 1",
-            "wsgate_buffer_memory_bytes 4096",
-            "wsgate_slow_readers_closed_total{limit=\"write_timeout\",side=\"client\"} 1",
-            "wsgate_drain_connections_total{cause=\"operator\"} 1",
-            "wsgate_upgrades_queued{upstream=\"a\"} 3",
-            "wsgate_clients_away{upstream=\"a\"} 7",
-            "wsgate_server_state{server=\"b:1\",state=\"up\",upstream=\"a\"} 1",
-            "wsgate_server_state{server=\"b:1\",state=\"down\",upstream=\"a\"} 0",
-            "wsgate_server_connections{server=\"b:1\",upstream=\"a\"} 5",
-            "wsgate_server_handshakes{server=\"b:1\",upstream=\"a\"} 2",
-            "wsgate_server_handshake_limit{server=\"b:1\",upstream=\"a\"} 20",
-            "wsgate_server_known_rate{server=\"b:1\",upstream=\"a\"} 300",
-            "wsgate_upgrades_dequeued_total{end=\"served\",upstream=\"a\"} 1",
-            "wsgate_upgrade_wait_seconds_count{upstream=\"a\"} 1",
-            "wsgate_drains_open 1",
-            "wsgate_drains_waiting 7",
-            "wsgate_connection_duration_seconds_count{route=\"chat\"} 1",
-            "wsgate_upstream_handshake_seconds_count 1",
-            "\nprocess_resident_memory_bytes",
-        ] {
-            assert!(text.contains(line), "{line} is missing in\n{text}");
-        }
-        upstreams.lock().clear();
-        let text = rendered(&metrics);
-        assert!(
-            !text.contains("wsgate_server_"),
-            "of a server that is gone:\n{text}"
-        );
-    }
-
-    fn figures() -> UpstreamFigures {
-        let server = ServerFigures {
-            server: "b:1".to_owned(),
-            state: "up",
-            states: &["up", "down"],
-            connections: 5,
-            drained_seconds: 0.0,
-            handshakes: 2,
-            handshake_limit: 20,
-            known_rate: Some(300.0),
-        };
-        UpstreamFigures {
-            upstream: "a".to_owned(),
-            queued: 3,
-            away: 7,
-            servers: vec![server],
-        }
-    }
-}
+mod tests;

@@ -50,6 +50,7 @@ impl Drains {
                 handshakes: admission.under_way,
                 handshake_limit: admission.bound,
                 known_rate: admission.known_rate,
+                answers: server.answers().clone(),
             }
         };
         let of_pool = |pool: &Arc<Pool>| UpstreamFigures {

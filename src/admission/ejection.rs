@@ -45,17 +45,19 @@ impl Default for Ejection {
     }
 }
 
-/// Why a server is left alone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EjectionReason {
-    /// A connect to the server failed.
-    Unreachable,
-    /// The server ended the connection instead of answering the handshake.
-    NoAnswer,
-    /// The server answered with 502, 503 or 504.
-    GatewayError,
-    /// The server completed handshakes and dropped the connections at once, without a Close.
-    Dropped,
+crate::with_all! {
+    /// Why a server is left alone.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum EjectionReason {
+        /// A connect to the server failed.
+        Unreachable,
+        /// The server ended the connection instead of answering the handshake.
+        NoAnswer,
+        /// The server answered with 502, 503 or 504.
+        GatewayError,
+        /// The server completed handshakes and dropped the connections at once, without a Close.
+        Dropped,
+    }
 }
 
 impl EjectionReason {

@@ -36,14 +36,14 @@ const STEPS: [Step; 4] = [
         sends: b"caf\xe9 au lait",
         client_gets: 1007,
         backend_gets: Some(1001),
-        metric: "wsgate_violations_total{kind=\"text_not_utf8\",side=\"client\"}",
+        metric: "wsgate_violations_total{kind=\"text_not_utf8\",mode=\"enforce\",route=\"default\",side=\"client\"}",
     },
     Step {
         title: "A backend sends text that is not UTF-8 (its client did nothing wrong)",
         sends: b"bad",
         client_gets: 1011,
         backend_gets: Some(1007),
-        metric: "wsgate_violations_total{kind=\"text_not_utf8\",side=\"server\"}",
+        metric: "wsgate_violations_total{kind=\"text_not_utf8\",mode=\"enforce\",route=\"default\",side=\"server\"}",
     },
     Step {
         title: "A backend is restarted (it says 1001; the client learns when to come back)",

@@ -15,6 +15,8 @@ use crate::edge::upgrade::Served;
 use crate::edge::upgrade::refusal;
 use crate::edge::{http2, upgrade};
 use crate::log;
+use crate::metrics::Reason;
+use crate::tls;
 use crate::transport::address::Address;
 use crate::transport::address::Tcp;
 use crate::transport::socket::Socket;
@@ -113,12 +115,13 @@ impl ConnectionHandler {
         };
         let peer = socket.peer();
         let peer = peer.map_or_else(|| "unix".to_owned(), |peer| peer.to_string());
-        match why.label() {
+        match why.reason() {
             Some(reason) => {
                 const EVENT: &str = "connection ended for want of a PROXY protocol header";
-                let subject = format_args!("{listener}, {reason}");
+                let label = reason.label();
+                let subject = format_args!("{listener}, {label}");
                 if let Some(more) = log::admit(Level::WARN, EVENT, subject) {
-                    tracing::warn!(%listener, peer, reason, error = %why, "{EVENT}{more}");
+                    tracing::warn!(%listener, peer, reason = label, error = %why, "{EVENT}{more}");
                 }
                 let listener = listener.to_string();
                 table.metrics.proxy_protocol_failed(&listener, reason);
@@ -154,13 +157,14 @@ impl ConnectionHandler {
                 let peer = peer.map_or_else(|| "unix".to_owned(), ToString::to_string);
                 let (reason, error) = tls_stream::failure(&error, table.client.header_timeout);
                 const EVENT: &str = "TLS handshake failed";
-                if reason == tls_stream::ENDED {
+                let label = reason.label();
+                if reason == tls::Failure::Ended {
                     // Balancers that look whether anybody listens do this all day long.
                     tracing::debug!(%listener, peer, error, "{EVENT}");
                 } else if let Some(more) =
-                    log::admit(Level::INFO, EVENT, format_args!("{listener}, {reason}"))
+                    log::admit(Level::INFO, EVENT, format_args!("{listener}, {label}"))
                 {
-                    tracing::info!(%listener, peer, reason, error, "{EVENT}{more}");
+                    tracing::info!(%listener, peer, reason = label, error, "{EVENT}{more}");
                 }
                 table.metrics.tls_failed(&listener.to_string(), reason);
                 None
@@ -240,8 +244,8 @@ impl ConnectionHandler {
             }
             Err(why) => {
                 refusal::report_unread(&table.metrics, &why, &stream);
-                if let Some(answer) = why.answer(&table.client) {
-                    self.part(stream, answer, table, false).await;
+                if let Some((answer, reason)) = why.answer(&table.client).zip(why.reason()) {
+                    self.part(stream, answer, reason, table, false).await;
                 }
                 None
             }
@@ -287,9 +291,10 @@ impl ServerApp for ConnectionHandler {
                 .await?;
             let without_body = head.bytes.starts_with(b"HEAD ");
             let further = permit.as_ref().filter(|_| !is_first);
-            if let Some(Err(denied)) = further.map(|permit| permit.handle_request(&table)) {
-                let answer = denied.answer();
-                self.refuse(stream, answer, &table, without_body).await;
+            if let Some(Err(throttled)) = further.map(|permit| permit.handle_request(&table)) {
+                let (answer, reason) = (throttled.answer(), Reason::AddressLimit);
+                self.refuse(stream, answer, reason, &table, without_body)
+                    .await;
                 return None;
             }
             is_first = false;
@@ -300,8 +305,9 @@ impl ServerApp for ConnectionHandler {
                     Served::Malformed(stream, error) => {
                         let downstream = Downstream::of(&stream);
                         refusal::report_malformed(&table.metrics, &error.to_string(), &downstream);
-                        let answer = head::malformed(&error);
-                        self.part(stream, answer, &table, without_body).await;
+                        let (answer, reason) = (head::malformed(&error), Reason::Malformed);
+                        self.part(stream, answer, reason, &table, without_body)
+                            .await;
                         return None;
                     }
                 }
@@ -310,8 +316,9 @@ impl ServerApp for ConnectionHandler {
                 match plain_head::examine_plain(&mut head, table.client.max_header_size).await {
                     Ok(body) => body,
                     Err(malformed) => {
-                        let answer = malformed.answer();
-                        self.refuse(stream, answer, &table, without_body).await;
+                        let (answer, reason) = (malformed.answer(), malformed.reason());
+                        self.refuse(stream, answer, reason, &table, without_body)
+                            .await;
                         return None;
                     }
                 };

@@ -10,7 +10,7 @@ use crate::edge::http::transfer::Transfer;
 use crate::edge::plain::ProxyApp;
 use crate::edge::refusals::report_request;
 use crate::edge::settings::Client;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, PlainLimit, Reason};
 use crate::relay::Reservation;
 use http::StatusCode;
 use parking_lot::Mutex;
@@ -114,7 +114,7 @@ pub(crate) async fn serve(
         return;
     }
     report_resets(&peer);
-    metrics.plain_ended("resets");
+    metrics.plain_ended(PlainLimit::Resets);
     connection.abrupt_shutdown(ENHANCE_YOUR_CALM.into());
     let farewell = async {
         // Until the GOAWAY is out. What still comes is not served.
@@ -171,7 +171,8 @@ fn report_rejected(metrics: &Metrics, socket: Option<&SocketDigest>) {
     let client = ClientAddress::of_peer(peer.map(|peer| peer.ip()));
     let sentence = "malformed in HTTP/2 (RFC 9113 §8.1.1): `host` differs from `:authority` or is repeated, the lengths of the \
          body contradict each other, or the target holds characters that no target may hold";
-    report_request(metrics, StatusCode::BAD_REQUEST, sentence, None, client);
+    let (reason, status) = (Reason::Malformed, StatusCode::BAD_REQUEST);
+    report_request(metrics, reason, status, sentence, None, client);
 }
 
 /// Tells the log which client resets too many streams: of many such clients, one each second.

@@ -11,6 +11,7 @@ use crate::edge::http::target::Target;
 use crate::edge::http::transfer::Transfer;
 use crate::edge::route::sticky_cookie::set_cookie;
 use crate::edge::route::table::Tables;
+use crate::metrics::{PlainLimit, Reason};
 use crate::transport::exhaustion::Exhaustion;
 use crate::upstream::{EjectionReason, may_be_restarting, retry_pause};
 use async_trait::async_trait;
@@ -76,7 +77,7 @@ impl ProxyHttp for ProxyApp {
             Err(refused) => {
                 if !plain.is_attempt {
                     let (status, sentence) = refused.said();
-                    plain.report(&table, session, status, sentence);
+                    plain.report(&table, session, refused.reason, status, sentence);
                 }
                 let refused = refused.under(plain.answer_rules());
                 Box::pin(refused.write(session))
@@ -290,6 +291,11 @@ impl ProxyHttp for ProxyApp {
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, plain: &mut Plain) {
+        let response = session.response_written();
+        let status = response.map(|response| response.status.as_u16());
+        if let Some(counted) = plain.counted.take() {
+            counted.end(status);
+        }
         let Some(transfer) = &plain.transfer else {
             return;
         };
@@ -298,10 +304,10 @@ impl ProxyHttp for ProxyApp {
         }
         match error.map(|error| (error.etype(), error.esource())) {
             Some((ErrorType::ReadTimedout, ErrorSource::Downstream)) => {
-                transfer.handle_end("body_timeout");
+                transfer.handle_end(PlainLimit::BodyTimeout);
             }
             Some((ErrorType::WriteTimedout, ErrorSource::Downstream)) => {
-                transfer.handle_end("write_timeout");
+                transfer.handle_end(PlainLimit::WriteTimeout);
             }
             _ => {}
         }
@@ -317,23 +323,40 @@ impl ProxyHttp for ProxyApp {
             error.etype(),
             ErrorType::ConnectTimedout | ErrorType::ReadTimedout | ErrorType::WriteTimedout
         );
-        let (status, sentence) = match (error.etype(), error.esource()) {
+        let (reason, status, sentence) = match (error.etype(), error.esource()) {
             (ErrorType::HTTPStatus(code), _) => {
                 let status =
                     StatusCode::from_u16(*code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-                (status, status.canonical_reason().unwrap_or("error"))
+                let reason = match status.is_server_error() {
+                    true => Reason::Internal,
+                    false => Reason::Malformed,
+                };
+                let sentence = status.canonical_reason().unwrap_or("error");
+                (reason, status, sentence)
             }
-            (_, ErrorSource::Upstream) if timed_out => {
-                (StatusCode::GATEWAY_TIMEOUT, "no server answered in time")
-            }
-            (ErrorType::InvalidHTTPHeader, ErrorSource::Upstream) => {
-                (StatusCode::BAD_GATEWAY, "the server's answer is malformed")
-            }
+            (_, ErrorSource::Upstream) if timed_out => (
+                match plain.is_sent {
+                    true => Reason::AnswerTimedOut,
+                    false => Reason::ConnectTimedOut,
+                },
+                StatusCode::GATEWAY_TIMEOUT,
+                "no server answered in time",
+            ),
+            (ErrorType::InvalidHTTPHeader, ErrorSource::Upstream) => (
+                Reason::InvalidResponse,
+                StatusCode::BAD_GATEWAY,
+                "the server's answer is malformed",
+            ),
             (_, ErrorSource::Upstream) if plain.is_sent => (
+                Reason::NoAnswer,
                 StatusCode::BAD_GATEWAY,
                 "the server ended the connection before it answered; it may have handled the request or not",
             ),
-            (_, ErrorSource::Upstream) => (StatusCode::BAD_GATEWAY, "no server can be reached"),
+            (_, ErrorSource::Upstream) => (
+                Reason::Unreachable,
+                StatusCode::BAD_GATEWAY,
+                "no server can be reached",
+            ),
             // Nobody is there to be told.
             (
                 ErrorType::WriteError
@@ -349,21 +372,29 @@ impl ProxyHttp for ProxyApp {
                 };
             }
             (_, ErrorSource::Downstream) if timed_out => (
+                Reason::BodyTimedOut,
                 StatusCode::REQUEST_TIMEOUT,
                 "the body of the request did not come in time",
             ),
-            (_, ErrorSource::Downstream) => (StatusCode::BAD_REQUEST, "the request is malformed"),
+            (_, ErrorSource::Downstream) => (
+                Reason::Malformed,
+                StatusCode::BAD_REQUEST,
+                "the request is malformed",
+            ),
             (_, ErrorSource::Internal | ErrorSource::Unset) => (
+                Reason::Internal,
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "wsgate failed to handle the request",
             ),
         };
-        let (status, answer) = match plain.exhausted {
-            true => (StatusCode::SERVICE_UNAVAILABLE, Answer::exhausted()),
-            false => (status, Answer::new(status, sentence)),
+        let (reason, answer) = match plain.exhausted {
+            true => (Reason::Exhausted, Answer::exhausted()),
+            false => (reason, Answer::new(status, sentence)),
         };
+        let status = answer.status();
         if session.response_written().is_none() {
-            plain.report(&self.0.current(), session, status, answer.sentence());
+            let table = self.0.current();
+            plain.report(&table, session, reason, status, answer.sentence());
             match answer.write(session, plain.answer_rules()).await {
                 // The body may still be on its way; Pingora would close the connection, and so reset it.
                 Ok(()) if !session.is_http2() => session.as_downstream_mut().shutdown().await,

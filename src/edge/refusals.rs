@@ -9,14 +9,15 @@ use crate::edge::http::first_bytes::Foreign;
 use crate::edge::route::permit::Denied;
 use crate::edge::route::table::Table;
 use crate::log;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Reason};
 use http::StatusCode;
 use pingora::protocols::Stream;
 use tracing::Level;
 
 /// A connection is beyond a limit, and ends before anything of it is read.
-fn report_limited(metrics: &Metrics, reason: &'static str, listener: &str, peer: &str) {
-    metrics.connection_refused(reason);
+fn report_limited(metrics: &Metrics, denied: Denied, listener: &str, peer: &str) {
+    metrics.connection_refused(denied.reason());
+    let reason = denied.reason().label();
     let admitted = log::admit(Level::WARN, CONNECTION, reason);
     macro_rules! write {
         ($level:ident, $more:expr) => {
@@ -37,8 +38,8 @@ fn report_limited(metrics: &Metrics, reason: &'static str, listener: &str, peer:
 
 /// A connection ends because something else is spoken on it than its listener expects.
 fn report_foreign(metrics: &Metrics, foreign: Foreign, listener: &str, peer: &str) {
-    let reason = foreign.label();
-    metrics.connection_refused(reason);
+    metrics.connection_refused(foreign.reason());
+    let reason = foreign.reason().label();
     // Scanners do this all day long.
     let admitted = log::admit(Level::INFO, CONNECTION, reason);
     macro_rules! write {
@@ -55,19 +56,20 @@ fn report_foreign(metrics: &Metrics, foreign: Foreign, listener: &str, peer: &st
 /// A plain request, or a head that cannot be read, gets an error of wsgate's own.
 pub(crate) fn report_request(
     metrics: &Metrics,
+    reason: Reason,
     status: StatusCode,
     sentence: &str,
     route: Option<&str>,
     client: ClientAddress,
 ) {
-    metrics.request_refused(status.as_str());
+    metrics.plain_refused(route.unwrap_or_default(), reason);
     // Mistakes of clients are no trouble of wsgate's.
     let (level, event) = match status.is_server_error() {
         false => (Level::INFO, "request refused"),
         true => (Level::WARN, "request failed"),
     };
-    let status = status.as_u16();
-    let about = format_args!("status {status}, route {}", route.unwrap_or_default());
+    let (status, reason) = (status.as_u16(), reason.label());
+    let about = format_args!("{reason}, route {}", route.unwrap_or_default());
     let admitted = log::admit(level, event, about);
     macro_rules! write {
         ($level:ident, $more:expr) => {
@@ -75,6 +77,7 @@ pub(crate) fn report_request(
                 route,
                 client = client.to_string(),
                 status,
+                reason,
                 "{event}: {sentence}{}",
                 $more
             )
@@ -95,7 +98,7 @@ impl ConnectionHandler {
     pub(crate) async fn deny(&self, socket: Stream, denied: Denied, table: &Table) {
         let (listener, peer) = self.names(&socket);
         let global_limits = &table.global_limits;
-        report_limited(&table.metrics, denied.label(), &listener, &peer);
+        report_limited(&table.metrics, denied, &listener, &peer);
         let listener = self.listener.as_ref();
         // Over TLS nothing can be said before the handshake, which is what costs.
         if listener.is_none_or(|listener| table.tls(listener).is_none()) {
@@ -128,10 +131,11 @@ impl ConnectionHandler {
         &self,
         stream: Stream,
         answer: Answer,
+        reason: Reason,
         table: &Table,
         without_body: bool,
     ) {
-        table.metrics.request_refused(answer.status().as_str());
+        table.metrics.plain_refused("", reason);
         let lingering = &table.global_limits.lingering;
         Box::pin(lingering.end(stream, &answer, without_body)).await;
     }
@@ -141,12 +145,13 @@ impl ConnectionHandler {
         &self,
         stream: Stream,
         answer: Answer,
+        reason: Reason,
         table: &Table,
         without_body: bool,
     ) {
         let client = ClientAddress::of_peer(Downstream::of(&stream).peer);
         let (status, sentence) = (answer.status(), answer.sentence());
-        report_request(&table.metrics, status, sentence, None, client);
+        report_request(&table.metrics, reason, status, sentence, None, client);
         let lingering = &table.global_limits.lingering;
         Box::pin(lingering.end(stream, &answer, without_body)).await;
     }

@@ -97,7 +97,23 @@ pub enum Cause {
 }
 
 impl Cause {
-    /// Its name in logs.
+    /// Each [initiator](Cause::initiator) with each of its [labels](Cause::label).
+    pub const ENDS: [(&str, &str); 12] = [
+        ("client", "violation"),
+        ("server", "violation"),
+        ("client", "closed"),
+        ("server", "closed"),
+        ("server", "restart"),
+        ("deploy", "drained"),
+        ("client", "vanished"),
+        ("server", "vanished"),
+        ("client", "stalled"),
+        ("server", "stalled"),
+        ("wsgate", "idle"),
+        ("wsgate", "overload"),
+    ];
+
+    /// Its name in logs and metrics.
     pub const fn label(&self) -> &'static str {
         match self {
             Cause::Violation { .. } => "violation",
@@ -275,6 +291,35 @@ mod tests {
         };
         let orders = orders(&cause, policy, Duration::from_millis(2400));
         (code(orders.client), code(orders.upstream))
+    }
+
+    #[test]
+    fn each_end_is_listed() {
+        let mut causes = vec![
+            Cause::ServerRestarts { code: 1012 },
+            Cause::Drained {
+                by: drain::Cause::Deploy,
+            },
+            Cause::Idle,
+            Cause::Overload,
+        ];
+        for by in Side::ALL {
+            let violation = Violation::new(Kind::MaskMissing, Place::Frame(0));
+            causes.extend([
+                Cause::Violation { by, violation },
+                Cause::Closed { by, code: None },
+                Cause::Vanished { by },
+                Cause::Stalled { by },
+            ]);
+        }
+        let mut ends: Vec<_> = causes
+            .iter()
+            .map(|cause| (cause.initiator(), cause.label()))
+            .collect();
+        let mut listed = Cause::ENDS.to_vec();
+        ends.sort_unstable();
+        listed.sort_unstable();
+        assert_eq!(ends, listed);
     }
 
     /// The table of the design, row by row: what the client gets, what the upstream gets.

@@ -31,13 +31,15 @@ pub enum RateClass {
     Control,
 }
 
-/// One end of a proxied connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Side {
-    /// The side that asked for the connection.
-    Client,
-    /// The server that was chosen for it.
-    Server,
+crate::with_all! {
+    /// One end of a proxied connection.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    pub enum Side {
+        /// The side that asked for the connection.
+        Client,
+        /// The server that was chosen for it.
+        Server,
+    }
 }
 
 impl Side {
@@ -58,14 +60,26 @@ impl Side {
     }
 }
 
-/// The action for a violation.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Mode {
-    /// The message does not pass and the connection is closed. The default.
-    #[default]
-    Enforce,
-    /// Violations are counted and logged, once per connection and kind; everything passes.
-    Observe,
+crate::with_all! {
+    /// The action for a violation.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub enum Mode {
+        /// The message does not pass and the connection is closed. The default.
+        #[default]
+        Enforce,
+        /// Violations are counted and logged, once per connection and kind; everything passes.
+        Observe,
+    }
+}
+
+impl Mode {
+    /// Its name in metrics and in the log.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Mode::Enforce => "enforce",
+            Mode::Observe => "observe",
+        }
+    }
 }
 
 /// The rules for one direction of a connection. All sizes are in bytes of payload as it is on the wire, but for the

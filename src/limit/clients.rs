@@ -54,16 +54,6 @@ pub(crate) enum Throttled {
     TooFast(Duration),
 }
 
-impl Throttled {
-    /// Its name in metrics.
-    pub(crate) const fn label(self) -> &'static str {
-        match self {
-            Throttled::TooMany => "address_max_connections",
-            Throttled::TooFast(_) => "address_rate",
-        }
-    }
-}
-
 /// A connection, or a request under way, counts against its address as long as this lives.
 #[derive(Debug)]
 pub(crate) struct AddressPermit {

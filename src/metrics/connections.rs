@@ -1,8 +1,12 @@
 //! The series about connections: WebSockets from their begin to their Close, and connections that did not get that far.
 
+use super::labels::{ConnectionRefusal, ProxyHeaderFailure};
 use super::{Metrics, Registrar};
-use crate::inspect::{Kind, Side};
-use prometheus::{HistogramVec, IntCounterVec, IntGauge, IntGaugeVec};
+use crate::inspect::closing::Cause;
+use crate::inspect::{Kind, Mode, Side};
+use crate::session::ReaderLimit;
+use crate::tls;
+use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 use std::time::Duration;
 
 /// Bounds of the buckets for the age of a connection, in seconds: from a failed page load to a week.
@@ -29,25 +33,35 @@ impl Initiator {
     }
 }
 
-/// Codes of the registry by themselves, the others by range; `none` for an empty Close.
-const fn code_label(code: Option<u16>) -> &'static str {
-    match code {
-        None => "none",
-        Some(1000) => "1000",
-        Some(1001) => "1001",
-        Some(1002) => "1002",
-        Some(1003) => "1003",
-        Some(1007) => "1007",
-        Some(1008) => "1008",
-        Some(1009) => "1009",
-        Some(1010) => "1010",
-        Some(1011) => "1011",
-        Some(1012) => "1012",
-        Some(1013) => "1013",
-        Some(1014) => "1014",
-        Some(3000..=3999) => "3xxx",
-        Some(4000..=4999) => "4xxx",
-        Some(_) => "other",
+/// The codes of RFC 6455 §7.4.1 and of its registry, as they are counted one by one.
+const CODES: [(u16, &str); 12] = [
+    (1000, "1000"),
+    (1001, "1001"),
+    (1002, "1002"),
+    (1003, "1003"),
+    (1007, "1007"),
+    (1008, "1008"),
+    (1009, "1009"),
+    (1010, "1010"),
+    (1011, "1011"),
+    (1012, "1012"),
+    (1013, "1013"),
+    (1014, "1014"),
+];
+
+/// All other codes by range; `none` for an empty Close.
+const RANGES: [&str; 4] = ["none", "3xxx", "4xxx", "other"];
+
+fn code_label(code: Option<u16>) -> &'static str {
+    let [none, libraries, applications, other] = RANGES;
+    let Some(code) = code else {
+        return none;
+    };
+    match CODES.iter().find(|(known, _)| *known == code) {
+        Some((_, label)) => label,
+        None if (3000..4000).contains(&code) => libraries,
+        None if (4000..5000).contains(&code) => applications,
+        None => other,
     }
 }
 
@@ -56,6 +70,7 @@ pub(super) struct ConnectionSeries {
     connections_open: IntGaugeVec,
     connections_total: IntCounterVec,
     connection_duration: HistogramVec,
+    connection_ends: IntCounterVec,
     violations: IntCounterVec,
     closes: IntCounterVec,
     slow_readers: IntCounterVec,
@@ -84,10 +99,15 @@ impl ConnectionSeries {
                 &DURATIONS,
                 &["route"],
             ),
+            connection_ends: registrar.counters(
+                "wsgate_connection_ends_total",
+                "WebSocket connections that ended, by whose doing it was and why.",
+                &["route", "initiator", "cause"],
+            ),
             violations: registrar.counters(
                 "wsgate_violations_total",
-                "Rules broken, once per connection and kind, enforced or observed.",
-                &["side", "kind"],
+                "Rules broken, once per connection and kind, by the mode of the route: enforced or observed.",
+                &["route", "side", "kind", "mode"],
             ),
             closes: registrar.counters(
                 "wsgate_closes_total",
@@ -121,10 +141,69 @@ impl ConnectionSeries {
         }
     }
 
-    /// Makes the series of a route appear with zero.
-    pub(super) fn add_route(&self, route: &str) {
+    /// The series that are the same for every configuration.
+    pub(super) fn add_fixed(&self) {
+        let labels = CODES.iter().map(|(_, label)| *label).chain(RANGES);
+        for code in labels {
+            for (initiator, to) in [
+                (Initiator::Side(Side::Client), Side::Server),
+                (Initiator::Side(Side::Server), Side::Client),
+                (Initiator::Wsgate, Side::Client),
+                (Initiator::Wsgate, Side::Server),
+            ] {
+                let labels = [initiator.label(), to.label(), code];
+                self.closes.with_label_values(&labels);
+            }
+        }
+        for side in Side::ALL {
+            for limit in ReaderLimit::ALL {
+                let labels = [side.label(), limit.label()];
+                self.slow_readers.with_label_values(&labels);
+            }
+        }
+        for reason in ConnectionRefusal::ALL {
+            self.connections_refused
+                .with_label_values(&[reason.label()]);
+        }
+    }
+
+    pub(super) fn add_route(&self, route: &str, mode: Mode) {
+        // Some rules are enforced in either mode.
+        let modes: &[Mode] = match mode {
+            Mode::Enforce => &[Mode::Enforce],
+            Mode::Observe => &Mode::ALL,
+        };
         self.connections_open.with_label_values(&[route]);
         self.connections_total.with_label_values(&[route]);
+        self.connection_duration.with_label_values(&[route]);
+        for (initiator, cause) in Cause::ENDS {
+            self.connection_ends
+                .with_label_values(&[route, initiator, cause]);
+        }
+        for side in Side::ALL {
+            for kind in Kind::ALL {
+                for mode in modes {
+                    self.violation(route, side, kind, *mode);
+                }
+            }
+        }
+    }
+
+    pub(super) fn add_listener(&self, listener: &str, has_tls: bool, has_proxy_protocol: bool) {
+        for failure in tls::Failure::ALL.into_iter().filter(|_| has_tls) {
+            self.tls_failures
+                .with_label_values(&[listener, failure.label()]);
+        }
+        let failures = ProxyHeaderFailure::ALL.into_iter();
+        for failure in failures.filter(|_| has_proxy_protocol) {
+            self.proxy_protocol_failures
+                .with_label_values(&[listener, failure.label()]);
+        }
+    }
+
+    fn violation(&self, route: &str, by: Side, kind: Kind, mode: Mode) -> IntCounter {
+        let labels = [route, by.label(), kind.label(), mode.label()];
+        self.violations.with_label_values(&labels)
     }
 }
 
@@ -142,7 +221,11 @@ impl Metrics {
     }
 
     /// A connection that [was established](Metrics::connection_opened) ended.
-    pub fn connection_ended(&self, route: &str, age: Duration) {
+    pub fn connection_ended(&self, route: &str, cause: &Cause, age: Duration) {
+        self.connection_series
+            .connection_ends
+            .with_label_values(&[route, cause.initiator(), cause.label()])
+            .inc();
         self.connection_series
             .connection_duration
             .with_label_values(&[route])
@@ -160,42 +243,41 @@ impl Metrics {
     }
 
     /// A connection of a client was ended before it came to a request.
-    pub fn connection_refused(&self, reason: &'static str) {
+    pub fn connection_refused(&self, reason: ConnectionRefusal) {
         self.connection_series
             .connections_refused
-            .with_label_values(&[reason])
+            .with_label_values(&[reason.label()])
             .inc();
     }
 
     /// A client's connection ended in its TLS handshake, for this reason.
-    pub fn tls_failed(&self, listener: &str, reason: &'static str) {
+    pub fn tls_failed(&self, listener: &str, reason: tls::Failure) {
         self.connection_series
             .tls_failures
-            .with_label_values(&[listener, reason])
+            .with_label_values(&[listener, reason.label()])
             .inc();
     }
 
     /// A connection ended for want of a PROXY protocol header, for this reason.
-    pub fn proxy_protocol_failed(&self, listener: &str, reason: &'static str) {
+    pub fn proxy_protocol_failed(&self, listener: &str, reason: ProxyHeaderFailure) {
         self.connection_series
             .proxy_protocol_failures
-            .with_label_values(&[listener, reason])
+            .with_label_values(&[listener, reason.label()])
             .inc();
     }
 
-    /// A side broke a rule.
-    pub fn violation(&self, by: Side, kind: Kind) {
+    /// A side broke a rule, which was enforced or observed.
+    pub fn violation(&self, route: &str, by: Side, kind: Kind, mode: Mode) {
         self.connection_series
-            .violations
-            .with_label_values(&[by.label(), kind.label()])
+            .violation(route, by, kind, mode)
             .inc();
     }
 
     /// A side did not take what was sent to it and was given up, because of this limit.
-    pub fn slow_reader(&self, side: Side, limit: &'static str) {
+    pub fn slow_reader(&self, side: Side, limit: ReaderLimit) {
         self.connection_series
             .slow_readers
-            .with_label_values(&[side.label(), limit])
+            .with_label_values(&[side.label(), limit.label()])
             .inc();
     }
 

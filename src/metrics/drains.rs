@@ -59,6 +59,21 @@ impl DrainSeries {
     }
 }
 
+impl DrainSeries {
+    /// The series that are the same for every configuration.
+    pub(super) fn add_fixed(&self) {
+        for cause in drain::Cause::ALL {
+            for series in [&self.drained, &self.drains, &self.drains_raised] {
+                series.with_label_values(&[cause.label()]);
+            }
+        }
+    }
+
+    pub(super) fn add_upstream(&self, upstream: &str) {
+        self.reconnects.with_label_values(&[upstream]);
+    }
+}
+
 impl Metrics {
     /// A drain begins, at a pace that was raised or not.
     pub fn drain_begins(&self, cause: drain::Cause, raised: bool) {

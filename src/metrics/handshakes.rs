@@ -1,89 +1,59 @@
-//! The series about upgrade requests: their results, refusals, waits, and the handshakes of servers.
+//! The series about upgrade requests: their results, refusals and waits.
 
+use super::labels::labelled;
 use super::{Metrics, Reason, Registrar};
-use prometheus::{Histogram, HistogramVec, IntCounterVec};
-use std::time::{Duration, Instant};
-
-/// Bounds of the buckets for the handshake with an upstream, in seconds.
-const HANDSHAKES: [f64; 11] = [
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0,
-];
+use crate::handshake::Violation;
+use prometheus::{HistogramVec, IntCounter, IntCounterVec};
+use std::time::Instant;
 
 /// Bounds of the buckets for the time that upgrades wait for a server, in seconds: up to the default of `queue_timeout` and beyond.
 const WAITS: [f64; 9] = [0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
-/// How an upgrade request ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Handshake {
-    /// The connection is a tunnel.
-    Ok,
-    /// The client's request was not one: 400 or 426.
-    BadRequest,
-    /// The origin or the client's address is not among those allowed, or the access service said so: 401, 403.
-    Forbidden,
-    /// The client's address has all the connections that it may have, or opens them too fast: 429.
-    Throttled,
-    /// The access service did not answer as it must: 502, 504.
-    Unchecked,
-    /// The route, or wsgate, has all the connections that it may have, or all the memory for slow ones: 503.
-    Full,
-    /// All servers are drained and none came back in time: 503.
-    QueueTimeout,
-    /// The upstream answered with something else than 101, which was relayed.
-    Declined,
-    /// The upstream's 101 was wrong: 502.
-    InvalidUpgradeResponse,
-    /// No server could be reached, or it ended the connection before it answered: 502.
-    Unreachable,
-    /// The upstream did not answer in time: 504.
-    TimedOut,
-    /// The client was gone before it was done.
-    Abandoned,
-}
-
-impl Handshake {
-    const fn label(self) -> &'static str {
-        match self {
-            Handshake::Ok => "ok",
-            Handshake::BadRequest => "bad_request",
-            Handshake::Forbidden => "forbidden",
-            Handshake::Throttled => "throttled",
-            Handshake::Unchecked => "unchecked",
-            Handshake::Full => "full",
-            Handshake::QueueTimeout => "queue_timeout",
-            Handshake::Declined => "declined",
-            Handshake::InvalidUpgradeResponse => "invalid_upgrade",
-            Handshake::Unreachable => "unreachable",
-            Handshake::TimedOut => "timed_out",
-            Handshake::Abandoned => "abandoned",
-        }
+labelled! {
+    /// How an upgrade request ended.
+    pub Handshake {
+        /// The connection is a tunnel.
+        Ok = "ok",
+        /// The client's request was not one: 400 or 426.
+        BadRequest = "bad_request",
+        /// The origin or the client's address is not among those allowed, or the access service said so: 401, 403.
+        Forbidden = "forbidden",
+        /// The client's address has all the connections that it may have, or opens them too fast: 429.
+        Throttled = "throttled",
+        /// The access service did not answer as it must: 502, 504.
+        Unchecked = "unchecked",
+        /// The route, or wsgate, has all the connections that it may have, or all the memory for slow ones: 503.
+        Full = "full",
+        /// All servers are drained and none came back in time: 503.
+        QueueTimeout = "queue_timeout",
+        /// The upstream answered with something else than 101, which was relayed.
+        Declined = "declined",
+        /// The upstream's 101 was wrong: 502.
+        InvalidUpgradeResponse = "invalid_upgrade",
+        /// No server could be reached, or it ended the connection before it answered: 502.
+        Unreachable = "unreachable",
+        /// The upstream did not answer in time: 504.
+        TimedOut = "timed_out",
+        /// The client was gone before it was done.
+        Abandoned = "abandoned",
+        /// wsgate could not handle the request: 500.
+        Internal = "internal",
     }
 }
 
-/// How the wait of an upgrade request for a server ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum QueueEnd {
-    /// A server took the upgrade.
-    Served,
-    /// No server took the upgrade in time.
-    Expired,
-    /// The upgrade would have waited in vain.
-    Refused,
-    /// The client left.
-    Abandoned,
-    /// No server could be connected to.
-    Unreachable,
-}
-
-impl QueueEnd {
-    const fn label(self) -> &'static str {
-        match self {
-            QueueEnd::Served => "served",
-            QueueEnd::Expired => "expired",
-            QueueEnd::Refused => "refused",
-            QueueEnd::Abandoned => "abandoned",
-            QueueEnd::Unreachable => "unreachable",
-        }
+labelled! {
+    /// How the wait of an upgrade request for a server ended.
+    pub QueueEnd {
+        /// A server took the upgrade.
+        Served = "served",
+        /// No server took the upgrade in time.
+        Expired = "expired",
+        /// The upgrade would have waited in vain.
+        Refused = "refused",
+        /// The client left.
+        Abandoned = "abandoned",
+        /// No server could be connected to.
+        Unreachable = "unreachable",
     }
 }
 
@@ -121,7 +91,6 @@ pub(super) struct HandshakeSeries {
     handshakes: IntCounterVec,
     refusals: IntCounterVec,
     handshake_violations: IntCounterVec,
-    upstream_handshake: Histogram,
     dequeued: IntCounterVec,
     waits: HistogramVec,
 }
@@ -142,12 +111,7 @@ impl HandshakeSeries {
             handshake_violations: registrar.counters(
                 "wsgate_handshake_violations_total",
                 "Rules of the opening handshake that were broken and passed on by a route with mode = \"observe\".",
-                &["side", "kind"],
-            ),
-            upstream_handshake: registrar.histogram(
-                "wsgate_upstream_handshake_seconds",
-                "From the first connect to the upstream's answer to an upgrade request.",
-                &HANDSHAKES,
+                &["route", "side", "kind"],
             ),
             dequeued: registrar.counters(
                 "wsgate_upgrades_dequeued_total",
@@ -163,10 +127,28 @@ impl HandshakeSeries {
         }
     }
 
-    /// Makes the series of a route appear with zero.
     pub(super) fn add_route(&self, route: &str) {
-        let labels = [route, Handshake::Ok.label()];
-        self.handshakes.with_label_values(&labels);
+        for result in Handshake::ALL {
+            self.handshakes.with_label_values(&[route, result.label()]);
+        }
+        for reason in Reason::ALL {
+            self.refusals.with_label_values(&[route, reason.label()]);
+        }
+        for violation in Violation::ALL {
+            self.violation(route, violation);
+        }
+    }
+
+    pub(super) fn add_upstream(&self, upstream: &str) {
+        for end in QueueEnd::ALL {
+            self.dequeued.with_label_values(&[upstream, end.label()]);
+        }
+        self.waits.with_label_values(&[upstream]);
+    }
+
+    fn violation(&self, route: &str, violation: Violation) -> IntCounter {
+        let labels = [route, violation.side().label(), violation.label()];
+        self.handshake_violations.with_label_values(&labels)
     }
 }
 
@@ -189,18 +171,8 @@ impl Metrics {
     }
 
     /// A rule of the opening handshake was broken and passed on.
-    pub fn handshake_violation(&self, side: &str, kind: &str) {
-        self.handshake_series
-            .handshake_violations
-            .with_label_values(&[side, kind])
-            .inc();
-    }
-
-    /// An upstream answered an upgrade request.
-    pub fn upstream_answered(&self, after: Duration) {
-        self.handshake_series
-            .upstream_handshake
-            .observe(after.as_secs_f64());
+    pub fn handshake_violation(&self, route: &str, violation: Violation) {
+        self.handshake_series.violation(route, violation).inc();
     }
 
     /// An upgrade request waits for a server of this upstream, as long as what is returned lives.

@@ -1,4 +1,4 @@
-//! Why a request for a WebSocket is refused: one table from reason to label, result and whose doing it is.
+//! Why a request is refused, or fails: one table from reason to label, result and whose doing it is.
 
 use super::Handshake;
 
@@ -16,7 +16,7 @@ pub enum Fault {
 /// Declares the reasons: what each means, its label, the [`Handshake`] that it counts as, and whose doing it is.
 macro_rules! reasons {
     ($($(#[doc = $doc:literal])+ $reason:ident = $label:literal, $result:ident, $fault:ident;)+) => {
-        /// Why a request for a WebSocket is refused.
+        /// Why a request for a WebSocket, or a plain request, is refused, or fails.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Reason {
             $($(#[doc = $doc])+ $reason,)+
@@ -79,6 +79,8 @@ reasons! {
     HeadTimedOut = "head_timed_out", BadRequest, Client;
     /// The head is larger than `max_header_size`, whatever it asks for: 431.
     HeadTooLarge = "head_too_large", BadRequest, Client;
+    /// The body of a plain request did not come within `body_timeout`: 408.
+    BodyTimedOut = "body_timed_out", BadRequest, Client;
     /// The path can be read in two ways that lead to different routes, or is none: 400.
     Path = "path", BadRequest, Client;
     /// More subprotocols, extensions, parameters or names in `Connection` than are read: 400.
@@ -121,6 +123,10 @@ reasons! {
     NoAnswer = "no_answer", Unreachable, Gate;
     /// The server gave no answer within `handshake_timeout`: 504.
     AnswerTimedOut = "answer_timed_out", TimedOut, Gate;
+    /// The server's response to a plain request is malformed, or a 101: 502.
+    InvalidResponse = "invalid_response", InvalidUpgradeResponse, Gate;
+    /// wsgate could not handle the request: 500.
+    Internal = "internal", Internal, Gate;
     /// The server's 101 is wrong: 502.
     InvalidUpgradeResponse = "invalid_upgrade", InvalidUpgradeResponse, Gate;
     /// The server's own answer, below 500, which the client gets as it is.

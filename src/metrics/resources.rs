@@ -1,6 +1,8 @@
 //! The series about memory, resources of the system, ejections, reloads and certificates.
 
+use super::labels::Resource;
 use super::{Metrics, Registrar};
+use crate::admission::ejection::EjectionReason;
 use prometheus::{IntCounterVec, IntGauge, IntGaugeVec};
 
 /// Until when a certificate is valid.
@@ -64,6 +66,28 @@ impl ResourceSeries {
     }
 }
 
+/// The values of `result` of the reloads: a configuration was taken, or not.
+const RELOADS: [&str; 2] = ["ok", "failed"];
+
+impl ResourceSeries {
+    /// The series that are the same for every configuration.
+    pub(super) fn add_fixed(&self) {
+        for resource in Resource::ALL {
+            self.exhausted.with_label_values(&[resource.label()]);
+        }
+        for result in RELOADS {
+            self.reloads.with_label_values(&[result]);
+        }
+    }
+
+    pub(super) fn add_upstream(&self, upstream: &str) {
+        for reason in EjectionReason::ALL {
+            self.ejections
+                .with_label_values(&[upstream, reason.label()]);
+        }
+    }
+}
+
 impl Metrics {
     /// The memory that a connection holds to inflate messages has changed by so many bytes.
     pub fn compression_memory(&self, change: isize) {
@@ -83,24 +107,25 @@ impl Metrics {
     }
 
     /// There was no more of a resource of the system for a connection.
-    pub fn exhausted(&self, resource: &'static str) {
+    pub fn exhausted(&self, resource: Resource) {
         self.resource_series
             .exhausted
-            .with_label_values(&[resource])
+            .with_label_values(&[resource.label()])
             .inc();
     }
 
     /// A server of this upstream is left alone from now on.
-    pub fn ejected(&self, upstream: &str, reason: &'static str) {
+    pub fn ejected(&self, upstream: &str, reason: EjectionReason) {
         self.resource_series
             .ejections
-            .with_label_values(&[upstream, reason])
+            .with_label_values(&[upstream, reason.label()])
             .inc();
     }
 
     /// A new configuration was taken, or not.
     pub fn reload(&self, taken: bool) {
-        let result = if taken { "ok" } else { "failed" };
+        let [ok, failed] = RELOADS;
+        let result = if taken { ok } else { failed };
         self.resource_series
             .reloads
             .with_label_values(&[result])

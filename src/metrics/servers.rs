@@ -2,12 +2,14 @@
 //! a server that is gone leaves no series behind and a scrape never sees half of them.
 
 use prometheus::core::{Collector, Desc};
-use prometheus::proto::MetricFamily;
-use prometheus::{GaugeVec, IntGaugeVec, Opts};
+use prometheus::proto::{LabelPair, Metric, MetricFamily};
+use prometheus::{GaugeVec, Histogram, HistogramOpts, HistogramVec, IntGaugeVec, Opts};
+use std::collections::HashSet;
 use std::fmt;
+use std::time::Duration;
 
 /// The figures of an upstream.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct UpstreamFigures {
     /// Its name.
     pub upstream: String,
@@ -20,7 +22,7 @@ pub struct UpstreamFigures {
 }
 
 /// The figures of a server.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct ServerFigures {
     /// Its address, which comes from the configuration or from discovery.
     pub server: String,
@@ -38,6 +40,50 @@ pub struct ServerFigures {
     pub handshake_limit: u64,
     /// Upgrades per second that it is known to take.
     pub known_rate: Option<f64>,
+    /// How long its answers to upgrade requests took.
+    pub answers: ServerHandshakes,
+}
+
+/// Bounds of the buckets for the handshake with a server, in seconds.
+const HANDSHAKES: [f64; 11] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0,
+];
+
+/// How long a server's answers to upgrade requests took. It belongs to the server, and goes with it. Clones are the same.
+#[derive(Clone, Debug)]
+pub struct ServerHandshakes(Histogram);
+
+impl ServerHandshakes {
+    /// Without an answer yet.
+    ///
+    /// # Panics
+    /// Never in practice: the name and the bounds are constants.
+    pub fn new() -> Self {
+        let opts = HistogramOpts::new(ANSWERS, "of one server");
+        let histogram = Histogram::with_opts(opts.buckets(HANDSHAKES.to_vec()));
+        ServerHandshakes(histogram.expect("a valid series"))
+    }
+
+    /// The server answered, so long after the first connect to it began.
+    pub fn observe(&self, after: Duration) {
+        self.0.observe(after.as_secs_f64());
+    }
+
+    /// The counts as a metric with these labels.
+    fn labelled(&self, labels: &[LabelPair]) -> impl Iterator<Item = Metric> {
+        let families = self.0.collect();
+        let metrics = families.into_iter().flat_map(|mut one| one.take_metric());
+        metrics.map(|mut metric| {
+            metric.set_label(labels.to_vec());
+            metric
+        })
+    }
+}
+
+impl Default for ServerHandshakes {
+    fn default() -> Self {
+        ServerHandshakes::new()
+    }
 }
 
 /// Reads the figures of all upstreams.
@@ -76,17 +122,52 @@ impl Collector for Servers {
         let Ok(series) = Series::new() else {
             return Vec::new();
         };
-        for upstream in (self.read)() {
-            series.set(&upstream);
+        let upstreams = (self.read)();
+        for upstream in &upstreams {
+            series.set(upstream);
         }
+        let answers = answers(&upstreams);
         let all = series.all();
         let families = all.iter().flat_map(|one| one.collect());
+        let with_answers = families.map(|mut family| {
+            if family.name() == ANSWERS {
+                family.set_metric(answers.clone());
+            }
+            family
+        });
         // An upstream without servers, or servers of which no rate is known, leave families without a value.
-        families
+        with_answers
             .filter(|family| !family.get_metric().is_empty())
             .collect()
     }
 }
+
+/// How long the servers' answers took, by upstream and server.
+fn answers(upstreams: &[UpstreamFigures]) -> Vec<Metric> {
+    let mut seen = HashSet::new();
+    let mut metrics = Vec::new();
+    for upstream in upstreams {
+        for server in &upstream.servers {
+            // Two upstreams of one name, as in `Series::set`: one series, of the first.
+            if seen.insert((&upstream.upstream, &server.server)) {
+                let pair = |name: &str, value: &str| {
+                    let mut pair = LabelPair::default();
+                    pair.set_name(name.to_owned());
+                    pair.set_value(value.to_owned());
+                    pair
+                };
+                let labels = [
+                    pair("server", &server.server),
+                    pair("upstream", &upstream.upstream),
+                ];
+                metrics.extend(server.answers.labelled(&labels));
+            }
+        }
+    }
+    metrics
+}
+
+const ANSWERS: &str = "wsgate_server_handshake_seconds";
 
 struct Series {
     queued: IntGaugeVec,
@@ -97,6 +178,8 @@ struct Series {
     handshakes: IntGaugeVec,
     handshake_limit: IntGaugeVec,
     known_rate: GaugeVec,
+    /// For its name and labels: the values are those of the servers.
+    answers: HistogramVec,
 }
 
 impl Series {
@@ -150,10 +233,17 @@ impl Series {
                 ),
                 &SERVER,
             )?,
+            answers: HistogramVec::new(
+                HistogramOpts::new(
+                    ANSWERS,
+                    "From the first connect to a server to its answer to an upgrade request.",
+                ),
+                &SERVER,
+            )?,
         })
     }
 
-    fn all(&self) -> [&dyn Collector; 8] {
+    fn all(&self) -> [&dyn Collector; 9] {
         [
             &self.queued,
             &self.away,
@@ -163,6 +253,7 @@ impl Series {
             &self.handshakes,
             &self.handshake_limit,
             &self.known_rate,
+            &self.answers,
         ]
     }
 

@@ -1,7 +1,7 @@
 //! The events of a session, as metrics and log lines.
 
 use super::State;
-use crate::inspect::Kind;
+use crate::inspect::{Kind, Mode};
 use crate::metrics::Initiator;
 use crate::session::Event;
 
@@ -14,22 +14,22 @@ impl State {
                 Event::Violation {
                     by,
                     violation,
-                    enforced,
+                    mode,
                 } => {
-                    metrics.violation(by, violation.kind);
-                    if !enforced {
+                    metrics.violation(route, by, violation.kind, mode);
+                    if mode == Mode::Observe {
                         let (side, kind) = (by.label(), violation.kind.label());
                         tracing::warn!(route, side, kind, %violation, "violation observed");
                     }
                 }
                 Event::CloseWithoutReason { by, code } => {
                     let kind = Kind::CloseReasonNotUtf8;
-                    metrics.violation(by, kind);
+                    metrics.violation(route, by, kind, Mode::Enforce);
                     let (side, kind) = (by.label(), kind.label());
                     tracing::warn!(route, side, kind, code, "Close passed without its reason");
                 }
                 Event::SlowedDown { by, violation } => {
-                    metrics.violation(by, violation.kind);
+                    metrics.violation(route, by, violation.kind, Mode::Enforce);
                     let (side, kind) = (by.label(), violation.kind.label());
                     tracing::warn!(route, side, kind, %violation, "slowed down");
                 }

@@ -260,3 +260,11 @@ async fn ping_of(world: &mut World, side: Side) -> Vec<u8> {
     assert_eq!(got.frames[0].0, 0x89);
     got.frames[0].1.clone()
 }
+
+/// The line of the metrics for one violation of this kind by this side.
+fn violated(by: Side, kind: Kind, mode: Mode) -> String {
+    let (side, kind, mode) = (by.label(), kind.label(), mode.label());
+    format!(
+        "wsgate_violations_total{{kind=\"{kind}\",mode=\"{mode}\",route=\"test\",side=\"{side}\"}} 1\n"
+    )
+}

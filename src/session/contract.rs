@@ -3,7 +3,7 @@
 use super::Passed;
 use crate::drain;
 use crate::inspect::closing::Cause;
-use crate::inspect::{Side, Violation};
+use crate::inspect::{Mode, Side, Violation};
 use std::time::{Duration, Instant};
 
 /// The delays that clients are told where all clients of a server have to reconnect at once.
@@ -30,17 +30,38 @@ pub enum Command {
     Shed(Side),
 }
 
+crate::with_all! {
+    /// The limit that ends a connection to a side which does not read.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum ReaderLimit {
+        /// The side took nothing for `write_timeout`.
+        WriteTimeout,
+        /// All connections together keep more than `buffer_memory`, and this one keeps most.
+        BufferMemory,
+    }
+}
+
+impl ReaderLimit {
+    /// Its name in metrics: the key of the configuration.
+    pub const fn label(self) -> &'static str {
+        match self {
+            ReaderLimit::WriteTimeout => "write_timeout",
+            ReaderLimit::BufferMemory => "buffer_memory",
+        }
+    }
+}
+
 /// An event for metrics and log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A side broke a rule. `enforced`: the connection is closed for it, else the message passes.
+    /// A side broke a rule.
     Violation {
         /// The side that broke it.
         by: Side,
         /// Which rule, and where.
         violation: Violation,
-        /// Whether the connection ends for it.
-        enforced: bool,
+        /// Enforced: the connection ends for it. Observed: the message passes.
+        mode: Mode,
     },
     /// A server's Close was sent on without its reason, which is not UTF-8.
     CloseWithoutReason {
@@ -69,8 +90,8 @@ pub enum Event {
     SlowReader {
         /// The side that does not read.
         side: Side,
-        /// `write_timeout` or `buffer_memory`.
-        limit: &'static str,
+        /// The limit that ends the connection.
+        limit: ReaderLimit,
     },
     /// A side answered no Ping of wsgate.
     NoPong {

@@ -6,7 +6,7 @@ use super::phase::Phase;
 use super::rare::EndBegan;
 use super::timers::Timer;
 use super::writing::{CloseDue, Writing};
-use super::{ControlFrame, Event, ReconnectDelays, SIDES, Session};
+use super::{ControlFrame, Event, ReaderLimit, ReconnectDelays, SIDES, Session};
 use crate::drain;
 use crate::frame::close;
 use crate::inspect::Side;
@@ -166,7 +166,7 @@ impl Session {
         }
         self.report(Event::SlowReader {
             side,
-            limit: "buffer_memory",
+            limit: ReaderLimit::BufferMemory,
         });
         self.end(Cause::Overload, now);
     }

@@ -296,15 +296,15 @@ impl WindowInspection<'_> {
     }
 
     fn handle_violation(&mut self, violation: Violation) -> ControlFlow<Option<Found>> {
-        let enforced = self.settings.rules.mode == Mode::Enforce;
+        let mode = self.settings.rules.mode;
         if self.passing {
             self.progress.events.push(Event::Violation {
                 by: self.from,
                 violation,
-                enforced,
+                mode,
             });
         }
-        if !enforced {
+        if mode == Mode::Observe {
             return ControlFlow::Continue(());
         }
         // The bytes behind it are not forwarded, but the Close of the side may be among them.

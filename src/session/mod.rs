@@ -26,7 +26,7 @@ mod timers;
 mod turn;
 mod writing;
 
-pub use contract::{Command, Event, Outcome, ReconnectDelays};
+pub use contract::{Command, Event, Outcome, ReaderLimit, ReconnectDelays};
 pub use frames::ControlFrame;
 pub use inbound::{Passage, Passed};
 pub use limits::{Beyond, Limits, Rates};

@@ -4,7 +4,7 @@
 //! room for more only when much of that has arrived. So before a side is given up, the relay is asked how much was delivered.
 
 use super::timers::Timer;
-use super::{Event, SIDES, Session};
+use super::{Event, ReaderLimit, SIDES, Session};
 use crate::inspect::Side;
 use crate::inspect::closing::Cause;
 use std::time::{Duration, Instant};
@@ -103,7 +103,7 @@ impl Session {
             {
                 self.report(Event::SlowReader {
                     side,
-                    limit: "write_timeout",
+                    limit: ReaderLimit::WriteTimeout,
                 });
                 self.lose(side, Cause::Stalled { by: side }, now);
                 return;

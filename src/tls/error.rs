@@ -24,6 +24,45 @@ pub struct Error {
     pub(super) source: rustls::Error,
 }
 
+crate::with_all! {
+    /// The kind of failure of a handshake.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Failure {
+        /// The peer's certificate is not accepted.
+        Certificate,
+        /// The peer shows no certificate, and has to.
+        NoCertificate,
+        /// The peer ended the handshake with an alert.
+        Alert,
+        /// No version, cipher suite, group or protocol of ALPN is common to both.
+        NothingInCommon,
+        /// The peer does not speak TLS.
+        NotTls,
+        /// The peer breaks the protocol.
+        Protocol,
+        /// The handshake was not complete in time.
+        TimedOut,
+        /// The connection was gone before the end of the handshake.
+        Ended,
+    }
+}
+
+impl Failure {
+    /// Its name in metrics and in the log.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Failure::Certificate => "certificate",
+            Failure::NoCertificate => "no_certificate",
+            Failure::Alert => "alert",
+            Failure::NothingInCommon => "nothing_in_common",
+            Failure::NotTls => "not_tls",
+            Failure::Protocol => "protocol",
+            Failure::TimedOut => "timed_out",
+            Failure::Ended => "ended",
+        }
+    }
+}
+
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         Some(&self.source)
@@ -31,17 +70,17 @@ impl std::error::Error for Error {
 }
 
 impl Error {
-    /// The kind of failure, one of few, for metrics.
-    pub fn label(&self) -> &'static str {
+    /// The kind of failure.
+    pub fn failure(&self) -> Failure {
         match &self.source {
-            rustls::Error::InvalidCertificate(_) => "certificate",
-            rustls::Error::NoCertificatesPresented => "no_certificate",
-            rustls::Error::AlertReceived(_) => "alert",
+            rustls::Error::InvalidCertificate(_) => Failure::Certificate,
+            rustls::Error::NoCertificatesPresented => Failure::NoCertificate,
+            rustls::Error::AlertReceived(_) => Failure::Alert,
             rustls::Error::PeerIncompatible(_) | rustls::Error::NoApplicationProtocol => {
-                "nothing_in_common"
+                Failure::NothingInCommon
             }
-            rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) => "not_tls",
-            _ => "protocol",
+            rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) => Failure::NotTls,
+            _ => Failure::Protocol,
         }
     }
 }
@@ -497,7 +536,7 @@ mod tests {
                     peer: *peer,
                     source: source.clone(),
                 };
-                assert_eq!(error.label(), label, "{source:?}");
+                assert_eq!(error.failure().label(), label, "{source:?}");
                 let sentence = error.to_string();
                 for word in words {
                     assert!(sentence.contains(word), "{word}: {sentence}");

@@ -17,7 +17,7 @@ mod stream;
 pub use accept::{Accept, Version};
 pub use certificate::{Authorities, Certificate, Fault, Part, subject};
 pub use connect::{Connect, InvalidName};
-pub use error::{Error, Peer};
+pub use error::{Error, Failure, Peer};
 pub use stream::{ClientStream, Closing, End, ServerStream, Stream};
 
 use rustls::crypto::CryptoProvider;

@@ -1,6 +1,6 @@
 //! File descriptors, memory for sockets, or local ports that run out: told from faults of servers, counted, and said once.
 
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Resource};
 use parking_lot::Mutex;
 use rustix::io::Errno;
 use std::fmt;
@@ -111,12 +111,12 @@ impl Exhaustion {
         }
     }
 
-    const fn label(self) -> &'static str {
+    const fn resource(self) -> Resource {
         match self {
-            Exhaustion::Descriptors => "file_descriptors",
-            Exhaustion::Memory => "memory",
-            Exhaustion::LocalPorts => "local_ports",
-            Exhaustion::Source => "source",
+            Exhaustion::Descriptors => Resource::FileDescriptors,
+            Exhaustion::Memory => Resource::Memory,
+            Exhaustion::LocalPorts => Resource::LocalPorts,
+            Exhaustion::Source => Resource::Source,
         }
     }
 
@@ -138,7 +138,7 @@ impl Exhaustion {
 
     /// Counts it, and says so in the log: once, however many connections it is about.
     pub fn report(self, metrics: &Metrics, error: &io::Error) {
-        metrics.exhausted(self.label());
+        metrics.exhausted(self.resource());
         self.say(error);
     }
 

@@ -63,27 +63,28 @@ impl Secured {
     }
 }
 
-/// The connection was gone before the end of its handshake.
-pub(crate) const ENDED: &str = "ended";
-
-/// Why a handshake has failed: its name in metrics, and a sentence.
-pub(crate) fn failure(error: &io::Error, limit: Duration) -> (&'static str, String) {
+/// Why a handshake has failed, and a sentence about it.
+pub(crate) fn failure(error: &io::Error, limit: Duration) -> (tls::Failure, String) {
     let tls = error
         .get_ref()
         .and_then(|error| error.downcast_ref::<tls::Error>());
     match (tls, error.kind()) {
-        (Some(tls), _) => (tls.label(), tls.to_string()),
+        (Some(tls), _) => (tls.failure(), tls.to_string()),
         (None, io::ErrorKind::TimedOut) => {
             let limit = Shown(limit);
             (
-                "timed_out",
+                tls::Failure::TimedOut,
                 format!("it was not complete after {limit} (`header_timeout`)"),
             )
         }
-        (None, io::ErrorKind::UnexpectedEof) => {
-            (ENDED, "the client ended the connection".to_owned())
-        }
-        (None, _) => (ENDED, format!("the connection broke: {error}")),
+        (None, io::ErrorKind::UnexpectedEof) => (
+            tls::Failure::Ended,
+            "the client ended the connection".to_owned(),
+        ),
+        (None, _) => (
+            tls::Failure::Ended,
+            format!("the connection broke: {error}"),
+        ),
     }
 }
 

@@ -369,7 +369,7 @@ impl Pool {
             .eject(reason, now, members.settings.ejection);
         drop(deciding);
         self.admitting.probe(server.number);
-        metrics.ejected(upstream, label);
+        metrics.ejected(upstream, reason);
         let pause = Shown(ejected.until - ejected.since);
         tracing::warn!(upstream, server = %server.address, reason = label, %pause, "server failed again and again, and is left alone");
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {

@@ -3,6 +3,7 @@
 use crate::admission::ejection::{Ejected, Ejector};
 use crate::admission::limit::ClientNetwork;
 use crate::drain::Cause;
+use crate::metrics::ServerHandshakes;
 use crate::transport::address::Address;
 use crate::upstream::availability::{Availability, HealthStatus, Out, State};
 use crate::upstream::intents::Intent;
@@ -32,6 +33,8 @@ pub struct Server {
     /// WebSocket connections, those included that are being made.
     connections: AtomicUsize,
     ejector: Mutex<Ejector>,
+    /// How long its answers to upgrade requests took.
+    answers: ServerHandshakes,
     /// Notified when a server of the pool may take connections that took none before.
     changed: Arc<Notify>,
 }
@@ -82,6 +85,7 @@ impl Server {
             backup: AtomicBool::new(false),
             connections: AtomicUsize::new(0),
             ejector: Mutex::default(),
+            answers: ServerHandshakes::new(),
             changed,
         };
         server.apply(settings);
@@ -141,6 +145,11 @@ impl Server {
     /// A handshake went wrong in a way that says little of the server: others are tried first for a moment.
     pub(crate) fn handle_doubt(&self) {
         self.ejector().handle_doubt(Instant::now());
+    }
+
+    /// How long its answers to upgrade requests took.
+    pub fn answers(&self) -> &ServerHandshakes {
+        &self.answers
     }
 
     /// Why, and until when, it is left alone for what connections found; `None`: it is not.

@@ -11,7 +11,7 @@ from rig import certificates, http
 from rig.raw import connect
 
 CONNECTIONS = "wsgate_connections_refused_total"
-REQUESTS = "wsgate_requests_refused_total"
+REQUESTS = "wsgate_plain_requests_refused_total"
 HANDSHAKES = "wsgate_handshakes_refused_total"
 
 
@@ -198,7 +198,7 @@ def test_malformed_upgrades_are_refused_in_the_same_way(start_rig, header, reaso
     assert client.read_body(head), "no sentence"
     now = rig.gate.metrics()
     assert (now.total(HANDSHAKES), now.total(HANDSHAKES, reason=reason)) == (1, 1)
-    assert now.total(REQUESTS) == now.total(REQUESTS, status="400") == (reason == "malformed")
+    assert now.total(REQUESTS) == now.total(REQUESTS, reason="malformed") == (reason == "malformed")
     event = "request refused" if reason == "malformed" else "upgrade refused"
     rig.gate.wait_for_log(lambda line: event in line and f'reason="{reason}"' in line, "of the refusal")
     assert len([line for line in rig.gate.log if " refused" in line]) == 1, rig.gate.log
@@ -219,17 +219,17 @@ def test_refusals_that_were_there_before_are_counted_too(start_rig):
     """No route, no server, a head that does not end."""
     rig = start_rig(client={"header_timeout": "500ms", "max_header_size": "1KiB"}, route={"path": "/only"})
     rig.server.close()
-    for sent, status in [
-        (plain("GET /elsewhere HTTP/1.1", HOST), 404),
-        (plain("GET /only HTTP/1.1", HOST), 502),
-        (b"GET / HTTP/1.1\r\nHost", 408),
-        (plain(GET, HOST, "X: " + "a" * 2000), 431),
+    for sent, status, reason in [
+        (plain("GET /elsewhere HTTP/1.1", HOST), 404, "no_route"),
+        (plain("GET /only HTTP/1.1", HOST), 502, "unreachable"),
+        (b"GET / HTTP/1.1\r\nHost", 408, "head_timed_out"),
+        (plain(GET, HOST, "X: " + "a" * 2000), 431, "head_too_large"),
     ]:
         client = rig.connect()
         client.send(sent)
         assert client.read_head().status == status
         client.close()
-        rig.gate.wait_for_metrics(lambda now, status=status: now.total(REQUESTS, status=status) == 1, f"{status}")
+        rig.gate.wait_for_metrics(lambda now, reason=reason: now.total(REQUESTS, reason=reason) == 1, reason)
         rig.gate.wait_for_log(lambda line, status=status: f"status={status}" in line and "request" in line, f"of {status}")
         assert len([line for line in rig.gate.log if f"status={status}" in line]) == 1, "one line and no other"
 
@@ -241,7 +241,7 @@ def test_refusals_over_http2_are_counted_too(start_rig, tmp_path):
     command = ["curl", "-sS", "--http2", "--cacert", authority.file, "--resolve", f"app.test:{port}:{host}", "-i"]
     done = subprocess.run([*command, f"https://app.test:{port}/"], capture_output=True, text=True, timeout=20)
     assert done.stdout.startswith("HTTP/2 404") and "no route" in done.stdout, done.stdout + done.stderr
-    assert rig.gate.metrics().total(REQUESTS, status="404") == 1
+    assert rig.gate.metrics().total(REQUESTS, reason="no_route") == 1
 
 
 def test_http2_on_a_clear_port_as_curl_speaks_it(start_rig):

@@ -12,7 +12,7 @@ import pytest
 from rig import certificates, http, http2, raw
 from rig.raw import TIMEOUT
 
-REFUSED = "wsgate_requests_refused_total"
+REFUSED = "wsgate_plain_requests_refused_total"
 
 BIG = 4 << 20
 """Bytes of a response that no window and no socket takes as a whole."""
@@ -581,7 +581,7 @@ def test_a_head_that_is_too_large_gets_a_sentence(start, connect):
     client.send(http2.headers(3, path, fields=[("cookie", "a" * 2048)]))
     head, body = client.read_response(3)
     assert (head[":status"], body) == ("431", b"the head of the request is larger than 2048 bytes\n")
-    assert rig.gate.metrics().total(REFUSED, status="431") == 1
+    assert rig.gate.metrics().total(REFUSED, reason="head_too_large") == 1
     rig.gate.wait_for_log(lambda line: "request refused" in str(line) and "2048 bytes" in str(line), "the refusal")
     client.send(http2.headers(5, path, fields=[("cookie", "a" * 8192)]))
     assert client.read_response(5)[0][":status"] == "431", "beyond twice the limit"
@@ -592,7 +592,7 @@ def test_a_request_that_contradicts_itself_is_counted_and_logged(start, connect)
     client, path = connect(rig), rig.new_path()
     client.send(http2.headers(1, path, fields=[("host", "b.test")]))
     assert client.read_response(1)[0][":status"] == "400"
-    rig.gate.wait_for_metrics(lambda now: now.total(REFUSED, status="400") == 1, "the refusal")
+    rig.gate.wait_for_metrics(lambda now: now.total(REFUSED, reason="malformed") == 1, "the refusal")
     rig.gate.wait_for_log(lambda line: "`host` differs from `:authority`" in str(line), "the refusal")
 
 

@@ -16,10 +16,11 @@ SERIES = {
     "wsgate_handshakes_total": {"route", "result"},
     "wsgate_messages_total": {"direction", "kind"},
     "wsgate_bytes_total": {"direction", "kind"},
-    "wsgate_violations_total": {"side", "kind"},
+    "wsgate_violations_total": {"route", "side", "kind", "mode"},
+    "wsgate_connection_ends_total": {"route", "initiator", "cause"},
     "wsgate_closes_total": {"initiator", "to", "code"},
     "wsgate_connection_duration_seconds_bucket": {"le"},
-    "wsgate_upstream_handshake_seconds_bucket": {"le"},
+    "wsgate_server_handshake_seconds_bucket": {"upstream", "server", "le"},
 }
 PROCESS = {"process_cpu_seconds_total", "process_resident_memory_bytes", "process_open_fds"}
 
@@ -95,7 +96,8 @@ def test_connections(counted):
     now = gate.wait_until_idle()
     assert now.total("wsgate_connections_total", route="chat") == 3
     assert now.total("wsgate_connection_duration_seconds_count") == 3
-    assert now.total("wsgate_upstream_handshake_seconds_count") == 3
+    assert now.total("wsgate_server_handshake_seconds_count") == 3
+    assert now.total("wsgate_connection_ends_total", route="chat", initiator="client", cause="closed") == 3
 
 
 def test_handshakes_by_result(counted):
@@ -313,3 +315,31 @@ def test_payload_is_never_logged(counted, name):
     log = counted.gate.log
     counted.gate.wait_for_log(lambda line: "connection ended" in line, "of the connection's end")
     assert not [line for line in log if SECRET in line], "payload is in the log"
+
+
+def test_plain_requests_by_status_and_duration(counted):
+    gate, path = counted.gate, counted.new_path()
+    client = counted.connect()
+    client.send(f"GET {path} HTTP/1.1\r\nHost: app.test\r\n\r\n".encode())
+    server, _ = counted.server.accept_request(path)
+    gate.wait_for_metrics(lambda now: now.total("wsgate_plain_requests_open", route="chat") == 1, "the request")
+    server.send(http.response("204 No Content", b"", headers={"Connection": "close"}))
+    server.close()
+    assert client.read_head().status == 204
+
+    def ended(now, **counts):
+        by_status = {
+            status: now.total("wsgate_plain_requests_total", route="chat", status=status) for status in ("2xx", "5xx", "none")
+        }
+        is_open = now.total("wsgate_plain_requests_open", route="chat")
+        return not is_open and by_status == {"2xx": 0, "5xx": 0, "none": 0} | counts
+
+    gate.wait_for_metrics(lambda now: ended(now, **{"2xx": 1}), "a response")
+    # A client that leaves before the response.
+    client = counted.connect()
+    client.send(f"GET {(path := counted.new_path())} HTTP/1.1\r\nHost: app.test\r\n\r\n".encode())
+    server, _ = counted.server.accept_request(path)
+    client.reset()
+    server.close()
+    now = gate.wait_for_metrics(lambda now: ended(now, **{"2xx": 1, "none": 1}), "the end")
+    assert now.total("wsgate_plain_request_duration_seconds_count", route="chat") == 2

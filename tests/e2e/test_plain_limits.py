@@ -9,7 +9,7 @@ import pytest
 from rig import certificates, http
 
 REFUSED = "wsgate_connections_refused_total"
-REQUESTS = "wsgate_requests_refused_total"
+REQUESTS = "wsgate_plain_requests_refused_total"
 FRONT = {"trusted_proxies": ["127.0.0.0/8"]}
 
 
@@ -176,7 +176,7 @@ def test_the_rate_counts_connections_and_further_requests(start_rig):
     assert (status, after) == (429, "1") and "too many" in sentence
     assert refused(rig.connect())[0] == 429
     now = rig.gate.metrics()
-    assert (now.total(REFUSED, reason="address_rate"), now.total(REQUESTS, status="429")) == (1, 1)
+    assert (now.total(REFUSED, reason="address_rate"), now.total(REQUESTS, reason="address_limit")) == (1, 1)
 
 
 def test_clients_behind_a_trusted_proxy_are_counted_one_by_one(start_rig):
@@ -192,7 +192,7 @@ def test_clients_behind_a_trusted_proxy_are_counted_one_by_one(start_rig):
     client, _ = rig.request(**request)
     assert client.read_head().status == 429
     other = under_way(rig, get(path := rig.new_path(), address="203.0.113.8"), path)
-    assert rig.gate.metrics().total(REQUESTS, status="429") == 1
+    assert rig.gate.metrics().total(REQUESTS, reason="address_limit") == 1
     finish(*first)
     finish(*other)
     session.finish()
@@ -263,7 +263,7 @@ def test_requests_over_http2_count(start_rig, tmp_path):
     rig.server.close()
     done = subprocess.run([*command, urls[0], "-o", "/dev/null", urls[1]], capture_output=True, text=True, timeout=20)
     assert re.findall(r"2 (\d+)", done.stdout) == ["502", "429"], done.stdout + done.stderr
-    rig.gate.wait_for_metrics(lambda now: now.total(REQUESTS, status="429") == 1, "the refusal")
+    rig.gate.wait_for_metrics(lambda now: now.total(REQUESTS, reason="address_limit") == 1, "the refusal")
 
 
 def test_limits_of_zero_are_none(start_rig):

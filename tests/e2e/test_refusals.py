@@ -14,7 +14,7 @@ from rig.raw import TIMEOUT
 
 REFUSED = "wsgate_handshakes_refused_total"
 CONNECTIONS = "wsgate_connections_refused_total"
-REQUESTS = "wsgate_requests_refused_total"
+REQUESTS = "wsgate_plain_requests_refused_total"
 LINE = "upgrade refused"
 UNREAD = "request refused"
 """Of a head that was not read, or is none: nobody knows what it would have asked for."""
@@ -40,7 +40,7 @@ def assert_prose(text):
     assert not re.search(r"\b[A-Z][a-z]+[A-Z][A-Za-z]*|\w+\(\w|Error\b|Some\b", prose), text
 
 
-REQUESTS = {
+WRONG = {
     "method": ({"method": "POST"}, 400),
     "host": ({"headers": {"Host": ""}}, 400),
     "upgrade": ({"headers": {"Upgrade": None}}, 400),
@@ -55,10 +55,10 @@ REQUESTS = {
 }
 
 
-@pytest.mark.parametrize("reason", REQUESTS)
+@pytest.mark.parametrize("reason", WRONG)
 def test_a_request_that_is_not_right(start_rig, reason):
     rig = start_rig(route={"allowed_origins": ["https://good.example"]})
-    options, status = REQUESTS[reason]
+    options, status = WRONG[reason]
     client = rig.connect()
     client.send(http.upgrade_request("/chat?token=secret", **options))
     answer = client.read_head()
@@ -113,7 +113,9 @@ def test_a_request_without_tls_is_redirected(start_rig, is_upgrade, port, target
     assert (answer.status, answer.get("Location")) == (308, url)
     assert b"wss://" in client.read_body(answer)
     if is_upgrade:
-        assert "status=308" in expect(rig.gate, "redirected_to_https", route="")
+        assert "status=308" in expect(rig.gate, "redirected_to_https", route="main")
+    else:
+        assert rig.gate.metrics().total(REQUESTS, reason="redirected_to_https", route="main") == 1
     # The proxy in front says that this client came over TLS.
     client = rig.connect()
     client.send(http.upgrade_request("/over-tls", headers=forwarded | {"X-Forwarded-Proto": "https"}))

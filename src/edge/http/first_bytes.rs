@@ -3,6 +3,7 @@
 //! A client that speaks something else would otherwise wait for the time-out of the head. Pure: bytes in, a kind out.
 
 use crate::handshake::is_token_byte as is_token;
+use crate::metrics::ConnectionRefusal;
 use std::fmt;
 
 /// A protocol other than HTTP/1 that a client speaks.
@@ -21,14 +22,14 @@ pub(crate) enum Foreign {
 }
 
 impl Foreign {
-    /// Its name in metrics.
-    pub(crate) const fn label(self) -> &'static str {
+    /// The reason that is counted.
+    pub(crate) const fn reason(self) -> ConnectionRefusal {
         match self {
-            Foreign::Tls => "tls_on_clear_port",
-            Foreign::Http2 => "http2_without_alpn",
-            Foreign::ProxyHeader => "unexpected_proxy_header",
-            Foreign::HttpOnTls => "http_on_tls_port",
-            Foreign::Other => "not_http",
+            Foreign::Tls => ConnectionRefusal::TlsOnClearPort,
+            Foreign::Http2 => ConnectionRefusal::Http2WithoutAlpn,
+            Foreign::ProxyHeader => ConnectionRefusal::UnexpectedProxyHeader,
+            Foreign::HttpOnTls => ConnectionRefusal::HttpOnTlsPort,
+            Foreign::Other => ConnectionRefusal::NotHttp,
         }
     }
 }

@@ -8,6 +8,7 @@ use crate::edge::http::first_bytes::{Foreign, RequestLine};
 use crate::edge::http::lingering;
 use crate::edge::http::request_head::HeadError;
 use crate::edge::settings::Client;
+use crate::metrics::Reason;
 use bytes::BytesMut;
 use http::StatusCode;
 use pingora::protocols::Stream;
@@ -146,6 +147,17 @@ impl NoHead {
             }
             NoHead::Foreign(foreign) => Answer::new(StatusCode::BAD_REQUEST, foreign.to_string()),
         })
+    }
+}
+
+impl NoHead {
+    /// The reason that is counted; `None` where the client is not answered, or its connection is counted, not a request.
+    pub(crate) const fn reason(&self) -> Option<Reason> {
+        match self {
+            NoHead::TimedOut => Some(Reason::HeadTimedOut),
+            NoHead::TooLarge => Some(Reason::HeadTooLarge),
+            NoHead::Idle | NoHead::Broken | NoHead::Foreign(_) => None,
+        }
     }
 }
 

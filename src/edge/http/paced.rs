@@ -6,6 +6,7 @@
 
 use crate::edge::http::patience::Patience;
 use crate::edge::http::transfer::Transfer;
+use crate::metrics::PlainLimit;
 use crate::transport::delegate::{delegate_identity, delegate_tls};
 use async_trait::async_trait;
 use pingora::protocols::{Shutdown, Stream};
@@ -87,7 +88,7 @@ impl Paced {
             timer: Box::pin(sleep(patience.left())),
         });
         waiting.timer.as_mut().poll(cx).map(|()| {
-            self.transfer.handle_end("write_timeout");
+            self.transfer.handle_end(PlainLimit::WriteTimeout);
             let sentence = "the client does not take the response";
             io::Error::new(io::ErrorKind::TimedOut, sentence)
         })

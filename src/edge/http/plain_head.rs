@@ -6,6 +6,7 @@
 use crate::edge::http::answer::Answer;
 use crate::edge::http::body::{Body, Chunks};
 use crate::edge::http::head::Head;
+use crate::metrics::Reason;
 use bytes::{BufMut, BytesMut};
 use http::{StatusCode, header};
 use httparse::{Header, Request, Status};
@@ -48,6 +49,26 @@ pub(crate) enum Malformed {
 }
 
 impl Malformed {
+    /// The reason that is counted.
+    pub(crate) const fn reason(self) -> Reason {
+        match self {
+            Malformed::Version => Reason::HttpVersion,
+            Malformed::TargetTooLong | Malformed::TooLarge | Malformed::TooManyHeaders => {
+                Reason::HeadTooLarge
+            }
+            Malformed::Upgrade => Reason::Upgrade,
+            Malformed::Host => Reason::Host,
+            Malformed::Line
+            | Malformed::TargetByte
+            | Malformed::Target
+            | Malformed::HeaderName
+            | Malformed::HeaderValue
+            | Malformed::ContentLength
+            | Malformed::TransferEncoding
+            | Malformed::Other => Reason::Malformed,
+        }
+    }
+
     /// The answer that the client gets.
     pub(crate) fn answer(self) -> Answer {
         let status = match self {

@@ -7,7 +7,7 @@
 
 use crate::edge::http::patience::Patience;
 use crate::edge::settings::Client;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, PlainLimit};
 use crate::relay::{Buffers, Reservation};
 use parking_lot::{Mutex, MutexGuard};
 use std::future::Future;
@@ -88,7 +88,7 @@ impl Transfer {
             biased;
             done = request => Some(done),
             () = self.overdue() => {
-                self.handle_end("body_timeout");
+                self.handle_end(PlainLimit::BodyTimeout);
                 None
             }
         }
@@ -167,8 +167,11 @@ impl Transfer {
     }
 
     /// The request ends because its client did not keep this limit.
-    pub(crate) fn handle_end(&self, limit: &'static str) {
-        tracing::debug!(limit, "a plain request ended because of its client");
+    pub(crate) fn handle_end(&self, limit: PlainLimit) {
+        tracing::debug!(
+            limit = limit.label(),
+            "a plain request ended because of its client"
+        );
         self.metrics.plain_ended(limit);
     }
 
@@ -187,7 +190,7 @@ impl Transfer {
         let memory = Buffers::reserve(buffers, MEMORY);
         let reserved = memory.is_some();
         if !reserved {
-            self.handle_end("buffer_memory");
+            self.handle_end(PlainLimit::BufferMemory);
         }
         self.lock().memory = memory;
         reserved

@@ -20,7 +20,7 @@ use crate::edge::upgrade::refusal::About;
 use crate::handshake;
 use crate::handshake::Refusal;
 use crate::limit::clients::{AddressPermit, Throttled};
-use crate::metrics::Reason;
+use crate::metrics::{PlainRequest, Reason};
 use crate::upstream::Server;
 use http::{Method, StatusCode, Version, header};
 use pingora::Result;
@@ -55,6 +55,8 @@ pub(crate) struct Plain {
     /// The permit of its client's address, where many clients share a connection.
     pub(super) address_permit: Option<Box<AddressPermit>>,
     pub(super) transfer: Option<Arc<Transfer>>,
+    /// Counts the request while it is under way, and its response.
+    pub(super) counted: Option<PlainRequest>,
 }
 
 impl Plain {
@@ -100,13 +102,18 @@ impl Plain {
         // Also where it is refused: the rules of the route hold for the answer.
         self.route = Some(route.clone());
         self.identity = Some(identity);
-        if self.is_attempt {
+        let allowed = match route.check_scheme(&client_request, identity, &downstream) {
             // Upgrade requests of HTTP/1.1 are served by `upgrade`.
-            let refused = refusal::of_handshake(&Refusal::HttpVersion);
-            let about = About::new(&client_request, Some(route.name()), identity.client);
-            refusal::report(&table.metrics, &refused, &about);
-            return Err(refused);
-        }
+            Ok(()) if self.is_attempt => Err(refusal::of_handshake(&Refusal::HttpVersion)),
+            allowed => allowed,
+        };
+        allowed.inspect_err(|refused| {
+            if self.is_attempt {
+                let about = About::new(&client_request, Some(route.name()), identity.client);
+                refusal::report(&table.metrics, refused, &about);
+            }
+        })?;
+        self.counted = Some(table.metrics.plain_request(route.name()));
         self.count(&route, identity, head.version)?;
         let (access, metrics) = (&route.settings.access, &route.context.metrics);
         self.auth_headers =
@@ -158,6 +165,7 @@ impl Plain {
         &self,
         table: &Table,
         session: &ServerSession,
+        reason: Reason,
         status: StatusCode,
         sentence: &str,
     ) {
@@ -166,7 +174,7 @@ impl Plain {
             None => ClientAddress::of_peer(Downstream::of_session(session).peer),
         };
         let route = self.route.as_ref().map(|route| route.name());
-        refusals::report_request(&table.metrics, status, sentence, route, client);
+        refusals::report_request(&table.metrics, reason, status, sentence, route, client);
     }
 
     /// Holds an admitted request to the limits of its route, and counts its memory.

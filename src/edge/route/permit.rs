@@ -5,6 +5,7 @@ use crate::edge::client::identity;
 use crate::edge::http::answer::Answer;
 use crate::edge::route::table::{GlobalLimits, RoutePermit, RouteState, Table};
 use crate::limit::clients::{AddressPermit, Throttled};
+use crate::metrics::ConnectionRefusal;
 use http::{StatusCode, header};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -70,12 +71,10 @@ impl Permit {
     ///
     /// # Errors
     /// Where the client's address has had all requests that it may have now.
-    pub(crate) fn handle_request(&self, table: &Table) -> Result<(), Denied> {
+    pub(crate) fn handle_request(&self, table: &Table) -> Result<(), Throttled> {
         let limits = &table.client.per_address;
         match &self.address {
-            Some(address_permit) => address_permit
-                .spend(limits, Instant::now())
-                .map_err(Denied::Address),
+            Some(address_permit) => address_permit.spend(limits, Instant::now()),
             None => Ok(()),
         }
     }
@@ -115,11 +114,12 @@ impl Drop for TunnelPermit {
 }
 
 impl Denied {
-    /// Its name in metrics.
-    pub(crate) const fn label(self) -> &'static str {
+    /// The reason that is counted.
+    pub(crate) const fn reason(self) -> ConnectionRefusal {
         match self {
-            Denied::All => "max_connections",
-            Denied::Address(throttled) => throttled.label(),
+            Denied::All => ConnectionRefusal::MaxConnections,
+            Denied::Address(Throttled::TooMany) => ConnectionRefusal::AddressMaxConnections,
+            Denied::Address(Throttled::TooFast(_)) => ConnectionRefusal::AddressRate,
         }
     }
 

@@ -115,6 +115,35 @@ impl RouteState {
         &self.context.route
     }
 
+    /// The request came over TLS, if the route wants that (`redirect_https`).
+    ///
+    /// # Errors
+    /// 308 to the same URL over TLS; 400 where the request names no host.
+    pub(crate) fn check_scheme(
+        &self,
+        request: &ClientRequest<'_>,
+        identity: Identity,
+        downstream: &Downstream,
+    ) -> Result<(), Refused> {
+        let port = self.settings.redirect_https;
+        if port == 0 {
+            return Ok(());
+        }
+        match https_url(request, identity, downstream, port) {
+            Ok(None) => Ok(()),
+            Ok(Some(url)) => {
+                let sentence = "this is served over TLS only: use https:// or wss://";
+                let answer = Answer::new(StatusCode::PERMANENT_REDIRECT, sentence)
+                    .with(header::LOCATION, url);
+                Err(answer.refusing(Reason::RedirectedToHttps))
+            }
+            Err(error) => {
+                let answer = Answer::new(StatusCode::BAD_REQUEST, error.to_string());
+                Err(answer.refusing(Reason::Host))
+            }
+        }
+    }
+
     /// A WebSocket or a request under way counts against its client's address, where that is limited and its connection,
     /// one of a trusted proxy, does not.
     ///
@@ -156,7 +185,8 @@ impl Table {
             .buffers
             .set_limit(settings.client.buffer_memory);
         let state = |route: &Route| {
-            metrics.add_route(&route.name);
+            metrics.add_route(&route.name, route.rules.mode);
+            metrics.add_upstream(&pools[route.upstream].name);
             let context = RouteContext {
                 route: route.name.clone(),
                 settings: Arc::new(session::Settings {
@@ -186,6 +216,10 @@ impl Table {
             .iter()
             .filter_map(|listener| Some((listener.address.clone(), listener.tls.clone()?)))
             .collect();
+        for listener in &settings.listeners {
+            let (has_tls, is_proxied) = (listener.tls.is_some(), listener.proxy_protocol);
+            metrics.add_listener(&listener.address.to_string(), has_tls, is_proxied);
+        }
         let proxied = settings.listeners.iter();
         let proxied = proxied.filter(|listener| listener.proxy_protocol);
         let headers = tls.values().filter_map(|tls| tls.subject_header.clone());
@@ -234,21 +268,6 @@ impl Table {
         // Only wsgate may tell a server the subject of a client's certificate: what the client itself says there is removed.
         client_request.remove(&self.subject_headers);
         let identity = identify(downstream, client_request, &self.client);
-        let port = route.settings.redirect_https;
-        if port != 0 {
-            match https_url(client_request, identity, downstream, port) {
-                Ok(None) => {}
-                Ok(Some(url)) => {
-                    let sentence = "this is served over TLS only: use https:// or wss://";
-                    let answer = Answer::new(StatusCode::PERMANENT_REDIRECT, sentence)
-                        .with(header::LOCATION, url);
-                    return Err(answer.refusing(Reason::RedirectedToHttps));
-                }
-                Err(error) => {
-                    return refuse(StatusCode::BAD_REQUEST, error.to_string(), Reason::Host);
-                }
-            }
-        }
         Ok((route.clone(), identity))
     }
 

@@ -106,10 +106,11 @@ impl Connection {
         }
         drop(enrolled);
         self.log(outcome, peer);
-        route
-            .context
-            .metrics
-            .connection_ended(route.name(), self.started.elapsed());
+        route.context.metrics.connection_ended(
+            route.name(),
+            &outcome.cause,
+            self.started.elapsed(),
+        );
     }
 
     /// Reports the end of the session to the server's ejection and restart detection.

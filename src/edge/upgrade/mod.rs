@@ -140,6 +140,7 @@ async fn handle_upgrade(
 ) -> Result<Box<Tunnel>, Refused> {
     let attempt = Attempt::find_route(tables, request, downstream)?;
     let negotiated = async {
+        attempt.check_scheme()?;
         let checked = attempt.check_handshake()?;
         let permits = attempt.take_permits()?;
         let auth_headers = attempt.check_access().await?;

@@ -74,18 +74,12 @@ pub(crate) fn report(metrics: &Metrics, refused: &Refused, about: &About<'_>) {
 
 /// Counts and logs a request whose head was not read. It is not known whether it would have been an upgrade.
 pub(crate) fn report_unread(metrics: &Metrics, why: &NoHead, stream: &Stream) {
-    let (reason, status, sentence) = match why {
-        NoHead::Idle | NoHead::Broken | NoHead::Foreign(_) => return,
-        NoHead::TimedOut => (
-            Reason::HeadTimedOut,
-            408,
-            "its head was not complete within `header_timeout`",
-        ),
-        NoHead::TooLarge => (
-            Reason::HeadTooLarge,
-            431,
-            "its head is larger than `max_header_size`",
-        ),
+    let Some(reason) = why.reason() else {
+        return;
+    };
+    let (status, sentence) = match reason {
+        Reason::HeadTimedOut => (408, "its head was not complete within `header_timeout`"),
+        _ => (431, "its head is larger than `max_header_size`"),
     };
     let about = About::unread(Downstream::of(stream).peer);
     report_as(metrics, REQUEST, reason, status, sentence, &about);

@@ -107,6 +107,15 @@ impl<'a> Attempt<'a> {
         })
     }
 
+    /// The request came over TLS, if the route wants that.
+    ///
+    /// # Errors
+    /// 308 or 400.
+    pub(super) fn check_scheme(&self) -> Result<(), Refused> {
+        self.route
+            .check_scheme(&self.request, self.identity, self.downstream)
+    }
+
     /// The request is a handshake of RFC 6455 §4.2.1, from an origin that the route allows.
     ///
     /// # Errors
@@ -268,7 +277,7 @@ impl<'a> Attempt<'a> {
                 return Err(refused.into());
             }
         };
-        metrics.upstream_answered(began.elapsed());
+        server.answers().observe(began.elapsed());
         handshake.end(match &answered {
             UpstreamResponse::Otherwise(head, _) if is_gateway_error(head.status) => {
                 HandshakeEnd::Failed
@@ -377,7 +386,7 @@ impl<'a> Attempt<'a> {
         let (metrics, route) = (&self.route.context.metrics, self.route.name());
         for violation in violations {
             let (side, kind) = (violation.side().label(), violation.label());
-            metrics.handshake_violation(side, kind);
+            metrics.handshake_violation(route, *violation);
             tracing::warn!(route, side, kind, %violation, "handshake violation observed");
         }
     }
@@ -408,7 +417,8 @@ pub(crate) fn note_handshake(route: &RouteState, counted: Handshake, started: In
         | Handshake::Full
         | Handshake::QueueTimeout
         | Handshake::Declined
-        | Handshake::Abandoned => return,
+        | Handshake::Abandoned
+        | Handshake::Internal => return,
     };
     let pool = &route.pool;
     let took = started.elapsed();

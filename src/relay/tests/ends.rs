@@ -370,8 +370,8 @@ async fn a_garbled_reason_does_not_take_the_code_with_it() {
             assert_eq!(outcome.cause, Cause::Closed { by, code });
         }
         let metrics = String::from_utf8(terms.metrics.render()).expect("text");
-        let line = "wsgate_violations_total{kind=\"close_reason_not_utf8\",side=\"server\"} 1\n";
-        assert!(metrics.contains(line), "{metrics}");
+        let line = violated(Side::Server, Kind::CloseReasonNotUtf8, Mode::Enforce);
+        assert!(metrics.contains(&line), "{metrics}");
     }
     // As the answer to the client's own Close.
     let mut world = World::new(terms(Rules::default()));

@@ -42,9 +42,8 @@ const CONTROL: Rates = Rates {
 
 fn counted(terms: &RouteContext, from: Side, kind: Kind) -> bool {
     let text = String::from_utf8(terms.metrics.render()).expect("text");
-    let (kind, side) = (kind.label(), from.label());
-    let line = format!("wsgate_violations_total{{kind=\"{kind}\",side=\"{side}\"}} 1\n");
-    text.contains(&line)
+    let mut lines = Mode::ALL.map(|mode| violated(from, kind, mode)).into_iter();
+    lines.any(|line| text.contains(&line))
 }
 
 /// A limit and what it means.

@@ -134,10 +134,7 @@ async fn observing_passes_everything_and_counts_it() {
     assert_eq!((client.code(), upstream.code()), (Some(1000), Some(1000)));
     let metrics = String::from_utf8(terms.metrics.render()).expect("text");
     for kind in [Kind::TextNotUtf8, Kind::CompressionNotAgreed] {
-        let line = format!(
-            "wsgate_violations_total{{kind=\"{}\",side=\"client\"}} 1",
-            kind.label()
-        );
+        let line = violated(Side::Client, kind, Mode::Observe);
         assert!(metrics.contains(&line), "{metrics}");
     }
 }

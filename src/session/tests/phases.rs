@@ -222,7 +222,7 @@ fn a_side_that_does_not_read() {
             Some(Cause::Stalled { by: side })
         );
         assert_eq!(world.close_to(side.other()), Some(code));
-        let limit = "write_timeout";
+        let limit = ReaderLimit::WriteTimeout;
         assert!(world.events.contains(&Event::SlowReader { side, limit }));
     }
 }

@@ -5,6 +5,7 @@
 
 mod header;
 
+use crate::metrics::ProxyHeaderFailure;
 pub(crate) use crate::transport::proxy_protocol::header::Source;
 use crate::transport::proxy_protocol::header::{Malformed, parse};
 use crate::transport::socket::Socket;
@@ -32,13 +33,13 @@ pub(crate) enum Refused {
 }
 
 impl Refused {
-    /// Its name in metrics; `None` for what is not counted.
-    pub(crate) fn label(&self) -> Option<&'static str> {
+    /// The reason that is counted; `None` for what is not.
+    pub(crate) fn reason(&self) -> Option<ProxyHeaderFailure> {
         match self {
-            Refused::Untrusted => Some("untrusted"),
-            Refused::Malformed(_) => Some("malformed"),
-            Refused::TimedOut => Some("timed_out"),
-            Refused::Ended | Refused::Broken(_) => Some("ended"),
+            Refused::Untrusted => Some(ProxyHeaderFailure::Untrusted),
+            Refused::Malformed(_) => Some(ProxyHeaderFailure::Malformed),
+            Refused::TimedOut => Some(ProxyHeaderFailure::TimedOut),
+            Refused::Ended | Refused::Broken(_) => Some(ProxyHeaderFailure::Ended),
             Refused::Silent => None,
         }
     }
