@@ -1,10 +1,13 @@
 //! The log: one line per event on the standard error stream, as text or JSON. Never payload.
 
+mod details;
 mod throttle;
 
+pub use details::{Details, Field, Fields};
 pub use throttle::{Cause, Suppressed, Throttle};
 
 use parking_lot::Mutex;
+use std::collections::HashSet;
 use std::fmt::{self as text, Display};
 use std::sync::{LazyLock, OnceLock};
 use std::time::{Duration, Instant};
@@ -21,6 +24,27 @@ pub enum Format {
     Text,
     /// For collectors: one object per line.
     Json,
+}
+
+/// What the log has of requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestLog {
+    /// The fields of a request in the line at the end of a connection, and in the line of a plain request.
+    pub fields: Fields,
+    /// The share of plain requests that have a line, in percent: 0 to 100.
+    pub plain_requests: u8,
+}
+
+impl Default for RequestLog {
+    fn default() -> Self {
+        RequestLog {
+            fields: Fields::default()
+                .with(Field::Host)
+                .with(Field::Path)
+                .with(Field::RequestId),
+            plain_requests: 0,
+        }
+    }
 }
 
 /// The settings of the log.
@@ -106,6 +130,16 @@ pub fn admit(
     };
     let mut said = SAID.lock();
     said.admit(cause, Instant::now())
+}
+
+/// Subjects of events that are written once.
+static ONCE: LazyLock<Mutex<HashSet<(&str, String)>>> = LazyLock::new(Mutex::default);
+
+/// Whether an event about this subject is to be written: once in the life of the process, for the first 1000 subjects.
+pub fn admit_once(event: &'static str, subject: impl Display) -> bool {
+    const MOST: usize = 1000;
+    let mut once = ONCE.lock();
+    once.len() < MOST && once.insert((event, subject.to_string()))
 }
 
 /// Writes how many events were not written whose cause has stopped. To be called now and then.

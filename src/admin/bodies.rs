@@ -1,6 +1,6 @@
 //! The bodies of the admin API, as the server writes them and the command line reads them.
 
-use crate::drain::{DrainId, Progress};
+use crate::drain::{DrainId, Progress, State};
 use crate::upstream;
 use serde::{Deserialize, Serialize};
 use std::time::Instant;
@@ -78,6 +78,8 @@ pub enum Drained {
 pub struct Forecast {
     /// Connections that it would close.
     pub connections: usize,
+    /// Plain requests under way that it would wait for until the deadline.
+    pub plain_requests: usize,
     /// The time until the last client is told, in seconds.
     pub seconds: f64,
     /// The deadline, in seconds.
@@ -101,6 +103,8 @@ pub struct Drain {
     pub cause: String,
     /// `running`, `done` or `cancelled`.
     pub state: String,
+    /// Plain requests under way that it waits for until the deadline.
+    pub plain_requests: usize,
     /// Connections that it closes or has closed.
     pub total: usize,
     /// Connections whose client was not told yet.
@@ -126,14 +130,25 @@ pub struct Drain {
 }
 
 impl Drain {
-    pub(super) fn new(id: DrainId, server: Option<String>, progress: &Progress) -> Self {
+    /// With this number of plain requests that it waits for.
+    pub(super) fn new(
+        id: DrainId,
+        server: Option<String>,
+        progress: &Progress,
+        plain_requests: usize,
+    ) -> Self {
+        let state = match progress.state {
+            State::Done if plain_requests > 0 => State::Running,
+            state => state,
+        };
         let now = Instant::now();
         let until = |moment: Instant| moment.saturating_duration_since(now).as_secs_f64();
         Drain {
             id: id.number(),
             server,
             cause: progress.cause.label().to_owned(),
-            state: progress.state.label().to_owned(),
+            state: state.label().to_owned(),
+            plain_requests,
             total: progress.total,
             waiting: progress.waiting,
             closing: progress.closing,
@@ -171,6 +186,82 @@ pub struct Drains {
     pub drains: Vec<Drain>,
 }
 
+/// The body of a request that closes a connection. Every field is optional.
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CloseOrder {
+    /// The code of the Close that the client gets; 1008 where there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<u16>,
+    /// The reason of the Close, at most 123 bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The name of the operator, as in [`Change::by`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+}
+
+/// The answer to a request that closes a connection.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct Closed {
+    /// The number of the connection.
+    pub closed: u64,
+}
+
+/// Some of the WebSocket connections that there are.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct Connections {
+    /// In the order of their numbers, which is that of their handshakes.
+    pub connections: Vec<Connection>,
+    /// There are more: the value of `after` for the next request.
+    pub next: Option<u64>,
+}
+
+/// A WebSocket connection.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct Connection {
+    /// Its number, which the log has too.
+    pub id: u64,
+    /// The client's address: `unknown` or `unix` where there is none.
+    pub client: String,
+    /// The peer's address and port: the client, or a proxy in front.
+    pub peer: String,
+    /// The name of its route.
+    pub route: String,
+    /// The name of its upstream.
+    pub upstream: String,
+    /// The address of its server.
+    pub server: String,
+    /// The subprotocol.
+    pub protocol: Option<String>,
+    /// Each of the following as far as `fields` of [log] names it.
+    pub host: Option<String>,
+    /// Without the query.
+    pub path: Option<String>,
+    /// The `Origin` header.
+    pub origin: Option<String>,
+    /// The `User-Agent` header.
+    pub user_agent: Option<String>,
+    /// Accepted or made.
+    pub request_id: Option<String>,
+    /// The `traceparent` header.
+    pub traceparent: Option<String>,
+    /// Seconds since its 101.
+    pub age_seconds: u64,
+    /// Seconds since the last message in either direction.
+    pub idle_seconds: u64,
+    /// Whole data messages of the client.
+    pub messages_from_client: u64,
+    /// Payload of the client.
+    pub bytes_from_client: u64,
+    /// Whole data messages of the server.
+    pub messages_from_server: u64,
+    /// Payload of the server.
+    pub bytes_from_server: u64,
+    /// Memory that the connection keeps beyond that of an idle one.
+    pub buffered_bytes: usize,
+}
+
 /// The status of wsgate.
 #[derive(Debug, Deserialize, Serialize)]
 pub struct Status {
@@ -189,6 +280,8 @@ pub struct Upstream {
     pub name: String,
     /// WebSocket connections to its servers.
     pub connections: usize,
+    /// Plain requests under way.
+    pub plain_requests: usize,
     /// Clients that were told to reconnect and are not back yet.
     pub away: usize,
     /// Upgrades that wait for a server.
@@ -227,6 +320,8 @@ pub struct Server {
     pub out: Option<Out>,
     /// WebSocket connections to it.
     pub connections: usize,
+    /// Plain requests to it under way.
+    pub plain_requests: usize,
     /// Its handshakes.
     pub handshakes: Handshakes,
 }

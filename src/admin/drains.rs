@@ -23,8 +23,9 @@ use crate::drain::{Cause, DrainId, Pace, Selection, State, Terms};
 use crate::duration;
 use crate::upstream::{Pool, Pools, Server, State as ServerState};
 use http::{Method, StatusCode};
+use serde::de::DeserializeOwned;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The upstreams that can be drained, and the control that drains them. Clones share everything.
 #[derive(Clone)]
@@ -85,7 +86,7 @@ impl Drains {
 
     fn begin(&self, name: &str, body: &[u8], cause: Cause, peer: &str) -> Result<Answer, Answer> {
         let pool = self.pool(name)?;
-        let body = parse(body)?;
+        let body: Change = parse(body)?;
         let target = target(pool.clone(), body.server.as_deref())?;
         let by = requester(peer, body.by.as_deref())?;
         let terms = self.terms(&body)?;
@@ -101,11 +102,12 @@ impl Drains {
         let mut notes = Vec::new();
         if cause == Cause::Operator {
             let was_out = target.servers.iter().all(|server| server.is_drained());
+            let requests = target.plain_requests();
             let kept = pool.drain(target.name.as_deref(), &by);
             notes.extend(kept.err().map(|error| not_kept(&error)));
             let connections = target.selections().into_iter();
             let connections: usize = connections.map(|of| self.control.count(of)).sum();
-            if was_out && connections == 0 {
+            if was_out && connections == 0 && requests == 0 {
                 let message = "it is drained already; POST .../resume lets it in again";
                 return Ok(ok(&Drained::Already {
                     message: message.to_owned(),
@@ -113,6 +115,9 @@ impl Drains {
                 }));
             }
             tracing::info!(upstream = name, server, by, "an operator drains");
+            if requests > 0 {
+                tokio::spawn(end_requests(target.servers.clone(), terms.deadline));
+            }
             if leaves_none {
                 tracing::warn!(
                     upstream = name,
@@ -147,6 +152,7 @@ impl Drains {
     fn forecast(&self, target: &Target, terms: Terms, leaves_none: bool) -> bodies::Forecast {
         let mut sum = bodies::Forecast {
             connections: 0,
+            plain_requests: target.plain_requests(),
             seconds: 0.0,
             deadline_seconds: 0.0,
             rate: 0.0,
@@ -186,7 +192,7 @@ impl Drains {
                 }));
             }
         };
-        let body = parse(body)?;
+        let body: Change = parse(body)?;
         let target = match target(pool.clone(), body.server.as_deref()) {
             // A server that the configuration does not have can be resumed, too.
             Err(_)
@@ -334,6 +340,24 @@ impl Drains {
     }
 }
 
+/// Waits for the plain requests of servers that an operator has drained, and ends those that are left when the time is over.
+/// Servers that were resumed meanwhile keep theirs.
+async fn end_requests(servers: Vec<Arc<Server>>, deadline: Duration) {
+    let drained: Vec<_> = servers
+        .iter()
+        .map(|server| (server, server.intent()))
+        .collect();
+    tokio::time::sleep(deadline).await;
+    for (server, intent) in drained {
+        let count = server.plain_requests();
+        if count > 0 && intent.is_some() && server.intent() == intent {
+            let address = &server.address;
+            tracing::warn!(server = %address, count, "plain requests are ended: the deadline of the drain is over");
+            server.end_plain_requests();
+        }
+    }
+}
+
 fn not_kept(error: &std::io::Error) -> String {
     tracing::error!(%error, "the drained servers cannot be written to `state_file`");
     format!(
@@ -341,9 +365,9 @@ fn not_kept(error: &std::io::Error) -> String {
     )
 }
 
-fn parse(body: &[u8]) -> Result<Change, Answer> {
+pub(super) fn parse<T: Default + DeserializeOwned>(body: &[u8]) -> Result<T, Answer> {
     if body.trim_ascii().is_empty() {
-        return Ok(Change::default());
+        return Ok(T::default());
     }
     if !body.trim_ascii_start().starts_with(b"{") {
         // A list would be read as the fields in their order, and an empty one would drain everything.
@@ -364,7 +388,7 @@ pub(super) fn upstream_of(selection: Selection) -> Option<u32> {
     }
 }
 
-fn not_allowed(methods: &str) -> Answer {
+pub(super) fn not_allowed(methods: &str) -> Answer {
     let message = format!("this endpoint takes {methods}");
     failure(StatusCode::METHOD_NOT_ALLOWED, &message)
 }

@@ -8,6 +8,7 @@
 pub mod bodies;
 mod client;
 mod connection;
+mod connections;
 mod drains;
 mod guard;
 mod names;
@@ -196,7 +197,11 @@ impl Admin {
             Method::HEAD => &Method::GET,
             _ => method,
         };
-        match self.drains.answer(as_read, path, body, peer) {
+        let (drains, query) = (&self.drains, request.query.as_str());
+        let of_connections = drains
+            .answer_connections(as_read, path, query, body, peer)
+            .await;
+        match of_connections.or_else(|| drains.answer(as_read, path, body, peer)) {
             Some(answer) => json(&answer),
             None => {
                 let error = format!("nothing is served here; {ENDPOINTS}");
@@ -247,7 +252,7 @@ impl Admin {
     }
 }
 
-const ENDPOINTS: &str = "there are /metrics, /healthz, /readyz, /v1/status, /v1/reload and /v1/upstreams/NAME/drain, deploy and resume";
+const ENDPOINTS: &str = "there are /metrics, /healthz, /readyz, /v1/status, /v1/connections, /v1/connections/ID/close, /v1/reload and /v1/upstreams/NAME/drain, deploy and resume";
 
 /// The answer that a request is refused.
 fn refuse(refusal: &Refusal, is_api: bool) -> Response<Vec<u8>> {

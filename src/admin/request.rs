@@ -31,6 +31,8 @@ pub(super) struct Request {
     pub method: Method,
     /// As it was written, without the query. Endpoints are compared with it byte by byte.
     pub path: String,
+    /// Without its question mark; empty where there is none.
+    pub query: String,
     /// Of a target in absolute form: it counts instead of `Host` (RFC 9112 §3.2.2).
     authority: Option<String>,
     pub headers: HeaderMap,
@@ -89,6 +91,10 @@ impl Request {
         Ok(Request {
             method,
             path: path.split('?').next().unwrap_or_default().to_owned(),
+            query: path
+                .split_once('?')
+                .map_or("", |(_, query)| query)
+                .to_owned(),
             authority,
             headers,
             is_http_10: parsed.version == Some(0),

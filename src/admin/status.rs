@@ -3,11 +3,12 @@
 use super::bodies::{self, Handshakes, Status};
 use super::drains::{Drains, upstream_of};
 use super::{Answer, ok};
-use crate::drain::{DrainId, Progress, Selection};
+use crate::drain::{Cause, DrainId, Progress, Selection};
 use crate::metrics::{Metrics, ServerFigures, UpstreamFigures};
 use crate::upstream::intents::Intent;
 use crate::upstream::{Pool, Server, State as ServerState};
 use std::sync::Arc;
+use std::time::Instant;
 
 /// The states of servers, as metrics name them.
 const STATES: [&str; 3] = [
@@ -47,6 +48,7 @@ impl Drains {
                     .intent()
                     .map_or(0.0, |intent| intent.age().as_secs_f64()),
                 connections: self.connections(pool, server),
+                plain_requests: server.plain_requests(),
                 handshakes: admission.under_way,
                 handshake_limit: admission.bound,
                 known_rate: admission.known_rate,
@@ -80,6 +82,11 @@ impl Drains {
             connections: self.control.count(Selection::Upstream {
                 upstream: pool.index,
             }),
+            plain_requests: pool
+                .members()
+                .all()
+                .map(|server| server.plain_requests())
+                .sum(),
             away: self.control.away(pool.index),
             queued: pool.waiting(),
             queue_p99_seconds: pool.wait_p99().map(|wait| wait.as_secs_f64()),
@@ -104,6 +111,7 @@ impl Drains {
                 state: server.state().label().to_owned(),
                 out: server.out().map(bodies::Out::from),
                 connections: self.connections(pool, server),
+                plain_requests: server.plain_requests(),
                 handshakes: Handshakes {
                     under_way: admission.under_way,
                     limit: admission.bound,
@@ -125,19 +133,31 @@ impl Drains {
     }
 
     pub(super) fn describe(&self, id: DrainId, progress: &Progress) -> bodies::Drain {
-        let server = match progress.selection {
-            Selection::Server { upstream, server } => {
-                let pools = self.pools.all();
-                let pool = pools.iter().find(|pool| pool.index == upstream);
-                pool.and_then(|pool| {
-                    let members = pool.members();
-                    let found = members.all().find(|known| known.number == server);
-                    found.map(|server| server.address.to_string())
-                })
-            }
+        let servers = self.servers_in(progress.selection);
+        let is_waiting = progress.cause == Cause::Operator && Instant::now() < progress.deadline;
+        let drained = servers
+            .iter()
+            .filter(|server| server.is_drained() && is_waiting);
+        let requests = drained.map(|server| server.plain_requests()).sum();
+        let one = match (progress.selection, servers.as_slice()) {
+            (Selection::Server { .. }, [server]) => Some(server.address.to_string()),
             _ => None,
         };
-        bodies::Drain::new(id, server, progress)
+        bodies::Drain::new(id, one, progress, requests)
+    }
+
+    /// The servers of a selection that are still known.
+    fn servers_in(&self, selection: Selection) -> Vec<Arc<Server>> {
+        let pools = self.pools.all();
+        let pool = upstream_of(selection);
+        let Some(pool) = pools.iter().find(|known| Some(known.index) == pool) else {
+            return Vec::new();
+        };
+        let is_in = |server: &&Arc<Server>| match selection {
+            Selection::Server { server: number, .. } => server.number == number,
+            _ => true,
+        };
+        pool.members().all().filter(is_in).cloned().collect()
     }
 }
 

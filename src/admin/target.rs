@@ -38,6 +38,14 @@ impl Target {
         triggers.map(|trigger| trigger.target.selection()).collect()
     }
 
+    /// Plain requests under way.
+    pub(super) fn plain_requests(&self) -> usize {
+        self.servers
+            .iter()
+            .map(|server| server.plain_requests())
+            .sum()
+    }
+
     /// Whether the upstream has a server that takes connections now, and would have none without these.
     pub(super) fn is_last(&self) -> bool {
         let members = self.pool.members();

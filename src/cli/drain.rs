@@ -107,11 +107,15 @@ impl Drain {
 
     fn show_forecast(&self, forecast: &bodies::Forecast) {
         let (connections, seconds) = (forecast.connections, forecast.seconds);
+        let requests = match forecast.plain_requests {
+            0 => String::new(),
+            count => format!(", {count} plain requests under way"),
+        };
         let raised = match forecast.raised {
             true => "; the pace is raised to hold the deadline",
             false => "",
         };
-        say!("{connections} connections, about {seconds:.1} s{raised}");
+        say!("{connections} connections{requests}, about {seconds:.1} s{raised}");
         if forecast.leaves_none {
             let upstream = &self.upstream;
             say!("no server of {upstream} would take connections: it needs --force");

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod check;
+mod connections;
 mod drain;
 mod reload;
 mod resume;
@@ -40,6 +41,10 @@ enum Command {
     Reload(reload::Reload),
     /// Show upstreams, servers, connections and drains; exit status 1 where an upstream has no server.
     Status(status::Status),
+    /// List live WebSocket connections.
+    Connections(connections::Connections),
+    /// Close one WebSocket connection: its client gets a Close, its server 1001.
+    Close(connections::Close),
     /// Run the proxy in front of backends of its own, on free ports, and show what it does.
     Demo {
         /// End after the tour: status 0 if everything was as announced.
@@ -79,6 +84,8 @@ impl Cli {
             Command::Resume(resume) => resume.execute(),
             Command::Reload(reload) => reload.execute(),
             Command::Status(status) => status.execute(),
+            Command::Connections(connections) => connections.execute(),
+            Command::Close(close) => close.execute(),
             Command::Demo { once } => demo::run(once),
         }
     }

@@ -1,6 +1,6 @@
 //! The texts that commands print, for a terminal of 80 columns.
 
-use crate::admin::bodies::{Drain, Out, Resumed, Server, Status, Upstream};
+use crate::admin::bodies::{Connections, Drain, Out, Resumed, Server, Status, Upstream};
 use crate::duration::Shown;
 use crate::stdout::say;
 use std::fmt::Write;
@@ -20,6 +20,8 @@ pub(super) struct Sum {
     left: usize,
     reconnected: usize,
     failed: usize,
+    /// Plain requests that they wait for.
+    requests: usize,
     rate: f64,
     seconds: f64,
     states: Vec<String>,
@@ -37,6 +39,7 @@ impl Sum {
             left: sum(|drain| drain.left),
             reconnected: sum(|drain| drain.reconnected),
             failed: sum(|drain| drain.failed),
+            requests: sum(|drain| drain.plain_requests),
             rate: drains.iter().map(|drain| drain.rate).sum(),
             seconds: drains
                 .iter()
@@ -56,8 +59,17 @@ impl Sum {
         };
         let bar = "#".repeat(done);
         let line = format!(
-            "[{bar:<BAR$}] {}/{} closed, {} back, {} failed, {:.0}/s, {:.0} s left",
-            self.closed, self.total, self.reconnected, self.failed, self.rate, self.seconds,
+            "[{bar:<BAR$}] {}/{} closed, {} back, {} failed, {:.0}/s, {:.0} s left{}",
+            self.closed,
+            self.total,
+            self.reconnected,
+            self.failed,
+            self.rate,
+            self.seconds,
+            match self.requests {
+                0 => String::new(),
+                requests => format!(", {requests} plain"),
+            },
         );
         fit(&line, WIDTH - 1)
     }
@@ -126,10 +138,75 @@ pub(super) fn status(status: &Status) -> String {
     text
 }
 
+/// A page of connections, a line each; with `is_long` more lines with the details.
+pub(super) fn connections(page: &Connections, is_first: bool, is_long: bool) -> String {
+    let mut text = String::new();
+    if is_first {
+        push(
+            &mut text,
+            &connection_line([
+                "id",
+                "client",
+                "server",
+                "age",
+                "idle",
+                "messages in/out",
+                "kept",
+            ]),
+        );
+    }
+    for one in &page.connections {
+        let age = |seconds| Shown(Duration::from_secs(seconds)).to_string();
+        let messages = format!("{}/{}", one.messages_from_client, one.messages_from_server);
+        let kept = one.buffered_bytes.to_string();
+        let (id, age, idle) = (
+            one.id.to_string(),
+            age(one.age_seconds),
+            age(one.idle_seconds),
+        );
+        let (client, server) = (fit(&one.client, 15), fit(&one.server, 18));
+        push(
+            &mut text,
+            &connection_line([&id, &client, &server, &age, &idle, &messages, &kept]),
+        );
+        if !is_long {
+            continue;
+        }
+        let (host, path) = (one.host.as_deref(), one.path.as_deref());
+        let (host, path) = (host.unwrap_or_default(), path.unwrap_or_default());
+        push(
+            &mut text,
+            &format!("        {}: {host}{path} from {}", one.route, one.peer),
+        );
+        let named = [
+            ("protocol", &one.protocol),
+            ("origin", &one.origin),
+            ("agent", &one.user_agent),
+            ("id", &one.request_id),
+            ("traceparent", &one.traceparent),
+        ];
+        for (name, value) in named {
+            if let Some(value) = value {
+                push(&mut text, &format!("        {name} {value}"));
+            }
+        }
+    }
+    text
+}
+
+fn connection_line(columns: [&str; 7]) -> String {
+    let [id, client, server, age, idle, messages, kept] = columns;
+    format!("{id:>7} {client:<15} {server:<18} {age:>7} {idle:>6} {messages:>15} {kept:>6}")
+}
+
 fn of_upstream(upstream: &Upstream, text: &mut String) {
     let mut line = format!(
-        "{}: {} connections, {} clients away, {} upgrades queued",
-        upstream.name, upstream.connections, upstream.away, upstream.queued,
+        "{}: {} connections, {} plain requests, {} clients away, {} upgrades queued",
+        upstream.name,
+        upstream.connections,
+        upstream.plain_requests,
+        upstream.away,
+        upstream.queued,
     );
     if let Some(wait) = upstream.queue_p99_seconds {
         let _ = write!(line, " (p99 {wait:.1} s)");

@@ -1,11 +1,11 @@
 //! Access control: networks of clients, the access service, and the rules for headers.
 
-use super::address;
 use super::error::Error;
 use super::meaning::Reader;
 use super::written;
 use crate::edge::settings::{Access, Auth, Client, HeaderRules, Listener};
 use crate::transport::address::Address;
+use crate::transport::written_address;
 use http::{HeaderName, HeaderValue, Uri};
 use ipnet::{IpNet, Ipv4Net};
 use std::collections::BTreeMap;
@@ -133,7 +133,8 @@ impl Reader<'_> {
         }
         let message = "no listener asks for a client certificate, so this route could serve nobody";
         let help = "add to a [[listener]] with `certificates`: client_ca = \"/etc/wsgate/clients.pem\" and client_certificate = \"optional\"";
-        Err(self.source.error(place.span(), message, help))
+        // Offline the certificates of no listener are read.
+        Err(self.source.error(place.span(), message, help).local())
     }
 
     fn auth_url(&self, written: &Spanned<String>) -> Result<(Address, String, String), Error> {
@@ -152,7 +153,7 @@ impl Reader<'_> {
         let authority = uri.authority().ok_or_else(|| wrong("names no host"))?;
         let host = authority.host();
         let port = authority.port_u16().unwrap_or(80);
-        let address = address::server(&format!("{host}:{port}"))
+        let address = written_address::server(&format!("{host}:{port}"))
             .map_err(|(message, help)| self.source.error(written.span(), message, help))?;
         let path = uri.path_and_query().map_or("/", |path| path.as_str());
         Ok((address, authority.as_str().to_owned(), path.to_owned()))
@@ -189,7 +190,7 @@ impl Reader<'_> {
     }
 
     /// The name of a header that a rule may touch, in lower case.
-    fn header_name<T>(&self, name: &str, place: &Spanned<T>) -> Result<String, Error> {
+    pub(super) fn header_name<T>(&self, name: &str, place: &Spanned<T>) -> Result<String, Error> {
         let refuse = |what: &str, help: &str| {
             let message = format!("`{}` {what}", name.escape_debug());
             Err(self.source.error(place.span(), message, help))

@@ -1,10 +1,10 @@
 //! The admin listener: where it is, by which names, and what it wants of those who ask.
 
-use super::address;
 use super::error::Error;
 use super::meaning::{Reader, admin_warning};
 use super::written;
 use crate::admin::{Settings, Token};
+use crate::transport::written_address;
 use toml::Spanned;
 
 impl Reader<'_> {
@@ -27,7 +27,7 @@ impl Reader<'_> {
             None => default.listen,
             Some(listen) if listen.get_ref() == "off" => None,
             Some(listen) => {
-                let address = self.address(listen, address::listener)?;
+                let address = self.address(listen, written_address::listener)?;
                 if let Some(warning) = admin_warning(&address) {
                     let place = self.source.file_and_line(listen.span().start);
                     warnings.push(format!("{place}: {warning}"));
@@ -37,10 +37,10 @@ impl Reader<'_> {
         };
         let probes = match &written.probes {
             Some(probes) if !probes.get_ref().is_empty() => {
-                let address = self.address(probes, address::listener)?;
+                let address = self.address(probes, written_address::listener)?;
                 if let Some(listen) = listen
                     .as_ref()
-                    .filter(|of| **of == address || address::collide(of, &address))
+                    .filter(|of| **of == address || written_address::collide(of, &address))
                 {
                     let message =
                         format!("`{address}` is the address of the admin listener, `{listen}`");
@@ -67,7 +67,7 @@ impl Reader<'_> {
     fn admin_hosts(&self, written: &[Spanned<String>]) -> Vec<String> {
         self.each(written, |host| {
             let name = host.get_ref().as_str();
-            if address::is_name(name) {
+            if written_address::is_name(name) {
                 return Ok(name.to_ascii_lowercase());
             }
             let message = format!("`{}` is not the name of a host", name.escape_debug());
@@ -101,17 +101,15 @@ impl Reader<'_> {
         let help =
             "it names a file with the token that requests have to bear, and nothing else in it";
         let text = std::fs::read_to_string(file.get_ref()).map_err(|error| {
-            self.source.error(
-                file.span(),
-                format!("`token_file` cannot be read: {error}"),
-                help,
-            )
+            let message = format!("`token_file` cannot be read: {error}");
+            self.source.error(file.span(), message, help).local()
         })?;
         match Token::new(&text) {
             Some(token) => Ok(Some(token)),
             None => Err(self
                 .source
-                .error(file.span(), "`token_file` is empty", help)),
+                .error(file.span(), "`token_file` is empty", help)
+                .local()),
         }
     }
 }

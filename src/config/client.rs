@@ -111,6 +111,12 @@ impl Reader<'_> {
             ) as usize,
             per_address,
             tcp: self.tcp(written.tcp_keepalive, written.tcp_user_timeout)?,
+            request_id: match written.request_id {
+                None => default.request_id,
+                Some(name) if name.get_ref().is_empty() => None,
+                Some(name) => self.header_name(name.get_ref(), &name)?.parse().ok(),
+            },
+            log: default.log,
         })
     }
 }

@@ -19,6 +19,8 @@ pub struct Error {
     pub(super) place: Option<Box<Place>>,
     /// Whether the mistake is that something is not there.
     pub(super) is_absence: bool,
+    /// Whether it is about this machine: a file, a user. The same configuration may be good on another one.
+    pub(super) is_local: bool,
 }
 
 /// A place in a file.
@@ -44,6 +46,15 @@ impl Error {
             help: Some(help.into()),
             place: None,
             is_absence: false,
+            is_local: false,
+        }
+    }
+
+    /// The same mistake, as one about this machine.
+    pub(super) fn local(self) -> Self {
+        Error {
+            is_local: true,
+            ..self
         }
     }
 }

@@ -1,12 +1,12 @@
 //! The listeners: where they listen, and that no two of them want the same address.
 
-use super::address;
 use super::error::Error;
 use super::meaning::Reader;
 use super::written;
 use super::written::Table;
 use crate::edge::settings::{Client, Listener};
 use crate::transport::address::Address;
+use crate::transport::written_address;
 use toml::Spanned;
 
 /// A listener, and the line of its address.
@@ -51,10 +51,10 @@ impl Reader<'_> {
                 .source
                 .absent(span, "a listener without an address", help));
         };
-        let address = self.address(&listen, address::listener)?;
+        let address = self.address(&listen, written_address::listener)?;
         let refuse = |message, help| Err(self.source.error(listen.span(), message, help));
         let mut taken = admin.iter();
-        if let Some(admin) = taken.find(|admin| address::collide(admin, &address)) {
+        if let Some(admin) = taken.find(|admin| written_address::collide(admin, &address)) {
             return refuse(
                 format!("`{address}` takes the address of the admin listener, `{admin}`"),
                 format!("that one is in [admin] ({admin_line}); give one of them another port"),
@@ -62,7 +62,7 @@ impl Reader<'_> {
         }
         let mut others = others.iter();
         if let Some((other, line)) =
-            others.find(|(other, _)| address::collide(&other.address, &address))
+            others.find(|(other, _)| written_address::collide(&other.address, &address))
         {
             let message = if other.address == address {
                 format!("two listeners on `{address}`")
@@ -82,7 +82,10 @@ impl Reader<'_> {
         let proxy_protocol = self.or_default(proxy_protocol);
         let listener = Listener {
             address,
-            tls: self.accept(entry)?,
+            tls: match self.accept(entry) {
+                Err(error) if self.is_offline && error.is_local => None,
+                tls => tls?,
+            },
             proxy_protocol,
         };
         Ok((listener, line))

@@ -3,11 +3,14 @@
 //! Every value that is accepted can match a request: a value that no browser and no client ever sends is a mistake, not a
 //! rule that silently does nothing.
 
-use super::address;
 use super::error::Error;
 use super::meaning::Reader;
+use super::written;
+use crate::edge::route::conditions::Conditions;
 use crate::edge::route::path;
 use crate::handshake::origin;
+use crate::transport::written_address;
+use http::Method;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use toml::Spanned;
 
@@ -59,6 +62,62 @@ impl Reader<'_> {
         Ok(path.into_inner())
     }
 
+    /// What a request has to be, beside its host and path.
+    pub(super) fn conditions(&self, written: &written::Route) -> Conditions {
+        let headers: Vec<_> = written.match_headers.iter().collect();
+        let headers = self.each(&headers, |(name, value)| {
+            let header = self.header_name(name, value)?.parse();
+            let header =
+                header.map_err(|_| self.wrong(value, "is not a header", "write its name"))?;
+            Ok((header, wanted(value)))
+        });
+        let query: Vec<_> = written.match_query.iter().collect();
+        let query = self.each(&query, |(name, value)| {
+            let is_part = |byte: u8| byte.is_ascii_graphic() && !b"&#".contains(&byte);
+            let is_right = !name.is_empty() && !name.contains('=') && name.bytes().all(is_part);
+            if is_right && value.get_ref().bytes().all(is_part) {
+                return Ok(((*name).clone(), wanted(value)));
+            }
+            let message = format!("`{}` is not an argument of a query", name.escape_debug());
+            let help = "name and value are compared as they stand in a request, percent-encoded: { \"v\" = \"2\" }";
+            Err(self.source.error(value.span(), message, help))
+        });
+        let is_token = |text: &str| {
+            let is_char =
+                |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+            !text.is_empty() && text.bytes().all(is_char)
+        };
+        let methods = self.each(&written.methods, |method| {
+            let text = method.get_ref();
+            let parsed = text.parse::<Method>().ok().filter(|_| is_token(text));
+            let parsed = parsed
+                .filter(|parsed| *parsed != Method::CONNECT && *text == text.to_ascii_uppercase());
+            parsed.ok_or_else(|| {
+                self.wrong(
+                    method,
+                    "is not a method that is served",
+                    "write it as requests have it: \"GET\", \"POST\"",
+                )
+            })
+        });
+        let subprotocols = self.each(&written.subprotocols, |name| {
+            match is_token(name.get_ref()) {
+                true => Ok(name.get_ref().clone()),
+                false => Err(self.wrong(
+                    name,
+                    "is not a subprotocol",
+                    "write it as clients offer it: \"graphql-transport-ws\"",
+                )),
+            }
+        });
+        Conditions {
+            methods,
+            headers,
+            query,
+            subprotocols,
+        }
+    }
+
     pub(super) fn host(&self, written: &Spanned<String>) -> Result<String, Error> {
         const FORMS: &str =
             "write a host name without scheme and port: \"chat.example.com\" or \"*.example.com\"";
@@ -84,7 +143,7 @@ impl Reader<'_> {
         let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
         let below = name.strip_prefix("*.").unwrap_or(&name);
         let is_ip = below == name && below.parse::<Ipv4Addr>().is_ok();
-        if address::is_name(below) || is_ip {
+        if written_address::is_name(below) || is_ip {
             return Ok(name);
         }
         match below.split_once(':') {
@@ -152,6 +211,12 @@ impl Reader<'_> {
     }
 }
 
+/// The value that a header or an argument has to have; `*` is any.
+fn wanted(value: &Spanned<String>) -> Option<String> {
+    let value = value.get_ref();
+    (value != "*").then(|| value.clone())
+}
+
 /// Whether this is what follows the scheme in the origin of a page that was loaded over HTTP.
 fn is_host_and_port(text: &str) -> bool {
     let (host, port) = match text.rsplit_once(':') {
@@ -161,7 +226,7 @@ fn is_host_and_port(text: &str) -> bool {
     let inner = host
         .strip_prefix('[')
         .and_then(|rest| rest.strip_suffix(']'));
-    let is_host = address::is_name(host)
+    let is_host = written_address::is_name(host)
         || host.parse::<Ipv4Addr>().is_ok()
         || inner.is_some_and(|ip| ip.parse::<Ipv6Addr>().is_ok());
     is_host && port.is_none_or(|port| matches!(port.parse::<u16>(), Ok(1..)))

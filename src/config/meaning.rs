@@ -3,18 +3,19 @@
 //! It fetches nothing (no name is resolved, no port tried), and takes each default from the room that obeys it. What it
 //! returns is never checked again.
 
-use super::Config;
-use super::address;
 use super::error::{Error, Errors};
 use super::source::Source;
 use super::units::Size;
 use super::written;
 use super::written::File;
+use super::{Config, Reading};
 use crate::deploy::RestartThreshold;
 use crate::drain::{Order, Pace, Terms};
 use crate::edge::settings::Settings;
+use crate::log::{Fields, RequestLog};
 use crate::service::Owner;
 use crate::transport::address::Address;
+use crate::transport::written_address;
 use crate::upstream::settings::Upstream;
 use crate::upstream::state_file::StateFile;
 use crate::{deploy, log};
@@ -40,17 +41,19 @@ pub(super) fn of(
     file: File,
     source: &Source,
     form: Vec<Error>,
-    before: Option<&Config>,
+    reading: Reading<'_>,
 ) -> Result<Config, Errors> {
     let reader = Reader {
         source,
-        before,
+        before: reading.before,
+        is_offline: reading.is_offline,
         errors: RefCell::new(Vec::new()),
     };
     let config = reader.config(file);
     // A key that was left out for its form would be missed.
     let mut meaning = reader.errors.into_inner();
     meaning.retain(|error| form.is_empty() || !error.is_absence);
+    meaning.retain(|error| !(reading.is_offline && error.is_local));
     match Errors::of(form.into_iter().chain(meaning).collect()) {
         Some(errors) => Err(errors),
         None => Ok(config),
@@ -75,9 +78,23 @@ fn log_settings(written: &written::Log) -> log::Settings {
     log::Settings { format, level }
 }
 
+fn request_log(written: &written::Log) -> RequestLog {
+    let default = RequestLog::default();
+    let fields = written.fields.as_deref().map(|fields| {
+        let fields = fields.iter().copied();
+        fields.fold(Fields::default(), Fields::with)
+    });
+    RequestLog {
+        fields: fields.unwrap_or(default.fields),
+        plain_requests: written
+            .plain_requests
+            .map_or(default.plain_requests, |share| share.0),
+    }
+}
+
 /// Metrics and the orders of an operator are nobody else's business.
 pub(super) fn admin_warning(address: &Address) -> Option<String> {
-    (!address::is_private(address))
+    (!written_address::is_private(address))
         .then(|| format!("the admin listener {address} can be reached from other machines"))
 }
 
@@ -87,6 +104,8 @@ pub(super) struct Reader<'a> {
     pub source: &'a Source,
     /// The configuration in force that this one is to replace; `None` at the start.
     pub before: Option<&'a Config>,
+    /// Mistakes about this machine do not count.
+    pub is_offline: bool,
     errors: RefCell<Vec<Error>>,
 }
 
@@ -101,7 +120,8 @@ impl Reader<'_> {
             .as_ref()
             .map(|listen| source.line(listen.span().start));
         let admin = self.or_default(self.admin(file.admin.0, &mut warnings));
-        let client = self.or_default(self.client(file.client.0));
+        let mut client = self.or_default(self.client(file.client.0));
+        client.log = request_log(&file.log.0);
         let listeners = self.listeners(file.listener, &client, &admin.addresses(), admin_line);
         // In the order of the file.
         let mut written: Vec<_> = file.upstream.into_iter().collect();
@@ -203,7 +223,7 @@ impl Reader<'_> {
                 let is_users = wrong.contains("user");
                 let place = group.as_ref().filter(|_| !is_users).unwrap_or(&user);
                 let help = "it has to be one of this machine's: see /etc/passwd and /etc/group";
-                self.source.error(place.span(), wrong, help)
+                self.source.error(place.span(), wrong, help).local()
             })
     }
 
@@ -211,7 +231,7 @@ impl Reader<'_> {
         let Some(path) = written.filter(|path| !path.get_ref().is_empty()) else {
             return Ok(None);
         };
-        match address::unix(path.get_ref()) {
+        match written_address::unix(path.get_ref()) {
             Ok(Address::Unix(socket)) => Ok(Some(socket)),
             Ok(_) => Ok(None),
             Err(what) => {
@@ -320,7 +340,7 @@ impl Reader<'_> {
     pub(super) fn address(
         &self,
         written: &Spanned<String>,
-        parse: fn(&str) -> Result<Address, address::Wrong>,
+        parse: fn(&str) -> Result<Address, written_address::Wrong>,
     ) -> Result<Address, Error> {
         parse(written.get_ref())
             .map_err(|(message, help)| self.source.error(written.span(), message, help))

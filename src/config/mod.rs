@@ -4,7 +4,6 @@
 //! [`Config`] that exists can be run: whatever can be wrong is an [`Error`] that says what, where, and what to do.
 
 mod access;
-mod address;
 mod admin;
 mod client;
 mod document;
@@ -29,6 +28,7 @@ use crate::admin::Settings as Admin;
 use crate::edge::settings::{Client, Listener, Route, Settings};
 use crate::service::Owner;
 use crate::transport::address::Address;
+use crate::transport::written_address;
 use crate::upstream::settings::Upstream;
 use crate::upstream::state_file::StateFile;
 use crate::{deploy, log};
@@ -60,23 +60,32 @@ pub struct Config {
     pub warnings: Vec<String>,
 }
 
+/// How a configuration is read.
+#[derive(Clone, Copy, Default)]
+pub struct Reading<'a> {
+    /// The configuration in force, which this one is to replace: of that, what has not changed stays as it is.
+    pub before: Option<&'a Config>,
+    /// Files and users that this machine does not have are no mistakes. What is read so must not be run.
+    pub is_offline: bool,
+}
+
 impl Config {
     /// Reads a file, and the files that it includes.
     ///
     /// # Errors
     /// Where one of them cannot be read, and as [`Config::parse`].
     pub fn load(file: &Path) -> Result<Config, Errors> {
-        Config::load_over(file, None)
+        Config::load_as(file, Reading::default())
     }
 
-    /// Reads a file that is to take the place of what is in force: of that, what has not changed stays as it is.
+    /// Reads a file in this way.
     ///
     /// # Errors
     /// As [`Config::load`].
-    pub fn load_over(file: &Path, before: Option<&Config>) -> Result<Config, Errors> {
+    pub fn load_as(file: &Path, reading: Reading<'_>) -> Result<Config, Errors> {
         let name = file.display().to_string();
         let directory = file.parent().unwrap_or(Path::new(""));
-        Config::of_bytes(&name, directory, std::fs::read(file), before)
+        Config::of_bytes(&name, directory, std::fs::read(file), reading)
     }
 
     /// Reads what came of reading a file; `name` is what errors call it. Included files are relative to the working
@@ -84,15 +93,19 @@ impl Config {
     ///
     /// # Errors
     /// As [`Config::load`].
-    pub fn from_bytes(name: &str, read: io::Result<Vec<u8>>) -> Result<Config, Errors> {
-        Config::of_bytes(name, Path::new(""), read, None)
+    pub fn from_bytes(
+        name: &str,
+        read: io::Result<Vec<u8>>,
+        reading: Reading<'_>,
+    ) -> Result<Config, Errors> {
+        Config::of_bytes(name, Path::new(""), read, reading)
     }
 
     fn of_bytes(
         name: &str,
         directory: &Path,
         read: io::Result<Vec<u8>>,
-        before: Option<&Config>,
+        reading: Reading<'_>,
     ) -> Result<Config, Errors> {
         let bytes = read.map_err(|error| {
             let help = match error.kind() {
@@ -107,7 +120,7 @@ impl Config {
             Error::new(format!("cannot read {name}: {error}"), help)
         })?;
         match std::str::from_utf8(&bytes) {
-            Ok(text) => Config::of_text(name, text, directory, before),
+            Ok(text) => Config::of_text(name, text, directory, reading),
             Err(error) => {
                 // The text before the first wrong byte is the same in both.
                 let (at, shown) = (error.valid_up_to(), String::from_utf8_lossy(&bytes));
@@ -125,20 +138,20 @@ impl Config {
     /// # Errors
     /// The mistakes in it: those of syntax, else those of form and meaning of all tables.
     pub fn parse(name: &str, text: &str) -> Result<Config, Errors> {
-        Config::of_text(name, text, Path::new(""), None)
+        Config::of_text(name, text, Path::new(""), Reading::default())
     }
 
     fn of_text(
         name: &str,
         text: &str,
         directory: &Path,
-        before: Option<&Config>,
+        reading: Reading<'_>,
     ) -> Result<Config, Errors> {
         let environment = document::of_process;
         let source = document::read_files(name, text, directory, &environment)?;
         let (file, form) = Document::new(&source, &environment)?.read();
         match file {
-            Some(file) => meaning::of(file, &source, form, before),
+            Some(file) => meaning::of(file, &source, form, reading),
             // `form` says why there is no file.
             None => Err(Errors::of(form).unwrap_or_else(|| {
                 Error::new("the file cannot be read", "see conf/reference.toml").into()
@@ -157,7 +170,7 @@ impl Config {
     ) -> Result<Config, Error> {
         let mut warnings = Vec::new();
         let option = |name: &'static str| {
-            move |(wrong, help): address::Wrong| Error::new(format!("{name} {wrong}"), help)
+            move |(wrong, help): written_address::Wrong| Error::new(format!("{name} {wrong}"), help)
         };
         for (list, name) in [(listen, "--listen"), (upstream, "--upstream")] {
             if list.is_empty() {
@@ -169,10 +182,10 @@ impl Config {
         }
         let mut listeners: Vec<Listener> = Vec::new();
         for text in listen {
-            let address = address::listener(text).map_err(option("--listen"))?;
+            let address = written_address::listener(text).map_err(option("--listen"))?;
             if let Some(first) = listeners
                 .iter()
-                .find(|other| address::collide(&other.address, &address))
+                .find(|other| written_address::collide(&other.address, &address))
             {
                 let message = format!(
                     "--listen `{address}` and `{}` cannot both be listened on",
@@ -188,7 +201,7 @@ impl Config {
         }
         let mut servers: Vec<Address> = Vec::new();
         for text in upstream {
-            let address = address::server(text).map_err(option("--upstream"))?;
+            let address = written_address::server(text).map_err(option("--upstream"))?;
             if servers.contains(&address) {
                 let message = format!("--upstream `{address}` is there twice");
                 return Err(Error::new(message, "remove one of them"));
@@ -202,14 +215,14 @@ impl Config {
                 ..Admin::default()
             },
             Some(text) => Admin {
-                listen: Some(address::listener(text).map_err(option("--admin"))?),
+                listen: Some(written_address::listener(text).map_err(option("--admin"))?),
                 ..Admin::default()
             },
         };
         if let Some(address) = &admin.listen {
             if let Some(taken) = listeners
                 .iter()
-                .find(|other| address::collide(&other.address, address))
+                .find(|other| written_address::collide(&other.address, address))
             {
                 let message = format!(
                     "--listen `{}` takes the address of the admin listener, `{address}`",
@@ -247,7 +260,8 @@ impl Config {
 /// # Errors
 /// Where it is none.
 pub fn admin_address(text: &str) -> Result<Address, Error> {
-    address::listener(text).map_err(|(wrong, help)| Error::new(format!("--admin {wrong}"), help))
+    written_address::listener(text)
+        .map_err(|(wrong, help)| Error::new(format!("--admin {wrong}"), help))
 }
 
 #[cfg(test)]

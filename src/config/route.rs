@@ -8,6 +8,7 @@ use super::units::Wait;
 use super::wording::suggestion;
 use super::written;
 use super::written::Table;
+use crate::edge::route::conditions::Conditions;
 use crate::edge::route::path;
 use crate::edge::settings::{Listener, Route};
 use crate::handshake::Compression;
@@ -25,8 +26,8 @@ use toml::Spanned;
 struct Claims {
     /// The name and the line of each route.
     names: Vec<(String, String)>,
-    /// A host, or "" for every host, and a path in its normal form: the index of the route that has both.
-    paths: HashMap<(String, Vec<u8>), usize>,
+    /// A host, or "" for every host, a path in its normal form, and conditions: the index of the route that has all of them.
+    paths: HashMap<(String, Vec<u8>, Conditions), usize>,
 }
 
 impl Reader<'_> {
@@ -89,7 +90,8 @@ impl Reader<'_> {
         for (host, span) in hosts {
             // Two spellings of one path are one path.
             let path = path::normalize(route.path.as_bytes()).into_owned();
-            let Some(first) = claims.paths.insert((host.clone(), path), index) else {
+            let claim = (host.clone(), path, route.conditions.clone());
+            let Some(first) = claims.paths.insert(claim, index) else {
                 continue;
             };
             if first == index {
@@ -107,7 +109,7 @@ impl Reader<'_> {
             );
             let (name, line) = &claims.names[first];
             let help = format!(
-                "route `{name}` in {line} has it already; give one of them another host or path"
+                "route `{name}` in {line} has it already; give one of them another host, path or condition"
             );
             return Err(self.source.error(span, message, help));
         }
@@ -123,6 +125,12 @@ impl Reader<'_> {
     ) -> Result<Route, Error> {
         let access = self.access(&written, listeners);
         let headers = self.header_rules(&written);
+        let conditions = self.conditions(&written);
+        let replace_path = match written.replace_path.clone() {
+            None => None,
+            Some(path) if path.get_ref().is_empty() => None,
+            Some(path) => Some(self.path(Some(path))?),
+        };
         let limits = self.limits(&written);
         let wait = |wait: Option<Wait>| wait.map_or(Duration::ZERO, |wait| wait.0);
         let liveness = Liveness {
@@ -267,6 +275,8 @@ impl Reader<'_> {
             name: name.into_inner(),
             hosts,
             path,
+            conditions,
+            replace_path,
             upstream: index,
             redirect_https: redirect_https as u16,
             allowed_origins,

@@ -55,6 +55,7 @@ impl Source {
             help: Some(help.into()),
             place: Some(Box::new(self.place(span))),
             is_absence: false,
+            is_local: false,
         }
     }
 
@@ -68,6 +69,7 @@ impl Source {
     ) -> Error {
         Error {
             is_absence: true,
+            is_local: false,
             ..self.error(span, message, help)
         }
     }

@@ -215,6 +215,7 @@ impl Reader<'_> {
     fn fault(&self, fault: &Fault, span: std::ops::Range<usize>) -> Error {
         self.source
             .error(span, fault.message.as_str(), fault.help.as_str())
+            .local()
     }
 }
 

@@ -1,6 +1,5 @@
 //! The upstreams: their servers, and whose turn it is.
 
-use super::address;
 use super::error::Error;
 use super::meaning::Reader;
 use super::units;
@@ -12,9 +11,13 @@ use crate::admission::limit::MaxHandshakes;
 use crate::handshake::is_token_byte;
 use crate::transport::address::Address;
 use crate::transport::source_addresses::Sources;
+use crate::transport::written_address;
+use crate::upstream::servers_file;
+use crate::upstream::servers_file::ServersFile;
 use crate::upstream::settings::{Balance, HashKey, ServerSettings, Upstream};
 use http::HeaderName;
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use toml::Spanned;
 
@@ -65,20 +68,19 @@ impl Reader<'_> {
         let health = written.health.map(|health| self.health(health));
         let health = self.or_default(health.transpose()).flatten();
         let help = "add servers = [\"10.0.0.5:9000\"]";
-        let Some(list) = written.servers else {
-            return Err(self.source.absent(
-                span,
-                format!("upstream `{name}` has no servers"),
-                help,
-            ));
+        let file = written
+            .servers_file
+            .filter(|file| !file.get_ref().is_empty());
+        let list = match (written.servers, &file) {
+            (Some(list), Some(_)) => list,
+            (Some(list), None) if !list.get_ref().is_empty() => list,
+            (None, Some(file)) => Spanned::new(file.span(), Vec::new()),
+            (list, None) => {
+                let place = list.map_or(span, |list| list.span());
+                let message = format!("upstream `{name}` has no servers");
+                return Err(self.source.absent(place, message, help));
+            }
         };
-        if list.get_ref().is_empty() {
-            return Err(self.source.absent(
-                list.span(),
-                format!("upstream `{name}` has no servers"),
-                help,
-            ));
-        }
         let (mut servers, mut lines): (Vec<ServerSettings>, Vec<String>) = Default::default();
         for server in list.into_inner() {
             let span = server.span();
@@ -94,6 +96,15 @@ impl Reader<'_> {
             lines.push(self.source.line(span.start));
             servers.push(server);
         }
+        let servers_file = match &file {
+            None => None,
+            Some(file) => {
+                let fixed = servers.len();
+                servers.extend(self.servers_file(file)?);
+                let path = PathBuf::from(file.get_ref());
+                Some(ServersFile { path, fixed })
+            }
+        };
         if !servers.is_empty() && servers.iter().all(|server| server.backup) {
             let help = "a backup stands in for others: let one of them not be one";
             let message = format!("upstream `{name}` has nothing but backups");
@@ -108,6 +119,7 @@ impl Reader<'_> {
             tcp,
             sources: Arc::new(self.sources(&written.source, &servers)?),
             servers,
+            servers_file,
             balance,
             ejection: Ejection {
                 after: after as u32,
@@ -148,11 +160,20 @@ impl Reader<'_> {
         })
     }
 
+    /// The servers of a file, which another program writes.
+    fn servers_file(&self, file: &Spanned<String>) -> Result<Vec<ServerSettings>, Error> {
+        servers_file::read(Path::new(file.get_ref())).map_err(|error| {
+            let message = format!("the servers of `{}` cannot be used: {error}", file.get_ref());
+            let help = "write an address per line, \"10.0.0.5:9000\", or a list in JSON; wsgate reads the file again when it changes";
+            self.source.error(file.span(), message, help).local()
+        })
+    }
+
     fn server(&self, written: Spanned<written::Server>) -> Result<ServerSettings, Error> {
         let span = written.span();
         match written.into_inner() {
             written::Server::Address(text) => {
-                let address = self.address(&Spanned::new(span, text), address::server)?;
+                let address = self.address(&Spanned::new(span, text), written_address::server)?;
                 Ok(ServerSettings::new(address))
             }
             written::Server::Table(table) => {
@@ -163,7 +184,7 @@ impl Reader<'_> {
                         .absent(span, "a server without an address", help));
                 };
                 let most = i64::from(u32::MAX);
-                let address = self.address(text, address::server)?;
+                let address = self.address(text, written_address::server)?;
                 Ok(ServerSettings {
                     // The ring of consistent hashing has 160 points for each.
                     weight: self.whole(table.weight, 1, 1..=256, "weight") as u32,

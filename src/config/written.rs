@@ -4,6 +4,7 @@
 //! keeps its place ([`Spanned`]).
 
 use super::units::{Adaptive, Pace, Percent, Size, Time, TimeRange, Wait};
+use crate::log::Field;
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, MapAccess, Visitor};
@@ -44,6 +45,8 @@ pub(super) struct File {
 pub(super) struct Log {
     pub format: Option<Format>,
     pub level: Option<Level>,
+    pub fields: Option<Vec<Field>>,
+    pub plain_requests: Option<Percent>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -118,6 +121,7 @@ pub(super) struct Client {
     pub address_ipv6_prefix: Option<Spanned<i64>>,
     pub tcp_keepalive: Option<Spanned<Wait>>,
     pub tcp_user_timeout: Option<Spanned<Wait>>,
+    pub request_id: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -171,6 +175,7 @@ pub(super) struct UpstreamTls {
 #[serde(deny_unknown_fields)]
 pub(super) struct Upstream {
     pub servers: Option<Spanned<Vec<Spanned<Server>>>>,
+    pub servers_file: Option<Spanned<String>>,
     pub balance: Option<Spanned<String>>,
     pub eject_after: Option<Spanned<i64>>,
     pub eject_pause: Option<Time>,
@@ -263,6 +268,15 @@ pub(super) struct Route {
     #[serde(default)]
     pub hosts: Vec<Spanned<String>>,
     pub path: Option<Spanned<String>>,
+    #[serde(default)]
+    pub methods: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub match_headers: BTreeMap<String, Spanned<String>>,
+    #[serde(default)]
+    pub match_query: BTreeMap<String, Spanned<String>>,
+    #[serde(default)]
+    pub subprotocols: Vec<Spanned<String>>,
+    pub replace_path: Option<Spanned<String>>,
     pub upstream: Option<Spanned<String>>,
     pub redirect_https: Option<Spanned<i64>>,
     #[serde(default)]

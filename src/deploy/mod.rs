@@ -98,6 +98,11 @@ impl Enrolled {
         &self.handle
     }
 
+    /// The number of the connection, for the log and for operators. Never used twice.
+    pub fn id(&self) -> u64 {
+        self.member.number()
+    }
+
     /// Its client has been told to reconnect, by whatever but a drain: it will be back.
     pub fn handle_return(&mut self) {
         self.returns = true;
@@ -200,6 +205,16 @@ impl Control {
     /// Looks at the handle of every connection.
     pub fn visit(&self, look: impl FnMut(&Arc<Handle>)) {
         self.lock().handles().for_each(look);
+    }
+
+    /// The connections with numbers above this one, in the order of their numbers, and where they stand.
+    pub fn connections(&self, after: Option<MemberId>) -> Vec<(MemberId, Place, Arc<Handle>)> {
+        self.lock().members(after)
+    }
+
+    /// The connection of this number.
+    pub fn connection(&self, id: MemberId) -> Option<Arc<Handle>> {
+        self.lock().handle(id).cloned()
     }
 
     /// An upgrade for an upstream, of this number and name, has succeeded or failed after this time.

@@ -260,6 +260,19 @@ impl<H: Clone> Conductor<H> {
         self.roster.handles()
     }
 
+    /// The members with identities above this one, oldest first.
+    pub fn members(&self, after: Option<MemberId>) -> Vec<(MemberId, Place, H)>
+    where
+        H: Clone,
+    {
+        self.roster.after(after)
+    }
+
+    /// The handle of a member.
+    pub fn handle(&self, id: MemberId) -> Option<&H> {
+        self.roster.get(id).map(|member| &member.handle)
+    }
+
     /// The figures of a drain, for as long as it is remembered.
     pub fn progress(&self, id: DrainId, now: Instant) -> Option<Progress> {
         self.drains.get(&id).map(|plan| plan.progress(now))

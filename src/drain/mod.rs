@@ -85,6 +85,18 @@ pub struct Place {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MemberId(u64);
 
+impl MemberId {
+    /// The number that stands for it in JSON and logs.
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+
+    /// The connection of this number, which need not exist.
+    pub const fn from_number(number: u64) -> Self {
+        MemberId(number)
+    }
+}
+
 /// A drain. Never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DrainId(u64);

@@ -73,6 +73,20 @@ impl<H> Roster<H> {
         self.members.values().map(|member| &member.handle)
     }
 
+    /// Members with identities above this one, oldest first.
+    pub(super) fn after(&self, after: Option<MemberId>) -> Vec<(MemberId, Place, H)>
+    where
+        H: Clone,
+    {
+        let is_after = |id: &MemberId| after.is_none_or(|after| *id > after);
+        let members = self.members.iter().filter(|(id, _)| is_after(id));
+        let mut members: Vec<_> = members
+            .map(|(id, member)| (*id, member.place, member.handle.clone()))
+            .collect();
+        members.sort_unstable_by_key(|(id, ..)| *id);
+        members
+    }
+
     pub(super) fn len(&self) -> usize {
         self.members.len()
     }

@@ -2,6 +2,7 @@
 //! WebSocket of wsgate's own (`upgrade`) or a plain request that Pingora serves (`plain`).
 
 use crate::edge::client::identity;
+use crate::edge::http::answer::Answer;
 use crate::edge::http::body::Framed;
 use crate::edge::http::client_request::Downstream;
 use crate::edge::http::head::{Head, NoHead};
@@ -334,7 +335,19 @@ impl ServerApp for ConnectionHandler {
             }
             session.set_pipelined_prefix(head.bytes);
             let request = self.proxy.process_new_http(session, shutdown);
-            let reused = transfer.run(request).await??;
+            let reused = match transfer.clone().run(request).await {
+                Ok(reused) => reused?,
+                Err(_) => {
+                    if let Some(stream) = transfer.take_returned() {
+                        let sentence = "the server of this request is taken out of service";
+                        let (answer, reason) =
+                            (Answer::unavailable(sentence), Reason::ServerDrained);
+                        self.refuse(stream, answer, reason, &table, without_body)
+                            .await;
+                    }
+                    return None;
+                }
+            };
             let (after, settings) = reused.consume();
             (stream, begun) = Framed::after(Paced::unwrap(after)?)?;
             persistent = settings;

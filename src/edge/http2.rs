@@ -5,13 +5,13 @@
 //! streams its client may throw away. What one stream may cost is [`Transfer`]'s. When the connection ends, its tasks end
 //! with it, and what they have begun with servers.
 
-use crate::edge::client::identity::ClientAddress;
 use crate::edge::http::transfer::Transfer;
 use crate::edge::plain::ProxyApp;
 use crate::edge::refusals::report_request;
 use crate::edge::settings::Client;
 use crate::metrics::{Metrics, PlainLimit, Reason};
 use crate::relay::Reservation;
+use crate::transport::address::ClientAddress;
 use http::StatusCode;
 use parking_lot::Mutex;
 use pingora::apps::HttpServerApp;
@@ -244,11 +244,11 @@ impl Streams {
             session.set_write_timeout(Some(REFUSAL_TIMEOUT));
             let request = proxy.process_new_http(session, &shutdown);
             let done = transfer.clone().run(request).await;
-            let late = done.is_none();
+            let is_stopped = done.is_err();
             // Before the answer to the question whether it was answered.
             drop(done);
             Ended {
-                answered: late || transfer.is_answered(),
+                answered: is_stopped || transfer.is_answered(),
                 memory: transfer.take_memory(SEND_BUFFER),
                 write_timeout: transfer.write_timeout(),
             }

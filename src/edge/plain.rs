@@ -109,6 +109,9 @@ impl ProxyHttp for ProxyApp {
             );
         };
         plain.connecting = Some(std::time::Instant::now());
+        if let Some(transfer) = &plain.transfer {
+            transfer.set_server(server);
+        }
         match route.pool.peer(server) {
             Ok(peer) => Ok(Box::new(peer)),
             Err(mut error) => {
@@ -222,6 +225,13 @@ impl ProxyHttp for ProxyApp {
         let mut changes = Changes::of_request(std::iter::empty());
         identity::forwarded(&mut changes, &client_request, identity, host, &downstream)?;
         identity::set_host(&mut changes, &request.headers, host);
+        let name = route.client.request_id.as_ref();
+        changes.set_request_id(name.zip(plain.request_id.as_deref()));
+        changes.tell_prefix(settings);
+        if settings.replace_path.is_some() {
+            let target = settings.server_target(client_request.target());
+            request.set_raw_path(&target)?;
+        }
         changes.vouch(settings.access.auth.as_ref(), &plain.auth_headers);
         changes.apply_rules(&settings.headers[0]);
         changes.apply(request)
@@ -266,6 +276,9 @@ impl ProxyHttp for ProxyApp {
             let error = Error::explain(ErrorType::InvalidHTTPHeader, "a 101 that nobody asked for");
             return Err(error.into_up());
         }
+        if let Some(transfer) = &plain.transfer {
+            transfer.handle_response();
+        }
         let length = headers::body_length(session.req_header(), response);
         if let (Some(transfer), Some(length)) = (&plain.transfer, length) {
             transfer.handle_response_length(length);
@@ -293,12 +306,14 @@ impl ProxyHttp for ProxyApp {
     async fn logging(&self, session: &mut Session, error: Option<&Error>, plain: &mut Plain) {
         let response = session.response_written();
         let status = response.map(|response| response.status.as_u16());
+        plain.log(session, error);
         if let Some(counted) = plain.counted.take() {
             counted.end(status);
         }
         let Some(transfer) = &plain.transfer else {
             return;
         };
+        transfer.release_server();
         if session.response_written().is_some() {
             transfer.handle_answer();
         }

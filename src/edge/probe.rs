@@ -42,7 +42,9 @@ impl Probe {
             return Err("no upgrade request".to_owned());
         }
         let host = client_request.host().map_err(|error| error.to_string())?;
-        let found = self.router.find(host, client_request.path());
+        let found = self
+            .router
+            .find(host, client_request.path(), |of| of.hold(&client_request));
         let found = found.map_err(|error| error.to_string())?;
         let route = found.and_then(|found| self.settings.routes.get(found));
         let route = route.ok_or("no route")?;
@@ -79,6 +81,7 @@ impl Probe {
             route,
             identity,
             &auth_headers,
+            None,
         )
         .map_err(wrong)
     }

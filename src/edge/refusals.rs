@@ -1,7 +1,6 @@
 //! Refusals of connections and of plain requests: each is answered, where anything can be said, and counted; a cause is in the
 //! log once a minute, with the number of those in between (each of them at the level `debug`).
 
-use crate::edge::client::identity::ClientAddress;
 use crate::edge::connections::ConnectionHandler;
 use crate::edge::http::answer::Answer;
 use crate::edge::http::client_request::Downstream;
@@ -10,6 +9,7 @@ use crate::edge::route::permit::Denied;
 use crate::edge::route::table::Table;
 use crate::log;
 use crate::metrics::{Metrics, Reason};
+use crate::transport::address::ClientAddress;
 use http::StatusCode;
 use pingora::protocols::Stream;
 use tracing::Level;

@@ -1,13 +1,18 @@
 //! The settings of the edge: listeners, clients and routes, as the configuration means them.
 
+use crate::edge::http::target::replace_prefix;
+use crate::edge::route::conditions::Conditions;
 use crate::handshake::Compression;
 use crate::inspect::{Rules, closing};
 use crate::limit::clients::AddressLimits;
+use crate::log::RequestLog;
 use crate::session::{Limits, Liveness};
 use crate::tls;
 use crate::transport::address::{Address, Tcp};
 use crate::upstream::settings::Upstream;
+use http::HeaderName;
 use ipnet::IpNet;
+use std::borrow::Cow;
 use std::time::Duration;
 
 /// One address on which clients are accepted.
@@ -51,6 +56,10 @@ pub struct Client {
     pub per_address: AddressLimits,
     /// When the system gives up their connections.
     pub tcp: Tcp,
+    /// The header with the id of a request; `None`: requests have none.
+    pub request_id: Option<HeaderName>,
+    /// What the log has of requests.
+    pub log: RequestLog,
 }
 
 /// Where a proxy in front of wsgate says who the client is.
@@ -83,6 +92,8 @@ impl Default for Client {
                 ipv6_prefix: 64,
             },
             tcp: Tcp::default(),
+            request_id: Some(HeaderName::from_static("x-request-id")),
+            log: RequestLog::default(),
         }
     }
 }
@@ -96,6 +107,10 @@ pub struct Route {
     pub hosts: Vec<String>,
     /// Path prefix, matched at segment borders; `/` matches every path.
     pub path: String,
+    /// What else a request has to be.
+    pub conditions: Conditions,
+    /// What servers get in the place of `path` at the beginning of a request's path; `None`: the path as it came.
+    pub replace_path: Option<String>,
     /// Index of its upstream in [`Settings::upstreams`].
     pub upstream: usize,
     /// The port of HTTPS to which requests without TLS are redirected; 0: they are served.
@@ -123,12 +138,22 @@ pub struct Route {
 }
 
 impl Route {
+    /// Path and query as a server gets them: what came, or its beginning [replaced](Route::replace_path).
+    pub(crate) fn server_target<'a>(&self, origin_form: &'a [u8]) -> Cow<'a, [u8]> {
+        match &self.replace_path {
+            None => Cow::Borrowed(origin_form),
+            Some(replacement) => Cow::Owned(replace_prefix(origin_form, &self.path, replacement)),
+        }
+    }
+
     /// A route for every host and client, with the default of each setting. `upstream` is an index of [`Settings::upstreams`].
     pub fn new(name: &str, path: &str, upstream: usize) -> Self {
         Route {
             name: name.to_owned(),
             hosts: Vec::new(),
             path: path.to_owned(),
+            conditions: Conditions::default(),
+            replace_path: None,
             upstream,
             redirect_https: 0,
             allowed_origins: Vec::new(),

@@ -92,13 +92,18 @@ pub enum Cause {
     },
     /// Nothing has passed for as long as the route allows.
     Idle,
+    /// An operator has closed the connection with this code.
+    Operator {
+        /// Of the client's Close.
+        code: u16,
+    },
     /// More is kept in memory for readers than may be, and this connection has one of the slowest.
     Overload,
 }
 
 impl Cause {
     /// Each [initiator](Cause::initiator) with each of its [labels](Cause::label).
-    pub const ENDS: [(&str, &str); 12] = [
+    pub const ENDS: [(&str, &str); 13] = [
         ("client", "violation"),
         ("server", "violation"),
         ("client", "closed"),
@@ -109,6 +114,7 @@ impl Cause {
         ("server", "vanished"),
         ("client", "stalled"),
         ("server", "stalled"),
+        ("operator", "closed"),
         ("wsgate", "idle"),
         ("wsgate", "overload"),
     ];
@@ -117,7 +123,7 @@ impl Cause {
     pub const fn label(&self) -> &'static str {
         match self {
             Cause::Violation { .. } => "violation",
-            Cause::Closed { .. } => "closed",
+            Cause::Closed { .. } | Cause::Operator { .. } => "closed",
             Cause::ServerRestarts { .. } => "restart",
             Cause::Drained { .. } => "drained",
             Cause::Vanished { .. } => "vanished",
@@ -148,11 +154,12 @@ impl Cause {
             | Cause::Vanished { .. }
             | Cause::Stalled { .. }
             | Cause::Idle
+            | Cause::Operator { .. }
             | Cause::Overload => false,
         }
     }
 
-    /// The originator of the end: `client`, `server`, `deploy` or `wsgate`.
+    /// The originator of the end: `client`, `server`, `deploy`, `operator` or `wsgate`.
     pub const fn initiator(&self) -> &'static str {
         match self {
             Cause::Violation { by, .. }
@@ -161,6 +168,7 @@ impl Cause {
             | Cause::Stalled { by } => by.label(),
             Cause::ServerRestarts { .. } => Side::Server.label(),
             Cause::Drained { .. } => "deploy",
+            Cause::Operator { .. } => "operator",
             Cause::Idle | Cause::Overload => "wsgate",
         }
     }
@@ -205,8 +213,9 @@ pub struct Orders {
 
 /// The table: what each side is told when a connection ends for this cause.
 ///
-/// `delay` is what a restart suggests to this client, between the bounds of [`Policy::reconnect_after`].
-pub fn orders(cause: &Cause, policy: &Policy, delay: Duration) -> Orders {
+/// `delay` is what a restart suggests to this client, between the bounds of [`Policy::reconnect_after`]; `reason` is that of an
+/// operator's Close.
+pub fn orders(cause: &Cause, policy: &Policy, delay: Duration, reason: &str) -> Orders {
     let close = |code, reason| Order::Close {
         code: Some(code),
         reason,
@@ -268,6 +277,10 @@ pub fn orders(cause: &Cause, policy: &Policy, delay: Duration) -> Orders {
             client: close(close::GOING_AWAY, "idle for too long".to_owned()),
             upstream: close(close::GOING_AWAY, "idle for too long".to_owned()),
         },
+        Cause::Operator { code } => Orders {
+            client: close(code, reason.to_owned()),
+            upstream: close(close::GOING_AWAY, "closed by an operator".to_owned()),
+        },
         Cause::Overload => Orders {
             client: close(
                 close::TRY_AGAIN_LATER,
@@ -289,7 +302,7 @@ mod tests {
             Order::Close { code, .. } => code,
             Order::Restart { code, .. } => Some(code),
         };
-        let orders = orders(&cause, policy, Duration::from_millis(2400));
+        let orders = orders(&cause, policy, Duration::from_millis(2400), "");
         (code(orders.client), code(orders.upstream))
     }
 
@@ -301,6 +314,7 @@ mod tests {
                 by: drain::Cause::Deploy,
             },
             Cause::Idle,
+            Cause::Operator { code: 4000 },
             Cause::Overload,
         ];
         for by in Side::ALL {
@@ -414,7 +428,8 @@ mod tests {
             by: Side::Client,
             violation,
         };
-        let Order::Close { reason, .. } = orders(&cause, &Policy::default(), Duration::ZERO).client
+        let Order::Close { reason, .. } =
+            orders(&cause, &Policy::default(), Duration::ZERO, "").client
         else {
             panic!("the client is told");
         };
@@ -424,7 +439,7 @@ mod tests {
         );
         let cause = Cause::Vanished { by: Side::Server };
         let delay = Duration::from_millis(2400);
-        let orders = orders(&cause, &Policy::default(), delay);
+        let orders = orders(&cause, &Policy::default(), delay, "");
         assert_eq!(
             orders.client,
             Order::Restart {

@@ -3,7 +3,7 @@
 use super::labels::{PlainLimit, StatusClass};
 use super::{Metrics, Reason, Registrar};
 use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Bounds of the buckets for the time from the head of a plain request to the end of its response, in seconds: from a file out of
 /// a cache to a stream of events.
@@ -91,6 +91,11 @@ pub struct PlainRequest {
 }
 
 impl PlainRequest {
+    /// The time since its head was complete.
+    pub fn age(&self) -> Duration {
+        self.began.elapsed()
+    }
+
     /// The request ended, with a response of this status, if there was one.
     pub fn end(mut self, status: Option<u16>) {
         self.class = StatusClass::of(status);

@@ -115,6 +115,8 @@ reasons! {
     QueueFull = "queue_full", QueueTimeout, Gate;
     /// The client left while its upgrade waited for a server.
     ClientLeft = "client_left", Abandoned, Client;
+    /// The server of a plain request was drained, and the deadline of the drain is over: 503.
+    ServerDrained = "server_drained", QueueTimeout, Gate;
     /// No server can be reached: 502.
     Unreachable = "unreachable", Unreachable, Gate;
     /// No server could be reached within `connect_timeout`: 504.

@@ -32,6 +32,8 @@ pub struct ServerFigures {
     pub states: &'static [&'static str],
     /// WebSocket connections to it.
     pub connections: usize,
+    /// Plain requests to it under way.
+    pub plain_requests: usize,
     /// Seconds since an operator drained it; 0 where nobody did.
     pub drained_seconds: f64,
     /// Handshakes under way.
@@ -174,6 +176,7 @@ struct Series {
     away: IntGaugeVec,
     state: IntGaugeVec,
     connections: IntGaugeVec,
+    plain_requests: IntGaugeVec,
     drained: GaugeVec,
     handshakes: IntGaugeVec,
     handshake_limit: IntGaugeVec,
@@ -207,6 +210,11 @@ impl Series {
             connections: gauges(
                 "wsgate_server_connections",
                 "WebSocket connections to a server.",
+                &SERVER,
+            )?,
+            plain_requests: gauges(
+                "wsgate_server_plain_requests",
+                "Plain requests to a server that are under way.",
                 &SERVER,
             )?,
             drained: GaugeVec::new(
@@ -243,12 +251,13 @@ impl Series {
         })
     }
 
-    fn all(&self) -> [&dyn Collector; 9] {
+    fn all(&self) -> [&dyn Collector; 10] {
         [
             &self.queued,
             &self.away,
             &self.state,
             &self.connections,
+            &self.plain_requests,
             &self.drained,
             &self.handshakes,
             &self.handshake_limit,
@@ -276,6 +285,7 @@ impl Series {
                 series.with_label_values(&labels).set(value);
             };
             set(&self.connections, server.connections as i64);
+            set(&self.plain_requests, server.plain_requests as i64);
             let drained = self.drained.with_label_values(&labels);
             drained.set(server.drained_seconds);
             set(&self.handshakes, server.handshakes as i64);

@@ -7,11 +7,13 @@
 //! The relay decides nothing about a connection: what passes, what each side is sent and when the connection is over is the
 //! [`session`](crate::session)'s to say.
 
+mod about;
 mod buffers;
 mod handle;
 mod pipe;
 mod report;
 
+pub use about::{About, Figures};
 pub use buffers::{Buffers, Holding, Reservation};
 pub use handle::Handle;
 
@@ -21,6 +23,7 @@ use crate::metrics::Metrics;
 use crate::session::{Command, Outcome, Passage, Phase, ReconnectDelays, Session, Settings, Turn};
 use crate::transport::delivery::Delivery;
 use bytes::BytesMut;
+use handle::Request;
 use pipe::{CHUNK, Pipe};
 use std::cell::RefCell;
 use std::fmt;
@@ -42,25 +45,28 @@ pub struct RouteContext {
     pub buffers: Arc<Buffers>,
     /// Where all else is counted.
     pub metrics: Arc<Metrics>,
-    /// For how long the clients of a server that is gone are told to stay away.
-    pub delays: Arc<dyn ServerReconnectDelays>,
+    /// The servers of its upstream.
+    pub servers: Arc<dyn Servers>,
 }
 
-/// The delays of clients whose server is gone, as its upstream suggests them.
-pub trait ServerReconnectDelays: Send + Sync {
-    /// As [`ReconnectDelays::delay`], for a client of the server of this number.
+/// What relays ask the upstream of their route about its servers.
+pub trait Servers: Send + Sync {
+    /// For how long a client of the server of this number, which is gone, is told to stay away: as [`ReconnectDelays::delay`].
     fn delay(&self, gone: u32, range: (Duration, Duration), drawn: Duration) -> Duration;
+
+    /// The address of the server of this number, for the log; `None` where it is not known any more.
+    fn address(&self, server: u32) -> Option<String>;
 }
 
 /// The delays of the clients of one server.
 struct DelaysOf<'a> {
-    delays: &'a dyn ServerReconnectDelays,
+    servers: &'a dyn Servers,
     server: u32,
 }
 
 impl ReconnectDelays for DelaysOf<'_> {
     fn delay(&self, range: (Duration, Duration), drawn: Duration) -> Duration {
-        self.delays.delay(self.server, range, drawn)
+        self.servers.delay(self.server, range, drawn)
     }
 }
 
@@ -122,9 +128,9 @@ impl<C, U> Relay<C, U> {
         }
     }
 
-    /// The leg of the client, to look at.
-    pub fn client(&self) -> &C {
-        &self.client
+    /// The handle of this relay.
+    pub fn handle(&self) -> &Handle {
+        &self.state.handle
     }
 }
 
@@ -203,8 +209,12 @@ impl Drop for State {
 impl State {
     /// Passes on what the outside asks for. Whether anything happened.
     fn poll_commands(&mut self, cx: &mut Context<'_>, now: std::time::Instant) -> bool {
-        // Asked for in any case: it is how the handle learns whom to wake.
-        let drain = self.handle.poll_drain(cx.waker());
+        self.handle.poll(cx.waker()) && self.handle_commands(now)
+    }
+
+    #[cold]
+    fn handle_commands(&mut self, now: std::time::Instant) -> bool {
+        let drain = self.handle.drain_cause();
         let before = self.session.phase().rank();
         if self.handle.is_hurried() && !self.session.is_hurried() {
             self.session.handle_command(Command::Hurry, now);
@@ -221,11 +231,34 @@ impl State {
             };
             self.session.handle_command(Command::Shed(slow), now);
         }
+        for request in self.handle.take_requests() {
+            match request {
+                Request::Close { code, reason } => {
+                    self.session
+                        .handle_command(Command::Close { code, reason }, now);
+                }
+                Request::Figures(answer) => {
+                    // Who has asked may be gone.
+                    let _ = answer.send(self.figures(now));
+                }
+            }
+        }
         let moved = self.session.phase().rank() != before;
         if moved {
             self.take_frames(now);
         }
         moved
+    }
+
+    fn figures(&mut self, now: std::time::Instant) -> Figures {
+        let passed = [Side::Client, Side::Server].map(|from| self.session.passed(from));
+        let memory = [Side::Client, Side::Server].map(|from| self.memory(from));
+        Figures {
+            messages: passed.map(|passed| passed.messages),
+            bytes: passed.map(|passed| passed.bytes),
+            idle: self.session.silence(now),
+            buffered: memory.iter().sum(),
+        }
     }
 
     /// Calls the session when the time that it waits for has come. Whether anything happened.
@@ -261,7 +294,7 @@ impl State {
     fn take_frames(&mut self, now: std::time::Instant) -> bool {
         let mut taken = false;
         let delays = DelaysOf {
-            delays: &*self.context.delays,
+            servers: &*self.context.servers,
             server: self.handle.server(),
         };
         for to in [Side::Client, Side::Server] {

@@ -1,6 +1,6 @@
 //! The events of a session, as metrics and log lines.
 
-use super::State;
+use super::{About, State};
 use crate::inspect::{Kind, Mode};
 use crate::metrics::Initiator;
 use crate::session::Event;
@@ -9,6 +9,23 @@ impl State {
     /// Counts and logs what has happened since the last call.
     pub(super) fn report(&mut self) {
         let (metrics, route) = (&self.context.metrics, self.context.route.as_str());
+        let about = self.handle.about();
+        let server = || self.context.servers.address(self.handle.server());
+        // The fields of every line about a rule that was broken; `$more` are those of one event.
+        macro_rules! warn {
+            ($by:ident, $kind:expr, $message:literal, $($more:tt)*) => {
+                tracing::warn!(
+                    route,
+                    server = server(),
+                    peer = about.map(About::peer),
+                    client = about.map(|about| tracing::field::display(about.client())),
+                    side = $by.label(),
+                    kind = $kind.label(),
+                    $($more)*,
+                    $message
+                )
+            };
+        }
         while let Some(event) = self.session.poll_event() {
             match event {
                 Event::Violation {
@@ -18,20 +35,17 @@ impl State {
                 } => {
                     metrics.violation(route, by, violation.kind, mode);
                     if mode == Mode::Observe {
-                        let (side, kind) = (by.label(), violation.kind.label());
-                        tracing::warn!(route, side, kind, %violation, "violation observed");
+                        warn!(by, violation.kind, "violation observed", %violation);
                     }
                 }
                 Event::CloseWithoutReason { by, code } => {
                     let kind = Kind::CloseReasonNotUtf8;
                     metrics.violation(route, by, kind, Mode::Enforce);
-                    let (side, kind) = (by.label(), kind.label());
-                    tracing::warn!(route, side, kind, code, "Close passed without its reason");
+                    warn!(by, kind, "Close passed without its reason", code);
                 }
                 Event::SlowedDown { by, violation } => {
                     metrics.violation(route, by, violation.kind, Mode::Enforce);
-                    let (side, kind) = (by.label(), violation.kind.label());
-                    tracing::warn!(route, side, kind, %violation, "slowed down");
+                    warn!(by, violation.kind, "slowed down", %violation);
                 }
                 Event::Close { from, to, code } => {
                     metrics.close(from.map_or(Initiator::Wsgate, Initiator::Side), to, code);

@@ -108,9 +108,13 @@ struct World {
 /// The delay that was drawn, however many clients there are.
 struct AsDrawn;
 
-impl ServerReconnectDelays for AsDrawn {
+impl Servers for AsDrawn {
     fn delay(&self, _: u32, _: (Duration, Duration), drawn: Duration) -> Duration {
         drawn
+    }
+
+    fn address(&self, _: u32) -> Option<String> {
+        None
     }
 }
 
@@ -134,7 +138,7 @@ fn with_settings(settings: Settings) -> RouteContext {
         settings: Arc::new(settings),
         buffers: Arc::new(Buffers::new(metrics.clone())),
         metrics,
-        delays: Arc::new(AsDrawn),
+        servers: Arc::new(AsDrawn),
     }
 }
 

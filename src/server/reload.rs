@@ -8,7 +8,7 @@ use super::certificates;
 use super::certificates::ReportedErrors;
 use super::listening::{BindError, Bound, Listeners, SocketAccess};
 use crate::admin::{Admin, Reload};
-use crate::config::Config;
+use crate::config::{Config, Reading};
 use crate::deploy::Control;
 use crate::drain::Cause;
 use crate::edge::connections::ConnectionHandler;
@@ -81,8 +81,11 @@ impl Live {
                 "wsgate was started without a file, so there is nothing to reload".to_owned(),
             );
         };
-        let mut config =
-            Config::load_over(file, Some(&self.config)).map_err(|error| error.to_string())?;
+        let reading = Reading {
+            before: Some(&self.config),
+            is_offline: false,
+        };
+        let mut config = Config::load_as(file, reading).map_err(|error| error.to_string())?;
         let mut notes = std::mem::take(&mut config.warnings);
         notes.extend(self.later(&config));
 

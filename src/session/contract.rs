@@ -20,12 +20,19 @@ impl ReconnectDelays for () {
 }
 
 /// A command to a session from outside.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Tell the client to reconnect, at a message boundary; what logs call the reason.
     Drain(drain::Cause),
     /// Wait for nothing any more: whatever the client is still to be told is told at the end of the frame under way.
     Hurry,
+    /// End the connection with this Close for the client.
+    Close {
+        /// A code that may be sent: 1000 to 1003, 1007 to 1014, 3000 to 4999.
+        code: u16,
+        /// At most 123 bytes are sent of it.
+        reason: Box<str>,
+    },
     /// Give up the memory that this connection keeps: 1013. The side that reads too slowly.
     Shed(Side),
 }

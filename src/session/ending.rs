@@ -78,6 +78,7 @@ impl Session {
             | Cause::Vanished { .. }
             | Cause::Stalled { .. }
             | Cause::Idle
+            | Cause::Operator { .. }
             | Cause::Overload => {
                 self.arm_close(now);
                 self.order(Side::Client, orders.client);
@@ -89,9 +90,7 @@ impl Session {
 
     /// Notes when the end began, and for how long no message had passed by then.
     fn begin_end(&mut self, now: Instant) {
-        let seconds = self.settings.seconds(now);
-        let silent = seconds.saturating_sub(self.last_message);
-        let silent = Duration::from_secs(silent.into());
+        let silent = Duration::from_secs(self.silence(now).into());
         self.rare().end = Some(EndBegan { at: now, silent });
     }
 
@@ -169,6 +168,14 @@ impl Session {
             limit: ReaderLimit::BufferMemory,
         });
         self.end(Cause::Overload, now);
+    }
+
+    /// An operator ends the session.
+    pub(super) fn close(&mut self, code: u16, reason: Box<str>, now: Instant) {
+        if self.phase.cause().is_none() {
+            self.rare().close_reason = reason;
+            self.end(Cause::Operator { code }, now);
+        }
     }
 
     /// The client is told of a restart now, at the end of the frame under way.
@@ -266,7 +273,8 @@ impl Session {
     fn orders(&mut self, cause: &Cause) -> Orders {
         let (low, high) = self.settings.closing.reconnect_after;
         let delay = self.generator.between(low, high);
-        closing::orders(cause, &self.settings.closing, delay)
+        let reason = self.rare.as_ref().map_or("", |rare| &rare.close_reason);
+        closing::orders(cause, &self.settings.closing, delay, reason)
     }
 
     fn order(&mut self, to: Side, order: Order) {

@@ -270,6 +270,7 @@ impl Session {
                 self.rare().hurried = true;
                 self.hurry(now);
             }
+            Command::Close { code, reason } => self.close(code, reason, now),
             Command::Shed(slow) => self.shed(slow, now),
         }
         self.advance(now);
@@ -290,6 +291,16 @@ impl Session {
             }
         }
         self.advance(now);
+    }
+
+    /// The messages and bytes of a side that have passed until now.
+    pub fn passed(&self, from: Side) -> Passed {
+        self.inbound[from as usize].passed
+    }
+
+    /// Seconds since the last data message in either direction; 0 where no [epoch](Settings::epoch) is set.
+    pub fn silence(&self, now: Instant) -> u32 {
+        self.settings.seconds(now).saturating_sub(self.last_message)
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) is to be called, if nothing else happens before.

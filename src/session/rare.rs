@@ -21,6 +21,8 @@ pub(super) struct Rare {
     pub hurried: bool,
     pub events: Vec<Event>,
     pub end: Option<EndBegan>,
+    /// The reason of an operator's Close.
+    pub close_reason: Box<str>,
 }
 
 /// The moment at which a session began to end.
@@ -40,5 +42,6 @@ impl Rare {
             && !self.hurried
             && self.events.is_empty()
             && self.end.is_none()
+            && self.close_reason.is_empty()
     }
 }

@@ -1,7 +1,7 @@
 //! Where listeners listen and servers are reached, and when the system gives up a connection.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -22,6 +22,42 @@ impl fmt::Display for Address {
             Address::Tcp(addr) => write!(f, "{addr}"),
             Address::Name(name, port) => write!(f, "{name}:{port}"),
             Address::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// The address of a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientAddress {
+    /// The address of the peer, or the one that a trusted proxy names.
+    Known(IpAddr),
+    /// A trusted proxy names none that can be read: no list contains it.
+    Unknown,
+    /// No address: the client is the peer on a Unix socket.
+    Unix,
+}
+
+impl ClientAddress {
+    /// A peer that speaks for itself.
+    pub fn of_peer(peer: Option<IpAddr>) -> Self {
+        peer.map_or(ClientAddress::Unix, ClientAddress::Known)
+    }
+
+    /// The address, if it is known.
+    pub fn known(self) -> Option<IpAddr> {
+        match self {
+            ClientAddress::Known(address) => Some(address),
+            ClientAddress::Unknown | ClientAddress::Unix => None,
+        }
+    }
+}
+
+impl fmt::Display for ClientAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ClientAddress::Known(address) => write!(f, "{address}"),
+            ClientAddress::Unknown => f.write_str("unknown"),
+            ClientAddress::Unix => f.write_str("unix"),
         }
     }
 }

@@ -10,3 +10,4 @@ pub(crate) mod proxy_protocol;
 pub mod socket;
 pub(crate) mod source_addresses;
 pub(crate) mod tls_stream;
+pub(crate) mod written_address;

@@ -7,7 +7,7 @@
 use crate::admission::limit::{ClientNetwork, Handshake, HandshakeEnd, Settings};
 use crate::admission::queue::{Waiter, Wanted};
 use crate::admission::{Admission, Entry, ServerAdmission, Turn};
-use crate::relay::ServerReconnectDelays;
+use crate::relay::Servers;
 use crate::upstream::Pool;
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::{HashMap, VecDeque};
@@ -342,8 +342,8 @@ impl Drop for Waiting {
     }
 }
 
-/// The clients of a server that is gone come back no faster than the others are known to take them.
-impl ServerReconnectDelays for Pool {
+impl Servers for Pool {
+    /// The clients of a server that is gone come back no faster than the others are known to take them.
     fn delay(&self, gone: u32, range: (Duration, Duration), drawn: Duration) -> Duration {
         let (low, high) = range;
         let span = high.saturating_sub(low).as_secs_f64();
@@ -357,5 +357,11 @@ impl ServerReconnectDelays for Pool {
         let mut inner = self.admitting.lock();
         let admission = &mut inner.admission;
         admission.reconnect_delay(range, &servers, draw, now())
+    }
+
+    fn address(&self, server: u32) -> Option<String> {
+        let members = self.members();
+        let found = members.all().find(|known| known.number == server);
+        found.map(|server| server.address.to_string())
     }
 }

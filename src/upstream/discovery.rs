@@ -1,14 +1,16 @@
-//! Servers by name: which addresses a name has now, asked again and again.
+//! Servers by name and by file: which addresses a name has now, and which servers a file, looked at again and again.
 //!
 //! The system's resolver is asked, so that `/etc/hosts`, search domains and whatever else a machine is set up for hold
-//! here too. It is always true that a name that cannot be resolved changes nothing: the servers that it had stay.
+//! here too. It is always true that a name that cannot be resolved, or a file that cannot be read, changes nothing: the servers that it had stay.
 
 use crate::deploy::Control;
 use crate::drain::Cause;
 use crate::transport::address::Address;
-use crate::upstream::{Pool, Pools, RemovedServers};
+use crate::upstream::servers_file;
+use crate::upstream::{Pool, Pools, RemovedServers, Server};
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::AbortHandle;
@@ -32,26 +34,14 @@ impl Discovery {
     /// Resolves for as long as it is polled, in tasks of the runtime that polls it. A reload changes what is resolved.
     pub(crate) async fn run(self) {
         let mut changes = self.pools.watch();
-        let mut running: HashMap<(u32, String, u16), AbortHandle> = HashMap::new();
+        let mut running: HashMap<(u32, Source), AbortHandle> = HashMap::new();
         loop {
             let mut before = std::mem::take(&mut running);
             for pool in self.pools.current() {
-                for server in &pool.members().settings.servers {
-                    let Address::Name(name, port) = &server.address else {
-                        continue;
-                    };
-                    let key = (pool.index, name.clone(), *port);
+                for source in sources(&pool) {
+                    let key = (pool.index, source);
                     let known = before.remove(&key);
-                    let task = known.unwrap_or_else(|| {
-                        let lookup = Lookup {
-                            pool: pool.clone(),
-                            pools: self.pools.clone(),
-                            control: self.control.clone(),
-                            name: name.clone(),
-                            port: *port,
-                        };
-                        tokio::spawn(lookup.run()).abort_handle()
-                    });
+                    let task = known.unwrap_or_else(|| self.spawn(&pool, key.1.clone()));
                     running.insert(key, task);
                 }
             }
@@ -63,22 +53,130 @@ impl Discovery {
     }
 }
 
-/// A name of a pool.
-struct Lookup {
+impl Discovery {
+    fn spawn(&self, pool: &Arc<Pool>, source: Source) -> AbortHandle {
+        let target = Target {
+            pool: pool.clone(),
+            pools: self.pools.clone(),
+            control: self.control.clone(),
+        };
+        let task = match source {
+            Source::Name(name, port) => tokio::spawn(Lookup { target, name, port }.run()),
+            Source::File(path) => tokio::spawn(Watch { target, path }.run()),
+        };
+        task.abort_handle()
+    }
+}
+
+/// Where servers of a pool come from.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Source {
+    /// A host name and a port.
+    Name(String, u16),
+    /// A file of servers.
+    File(PathBuf),
+}
+
+fn sources(pool: &Pool) -> Vec<Source> {
+    let members = pool.members();
+    let settings = &members.settings;
+    let names = settings
+        .servers
+        .iter()
+        .filter_map(|server| match &server.address {
+            Address::Name(name, port) => Some(Source::Name(name.clone(), *port)),
+            Address::Tcp(_) | Address::Unix(_) => None,
+        });
+    let file = settings.servers_file.iter();
+    names
+        .chain(file.map(|file| Source::File(file.path.clone())))
+        .collect()
+}
+
+/// The pool whose servers change.
+struct Target {
     pool: Arc<Pool>,
     pools: Arc<Pools>,
     control: Arc<Control>,
+}
+
+impl Target {
+    /// The servers of the pool have changed; these are drained once others can take their clients.
+    fn handle_change(&self, left: Vec<Arc<Server>>, source: &str) {
+        self.pools.handle_change();
+        let upstream = self.pool.name.as_str();
+        for server in left {
+            tracing::info!(upstream, source, server = %server.address, "server has left its source");
+            let departing = RemovedServers::server(&self.pool, server);
+            departing.spawn(&self.control, &self.pools, Cause::Discovery);
+        }
+    }
+}
+
+/// A file of servers of a pool.
+struct Watch {
+    target: Target,
+    path: PathBuf,
+}
+
+impl Watch {
+    async fn run(self) {
+        let (pool, path) = (&self.target.pool, self.path.display().to_string());
+        let (upstream, file) = (pool.name.as_str(), path.as_str());
+        let mut complaint = String::new();
+        loop {
+            sleep(servers_file::INTERVAL).await;
+            let path = self.path.clone();
+            let read = tokio::task::spawn_blocking(move || servers_file::read(&path)).await;
+            let read = read.unwrap_or_else(|error| Err(error.to_string()));
+            match read {
+                Ok(servers) => {
+                    if !complaint.is_empty() {
+                        complaint.clear();
+                        tracing::info!(upstream, file, "the file of servers is good again");
+                    }
+                    let members = pool.members();
+                    let settings = &members.settings;
+                    let fixed = settings.servers_file.as_ref().map_or(0, |file| file.fixed);
+                    if settings.servers.get(fixed..) == Some(&servers) {
+                        continue;
+                    }
+                    let count = servers.len();
+                    tracing::info!(upstream, file, count, "the file of servers has changed");
+                    let left = pool.set_file_servers(servers);
+                    self.target.handle_change(left, file);
+                }
+                // Once for each error, not each time.
+                Err(error) if complaint != error => {
+                    tracing::warn!(
+                        upstream,
+                        file,
+                        error,
+                        "the file of servers is not used; nothing changes"
+                    );
+                    complaint = error;
+                }
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+/// A name of a pool.
+struct Lookup {
+    target: Target,
     name: String,
     port: u16,
 }
 
 impl Lookup {
     async fn run(self) {
-        let (upstream, name) = (self.pool.name.as_str(), self.name.as_str());
+        let pool = &self.target.pool;
+        let (upstream, name) = (pool.name.as_str(), self.name.as_str());
         let mut complaint = String::new();
         let mut soon = SOON;
         loop {
-            let interval = self.pool.members().settings.resolve_interval;
+            let interval = pool.members().settings.resolve_interval;
             match self.ask().await {
                 Ok(addresses) => {
                     if !complaint.is_empty() {
@@ -86,14 +184,9 @@ impl Lookup {
                         tracing::info!(upstream, name, "name resolves again");
                     }
                     soon = SOON;
-                    let changed = self.pool.resolve((name, self.port), addresses);
-                    if changed.is_some() {
-                        self.pools.handle_change();
-                    }
-                    for server in changed.into_iter().flatten() {
-                        tracing::info!(upstream, name, server = %server.address, "address has left the name");
-                        let departing = RemovedServers::server(&self.pool, server);
-                        departing.spawn(&self.control, &self.pools, Cause::Discovery);
+                    let changed = pool.resolve((name, self.port), addresses);
+                    if let Some(left) = changed {
+                        self.target.handle_change(left, name);
                     }
                     sleep(interval).await;
                 }

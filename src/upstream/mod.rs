@@ -12,9 +12,11 @@ pub(crate) mod discovery;
 pub(crate) mod health_checks;
 pub mod intents;
 pub(crate) mod plain_connector;
+mod plain_requests;
 mod pools;
 mod removed;
 mod server;
+pub mod servers_file;
 pub mod settings;
 pub mod state_file;
 mod sticky;
@@ -25,6 +27,7 @@ pub use crate::upstream::availability::{HealthStatus, Out, State};
 pub(crate) use crate::upstream::connect::{
     Connected, Unreachable, Wish, may_be_restarting, retry_pause, warn_unreachable,
 };
+pub(crate) use crate::upstream::plain_requests::PlainPermit;
 pub use crate::upstream::pools::{Departure, Pools};
 pub use crate::upstream::removed::RemovedServers;
 pub use crate::upstream::server::{Server, ServerPermit};

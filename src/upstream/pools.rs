@@ -205,6 +205,19 @@ impl Pool {
         Some(update.left)
     }
 
+    /// The file of servers has these now. The servers that the pool has no more.
+    pub(crate) fn set_file_servers(&self, servers: Vec<ServerSettings>) -> Vec<Arc<Server>> {
+        let update = self.rebuild(Cause::Discovery, |before| {
+            let mut after = before.clone();
+            if let Some(file) = &after.settings.servers_file {
+                after.settings.servers.truncate(file.fixed);
+                after.settings.servers.extend(servers);
+            }
+            after
+        });
+        update.left
+    }
+
     /// Makes the servers be those that settings and names ask for: a server that stays is the same as before, one that does
     /// not has left by `cause`.
     fn rebuild(&self, cause: Cause, change: impl FnOnce(&Members) -> Members) -> Update {

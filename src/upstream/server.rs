@@ -7,6 +7,7 @@ use crate::metrics::ServerHandshakes;
 use crate::transport::address::Address;
 use crate::upstream::availability::{Availability, HealthStatus, Out, State};
 use crate::upstream::intents::Intent;
+use crate::upstream::plain_requests::PlainRequests;
 use crate::upstream::settings::ServerSettings;
 use parking_lot::Mutex;
 use std::ops::Deref;
@@ -35,6 +36,7 @@ pub struct Server {
     ejector: Mutex<Ejector>,
     /// How long its answers to upgrade requests took.
     answers: ServerHandshakes,
+    pub(super) plain_requests: PlainRequests,
     /// Notified when a server of the pool may take connections that took none before.
     changed: Arc<Notify>,
 }
@@ -86,6 +88,7 @@ impl Server {
             connections: AtomicUsize::new(0),
             ejector: Mutex::default(),
             answers: ServerHandshakes::new(),
+            plain_requests: PlainRequests::default(),
             changed,
         };
         server.apply(settings);

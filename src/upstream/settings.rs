@@ -6,6 +6,7 @@ use crate::deploy::Thresholds;
 use crate::tls;
 use crate::transport::address::{Address, Tcp};
 use crate::transport::source_addresses::Sources;
+use crate::upstream::servers_file::ServersFile;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,8 +15,10 @@ use std::time::Duration;
 pub struct Upstream {
     /// As routes, logs and metrics name it.
     pub name: String,
-    /// At least one.
+    /// At least one, those of the [file](Upstream::servers_file) included.
     pub servers: Vec<ServerSettings>,
+    /// A file with servers, which is read again when it changes.
+    pub servers_file: Option<ServersFile>,
     /// How a server is chosen.
     pub balance: Balance,
     /// When a server that fails in the handshake is left alone for a while.
@@ -167,6 +170,7 @@ impl Upstream {
         Upstream {
             name: name.into(),
             servers: servers.into_iter().map(ServerSettings::new).collect(),
+            servers_file: None,
             balance: Balance::LeastConnections,
             ejection: Ejection::default(),
             connect_timeout: Duration::from_secs(5),

@@ -11,53 +11,19 @@ use crate::edge::http::headers::Changes;
 use crate::edge::http::target;
 use crate::edge::settings::{Client, ForwardedHeader};
 use crate::handshake::Fields;
+use crate::log;
+use crate::transport::address::ClientAddress;
 use crate::transport::socket::Unnamed;
 use crate::transport::tls_stream;
 use http::HeaderValue;
 use http::header::{self, HeaderName};
 use ipnet::IpNet;
 use pingora::{ErrorType, OrErr, Result};
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-
-/// The address of a client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ClientAddress {
-    /// The address of the peer, or the one that a trusted proxy names.
-    Known(IpAddr),
-    /// A trusted proxy names none that can be read: no list contains it.
-    Unknown,
-    /// No address: the client is the peer on a Unix socket.
-    Unix,
-}
-
-impl ClientAddress {
-    /// A peer that speaks for itself.
-    pub(crate) fn of_peer(peer: Option<IpAddr>) -> Self {
-        peer.map_or(ClientAddress::Unix, ClientAddress::Known)
-    }
-
-    pub(crate) fn known(self) -> Option<IpAddr> {
-        match self {
-            ClientAddress::Known(address) => Some(address),
-            ClientAddress::Unknown | ClientAddress::Unix => None,
-        }
-    }
-}
-
-impl fmt::Display for ClientAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            ClientAddress::Known(address) => write!(f, "{address}"),
-            ClientAddress::Unknown => f.write_str("unknown"),
-            ClientAddress::Unix => f.write_str("unix"),
-        }
-    }
-}
 
 /// The peer of a connection, and the client behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,6 +112,22 @@ pub(crate) fn identify(
         None => identity.client = ClientAddress::Unknown,
     }
     identity
+}
+
+/// Says in the log, once for each peer, that its word on the client is not taken.
+pub(crate) fn report_ignored(headers: &impl Fields, identity: &Identity) {
+    let Some(peer) = identity.peer.filter(|_| identity.believed.is_none()) else {
+        return;
+    };
+    let mut names = [X_FORWARDED_FOR, header::FORWARDED].into_iter();
+    let came = names.find(|name| headers.lines(name.clone()).next().is_some());
+    const EVENT: &str =
+        "a header that names the client is ignored: its peer is none of `trusted_proxies`";
+    if let Some(header) = came
+        && log::admit_once(EVENT, peer)
+    {
+        tracing::info!(%peer, %header, "{EVENT}");
+    }
 }
 
 /// The client, and the place of the element that names it. From the nearest hop to the farthest: each that is trusted

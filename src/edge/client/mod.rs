@@ -2,3 +2,4 @@
 
 pub mod forwarded;
 pub(crate) mod identity;
+pub(crate) mod request_id;

@@ -6,6 +6,8 @@ use crate::edge::http::request_head::{HeadError, RequestHead};
 use crate::edge::http::target::{Target, TargetError};
 use crate::handshake;
 use crate::handshake::Fields;
+use crate::log;
+use crate::log::{Details, Field};
 use crate::transport::socket::Unnamed;
 use http::header::{self, HeaderName};
 use http::{Method, Version};
@@ -120,6 +122,19 @@ impl<'a> ClientRequest<'a> {
     pub(crate) fn host_as_it_came(&self) -> &[u8] {
         let host = || self.lines(header::HOST).next();
         self.authority.or_else(host).unwrap_or_default()
+    }
+
+    /// These fields of the request, for the log.
+    pub(crate) fn details(&self, fields: log::Fields, request_id: Option<&str>) -> Details {
+        const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+        Details::of(fields, |field| match field {
+            Field::Host => Some(self.host_as_it_came()),
+            Field::Path => Some(self.path()),
+            Field::Origin => self.lines(header::ORIGIN).next(),
+            Field::UserAgent => self.lines(header::USER_AGENT).next(),
+            Field::RequestId => request_id.map(str::as_bytes),
+            Field::Traceparent => self.lines(TRACEPARENT).next(),
+        })
     }
 
     /// All headers, in the order in which they came.

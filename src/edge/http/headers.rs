@@ -1,6 +1,6 @@
 //! Changes to the headers of a message on its way.
 
-use crate::edge::settings::{Auth, HeaderRules};
+use crate::edge::settings::{Auth, HeaderRules, Route};
 use crate::handshake;
 use bytes::{BufMut, BytesMut};
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
@@ -81,6 +81,22 @@ impl<'a> Changes<'a> {
     /// This one comes beside those of its name. The value has to be one that may stand in a header.
     pub(crate) fn add(&mut self, name: impl Into<Cow<'a, str>>, value: impl Into<Cow<'a, [u8]>>) {
         self.added.push((name.into(), value.into()));
+    }
+
+    /// Sets the id of the request, in the header that the configuration has for it.
+    pub(crate) fn set_request_id(&mut self, request_id: Option<(&'a HeaderName, &'a str)>) {
+        if let Some((name, id)) = request_id {
+            self.set(name.as_str(), id.as_bytes());
+        }
+    }
+
+    /// Tells the server which beginning of the path was replaced. Without the slash at its end, so that a server writes its own
+    /// paths behind it.
+    pub(crate) fn tell_prefix(&mut self, route: &'a Route) {
+        if route.replace_path.is_some() {
+            let prefix = route.path.trim_end_matches('/');
+            self.set("X-Forwarded-Prefix", prefix.as_bytes());
+        }
     }
 
     /// The rules of a route.

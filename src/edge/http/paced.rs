@@ -11,7 +11,7 @@ use crate::transport::delegate::{delegate_identity, delegate_tls};
 use async_trait::async_trait;
 use pingora::protocols::{Shutdown, Stream};
 use std::future::Future;
-use std::io::{self, IoSlice};
+use std::io::{self, Cursor, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -48,8 +48,13 @@ impl Paced {
 
     /// The connection itself, once the request is done.
     pub(crate) fn unwrap(stream: Stream) -> Option<Stream> {
-        let paced = stream.into_any().downcast::<Paced>().ok()?;
-        Some(paced.stream)
+        let mut paced = stream.into_any().downcast::<Paced>().ok()?;
+        Some(paced.take_stream())
+    }
+
+    /// The connection itself, and in its place one that is at its end.
+    fn take_stream(&mut self) -> Stream {
+        std::mem::replace(&mut self.stream, Box::new(Cursor::new(Vec::new())))
     }
 
     /// Does this with the connection, and gives the client up where it has been waited for too long.
@@ -92,6 +97,14 @@ impl Paced {
             let sentence = "the client does not take the response";
             io::Error::new(io::ErrorKind::TimedOut, sentence)
         })
+    }
+}
+
+impl Drop for Paced {
+    /// A request that was ended for its server's sake is answered by the owner of the transfer.
+    fn drop(&mut self) {
+        let transfer = self.transfer.clone();
+        transfer.give_back(|| self.take_stream());
     }
 }
 

@@ -101,6 +101,23 @@ impl<'a> Target<'a> {
     }
 }
 
+/// A path and query whose `prefix` is replaced. What is left of the path stays as it was written, but for slashes at its beginning:
+/// servers would read `//host/path` in different ways. Unchanged where the path does not begin with the prefix.
+pub fn replace_prefix(origin_form: &[u8], prefix: &str, replacement: &str) -> Vec<u8> {
+    let Some(rest) = origin_form.strip_prefix(prefix.as_bytes()) else {
+        return origin_form.to_vec();
+    };
+    let slashes = rest.iter().take_while(|byte| **byte == b'/').count();
+    let rest = &rest[slashes..];
+    let mut replaced = replacement.as_bytes().to_vec();
+    let is_path = !matches!(rest.first(), None | Some(b'?'));
+    if (is_path || slashes > 0 || prefix.ends_with('/')) && !replacement.ends_with('/') {
+        replaced.push(b'/');
+    }
+    replaced.extend_from_slice(rest);
+    replaced
+}
+
 /// Appends a part of a request target to a URL that is sent in a header: what RFC 3986 does not allow in a URL is percent-encoded.
 pub fn push_encoded(url: &mut String, part: &[u8]) {
     for byte in part {
@@ -127,6 +144,30 @@ fn after_scheme(target: &[u8]) -> Option<&[u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn prefixes() {
+        for (target, prefix, replacement, expected) in [
+            ("/api/a?b", "/api", "/", "/a?b"),
+            ("/api", "/api", "/", "/"),
+            ("/api?b", "/api", "/", "/?b"),
+            ("/api/", "/api", "/", "/"),
+            ("/api//host/a", "/api", "/", "/host/a"),
+            ("/api/a", "/api", "/v2/chat", "/v2/chat/a"),
+            ("/api/", "/api", "/v2", "/v2/"),
+            ("/api", "/api", "/v2", "/v2"),
+            ("/api?b", "/api", "/v2", "/v2?b"),
+            ("/api/a", "/api/", "/v2/", "/v2/a"),
+            ("/api/%2F/b", "/api", "/", "/%2F/b"),
+            ("/a", "/", "/v2", "/v2/a"),
+            ("/", "/", "/v2", "/v2/"),
+            ("/other", "/api", "/", "/other"),
+        ] {
+            let replaced = replace_prefix(target.as_bytes(), prefix, replacement);
+            let replaced = String::from_utf8(replaced).unwrap();
+            assert_eq!(replaced, expected, "{target}: {prefix} by {replacement}");
+        }
+    }
 
     #[test]
     fn the_forms_of_a_target() {

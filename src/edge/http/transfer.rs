@@ -9,7 +9,9 @@ use crate::edge::http::patience::Patience;
 use crate::edge::settings::Client;
 use crate::metrics::{Metrics, PlainLimit};
 use crate::relay::{Buffers, Reservation};
+use crate::upstream::{PlainPermit, Server};
 use parking_lot::{Mutex, MutexGuard};
+use pingora::protocols::Stream;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,8 +26,8 @@ tokio::task_local! {
 #[derive(Debug)]
 pub(crate) struct Transfer {
     state: Mutex<State>,
-    /// A body is expected from now on.
-    expected: Notify,
+    /// A body is expected, or the request has a server, from now on.
+    changed: Notify,
     metrics: Arc<Metrics>,
 }
 
@@ -39,6 +41,23 @@ struct State {
     /// Of the response, where its head says so.
     length: Option<usize>,
     memory: Option<Reservation>,
+    /// The place of the request at its server.
+    server: Option<PlainPermit>,
+    /// The server has answered: a head of a response is on its way.
+    is_begun: bool,
+    /// The request was ended for its server's sake before a response began.
+    is_unserved: bool,
+    /// The client's connection, then.
+    returned: Option<Stream>,
+}
+
+/// Why a request ended before it was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stopped {
+    /// The client kept its body waiting for too long.
+    Late,
+    /// Its server is drained, and the deadline of the drain is over.
+    ServerDrained,
 }
 
 /// The body of the request, as far as it has to come from the client.
@@ -69,8 +88,12 @@ impl Transfer {
                 answered: false,
                 length: None,
                 memory: None,
+                server: None,
+                is_begun: false,
+                is_unserved: false,
+                returned: None,
             }),
-            expected: Notify::new(),
+            changed: Notify::new(),
             metrics: metrics.clone(),
         })
     }
@@ -80,33 +103,89 @@ impl Transfer {
         CURRENT.try_with(Arc::clone).ok()
     }
 
-    /// Runs the request. `None`: the client kept its body waiting for too long, and the request was dropped; that resets the
-    /// stream, or closes the connection, and ends what goes on with the server.
-    pub(crate) async fn run<T>(self: Arc<Self>, request: impl Future<Output = T>) -> Option<T> {
+    /// Runs the request.
+    ///
+    /// # Errors
+    /// The request was dropped; that resets the stream, or closes the connection, and ends what goes on with the server.
+    pub(crate) async fn run<T>(
+        self: Arc<Self>,
+        request: impl Future<Output = T>,
+    ) -> Result<T, Stopped> {
         let request = CURRENT.scope(self.clone(), request);
         tokio::select! {
             biased;
-            done = request => Some(done),
-            () = self.overdue() => {
-                self.handle_end(PlainLimit::BodyTimeout);
-                None
+            done = request => Ok(done),
+            stopped = self.stopped() => {
+                if stopped == Stopped::Late {
+                    self.handle_end(PlainLimit::BodyTimeout);
+                }
+                Err(stopped)
             }
         }
     }
 
-    async fn overdue(&self) {
+    async fn stopped(&self) -> Stopped {
         loop {
-            let expected = self.expected.notified();
-            let deadline = match &self.lock().body {
-                Body::Quiet => None,
-                Body::Expected { patience, since } => Some(*since + patience.left() + GRACE),
+            let changed = self.changed.notified();
+            let (deadline, server) = {
+                let state = self.lock();
+                let deadline = match &state.body {
+                    Body::Quiet => None,
+                    Body::Expected { patience, since } => Some(*since + patience.left() + GRACE),
+                };
+                (deadline, state.server.as_ref().map(PlainPermit::end))
             };
-            match deadline {
-                None => expected.await,
-                Some(deadline) if deadline <= Instant::now() => return,
-                Some(deadline) => sleep_until(deadline).await,
+            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                return Stopped::Late;
+            }
+            let ends = async {
+                match server {
+                    // The server, and with it the sender, lives as long as the permit.
+                    Some(mut end) => drop(end.changed().await),
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = changed => {}
+                () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {}
+                () = ends => {
+                    // Before the request is dropped, and with it the client's connection.
+                    let mut state = self.lock();
+                    state.is_unserved = !state.is_begun;
+                    state.server = None;
+                    return Stopped::ServerDrained;
+                }
             }
         }
+    }
+
+    /// The request goes to this server from now on.
+    pub(crate) fn set_server(&self, server: &Arc<Server>) {
+        self.lock().server = Some(server.begin_plain_request());
+        self.changed.notify_one();
+    }
+
+    /// The head of a response of the server is on its way to the client.
+    pub(crate) fn handle_response(&self) {
+        self.lock().is_begun = true;
+    }
+
+    /// The request is done.
+    pub(crate) fn release_server(&self) {
+        self.lock().server = None;
+    }
+
+    /// Takes the client's connection back from a request that was dropped, if nothing was written to it yet.
+    pub(super) fn give_back(&self, stream: impl FnOnce() -> Stream) {
+        let mut state = self.lock();
+        if state.is_unserved {
+            state.returned = Some(stream());
+        }
+    }
+
+    /// The client's connection, where the request was ended for its server's sake before a response began.
+    pub(crate) fn take_returned(&self) -> Option<Stream> {
+        self.lock().returned.take()
     }
 
     /// From now on the body of the request has to come.
@@ -119,7 +198,7 @@ impl Transfer {
                 since: Instant::now(),
             };
             drop(state);
-            self.expected.notify_one();
+            self.changed.notify_one();
         }
     }
 
@@ -260,7 +339,10 @@ mod tests {
             Transfer::current().unwrap().expect_body();
             std::future::pending::<()>().await;
         };
-        assert_eq!(transfer(20 * SECOND, 0).run(request).await, None);
+        assert_eq!(
+            transfer(20 * SECOND, 0).run(request).await,
+            Err(Stopped::Late)
+        );
         assert_eq!(begun.elapsed().as_secs(), 27);
     }
 
@@ -293,7 +375,7 @@ mod tests {
             // A long poll.
             tokio::time::sleep(3600 * SECOND).await;
         };
-        assert_eq!(transfer(20 * SECOND, 256).run(request).await, Some(()));
+        assert_eq!(transfer(20 * SECOND, 256).run(request).await, Ok(()));
     }
 
     #[tokio::test(start_paused = true)]
@@ -302,6 +384,6 @@ mod tests {
             Transfer::current().unwrap().expect_body();
             tokio::time::sleep(3600 * SECOND).await;
         };
-        assert_eq!(transfer(Duration::ZERO, 256).run(request).await, Some(()));
+        assert_eq!(transfer(Duration::ZERO, 256).run(request).await, Ok(()));
     }
 }

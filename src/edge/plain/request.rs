@@ -1,7 +1,8 @@
 //! The state of a plain request, and its admission: route, limits, access, servers.
 
 use crate::edge::client::identity;
-use crate::edge::client::identity::{ClientAddress, Identity};
+use crate::edge::client::identity::Identity;
+use crate::edge::client::request_id;
 use crate::edge::http::answer::{Answer, Refused};
 use crate::edge::http::client_request::{ClientRequest, Downstream};
 use crate::edge::http::head::NoHead;
@@ -20,11 +21,15 @@ use crate::edge::upgrade::refusal::About;
 use crate::handshake;
 use crate::handshake::Refusal;
 use crate::limit::clients::{AddressPermit, Throttled};
+use crate::log::Field;
 use crate::metrics::{PlainRequest, Reason};
+use crate::transport::address::ClientAddress;
 use crate::upstream::Server;
 use http::{Method, StatusCode, Version, header};
-use pingora::Result;
 use pingora::protocols::http::ServerSession;
+use pingora::proxy::Session;
+use pingora::{Error, Result};
+use rand::Rng;
 use std::sync::Arc;
 
 /// The state of a plain request between Pingora's calls.
@@ -46,6 +51,8 @@ pub(crate) struct Plain {
     pub(super) exhausted: bool,
     pub(super) identity: Option<Identity>,
     pub(super) auth_headers: AuthHeaders,
+    /// Accepted or made, where requests have one.
+    pub(super) request_id: Option<String>,
     /// The request asks for a WebSocket: its refusal is counted and logged as that of an upgrade.
     pub(super) is_attempt: bool,
     /// The request was sent to a server, or may have been.
@@ -102,6 +109,7 @@ impl Plain {
         // Also where it is refused: the rules of the route hold for the answer.
         self.route = Some(route.clone());
         self.identity = Some(identity);
+        self.request_id = request_id::of(&client_request, downstream.peer, &table.client);
         let allowed = match route.check_scheme(&client_request, identity, &downstream) {
             // Upgrade requests of HTTP/1.1 are served by `upgrade`.
             Ok(()) if self.is_attempt => Err(refusal::of_handshake(&Refusal::HttpVersion)),
@@ -175,6 +183,45 @@ impl Plain {
         };
         let route = self.route.as_ref().map(|route| route.name());
         refusals::report_request(&table.metrics, reason, status, sentence, route, client);
+    }
+
+    /// Writes the line of a request that ended: of each, of a share of all, or of none, as `plain_requests` says.
+    pub(super) fn log(&self, session: &Session, error: Option<&Error>) {
+        let (Some(route), Some(identity)) = (&self.route, &self.identity) else {
+            return;
+        };
+        let log = route.client.log;
+        if rand::thread_rng().gen_range(0..100) >= log.plain_requests {
+            return;
+        }
+        let head = session.req_header();
+        let Ok(request) = ClientRequest::of(head) else {
+            return;
+        };
+        let details = request.details(log.fields, self.request_id.as_deref());
+        let server = self.candidates.get(self.tried);
+        let peer = session.client_addr().map(ToString::to_string);
+        tracing::info!(
+            route = route.name(),
+            upstream = route.pool.name,
+            server = server.filter(|_| self.connecting.is_some()).map(|server| tracing::field::display(&server.address)),
+            peer,
+            client = identity.behind_peer().map(tracing::field::display),
+            method = %head.method,
+            version = ?head.version,
+            host = details.get(Field::Host),
+            path = details.get(Field::Path),
+            origin = details.get(Field::Origin),
+            user_agent = details.get(Field::UserAgent),
+            request_id = details.get(Field::RequestId),
+            traceparent = details.get(Field::Traceparent),
+            status = session.response_written().map(|head| head.status.as_u16()),
+            duration_ms = self.counted.as_ref().map(|counted| counted.age().as_millis() as u64),
+            bytes_from_client = session.body_bytes_read(),
+            bytes_from_server = session.body_bytes_sent(),
+            error = error.map(tracing::field::display),
+            "plain request ended"
+        );
     }
 
     /// Holds an admitted request to the limits of its route, and counts its memory.

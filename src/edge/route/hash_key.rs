@@ -51,12 +51,12 @@ pub(crate) fn find(
     (!found.is_empty()).then_some(found)
 }
 
-fn is(wanted: u8) -> impl Fn(&u8) -> bool {
+pub(super) fn is(wanted: u8) -> impl Fn(&u8) -> bool {
     move |byte| *byte == wanted
 }
 
 /// The value of `name=value`.
-fn named<'a>(pair: &'a [u8], name: &str) -> Option<&'a [u8]> {
+pub(super) fn named<'a>(pair: &'a [u8], name: &str) -> Option<&'a [u8]> {
     pair.strip_prefix(name.as_bytes())?.strip_prefix(b"=")
 }
 

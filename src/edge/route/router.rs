@@ -1,13 +1,15 @@
 //! Which route a request takes. Pure.
 
 use crate::edge::http::authority;
+use crate::edge::route::conditions::Conditions;
 use crate::edge::route::path;
 use crate::edge::settings::Route;
 use std::borrow::Cow;
 use std::fmt;
 
 /// The routes of a configuration in the order in which they are tried: exact hosts, wildcards from the longest on, any
-/// host; and within each the longest path first.
+/// host; within each the longest path first; and of the same path the one with most conditions first, then the one that the
+/// configuration has first. A route whose conditions do not hold is as good as absent.
 ///
 /// A path is compared twice: as it is written, and in its [normal form](path::normalize), with the paths of the
 /// configuration likewise. Servers read paths in either way, and [doubtful](path::Doubtful) ones in ways between the two; a
@@ -26,6 +28,7 @@ struct Entry {
     path: String,
     /// Its normal form.
     normal_path: Vec<u8>,
+    conditions: Conditions,
     /// Index into the routes that the router was made of.
     route: usize,
 }
@@ -70,6 +73,7 @@ impl Router {
                     host,
                     path: settings.path.clone(),
                     normal_path: path::normalize(settings.path.as_bytes()).into_owned(),
+                    conditions: settings.conditions.clone(),
                     route,
                 })
             };
@@ -90,7 +94,7 @@ impl Router {
                 Host::Any => 0,
             };
             // Of the paths that a path begins with, the one with the longer normal form is also written longer.
-            std::cmp::Reverse((host, entry.normal_path.len()))
+            std::cmp::Reverse((host, entry.normal_path.len(), entry.conditions.count()))
         });
         let is_plain = |entry: &Entry| entry.path.as_bytes() == entry.normal_path;
         Router {
@@ -99,55 +103,58 @@ impl Router {
         }
     }
 
-    /// The route of a request: `host` as it stands in the request, port included, and the path without its query.
+    /// The route of a request: `host` as it stands in the request, port included, the path without its query, and whether the
+    /// request meets conditions.
     ///
     /// # Errors
     /// A server could read the path as one of another route.
-    pub fn find(&self, host: &str, path: &[u8]) -> Result<Option<usize>, PathError> {
+    pub fn find(
+        &self,
+        host: &str,
+        path: &[u8],
+        meets: impl Fn(&Conditions) -> bool,
+    ) -> Result<Option<usize>, PathError> {
         // RFC 9112 §3.2.4: `*` is no path.
         if path.first() != Some(&b'/') {
             return Ok(None);
         }
         let host = authority::normalize(host);
+        let has = |entry: &Entry| entry.host.has(&host) && meets(&entry.conditions);
         let normal = path::normalize(path);
         if normal.contains(&0) {
             return Err(PathError::Nul);
         }
-        let written = self.first(&host, |entry| is_below(path, entry.path.as_bytes()));
+        let written = self.first(|entry| is_below(path, entry.path.as_bytes()) && has(entry));
         let route = written.map(|at| self.entries[at].route);
         if matches!(normal, Cow::Borrowed(_)) && self.is_plain {
             return Ok(route);
         }
-        let resolved = self.first(&host, |entry| is_below(&normal, &entry.normal_path));
+        let resolved = self.first(|entry| is_below(&normal, &entry.normal_path) && has(entry));
         if resolved.map(|at| self.entries[at].route) != route {
             return Err(PathError::Ambiguous);
         }
         match resolved {
-            Some(at) if self.is_ambiguous(&host, path, at) => Err(PathError::Ambiguous),
+            Some(at) if self.is_ambiguous(path, at, has) => Err(PathError::Ambiguous),
             _ => Ok(route),
         }
     }
 
     /// Whether some server could take a path for one of another route than that of the entry `at`, which is chosen for it as
     /// it is written and for its normal form.
-    fn is_ambiguous(&self, host: &str, path: &[u8], at: usize) -> bool {
+    fn is_ambiguous(&self, path: &[u8], at: usize, has: impl Fn(&Entry) -> bool) -> bool {
         let Some(doubtful) = path::Doubtful::of(path) else {
             return false;
         };
         let (before, chosen) = (&self.entries[..at], &self.entries[at]);
         // The entries before this one are those that would be preferred.
         let could_be = |entry: &Entry| {
-            entry.route != chosen.route
-                && entry.host.has(host)
-                && doubtful.may_be_below(&entry.normal_path)
+            entry.route != chosen.route && has(entry) && doubtful.may_be_below(&entry.normal_path)
         };
         !doubtful.stays_below(&chosen.normal_path) || before.iter().any(could_be)
     }
 
-    /// The first entry for this host that has the path.
-    fn first(&self, host: &str, has_path: impl Fn(&Entry) -> bool) -> Option<usize> {
-        let mut entries = self.entries.iter();
-        entries.position(|entry| entry.host.has(host) && has_path(entry))
+    fn first(&self, is_chosen: impl Fn(&Entry) -> bool) -> Option<usize> {
+        self.entries.iter().position(is_chosen)
     }
 }
 
@@ -204,7 +211,7 @@ mod tests {
             ("[::1]", "/", 5),
             ("", "/", 0),
         ] {
-            let found = router.find(host, path.as_bytes());
+            let found = router.find(host, path.as_bytes(), |_| true);
             assert_eq!(found, Ok(Some(route)), "{host}{path}");
         }
     }
@@ -212,14 +219,18 @@ mod tests {
     #[test]
     fn without_a_route_there_is_none() {
         let router = router(&[(&["a.example"], "/ws/")]);
-        assert_eq!(router.find("a.example", b"/ws/room"), Ok(Some(0)));
+        assert_eq!(router.find("a.example", b"/ws/room", |_| true), Ok(Some(0)));
         for (host, path) in [
             ("a.example", "/ws"),
             ("a.example", "/"),
             ("b.example", "/ws/"),
             ("a.example", "*"),
         ] {
-            assert_eq!(router.find(host, path.as_bytes()), Ok(None), "{host}{path}");
+            assert_eq!(
+                router.find(host, path.as_bytes(), |_| true),
+                Ok(None),
+                "{host}{path}"
+            );
         }
     }
 
@@ -263,7 +274,7 @@ mod tests {
             "/caf\u{e9}",
             "/caf%c3%a9",
         ] {
-            let found = router.find(any, path.as_bytes());
+            let found = router.find(any, path.as_bytes(), |_| true);
             assert_eq!(found, Err(PathError::Ambiguous), "{path}");
         }
         for (path, route) in [
@@ -280,13 +291,13 @@ mod tests {
             ("/admin/open/./x;a=b", 2),
             ("/caf%C3%A9/%41", 3),
         ] {
-            let found = router.find(any, path.as_bytes());
+            let found = router.find(any, path.as_bytes(), |_| true);
             assert_eq!(found, Ok(Some(route)), "{path}");
         }
-        assert_eq!(router.find(any, b"/a%00b"), Err(PathError::Nul));
+        assert_eq!(router.find(any, b"/a%00b", |_| true), Err(PathError::Nul));
         // Not all of its segments are looked at.
         let long = format!("{}/..", "/a".repeat(300));
-        let found = router.find(any, long.as_bytes());
+        let found = router.find(any, long.as_bytes(), |_| true);
         assert_eq!(found, Err(PathError::Ambiguous));
     }
 
@@ -295,18 +306,18 @@ mod tests {
     fn no_spelling_leads_out_of_the_only_route() {
         let router = router(&[(&[], "/ws")]);
         for path in ["/ws/../x", "/ws/..%2fx", "//ws", "/%77s", "/ws/../ws"] {
-            let found = router.find("", path.as_bytes());
+            let found = router.find("", path.as_bytes(), |_| true);
             assert_eq!(found, Err(PathError::Ambiguous), "{path}");
         }
-        assert_eq!(router.find("", b"/ws/./x"), Ok(Some(0)));
-        assert_eq!(router.find("", b"/x/..//y"), Ok(None));
+        assert_eq!(router.find("", b"/ws/./x", |_| true), Ok(Some(0)));
+        assert_eq!(router.find("", b"/x/..//y", |_| true), Ok(None));
     }
 
     #[test]
     fn every_spelling_of_an_address_is_one_host() {
         let router = router(&[(&[], "/"), (&["[::1]"], "/")]);
         for host in ["[::1]", "[0:0:0:0:0:0:0:1]:80", "[::0:1]"] {
-            assert_eq!(router.find(host, b"/"), Ok(Some(1)), "{host}");
+            assert_eq!(router.find(host, b"/", |_| true), Ok(Some(1)), "{host}");
         }
     }
 }

@@ -1,10 +1,11 @@
 //! The routing table: the routes of a configuration, with the run-time state of each.
 
 use crate::deploy::Control;
-use crate::edge::client::identity::{ClientAddress, Identity, https_url, identify, is_trusted};
+use crate::edge::client::identity::{Identity, https_url, identify, is_trusted, report_ignored};
 use crate::edge::http::answer::{Answer, Refused};
 use crate::edge::http::client_request::{ClientRequest, Downstream};
 use crate::edge::http::lingering::Lingering;
+use crate::edge::route::conditions::Conditions;
 use crate::edge::route::router::Router;
 use crate::edge::settings::{Client, Route, Settings};
 use crate::limit::clients::{AddressPermit, Clients, Throttled};
@@ -13,6 +14,7 @@ use crate::relay::{Buffers, RouteContext};
 use crate::session;
 use crate::tls::Accept;
 use crate::transport::address::Address;
+use crate::transport::address::ClientAddress;
 use crate::upstream::{Pool, Pools};
 use http::{HeaderName, StatusCode, header};
 use parking_lot::RwLock;
@@ -198,7 +200,7 @@ impl Table {
                 }),
                 buffers: global_limits.buffers.clone(),
                 metrics: metrics.clone(),
-                delays: pools[route.upstream].clone(),
+                servers: pools[route.upstream].clone(),
             };
             let known = before.and_then(|table| table.named(&route.name));
             Arc::new(RouteState {
@@ -254,7 +256,10 @@ impl Table {
             Err(answer.refusing(reason))
         };
         let found = match client_request.host() {
-            Ok(host) => self.router.find(host, client_request.path()),
+            Ok(host) => {
+                let meets = |conditions: &Conditions| conditions.hold(client_request);
+                self.router.find(host, client_request.path(), meets)
+            }
             Err(error) => return refuse(StatusCode::BAD_REQUEST, error.to_string(), Reason::Host),
         };
         let route = match found {
@@ -268,6 +273,7 @@ impl Table {
         // Only wsgate may tell a server the subject of a client's certificate: what the client itself says there is removed.
         client_request.remove(&self.subject_headers);
         let identity = identify(downstream, client_request, &self.client);
+        report_ignored(client_request, &identity);
         Ok((route.clone(), identity))
     }
 

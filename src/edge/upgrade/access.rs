@@ -1,7 +1,7 @@
 //! Access control of a route: by the client's address and certificate, and by an access service that is asked (`auth_url`).
 
 use crate::duration::Shown;
-use crate::edge::client::identity::{ClientAddress, Identity, forwarded, is_in};
+use crate::edge::client::identity::{Identity, forwarded, is_in};
 use crate::edge::http::answer::{Answer, Refused};
 use crate::edge::http::client_request::{ClientRequest, Downstream};
 use crate::edge::http::headers;
@@ -10,6 +10,7 @@ use crate::edge::settings::{Access, Auth};
 use crate::handshake;
 use crate::log;
 use crate::metrics::{Metrics, Reason};
+use crate::transport::address::ClientAddress;
 use crate::transport::address::Tcp;
 use crate::transport::error_text::words;
 use crate::transport::exhaustion::ProbeError;

@@ -3,19 +3,18 @@
 use crate::deploy::Enrolled;
 use crate::drain;
 use crate::drain::Place;
-use crate::edge::client::identity::ClientAddress;
 use crate::edge::route::permit::TunnelPermit;
 use crate::edge::route::table::RouteState;
 use crate::edge::upgrade::server_close;
 use crate::inspect::Side;
 use crate::inspect::closing::Cause;
 use crate::limit::clients::network_of;
-use crate::relay::Relay;
+use crate::log::Field;
+use crate::relay::{About, Relay};
 use crate::session::{Outcome, Passed};
 use crate::transport::socket::Socket;
 use crate::upstream::{ClientNetwork, Server, ServerPermit, SessionEnd};
 use pingora::protocols::Stream;
-use pingora::protocols::l4::socket::SocketAddr;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -54,11 +53,7 @@ fn session_end(outcome: &Outcome, age: Duration) -> SessionEnd {
 /// The data of a connection that are kept until its end, for the log and the metrics.
 pub(crate) struct Connection {
     pub permit: TunnelPermit,
-    /// The client's address, where it is not that of the peer.
-    pub client: Option<ClientAddress>,
     pub server: ServerPermit,
-    pub protocol: Option<Box<str>>,
-    pub started: Instant,
 }
 
 impl Connection {
@@ -73,15 +68,20 @@ impl Connection {
     ) -> impl Future<Output = ()> + Send {
         async move {
             let outcome = (&mut relay).await;
-            let peer = relay.client().get_socket_digest();
-            let peer = peer.as_ref().and_then(|digest| digest.peer_addr());
-            self.handle_end(&outcome, enrolled, peer);
+            // The socket goes before the permits do: a client that is back at once finds its place free.
+            drop(relay);
+            self.handle_end(&outcome, enrolled);
         }
     }
 
-    fn handle_end(&self, outcome: &Outcome, mut enrolled: Enrolled, peer: Option<&SocketAddr>) {
+    fn handle_end(&self, outcome: &Outcome, mut enrolled: Enrolled) {
         let route = self.permit.route();
-        self.tell_server(outcome, peer);
+        let handle = enrolled.handle().clone();
+        let Some(about) = handle.about() else {
+            // Each connection is introduced before it runs.
+            return;
+        };
+        self.tell_server(outcome, about);
         match outcome.cause {
             Cause::Drained { by } => route.context.metrics.drained(by),
             Cause::ServerRestarts { .. } => {
@@ -102,35 +102,36 @@ impl Connection {
             | Cause::Vanished { .. }
             | Cause::Stalled { .. }
             | Cause::Idle
+            | Cause::Operator { .. }
             | Cause::Overload => {}
         }
+        let id = enrolled.id();
         drop(enrolled);
-        self.log(outcome, peer);
+        self.log(outcome, about, id);
         route.context.metrics.connection_ended(
             route.name(),
             &outcome.cause,
-            self.started.elapsed(),
+            about.started.elapsed(),
         );
     }
 
     /// Reports the end of the session to the server's ejection and restart detection.
-    fn tell_server(&self, outcome: &Outcome, peer: Option<&SocketAddr>) {
+    fn tell_server(&self, outcome: &Outcome, about: &About) {
         let route = self.permit.route();
-        let peer = peer.and_then(SocketAddr::as_inet);
-        let client = match self.client {
-            None => peer.map(|peer| peer.ip()),
+        let client = match about.client {
+            None => about.peer.map(|peer| peer.ip()),
             Some(client) => client.known(),
         };
         let end_began = outcome.end_began.unwrap_or_else(Instant::now);
-        let age = end_began.saturating_duration_since(self.started);
+        let age = end_began.saturating_duration_since(about.started);
         let (end, whose) = (session_end(outcome, age), client_network(route, client));
         let (server, metrics) = (self.server.server(), &route.context.metrics);
         route
             .pool
-            .handle_end(server, end, whose, self.started, metrics);
+            .handle_end(server, end, whose, about.started, metrics);
     }
 
-    fn log(&self, outcome: &Outcome, peer: Option<&SocketAddr>) {
+    fn log(&self, outcome: &Outcome, about: &About, id: u64) {
         let Outcome {
             cause,
             from_client,
@@ -148,10 +149,17 @@ impl Connection {
             route = self.permit.route().name(),
             upstream = self.permit.route().pool.name,
             server = %self.server.address,
-            peer = peer.map_or_else(|| "unix".to_owned(), ToString::to_string),
-            client = self.client.map(tracing::field::display),
-            protocol = self.protocol,
-            duration_ms = self.started.elapsed().as_millis() as u64,
+            id,
+            peer = about.peer(),
+            client = about.client.map(tracing::field::display),
+            host = about.details.get(Field::Host),
+            path = about.details.get(Field::Path),
+            origin = about.details.get(Field::Origin),
+            user_agent = about.details.get(Field::UserAgent),
+            request_id = about.details.get(Field::RequestId),
+            traceparent = about.details.get(Field::Traceparent),
+            protocol = about.protocol,
+            duration_ms = about.started.elapsed().as_millis() as u64,
             messages_from_client = from_client.messages,
             bytes_from_client = from_client.bytes,
             messages_from_server = from_server.messages,

@@ -1,14 +1,15 @@
 //! The last stage of an upgrade: the client gets its 101, and both connections go to a relay.
 
 use crate::deploy::Enrolled;
-use crate::edge::client::identity::ClientAddress;
 use crate::edge::route::permit::Permit;
 use crate::edge::route::table::RouteState;
 use crate::edge::upgrade::connection::Connection;
 use crate::edge::upgrade::server_handshake::Switched;
 use crate::edge::upgrade::stages::{Permits, note_handshake};
+use crate::log::Details;
 use crate::metrics::Handshake;
-use crate::relay::Relay;
+use crate::relay::{About, Relay};
+use crate::transport::address::ClientAddress;
 use crate::upstream::{ClientNetwork, ServerPermit};
 use bytes::BytesMut;
 use pingora::protocols::Stream;
@@ -25,6 +26,8 @@ pub(crate) struct Tunnel {
     pub network: ClientNetwork,
     pub server: ServerPermit,
     pub protocol: Option<Box<str>>,
+    /// Fields of the request, for the log.
+    pub details: Details,
     /// When the request was complete.
     pub began: Instant,
 }
@@ -56,11 +59,19 @@ impl Tunnel {
         };
         let connection = Connection {
             permit: permit.into_tunnel(self.permits.route, self.permits.address),
-            client: self.client,
             server: self.server,
-            protocol: self.protocol,
-            started: Instant::now(),
         };
+        let peer = client.get_socket_digest();
+        let peer = peer.as_ref().and_then(|digest| digest.peer_addr());
+        let started = Instant::now();
+        self.enrolled.handle().introduce(About {
+            route: route.context.clone(),
+            peer: peer.and_then(|peer| peer.as_inet()).copied(),
+            client: self.client,
+            started,
+            protocol: self.protocol,
+            details: self.details,
+        });
         let relay = Relay::new(
             route.context.clone(),
             self.enrolled.handle().clone(),
@@ -69,9 +80,7 @@ impl Tunnel {
             (switched.socket, switched.behind),
         );
         route.context.metrics.connection_opened(route.name());
-        connection
-            .server
-            .handle_open(self.network, connection.started);
+        connection.server.handle_open(self.network, started);
         tokio::spawn(connection.run(relay, self.enrolled));
         count(&route, Handshake::Ok, self.began);
     }

@@ -4,7 +4,6 @@
 //! The line of a fault of a client or of a decision has the level `info`; what operators have to look after, limits and
 //! servers, is a warning, written once a minute per route and reason with the number of those in between (each of them at the level `debug`).
 
-use crate::edge::client::identity::ClientAddress;
 use crate::edge::http::answer::{Answer, Refused};
 use crate::edge::http::client_request::{ClientRequest, Downstream};
 use crate::edge::http::head::NoHead;
@@ -13,6 +12,7 @@ use crate::handshake::Refusal;
 use crate::log;
 use crate::log::Excerpt;
 use crate::metrics::{Fault, Metrics, Reason};
+use crate::transport::address::ClientAddress;
 use crate::upstream::Unreachable;
 use http::{StatusCode, header};
 use pingora::protocols::Stream;
@@ -32,6 +32,8 @@ pub(crate) struct About<'a> {
     pub host: &'a [u8],
     /// As it came, without the query, which may hold secrets.
     pub path: &'a [u8],
+    /// Accepted or made, where the request has one.
+    pub request_id: Option<&'a str>,
 }
 
 impl<'a> About<'a> {
@@ -45,6 +47,7 @@ impl<'a> About<'a> {
             client,
             host: client_request.host_as_it_came(),
             path: client_request.path(),
+            request_id: None,
         }
     }
 
@@ -55,6 +58,7 @@ impl<'a> About<'a> {
             client: ClientAddress::of_peer(peer),
             host: b"",
             path: b"",
+            request_id: None,
         }
     }
 }
@@ -116,6 +120,7 @@ fn report_as(
                 client = about.client.to_string(),
                 host = shown(about.host),
                 path = shown(about.path),
+                request_id = about.request_id,
                 status,
                 reason = label,
                 "{event}: {why}{}",

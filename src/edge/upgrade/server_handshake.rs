@@ -64,6 +64,7 @@ pub(crate) fn request(
     route: &Route,
     identity: Identity,
     auth_headers: &AuthHeaders,
+    request_id: Option<(&HeaderName, &str)>,
 ) -> Result<BytesMut> {
     let extensions = checked.extensions();
     let mut changes = Changes::of_request(handshake::hop_by_hop(came));
@@ -78,6 +79,8 @@ pub(crate) fn request(
     let host = came.host().unwrap_or_default();
     forwarded(&mut changes, came, identity, host, downstream)?;
     set_host(&mut changes, came, host);
+    changes.set_request_id(request_id);
+    changes.tell_prefix(route);
     changes.vouch(route.access.auth.as_ref(), auth_headers);
     changes.apply_rules(&route.headers[0]);
 
@@ -85,7 +88,7 @@ pub(crate) fn request(
     let mut written = BytesMut::with_capacity(1024);
     written.put_slice(came.line().method.as_str().as_bytes());
     written.put_u8(b' ');
-    written.put_slice(came.target());
+    written.put_slice(&route.server_target(came.target()));
     written.put_slice(b" HTTP/1.1\r\n");
     changes.write(came.fields(), &mut written);
     Ok(written)

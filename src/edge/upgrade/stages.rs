@@ -10,6 +10,7 @@ use crate::drain;
 use crate::duration::Shown;
 use crate::edge::client::identity;
 use crate::edge::client::identity::Identity;
+use crate::edge::client::request_id;
 use crate::edge::http::answer::{Answer, Refused};
 use crate::edge::http::client_request::{ClientRequest, Downstream};
 use crate::edge::http::headers;
@@ -46,6 +47,8 @@ pub(crate) struct Attempt<'a> {
     downstream: &'a Downstream,
     route: Arc<RouteState>,
     identity: Identity,
+    /// Accepted or made, where requests have one.
+    request_id: Option<String>,
     /// When the request was complete.
     began: Instant,
 }
@@ -99,6 +102,7 @@ impl<'a> Attempt<'a> {
             refusal::report(&table.metrics, refused, &About::new(&request, None, client));
         })?;
         Ok(Attempt {
+            request_id: request_id::of(&request, downstream.peer, &table.client),
             request,
             downstream,
             route,
@@ -189,6 +193,11 @@ impl<'a> Attempt<'a> {
             &self.route.settings,
             self.identity,
             auth_headers,
+            self.route
+                .client
+                .request_id
+                .as_ref()
+                .zip(self.request_id.as_deref()),
         );
         let head = head.map_err(|error| {
             tracing::debug!(%error, "a request cannot be passed on");
@@ -362,6 +371,9 @@ impl<'a> Attempt<'a> {
             network: self.network(),
             server: answered.server,
             protocol: protocol.map(String::into_boxed_str),
+            details: self
+                .request
+                .details(self.route.client.log.fields, self.request_id.as_deref()),
             switched,
             began: self.began,
         })
@@ -370,7 +382,8 @@ impl<'a> Attempt<'a> {
     /// Counts and logs a refusal. The answer takes the header rules of the route.
     pub(super) fn refuse(&self, refused: Refused) -> Refused {
         let route = &self.route;
-        let about = About::new(&self.request, Some(route.name()), self.identity.client);
+        let mut about = About::new(&self.request, Some(route.name()), self.identity.client);
+        about.request_id = self.request_id.as_deref();
         refusal::report(&route.context.metrics, &refused, &about);
         note_handshake(route, refused.reason.result(), self.began);
         refused.under(Some(&route.settings.headers[1]))
@@ -387,7 +400,8 @@ impl<'a> Attempt<'a> {
         for violation in violations {
             let (side, kind) = (violation.side().label(), violation.label());
             metrics.handshake_violation(route, *violation);
-            tracing::warn!(route, side, kind, %violation, "handshake violation observed");
+            let (client, id) = (self.identity.client, self.request_id.as_deref());
+            tracing::warn!(route, side, kind, %client, request_id = id, %violation, "handshake violation observed");
         }
     }
 }

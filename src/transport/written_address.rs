@@ -5,10 +5,10 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 /// The mistake in an address, and the remedy.
-pub(super) type Wrong = (String, String);
+pub(crate) type Wrong = (String, String);
 
 /// Where a server is.
-pub(super) fn server(text: &str) -> Result<Address, Wrong> {
+pub(crate) fn server(text: &str) -> Result<Address, Wrong> {
     const FORMS: &str =
         "write HOST:PORT or unix:/PATH, for example \"10.0.0.5:9000\" or \"unix:/run/chat.sock\"";
     let wrong = |what: &str| (format!("`{text}` {what}"), FORMS.to_owned());
@@ -52,7 +52,7 @@ pub(super) fn server(text: &str) -> Result<Address, Wrong> {
 }
 
 /// Where a listener is; port 0 asks for a free one.
-pub(super) fn listener(text: &str) -> Result<Address, Wrong> {
+pub(crate) fn listener(text: &str) -> Result<Address, Wrong> {
     const FORMS: &str = "write IP:PORT or unix:/PATH, for example \"0.0.0.0:8080\", \"[::]:8080\" or \"unix:/run/wsgate.sock\"";
     let wrong = |what: &str| (format!("`{text}` {what}"), FORMS.to_owned());
     if let Some(path) = text.strip_prefix("unix:") {
@@ -89,7 +89,7 @@ pub(super) fn listener(text: &str) -> Result<Address, Wrong> {
 
 /// Whether two listeners cannot both have these. That `[::]` takes IPv4 as well is a setting of the machine, and so left
 /// to the moment of listening.
-pub(super) fn collide(a: &Address, b: &Address) -> bool {
+pub(crate) fn collide(a: &Address, b: &Address) -> bool {
     match (a, b) {
         (Address::Tcp(a), Address::Tcp(b)) => {
             let (one, other) = (a.ip(), b.ip());
@@ -101,7 +101,7 @@ pub(super) fn collide(a: &Address, b: &Address) -> bool {
 }
 
 /// Whether an address can be reached from this machine alone.
-pub(super) fn is_private(address: &Address) -> bool {
+pub(crate) fn is_private(address: &Address) -> bool {
     match address {
         Address::Tcp(socket) => socket.ip().is_loopback(),
         Address::Name(..) => false,
@@ -111,7 +111,7 @@ pub(super) fn is_private(address: &Address) -> bool {
 
 /// Whether this can be the name of a host. One that ends in a number would be taken for an IPv4 address, and is a wrong
 /// one.
-pub(super) fn is_name(text: &str) -> bool {
+pub(crate) fn is_name(text: &str) -> bool {
     let label_is_good = |label: &str| {
         !label.is_empty()
             && label
@@ -123,7 +123,7 @@ pub(super) fn is_name(text: &str) -> bool {
 }
 
 /// A Unix socket by its path, or what is wrong with that.
-pub(super) fn unix(path: &str) -> Result<Address, &'static str> {
+pub(crate) fn unix(path: &str) -> Result<Address, &'static str> {
     // sockaddr_un holds 108 bytes with the zero at the end.
     match path {
         _ if !path.starts_with('/') => Err("has a path that does not begin with `/`"),
