@@ -41,6 +41,7 @@ impl Default for RequestLog {
             fields: Fields::default()
                 .with(Field::Host)
                 .with(Field::Path)
+                .with(Field::Protocol)
                 .with(Field::RequestId),
             plain_requests: 0,
         }

@@ -232,9 +232,9 @@ pub struct Connection {
     pub upstream: String,
     /// The address of its server.
     pub server: String,
-    /// The subprotocol.
+    /// The subprotocol. This and the following as far as `fields` of [log] names them.
     pub protocol: Option<String>,
-    /// Each of the following as far as `fields` of [log] names it.
+    /// As the client asked for it.
     pub host: Option<String>,
     /// Without the query.
     pub path: Option<String>,

@@ -227,7 +227,7 @@ impl Listed {
             route: about.route.route.clone(),
             upstream: self.upstream.clone(),
             server: self.server.clone(),
-            protocol: about.protocol.as_deref().map(ToOwned::to_owned),
+            protocol: detail(Field::Protocol),
             host: detail(Field::Host),
             path: detail(Field::Path),
             origin: detail(Field::Origin),

@@ -122,7 +122,7 @@ impl<H: Clone> Conductor<H> {
                 pulse.handle_left(now);
             }
         }
-        for drain in member.drains {
+        for drain in member.drains.as_slice().iter().copied() {
             let Some(plan) = self.drains.get_mut(&drain) else {
                 continue;
             };
@@ -324,7 +324,8 @@ impl<H: Clone> Conductor<H> {
 
     fn join(&mut self, drain: DrainId, selection: Selection, terms: Terms, now: Instant) {
         if let Selection::Member(id) = selection {
-            let is_part = |member: &super::roster::Member<H>| member.drains.contains(&drain);
+            let is_part =
+                |member: &super::roster::Member<H>| member.drains.as_slice().contains(&drain);
             if !self.roster.get(id).is_none_or(is_part) {
                 self.add(drain, vec![id], now);
             }
@@ -417,7 +418,7 @@ impl<H: Clone> Conductor<H> {
         member.told = true;
         // Cancelled drains do not count the member any more.
         member.drains.retain(|drain| self.running.contains(drain));
-        let (drains, handle) = (member.drains.clone(), member.handle.clone());
+        let (drains, handle) = (member.drains.as_slice().to_vec(), member.handle.clone());
         let upstream = member.place.upstream;
         for drain in drains {
             if let Some(plan) = self.drains.get_mut(&drain) {

@@ -11,10 +11,32 @@ pub(super) struct Member<H> {
     pub(super) handle: H,
     /// The member was handed out to be closed, and is not gone yet.
     pub(super) told: bool,
-    /// Drains that count it. An allocation only for those that are part of one.
-    pub(super) drains: Vec<DrainId>,
+    /// Drains that count it.
+    pub(super) drains: DrainsOf,
     /// When it reaches its maximal age, where it has one.
     pub(super) retires: Option<Instant>,
+}
+
+/// The drains that count a member: most members are part of none, and have the room of a pointer for them.
+#[derive(Debug, Default)]
+#[expect(clippy::box_collection, reason = "a third of the size of a Vec")]
+pub(super) struct DrainsOf(Option<Box<Vec<DrainId>>>);
+
+impl DrainsOf {
+    pub(super) fn push(&mut self, drain: DrainId) {
+        self.0.get_or_insert_default().push(drain);
+    }
+
+    /// Forgets all drains but those that `stays` names.
+    pub(super) fn retain(&mut self, stays: impl Fn(&DrainId) -> bool) {
+        if let Some(drains) = &mut self.0 {
+            drains.retain(stays);
+        }
+    }
+
+    pub(super) fn as_slice(&self) -> &[DrainId] {
+        self.0.as_deref().map_or(&[], Vec::as_slice)
+    }
 }
 
 /// Every live connection. Identities are never used twice and grow, so that their order is that of age.
@@ -42,7 +64,7 @@ impl<H> Roster<H> {
             place,
             handle,
             told: false,
-            drains: Vec::new(),
+            drains: DrainsOf::default(),
             retires: None,
         };
         self.members.insert(id, member);

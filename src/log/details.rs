@@ -13,6 +13,8 @@ crate::with_all! {
         Host,
         /// The path, without the query.
         Path,
+        /// The subprotocol that was agreed.
+        Protocol,
         /// `Origin`.
         Origin,
         /// `User-Agent`.
@@ -30,6 +32,7 @@ impl Field {
         match self {
             Field::Host => "host",
             Field::Path => "path",
+            Field::Protocol => "protocol",
             Field::Origin => "origin",
             Field::UserAgent => "user_agent",
             Field::RequestId => "request_id",

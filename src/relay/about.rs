@@ -18,8 +18,6 @@ pub struct About {
     pub client: Option<ClientAddress>,
     /// When the client got its 101.
     pub started: Instant,
-    /// The subprotocol that was agreed.
-    pub protocol: Option<Box<str>>,
     /// Fields of the request.
     pub details: Details,
 }

@@ -124,12 +124,18 @@ impl<'a> ClientRequest<'a> {
         self.authority.or_else(host).unwrap_or_default()
     }
 
-    /// These fields of the request, for the log.
-    pub(crate) fn details(&self, fields: log::Fields, request_id: Option<&str>) -> Details {
+    /// These fields of the request, for the log; `protocol` is the subprotocol that was agreed.
+    pub(crate) fn details(
+        &self,
+        fields: log::Fields,
+        request_id: Option<&str>,
+        protocol: Option<&str>,
+    ) -> Details {
         const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
         Details::of(fields, |field| match field {
             Field::Host => Some(self.host_as_it_came()),
             Field::Path => Some(self.path()),
+            Field::Protocol => protocol.map(str::as_bytes),
             Field::Origin => self.lines(header::ORIGIN).next(),
             Field::UserAgent => self.lines(header::USER_AGENT).next(),
             Field::RequestId => request_id.map(str::as_bytes),

@@ -198,7 +198,7 @@ impl Plain {
         let Ok(request) = ClientRequest::of(head) else {
             return;
         };
-        let details = request.details(log.fields, self.request_id.as_deref());
+        let details = request.details(log.fields, self.request_id.as_deref(), None);
         let server = self.candidates.get(self.tried);
         let peer = session.client_addr().map(ToString::to_string);
         tracing::info!(

@@ -158,7 +158,7 @@ impl Connection {
             user_agent = about.details.get(Field::UserAgent),
             request_id = about.details.get(Field::RequestId),
             traceparent = about.details.get(Field::Traceparent),
-            protocol = about.protocol,
+            protocol = about.details.get(Field::Protocol),
             duration_ms = about.started.elapsed().as_millis() as u64,
             messages_from_client = from_client.messages,
             bytes_from_client = from_client.bytes,

@@ -25,7 +25,6 @@ pub(crate) struct Tunnel {
     pub client: Option<ClientAddress>,
     pub network: ClientNetwork,
     pub server: ServerPermit,
-    pub protocol: Option<Box<str>>,
     /// Fields of the request, for the log.
     pub details: Details,
     /// When the request was complete.
@@ -69,7 +68,6 @@ impl Tunnel {
             peer: peer.and_then(|peer| peer.as_inet()).copied(),
             client: self.client,
             started,
-            protocol: self.protocol,
             details: self.details,
         });
         let relay = Relay::new(

@@ -370,10 +370,11 @@ impl<'a> Attempt<'a> {
             client: self.identity.behind_peer(),
             network: self.network(),
             server: answered.server,
-            protocol: protocol.map(String::into_boxed_str),
-            details: self
-                .request
-                .details(self.route.client.log.fields, self.request_id.as_deref()),
+            details: self.request.details(
+                self.route.client.log.fields,
+                self.request_id.as_deref(),
+                protocol.as_deref(),
+            ),
             switched,
             began: self.began,
         })
