@@ -31,9 +31,10 @@ fn start(once: bool) -> io::Result<ExitCode> {
         .worker_threads(1)
         .enable_all()
         .build()?;
+    let shared = backend::AdminAddress::default();
     let backends = [
-        runtime.block_on(backend::start(heard.clone()))?,
-        runtime.block_on(backend::start(heard))?,
+        runtime.block_on(backend::start(heard.clone(), shared.clone()))?,
+        runtime.block_on(backend::start(heard, shared.clone()))?,
     ];
     let backends = backends.map(|address| address.to_string());
     let any = "127.0.0.1:0".to_owned();
@@ -47,6 +48,7 @@ fn start(once: bool) -> io::Result<ExitCode> {
     let (Some(listener), Some(admin)) = (server.addresses().pop(), server.admin()) else {
         return Err(io::Error::other("the server has no listener"));
     };
+    let _ = shared.set(admin.clone());
     let tour = tour::Tour::new(listener.to_string(), admin.to_string(), hears);
     tour.introduce(&backends);
     // The server waits for signals on this thread, so the tour has one of its own.

@@ -30,7 +30,7 @@ struct Step {
     metric: &'static str,
 }
 
-const STEPS: [Step; 4] = [
+const STEPS: [Step; 5] = [
     Step {
         title: "A client sends text that is not UTF-8",
         sends: b"caf\xe9 au lait",
@@ -48,6 +48,13 @@ const STEPS: [Step; 4] = [
     Step {
         title: "A backend is restarted (it says 1001; the client learns when to come back)",
         sends: b"restart",
+        client_gets: 1012,
+        backend_gets: Some(1001),
+        metric: "wsgate_closes_total{code=\"1012\",initiator=\"wsgate\",to=\"client\"}",
+    },
+    Step {
+        title: "A backend is drained, as before a deploy (new connections go to the other one)",
+        sends: b"drain",
         client_gets: 1012,
         backend_gets: Some(1001),
         metric: "wsgate_closes_total{code=\"1012\",initiator=\"wsgate\",to=\"client\"}",
@@ -85,7 +92,14 @@ impl Tour {
         );
         say!("  page       http://{listener}/   (open it in a browser)");
         say!("  WebSocket  ws://{listener}/ws");
-        say!("  metrics    http://{admin}/metrics\n");
+        say!("  metrics    http://{admin}/metrics");
+        say!("  commands   wsgate status --admin {admin}");
+        say!("             wsgate connections --admin {admin}");
+        say!(
+            "             wsgate drain default --server {} --admin {admin}",
+            backends[0]
+        );
+        say!("             wsgate resume default --admin {admin}\n");
     }
 
     /// Takes the tour and says whether everything was as announced.

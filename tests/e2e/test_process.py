@@ -1,5 +1,6 @@
 """The program as an operator meets it: what stops it from starting, `check`, and starting without a file."""
 
+import json
 import os
 import pathlib
 import pwd
@@ -156,6 +157,25 @@ def test_demo():
     status, output = gate.run(["demo", "--once"])
     assert status == 0, f"status {status}: {output}"
     assert "1007" in output, output
+
+
+def test_the_page_of_the_demo_in_a_browser(tmp_path):
+    """On a phone: Enter sends, the server is named, and a drain moves the page without losing what is said meanwhile."""
+    demo = gate.launch(["demo"], stdout=subprocess.PIPE, text=True)
+    try:
+        url = next(line.split()[1] for line in demo.stdout if line.startswith("  page"))
+        # The tour is over: its backends do what the page says.
+        assert any("as announced." in line for line in demo.stdout)
+        script = pathlib.Path(__file__).parent / "node/demo_page.mjs"
+        page = subprocess.run(
+            ["node", script, url, str(tmp_path / "profile")], capture_output=True, text=True, timeout=60, check=False
+        )
+        assert page.returncode == 0, page.stderr
+        seen = json.loads(page.stdout)
+        assert seen["first"] != seen["second"] and seen["left"] == "" and seen["width"] <= 360, seen
+    finally:
+        demo.terminate()
+        demo.wait(TIMEOUT)
 
 
 def test_no_arguments_at_all():
