@@ -127,6 +127,8 @@ pub struct Drain {
     pub ends_in_seconds: f64,
     /// The time until what is left is closed at once, in seconds.
     pub deadline_in_seconds: f64,
+    /// The longest time after which its clients were told to come back, in seconds; `None` where that is not known.
+    pub longest_delay_seconds: Option<f64>,
 }
 
 impl Drain {
@@ -160,6 +162,7 @@ impl Drain {
             raised: progress.raised,
             ends_in_seconds: until(progress.ends),
             deadline_in_seconds: until(progress.deadline),
+            longest_delay_seconds: None,
         }
     }
 }

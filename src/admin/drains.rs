@@ -19,11 +19,13 @@ use super::bodies::{self, Change, Drained, Failure, Resumed};
 use super::target::{Target, needs_force, requester, target};
 use super::{Answer, answer, bad_request, failure, names, ok};
 use crate::deploy::Control;
-use crate::drain::{Cause, DrainId, Pace, Selection, State, Terms};
+use crate::drain::{Cause, DrainId, Pace, Place, Selection, State, Terms};
 use crate::duration;
 use crate::upstream::{Pool, Pools, Server, State as ServerState};
 use http::{Method, StatusCode};
+use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -33,6 +35,8 @@ pub struct Drains {
     pub(super) control: Arc<Control>,
     pub(super) pools: Arc<Pools>,
     pub(super) started: Instant,
+    /// By the number of a drain: the longest delay that its clients are told.
+    longest_delays: Arc<Mutex<BTreeMap<u64, Duration>>>,
 }
 
 impl Drains {
@@ -42,6 +46,7 @@ impl Drains {
             control,
             pools,
             started: Instant::now(),
+            longest_delays: Arc::default(),
         }
     }
 
@@ -136,8 +141,10 @@ impl Drains {
                 "an operator says that there was a deploy"
             );
         }
+        let longest_delay = self.longest_delay(&target);
         let begin = |trigger| {
             let id = self.control.start_on(trigger, terms);
+            self.keep_longest_delay(id, longest_delay);
             let progress = self.control.progress(id)?;
             Some(self.describe(id, &progress))
         };
@@ -147,6 +154,42 @@ impl Drains {
             StatusCode::ACCEPTED,
             &Drained::Begun { begun, notes },
         ))
+    }
+
+    /// The longest delay that clients of these servers are told when they are drained (`reconnect_after` of their routes).
+    fn longest_delay(&self, target: &Target) -> Duration {
+        let is_target = |place: &Place| {
+            let mut servers = target.servers.iter();
+            place.upstream == target.pool.index
+                && servers.any(|server| server.number == place.server)
+        };
+        let connections = self.control.connections(None).into_iter();
+        let of_target = connections.filter(|(_, place, _)| is_target(place));
+        let delays = of_target.filter_map(|(_, _, handle)| {
+            let (_, longest) = handle.about()?.route.settings.closing.reconnect_after;
+            Some(longest)
+        });
+        delays.max().unwrap_or_default()
+    }
+
+    fn keep_longest_delay(&self, id: DrainId, delay: Duration) {
+        let known: Vec<_> = self
+            .control
+            .drains()
+            .iter()
+            .map(|(id, _)| id.number())
+            .collect();
+        let mut delays = self.longest_delays.lock();
+        delays.retain(|id, _| known.contains(id));
+        // A drain that joins one under way has that one's number.
+        let longest = delays.entry(id.number()).or_default();
+        *longest = (*longest).max(delay);
+    }
+
+    /// The longest delay that the clients of a drain are told, in seconds; `None` for a drain that was not begun here.
+    pub(super) fn longest_delay_of(&self, id: DrainId) -> Option<f64> {
+        let delays = self.longest_delays.lock();
+        delays.get(&id.number()).map(Duration::as_secs_f64)
     }
 
     fn forecast(&self, target: &Target, terms: Terms, leaves_none: bool) -> bodies::Forecast {

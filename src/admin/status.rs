@@ -143,7 +143,10 @@ impl Drains {
             (Selection::Server { .. }, [server]) => Some(server.address.to_string()),
             _ => None,
         };
-        bodies::Drain::new(id, one, progress, requests)
+        bodies::Drain {
+            longest_delay_seconds: self.longest_delay_of(id),
+            ..bodies::Drain::new(id, one, progress, requests)
+        }
     }
 
     /// The servers of a selection that are still known.

@@ -24,6 +24,8 @@ pub(super) struct Sum {
     requests: usize,
     rate: f64,
     seconds: f64,
+    /// The longest time after which clients were told to come back, in seconds; 0 where that is not known.
+    longest_delay: f64,
     states: Vec<String>,
 }
 
@@ -44,6 +46,10 @@ impl Sum {
             seconds: drains
                 .iter()
                 .map(|drain| drain.ends_in_seconds)
+                .fold(0.0, f64::max),
+            longest_delay: drains
+                .iter()
+                .filter_map(|drain| drain.longest_delay_seconds)
                 .fold(0.0, f64::max),
             states,
         }
@@ -87,6 +93,9 @@ impl Sum {
         );
         if coming > 0 {
             let _ = write!(line, ", {coming} still to come");
+            if self.longest_delay > 0.0 {
+                let _ = write!(line, ", told to wait up to {:.0} s", self.longest_delay);
+            }
         }
         if self.failed > 0 {
             let _ = write!(line, ", {} upgrades failed", self.failed);

@@ -1,6 +1,7 @@
 """Drains under a crowd of clients that reconnect as told: whatever restarts, each gets a 1012 and nothing is lost."""
 
 import signal
+import subprocess
 import threading
 import time
 
@@ -312,3 +313,19 @@ def test_requests_that_are_refused(start, tmp_path):
     code, body = request(wsgate, "POST", path, {"dry_run": True}, token="s3cret")
     assert (code, body["forecast"]["connections"]) == (200, 0)
     assert {server["state"] for server in status(wsgate, "s3cret").values()} == {"up"}, "nothing has changed"
+
+
+def test_the_last_line_says_for_how_long_clients_were_told_to_wait(start_rig):
+    rig = start_rig(route={"reconnect_after": "2s-7s"})
+    sessions = [rig.open() for _ in range(3)]
+    command = ["drain", "main", "--force", "--admin", "{}:{}".format(*rig.gate.admin)]
+    draining = gate.launch(command, stdout=subprocess.PIPE, text=True)
+    for session in sessions:
+        code, _ = session.client.read_close()
+        session.client.send_frame(frames.CLOSE, code.to_bytes(2, "big"))
+        code, _ = session.server.read_close()
+        session.server.send_frame(frames.CLOSE, code.to_bytes(2, "big"))
+    output, _ = draining.communicate(timeout=TIMEOUT)
+    last = output.splitlines()[-1]
+    assert draining.returncode == 0
+    assert last == "done: 3 of 3 closed, 0 back, 3 still to come, told to wait up to 7 s", output
