@@ -27,6 +27,9 @@ pub struct Change {
     /// The drain may take the last server of the upstream that takes connections.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub force: bool,
+    /// What a server may have beyond its share before clients are moved, `10%`: for a rebalance.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slack: Option<String>,
     /// The name of the operator, for the log and the status: at most 100 bytes, no control characters.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
@@ -71,6 +74,26 @@ pub enum Drained {
         /// Warnings and remarks for the operator.
         notes: Vec<String>,
     },
+}
+
+/// The answer to a rebalance.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct Rebalanced {
+    /// The servers that take connections.
+    pub servers: Vec<Share>,
+    /// The drain of the connections that move; `None` for a dry run, and where none has to move.
+    pub begun: Option<Drain>,
+}
+
+/// The connections of a server.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct Share {
+    /// Its address.
+    pub server: String,
+    /// WebSocket connections to it.
+    pub connections: usize,
+    /// Connections that move to other servers.
+    pub moved: usize,
 }
 
 /// The forecast of a drain.

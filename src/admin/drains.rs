@@ -5,6 +5,7 @@
 //! | `POST /v1/upstreams/NAME/drain` | takes a server, or all, out: clients are told to reconnect, new ones go elsewhere |
 //! | `POST /v1/upstreams/NAME/deploy` | tells those connected now to reconnect; new ones are welcome at once |
 //! | `POST /v1/upstreams/NAME/resume` | lets a drained server, or all, in again and ends its drain |
+//! | `POST /v1/upstreams/NAME/rebalance` | tells clients beyond the share of their server to reconnect |
 //! | `GET /v1/upstreams/NAME/drain` | the drains of the upstream |
 //! | `DELETE /v1/upstreams/NAME/drain` | ends the drains under way and lets their servers in: who was not told yet stays |
 //! | `POST /v1/reload` | reads the configuration again |
@@ -81,9 +82,10 @@ impl Drains {
             ("drain", "POST") => self.begin(name, body, Cause::Operator, peer),
             ("deploy", "POST") => self.begin(name, body, Cause::Deploy, peer),
             ("resume", "POST") => self.resume(name, body, peer),
+            ("rebalance", "POST") => self.rebalance(name, body, peer),
             ("drain", "DELETE") => self.cancel(name, peer),
             ("drain", _) => Err(not_allowed("GET, POST, DELETE")),
-            ("deploy" | "resume", _) => Err(not_allowed("POST")),
+            ("deploy" | "resume" | "rebalance", _) => Err(not_allowed("POST")),
             _ => return None,
         };
         Some(result.unwrap_or_else(|refusal| refusal))
@@ -91,7 +93,7 @@ impl Drains {
 
     fn begin(&self, name: &str, body: &[u8], cause: Cause, peer: &str) -> Result<Answer, Answer> {
         let pool = self.pool(name)?;
-        let body: Change = parse(body)?;
+        let body = without_slack(parse(body)?)?;
         let target = target(pool.clone(), body.server.as_deref())?;
         let by = requester(peer, body.by.as_deref())?;
         let terms = self.terms(&body)?;
@@ -235,7 +237,7 @@ impl Drains {
                 }));
             }
         };
-        let body: Change = parse(body)?;
+        let body = without_slack(parse(body)?)?;
         let target = match target(pool.clone(), body.server.as_deref()) {
             // A server that the configuration does not have can be resumed, too.
             Err(_)
@@ -341,7 +343,7 @@ impl Drains {
         })
     }
 
-    fn pool(&self, name: &str) -> Result<Arc<Pool>, Answer> {
+    pub(super) fn pool(&self, name: &str) -> Result<Arc<Pool>, Answer> {
         self.pools.named(name).ok_or_else(|| {
             let pools = self.pools.current();
             let failure = Failure {
@@ -353,7 +355,7 @@ impl Drains {
         })
     }
 
-    fn terms(&self, body: &Change) -> Result<Terms, Answer> {
+    pub(super) fn terms(&self, body: &Change) -> Result<Terms, Answer> {
         let time = |key: &str, text: &Option<String>| match text {
             None => Ok(None),
             Some(text) => duration::parse(text)
@@ -401,6 +403,14 @@ async fn end_requests(servers: Vec<Arc<Server>>, deadline: Duration) {
     }
 }
 
+/// A change that is no rebalance.
+fn without_slack(change: Change) -> Result<Change, Answer> {
+    match change.slack {
+        None => Ok(change),
+        Some(_) => Err(bad_request("`slack` belongs to a rebalance")),
+    }
+}
+
 fn not_kept(error: &std::io::Error) -> String {
     tracing::error!(%error, "the drained servers cannot be written to `state_file`");
     format!(
@@ -426,7 +436,8 @@ pub(super) fn upstream_of(selection: Selection) -> Option<u32> {
     match selection {
         Selection::Server { upstream, .. }
         | Selection::Upstream { upstream }
-        | Selection::OlderThan { upstream, .. } => Some(upstream),
+        | Selection::OlderThan { upstream, .. }
+        | Selection::Excess { upstream } => Some(upstream),
         Selection::Everything | Selection::Member(_) => None,
     }
 }

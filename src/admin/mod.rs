@@ -12,6 +12,7 @@ mod connections;
 mod drains;
 mod guard;
 mod names;
+mod rebalance;
 mod request;
 mod status;
 mod target;
@@ -252,7 +253,7 @@ impl Admin {
     }
 }
 
-const ENDPOINTS: &str = "there are /metrics, /healthz, /readyz, /v1/status, /v1/connections, /v1/connections/ID/close, /v1/reload and /v1/upstreams/NAME/drain, deploy and resume";
+const ENDPOINTS: &str = "there are /metrics, /healthz, /readyz, /v1/status, /v1/connections, /v1/connections/ID/close, /v1/reload and /v1/upstreams/NAME/drain, deploy, resume and rebalance";
 
 /// The answer that a request is refused.
 fn refuse(refusal: &Refusal, is_api: bool) -> Response<Vec<u8>> {

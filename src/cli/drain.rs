@@ -71,6 +71,7 @@ impl Drain {
             dry_run: self.dry_run,
             force: self.force,
             by: operator(),
+            ..Change::default()
         };
         let path = format!("/v1/upstreams/{upstream}/{verb}");
         let answer = match ask(&client, "POST", &path, &change) {
@@ -155,7 +156,7 @@ fn tell_of_interrupts(cancel: String) -> io::Result<()> {
 }
 
 /// Shows these drains until they have ended. Returns true if all of them were carried out.
-fn follow(client: &Client, path: &str, ids: &[u64]) -> Result<bool, Message> {
+pub(super) fn follow(client: &Client, path: &str, ids: &[u64]) -> Result<bool, Message> {
     let live = stdout().is_terminal();
     let mut last_line: Option<Instant> = None;
     loop {

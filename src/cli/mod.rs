@@ -3,6 +3,7 @@
 mod check;
 mod connections;
 mod drain;
+mod rebalance;
 mod reload;
 mod resume;
 mod show;
@@ -37,6 +38,8 @@ enum Command {
     Deploy(drain::Drain),
     /// Let drained servers in again.
     Resume(resume::Resume),
+    /// Move clients from servers that have more than their share, for example after a deploy.
+    Rebalance(rebalance::Rebalance),
     /// Have the configuration read again; exit status 1 where it is not good, and then nothing has changed.
     Reload(reload::Reload),
     /// Show upstreams, servers, connections and drains; exit status 1 where an upstream has no server.
@@ -82,6 +85,7 @@ impl Cli {
             Command::Drain(drain) => drain.execute("drain"),
             Command::Deploy(drain) => drain.execute("deploy"),
             Command::Resume(resume) => resume.execute(),
+            Command::Rebalance(rebalance) => rebalance.execute(),
             Command::Reload(reload) => reload.execute(),
             Command::Status(status) => status.execute(),
             Command::Connections(connections) => connections.execute(),

@@ -275,15 +275,40 @@ impl Control {
     /// Begins to drain what the trigger concerns, on these terms.
     pub fn start_on(&self, trigger: Trigger, terms: Terms) -> DrainId {
         let (cause, name) = (trigger.cause, trigger.target.to_string());
+        let selection = trigger.target.selection();
+        self.start_by(&name, cause, &terms, |conductor| {
+            conductor.start(selection, terms, cause, Instant::now())
+        })
+    }
+
+    /// Begins to drain these connections of an upstream, whose servers have more than their share.
+    pub fn rebalance(
+        &self,
+        upstream: &UpstreamId,
+        connections: Vec<MemberId>,
+        terms: Terms,
+    ) -> DrainId {
+        let name = format!("{} beyond the shares of its servers", upstream.name);
+        self.start_by(&name, Cause::Rebalance, &terms, |conductor| {
+            conductor.rebalance(upstream.number, connections, terms, Instant::now())
+        })
+    }
+
+    fn start_by(
+        &self,
+        name: &str,
+        cause: Cause,
+        terms: &Terms,
+        start: impl FnOnce(&mut Conductor<Arc<Handle>>) -> DrainId,
+    ) -> DrainId {
         let (id, progress) = {
             let mut conductor = self.lock_with_rates();
-            let selection = trigger.target.selection();
-            let id = conductor.start(selection, terms, cause, Instant::now());
+            let id = start(&mut conductor);
             self.busy.store(true, Ordering::Relaxed);
             (id, conductor.progress(id, Instant::now()))
         };
         if let Some(progress) = progress {
-            let is_new = self.log.handle_start(id, &name, cause, &progress, &terms);
+            let is_new = self.log.handle_start(id, name, cause, &progress, terms);
             if is_new {
                 self.metrics.drain_begins(cause, progress.raised);
             }

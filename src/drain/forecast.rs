@@ -33,7 +33,8 @@ impl<H: Clone> Conductor<H> {
         let upstreams: Vec<u32> = match selection {
             Selection::Server { upstream, .. }
             | Selection::Upstream { upstream }
-            | Selection::OlderThan { upstream, .. } => vec![upstream],
+            | Selection::OlderThan { upstream, .. }
+            | Selection::Excess { upstream } => vec![upstream],
             Selection::Member(_) => Vec::new(),
             Selection::Everything => {
                 let mut all: Vec<u32> = self.places().map(|(place, _)| place.upstream).collect();

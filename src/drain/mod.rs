@@ -135,6 +135,11 @@ pub enum Selection {
         /// The first generation that stays.
         generation: u32,
     },
+    /// Connections to an upstream that were chosen one by one, because their servers have more than their share.
+    Excess {
+        /// Number of the upstream.
+        upstream: u32,
+    },
     /// All.
     Everything,
     /// One. Those of one upstream and cause that are asked for within half a deadline share a drain, so that many
@@ -209,6 +214,8 @@ crate::with_all! {
         MaxAge,
         /// The name of the server has its address no more.
         Discovery,
+        /// The server has more than its share of the connections.
+        Rebalance,
     }
 }
 
@@ -225,6 +232,7 @@ impl Cause {
             Cause::Shutdown => "shutdown",
             Cause::MaxAge => "max_age",
             Cause::Discovery => "discovery",
+            Cause::Rebalance => "rebalance",
         }
     }
 }

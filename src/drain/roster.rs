@@ -148,7 +148,8 @@ impl<H> Roster<H> {
         let (low, high) = match selection {
             Selection::Server { upstream, .. }
             | Selection::Upstream { upstream }
-            | Selection::OlderThan { upstream, .. } => (upstream, upstream),
+            | Selection::OlderThan { upstream, .. }
+            | Selection::Excess { upstream } => (upstream, upstream),
             Selection::Everything | Selection::Member(_) => (0, u32::MAX),
         };
         let first = Place {
@@ -167,7 +168,7 @@ impl<H> Roster<H> {
                 Selection::Server { server, .. } => place.server == server,
                 Selection::OlderThan { generation, .. } => place.generation < generation,
                 Selection::Upstream { .. } | Selection::Everything => true,
-                Selection::Member(_) => false,
+                Selection::Member(_) | Selection::Excess { .. } => false,
             })
     }
 }

@@ -135,6 +135,7 @@ impl World {
             } => place.upstream == upstream && place.generation < generation,
             Selection::Everything => true,
             Selection::Member(one) => *id == one,
+            Selection::Excess { .. } => false,
         };
         let members: Vec<_> = (0..self.clients.len())
             .filter_map(|client| self.clients[client].map(|(id, place)| (client, id, place)))

@@ -18,6 +18,8 @@ pub struct About {
     pub client: Option<ClientAddress>,
     /// When the client got its 101.
     pub started: Instant,
+    /// The key of the request, where the upstream balances by hash. In a box, because most connections have none.
+    pub key: Option<Box<Vec<u8>>>,
     /// Fields of the request.
     pub details: Details,
 }

@@ -25,6 +25,8 @@ pub(crate) struct Tunnel {
     pub client: Option<ClientAddress>,
     pub network: ClientNetwork,
     pub server: ServerPermit,
+    /// The key of the request, where the upstream balances by hash.
+    pub key: Option<Vec<u8>>,
     /// Fields of the request, for the log.
     pub details: Details,
     /// When the request was complete.
@@ -68,6 +70,7 @@ impl Tunnel {
             peer: peer.and_then(|peer| peer.as_inet()).copied(),
             client: self.client,
             started,
+            key: self.key.map(Box::new),
             details: self.details,
         });
         let relay = Relay::new(

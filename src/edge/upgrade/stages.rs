@@ -364,7 +364,10 @@ impl<'a> Attempt<'a> {
         let mut switched = answered.switched;
         self.observe(switched.agreed.violation.as_slice());
         let protocol = switched.agreed.protocol.take();
+        let pool = &self.route.pool;
+        let key = hash_key(&self.request, self.identity.client.known(), pool);
         Box::new(Tunnel {
+            key: key.filter(|_| !pool.is_sticky()),
             enrolled: answered.enrolled,
             permits,
             client: self.identity.behind_peer(),

@@ -1,0 +1,70 @@
+//! `wsgate rebalance`: moves clients from servers that have more than their share, for example after a deploy.
+
+use super::drain::follow;
+use super::target::{Message, Target, ask, finish, operator};
+use crate::admin::bodies::{Change, Rebalanced};
+use crate::admin::encode_name;
+use crate::stdout::say;
+use clap::Args;
+use std::process::ExitCode;
+
+/// The upstream to rebalance, and the pace.
+#[derive(Debug, Args)]
+pub(super) struct Rebalance {
+    /// Name of the upstream.
+    upstream: String,
+    /// What a server may have beyond its share, for example `10%`.
+    #[arg(long, value_name = "PERCENT", default_value = "10%")]
+    slack: String,
+    /// Spread evenly over this time, for example `30s`.
+    #[arg(long, value_name = "TIME", conflicts_with = "rate")]
+    over: Option<String>,
+    /// Connections per second.
+    #[arg(long, value_name = "NUMBER")]
+    rate: Option<f64>,
+    /// All that are to move are told at once after this time.
+    #[arg(long, value_name = "TIME")]
+    deadline: Option<String>,
+    /// Only say how many connections would move.
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    target: Target,
+}
+
+impl Rebalance {
+    /// Rebalances, and shows the progress until it ends.
+    pub(super) fn execute(&self) -> ExitCode {
+        finish(self.run())
+    }
+
+    fn run(&self) -> Result<bool, Message> {
+        let client = self.target.client()?;
+        let upstream = encode_name(&self.upstream);
+        let change = Change {
+            slack: Some(self.slack.clone()),
+            over: self.over.clone(),
+            rate: self.rate,
+            deadline: self.deadline.clone(),
+            dry_run: self.dry_run,
+            by: operator(),
+            ..Change::default()
+        };
+        let path = format!("/v1/upstreams/{upstream}/rebalance");
+        let rebalanced: Rebalanced = ask(&client, "POST", &path, &change)?;
+        for share in &rebalanced.servers {
+            let moved = match share.moved {
+                0 => String::new(),
+                moved => format!(", {moved} to move"),
+            };
+            say!("{}: {} connections{moved}", share.server, share.connections);
+        }
+        match rebalanced.begun {
+            Some(drain) => {
+                let drains = format!("/v1/upstreams/{upstream}/drain");
+                follow(&client, &drains, &[drain.id])
+            }
+            None => Ok(true),
+        }
+    }
+}
