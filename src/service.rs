@@ -101,6 +101,11 @@ pub fn reloading() {
     }
 }
 
+/// Tells the service manager that this process is the one of the service from now on.
+pub fn main_process(pid: u32) {
+    tell(&[NotifyState::MainPid(pid)]);
+}
+
 /// Tells the service manager that wsgate ends.
 pub fn stopping() {
     tell(&[NotifyState::Stopping]);

@@ -13,6 +13,7 @@ use async_trait::async_trait;
 use pingora::server::{ShutdownSignal, ShutdownSignalWatch};
 use std::io;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -31,6 +32,10 @@ pub(super) struct Ending {
     pub ready: Arc<AtomicBool>,
     /// Where a new process waits for the listeners.
     pub upgrade_socket: Option<PathBuf>,
+    /// The file of the configuration; `None` where there is none.
+    pub file: Option<PathBuf>,
+    /// The path of the binary of this process at its start: later another binary may be there.
+    pub binary: Option<PathBuf>,
 }
 
 impl Ending {
@@ -48,8 +53,8 @@ impl Ending {
     }
 
     /// SIGQUIT: the new process has the listeners already, and everybody is told to come to it. `false`: there is no new
-    /// process, and nothing has changed.
-    async fn hand_over(&self) -> bool {
+    /// process, and nothing has changed. `child` is the new process where this one has started it.
+    async fn hand_over(&self, child: Option<u32>) -> bool {
         let Some(path) = self.upgrade_socket.clone() else {
             tracing::error!(
                 "SIGQUIT hands the listeners over to a new process, which needs `upgrade_socket`; to end wsgate send \
@@ -57,7 +62,6 @@ impl Ending {
             );
             return false;
         };
-        tracing::info!(socket = %path.display(), "SIGQUIT: handing the listeners over to a new process");
         let mut sockets = self.listeners.sockets();
         if let Some(admin) = &self.admin {
             sockets.extend(admin.sockets());
@@ -77,6 +81,10 @@ impl Ending {
             return false;
         }
         tracing::info!("the new process serves");
+        if let Some(child) = child {
+            // The service manager believes the process that it knows, and only as long as that lives.
+            service::main_process(child);
+        }
         self.listeners.stop();
         if let Some(admin) = &self.admin {
             admin.stop();
@@ -84,6 +92,37 @@ impl Ending {
         let settings = self.control.settings();
         self.drain(&settings, settings.terms.deadline).await;
         true
+    }
+
+    /// SIGUSR2: starts the binary anew, which may be another one by now, and hands the listeners over to it. A child belongs to
+    /// the service, so that this works below a service manager. `false`: nothing has changed.
+    async fn replace(&self) -> bool {
+        let (Some(binary), Some(file), Some(_)) = (&self.binary, &self.file, &self.upgrade_socket)
+        else {
+            tracing::error!(
+                "SIGUSR2 starts the binary anew and hands the listeners over to it, which needs `upgrade_socket` and a \
+                 configuration in a file"
+            );
+            return false;
+        };
+        let binary_shown = binary.display();
+        tracing::info!(binary = %binary_shown, "SIGUSR2: starting the binary anew");
+        let mut command = Command::new(binary);
+        command.args(["run", "--upgrade", "--config"]).arg(file);
+        let mut child = match command.stdin(Stdio::null()).spawn() {
+            Ok(child) => child,
+            Err(error) => {
+                tracing::error!(binary = %binary_shown, %error, "the binary cannot be started; going on as before");
+                return false;
+            }
+        };
+        if self.hand_over(Some(child.id())).await {
+            return true;
+        }
+        // It may have ended by itself, and said why.
+        let _ = child.kill();
+        let _ = child.wait();
+        false
     }
 
     /// Tells everybody, who is here and who still comes, and waits until all are gone or their time is over.
@@ -140,8 +179,8 @@ const RATE: f64 = 200.0;
 
 /// The signals that end the process, heard from the moment this exists.
 pub(super) struct Signals {
-    /// SIGINT, SIGTERM and SIGQUIT.
-    signals: Mutex<[Signal; 3]>,
+    /// SIGINT, SIGTERM, SIGQUIT and SIGUSR2.
+    signals: Mutex<[Signal; 4]>,
     /// Signals are registered with a runtime, and Pingora's does not exist yet.
     runtime: Option<Runtime>,
     ending: Ending,
@@ -161,6 +200,7 @@ impl Signals {
             signal(SignalKind::interrupt())?,
             signal(SignalKind::terminate())?,
             signal(SignalKind::quit())?,
+            signal(SignalKind::user_defined2())?,
         ];
         let hangup = signal(SignalKind::hangup())?;
         drop(context);
@@ -186,17 +226,27 @@ impl Drop for Signals {
 impl ShutdownSignalWatch for Signals {
     async fn recv(&self) -> ShutdownSignal {
         let mut signals = self.signals.lock().await;
-        let [interrupt, terminate, quit] = &mut *signals;
+        let [interrupt, terminate, quit, user2] = &mut *signals;
         // Pingora ends its runtimes, and with them every connection, as soon as this returns.
         loop {
-            tokio::select! {
+            let is_replaced = tokio::select! {
                 _ = interrupt.recv() => return ShutdownSignal::FastShutdown,
                 _ = terminate.recv() => break,
-                _ = quit.recv() => {}
-            }
+                _ = quit.recv() => false,
+                _ = user2.recv() => true,
+            };
+            let handing_over = async {
+                match is_replaced {
+                    true => self.ending.replace().await,
+                    false => {
+                        tracing::info!("SIGQUIT: handing the listeners over to a new process");
+                        self.ending.hand_over(None).await
+                    }
+                }
+            };
             tokio::select! {
                 _ = interrupt.recv() => return ShutdownSignal::FastShutdown,
-                done = self.ending.hand_over() => if done {
+                done = handing_over => if done {
                     return ShutdownSignal::GracefulTerminate;
                 },
             }

@@ -131,6 +131,8 @@ impl Server {
             admin: admin.clone(),
             ready,
             upgrade_socket: config.upgrade_socket.clone(),
+            file: file.clone(),
+            binary: std::env::current_exe().ok(),
         };
         let live = Live {
             file,

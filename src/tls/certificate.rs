@@ -94,11 +94,19 @@ impl Fault {
 const CHAIN: &str = "it holds the certificate first, then those that vouch for it, each as -----BEGIN CERTIFICATE-----";
 
 impl Certificate {
-    /// Reads both files. One that has run out is good only where it is that of `before`: what is in force stays in force.
+    /// Reads both files, unless `before` has them and they have not changed. One that has run out is good only where it is that of
+    /// `before`: what is in force stays in force.
     ///
     /// # Errors
     /// The first thing that is wrong with them.
     pub fn load(cert: &Path, key: &Path, before: &[Certificate]) -> Result<Certificate, Fault> {
+        let is_in_force = |one: &&Certificate| one.cert == cert && one.key == key;
+        if let Some(known) = before.iter().find(is_in_force)
+            && !known.has_changed()
+        {
+            // The user that wsgate runs as may not be able to read a key that root has read at the start.
+            return Ok(known.clone());
+        }
         let stamps = Stamps::of(&[cert, key]);
         let chain = certificates(cert)?;
         let Some(first) = chain.first() else {

@@ -1,8 +1,11 @@
 """A new wsgate takes the listeners of the old one: no attempt to connect fails, and everybody is told to come over."""
 
+import os
+import pathlib
 import signal
 import socket
 import threading
+import time
 
 from websockets.sync.client import connect
 
@@ -74,3 +77,43 @@ def test_without_a_socket_there_is_no_hand_over(start, servers, tmp_path):
         code, shown = gate.run(["run", "--config", str(wsgate.file), "--upgrade"])
         assert code == 1 and "needs `upgrade_socket`" in shown, shown
         assert crowd.closes == {}
+
+
+def wait_until_gone(pid):
+    """Until a process that is no child of this one has ended."""
+    deadline = time.monotonic() + 3 * TIMEOUT
+    while pathlib.Path(f"/proc/{pid}").exists() and "State:\tZ" not in pathlib.Path(f"/proc/{pid}/status").read_text():
+        assert time.monotonic() < deadline, f"process {pid} goes on"
+        time.sleep(0.05)
+
+
+def test_sigusr2_starts_the_binary_anew_below_a_service_manager(start, servers, tmp_path, monkeypatch):
+    path = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(path))
+        manager.settimeout(TIMEOUT)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(path))
+        old = start(text=config(start, servers, tmp_path))
+        assert manager.recv(1000).decode().split() == ["READY=1"]
+        with Crowd(f"ws://{old.url}", size=20) as crowd:
+            old.process.send_signal(signal.SIGUSR2)
+            # The new process is ready, and the old one names it.
+            told = [manager.recv(1000).decode().strip() for _ in range(2)]
+            [new] = [int(line.removeprefix("MAINPID=")) for line in told if line.startswith("MAINPID=")]
+            assert new != old.process.pid and "READY=1" in told, told
+            assert old.process.wait(3 * TIMEOUT) == 0
+            crowd.wait_until_all_are_back()
+            assert (crowd.closes, crowd.refused) == ({1012: crowd.size}, {})
+            command = pathlib.Path(f"/proc/{new}/cmdline").read_bytes().split(b"\0")
+            assert b"--upgrade" in command and str(old.file).encode() in command
+        os.kill(new, signal.SIGTERM)
+        wait_until_gone(new)
+
+
+def test_a_binary_that_does_not_start_leaves_the_old_one(start, servers, tmp_path):
+    wsgate = start(text=config(start, servers, tmp_path))
+    wsgate.file.write_text("[admin\n")
+    with Crowd(f"ws://{wsgate.url}", size=10) as crowd:
+        wsgate.process.send_signal(signal.SIGUSR2)
+        wsgate.wait_for_log(lambda line: "were not handed over; going on as before" in line, "of the failure")
+        assert crowd.closes == {} and wsgate.get("/readyz")[0] == 200

@@ -4,9 +4,11 @@ import json
 import os
 import pathlib
 import pwd
+import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 
 import pytest
 
@@ -199,6 +201,34 @@ def test_ends_on_a_signal_right_after_it_says_that_it_listens(tmp_path):
     for _ in range(10):
         with gate.Gate(tmp_path, GOOD):
             pass
+
+
+def test_a_reload_with_a_key_that_only_root_reads(tmp_path):
+    """A reload of something else does not fail because of it; a new key has to be readable, and the one before stays."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        os.chmod(directory, 0o755)
+        pair = {"cert": f"{directory}/a.pem", "key": f"{directory}/a.key"}
+        tls = pathlib.Path(__file__).resolve().parents[1] / "tls"
+
+        def install(name):
+            for kind in ("pem", "key"):
+                shutil.copy(tls / f"{name}.{kind}", new := pathlib.Path(directory) / "new")
+                os.chmod(new, 0o600 if kind == "key" else 0o644)
+                os.rename(new, f"{directory}/a.{kind}")
+
+        install("a")
+        user = 'user = "nobody"\n' if os.geteuid() == 0 else ""
+        text = user + config(["127.0.0.1:9"], listener={"certificates": [pair]})
+        with gate.Gate(directory, text) as wsgate:
+            wsgate.file.chmod(0o644)
+            wsgate.reload(text.replace('name = "main"', 'name = "other"'))
+            assert any(sample.labels.get("route") == "other" for sample in wsgate.metrics().samples)
+            if user:
+                install("b")
+                seen = len(wsgate.log)
+                wsgate.process.send_signal(signal.SIGHUP)
+                line = wsgate.wait_for_log(lambda line: "not reloaded" in line, "of the key", seen)
+                assert f"`{directory}/a.key` cannot be read" in line, line
 
 
 def test_the_user_of_the_process(tmp_path):
