@@ -40,7 +40,7 @@ pub(crate) fn number_and_unit(text: &str) -> Option<(u64, &str)> {
     Some((text[..digits].parse().ok()?, text[digits..].trim_start()))
 }
 
-/// A duration as it would be written in a configuration, `5s`; less than a millisecond is `0ms`.
+/// A duration as it would be written in a configuration, `5s`; nothing is `0s`, less than a millisecond `0ms`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shown(pub Duration);
 
@@ -51,6 +51,7 @@ impl fmt::Display for Shown {
         let whole =
             |(length, _): &(u128, &str)| milliseconds != 0 && milliseconds.is_multiple_of(*length);
         match units.into_iter().find(whole) {
+            None if self.0.is_zero() => f.write_str("0s"),
             Some((length, unit)) => write!(f, "{}{unit}", milliseconds / length),
             // Milliseconds of a long time interest nobody.
             None if milliseconds >= 10_000 => write!(f, "{:.1}s", self.0.as_secs_f64()),
@@ -65,7 +66,7 @@ mod tests {
 
     #[test]
     fn durations_are_shown_as_they_are_written() {
-        for text in ["0ms", "1ms", "1500ms", "1s", "5s", "90s", "2m", "1h", "24h"] {
+        for text in ["0s", "1ms", "1500ms", "1s", "5s", "90s", "2m", "1h", "24h"] {
             assert_eq!(Shown(parse(text).unwrap()).to_string(), text);
         }
         for (duration, shown) in [

@@ -146,6 +146,8 @@ pub struct Drain {
     pub rate: f64,
     /// The pace was raised to hold the deadline.
     pub raised: bool,
+    /// The time since it began, in seconds.
+    pub age_seconds: u64,
     /// The time until the last client is told, in seconds.
     pub ends_in_seconds: f64,
     /// The time until what is left is closed at once, in seconds.
@@ -183,6 +185,7 @@ impl Drain {
             failed: progress.failed,
             rate: progress.rate,
             raised: progress.raised,
+            age_seconds: now.saturating_duration_since(progress.started).as_secs(),
             ends_in_seconds: until(progress.ends),
             deadline_in_seconds: until(progress.deadline),
             longest_delay_seconds: None,
@@ -295,6 +298,8 @@ pub struct Status {
     pub version: String,
     /// Seconds since the process started.
     pub uptime_seconds: u64,
+    /// The addresses on which clients are accepted.
+    pub listeners: Vec<String>,
     /// Every upstream, those included that the configuration dropped while they had connections.
     pub upstreams: Vec<Upstream>,
 }

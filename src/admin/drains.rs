@@ -22,6 +22,7 @@ use super::{Answer, answer, bad_request, failure, names, ok};
 use crate::deploy::Control;
 use crate::drain::{Cause, DrainId, Pace, Place, Selection, State, Terms};
 use crate::duration;
+use crate::transport::address::Address;
 use crate::upstream::{Pool, Pools, Server, State as ServerState};
 use http::{Method, StatusCode};
 use parking_lot::Mutex;
@@ -36,6 +37,8 @@ pub struct Drains {
     pub(super) control: Arc<Control>,
     pub(super) pools: Arc<Pools>,
     pub(super) started: Instant,
+    /// The addresses on which clients are accepted now.
+    pub(super) listeners: Arc<dyn Fn() -> Vec<Address> + Send + Sync>,
     /// By the number of a drain: the longest delay that its clients are told.
     longest_delays: Arc<Mutex<BTreeMap<u64, Duration>>>,
 }
@@ -47,7 +50,19 @@ impl Drains {
             control,
             pools,
             started: Instant::now(),
+            listeners: Arc::new(Vec::new),
             longest_delays: Arc::default(),
+        }
+    }
+
+    /// Shows the addresses that `listeners` returns as those on which clients are accepted.
+    pub fn with_listeners(
+        self,
+        listeners: impl Fn() -> Vec<Address> + Send + Sync + 'static,
+    ) -> Self {
+        Drains {
+            listeners: Arc::new(listeners),
+            ..self
         }
     }
 

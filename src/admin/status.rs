@@ -98,6 +98,7 @@ impl Drains {
         ok(&Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_seconds: self.started.elapsed().as_secs(),
+            listeners: (self.listeners)().iter().map(ToString::to_string).collect(),
             upstreams: pools.iter().map(upstream).collect(),
         })
     }

@@ -139,7 +139,12 @@ pub(super) fn resumed(resumed: &Resumed) {
 /// The whole status.
 pub(super) fn status(status: &Status) -> String {
     let up = Shown(Duration::from_secs(status.uptime_seconds));
-    let mut text = format!("wsgate {}, up {up}\n", status.version);
+    let mut text = String::new();
+    let on = status.listeners.join(", ");
+    push(
+        &mut text,
+        &format!("wsgate {}, up {up}, on {on}", status.version),
+    );
     for upstream in &status.upstreams {
         text.push('\n');
         of_upstream(upstream, &mut text);
@@ -255,6 +260,8 @@ fn of_upstream(upstream: &Upstream, text: &mut String) {
             Some(server) => format!("  drain {} ({}) of {server}", drain.id, drain.cause),
             None => format!("  drain {} ({})", drain.id, drain.cause),
         };
+        let age = Shown(Duration::from_secs(drain.age_seconds));
+        let about = format!("{about}, began {age} ago");
         let sum = Sum::of(std::slice::from_ref(drain));
         let is_running = drain.state == "running";
         let line = if is_running { sum.line() } else { sum.end() };

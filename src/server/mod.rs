@@ -107,7 +107,9 @@ impl Server {
         let mut admin = None;
         let addresses = config.admin.addresses();
         if !addresses.is_empty() {
-            let drains = Drains::new(control.clone(), pools.clone());
+            let accepting = listeners.clone();
+            let drains = Drains::new(control.clone(), pools.clone())
+                .with_listeners(move || accepting.addresses());
             drains.export(&metrics);
             let endpoints = Admin::new(
                 &config.admin,

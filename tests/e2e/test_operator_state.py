@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import time
@@ -210,6 +211,7 @@ def test_the_status_fits_80_columns_and_ends_with_its_reader(start, servers):
     code, shown = gate.run(["status", *at(wsgate)])
     assert code == 0 and max(map(len, shown.splitlines())) <= 80, shown
     assert "drained for" in shown and shown.startswith("wsgate "), shown
+    assert f", on {wsgate.url}" in shown.splitlines()[0] and re.search(r"drain \d+ \(operator\).*, began \d+s? ago", shown), shown
     command = f"{gate.BINARY} status {' '.join(at(wsgate))} | head -n 1; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=TIMEOUT, check=True)
     assert (done.stderr, done.stdout.splitlines()[-1]) == ("", "0"), done
