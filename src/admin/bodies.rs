@@ -81,6 +81,8 @@ pub enum Drained {
 pub struct Rebalanced {
     /// The servers that take connections.
     pub servers: Vec<Share>,
+    /// Clients that were told to reconnect and are not back yet: they count for no server.
+    pub away: usize,
     /// The drain of the connections that move; `None` for a dry run, and where none has to move.
     pub begun: Option<Drain>,
 }

@@ -276,7 +276,7 @@ impl Drains {
             }
             // The others of a drain of all are still drained.
             (_, Some(_)) => false,
-            (selection, None) => upstream_of(selection) == Some(pool.index),
+            (selection, None) => selection.upstream() == Some(pool.index),
         };
         let running = self.control.drains().into_iter().filter(|(_, progress)| {
             progress.state == State::Running && concerned(progress.selection)
@@ -289,7 +289,7 @@ impl Drains {
     fn cancel(&self, name: &str, peer: &str) -> Result<Answer, Answer> {
         let pool = self.pool(name)?;
         let running = self.control.drains().into_iter().filter(|(_, progress)| {
-            progress.state == State::Running && upstream_of(progress.selection) == Some(pool.index)
+            progress.state == State::Running && progress.selection.upstream() == Some(pool.index)
         });
         let running: Vec<_> = running.collect();
         let members = pool.members();
@@ -445,16 +445,6 @@ pub(super) fn parse<T: Default + DeserializeOwned>(body: &[u8]) -> Result<T, Ans
     }
     // Says what, and at which line and column.
     serde_json::from_slice(body).map_err(|error| bad_request(&error.to_string()))
-}
-
-pub(super) fn upstream_of(selection: Selection) -> Option<u32> {
-    match selection {
-        Selection::Server { upstream, .. }
-        | Selection::Upstream { upstream }
-        | Selection::OlderThan { upstream, .. }
-        | Selection::Excess { upstream } => Some(upstream),
-        Selection::Everything | Selection::Member(_) => None,
-    }
 }
 
 pub(super) fn not_allowed(methods: &str) -> Answer {

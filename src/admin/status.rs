@@ -1,7 +1,7 @@
 //! The figures of upstreams, servers and drains: for `/v1/status`, for the metrics, for `/readyz`.
 
 use super::bodies::{self, Handshakes, Status};
-use super::drains::{Drains, upstream_of};
+use super::drains::Drains;
 use super::{Answer, ok};
 use crate::drain::{Cause, DrainId, Progress, Selection};
 use crate::metrics::{Metrics, ServerFigures, UpstreamFigures};
@@ -127,7 +127,7 @@ impl Drains {
     pub(super) fn drains_of(&self, pool: &Pool) -> Vec<bodies::Drain> {
         let drains = self.control.drains().into_iter();
         let of_it =
-            drains.filter(|(_, progress)| upstream_of(progress.selection) == Some(pool.index));
+            drains.filter(|(_, progress)| progress.selection.upstream() == Some(pool.index));
         of_it
             .map(|(id, progress)| self.describe(id, &progress))
             .collect()
@@ -153,7 +153,7 @@ impl Drains {
     /// The servers of a selection that are still known.
     fn servers_in(&self, selection: Selection) -> Vec<Arc<Server>> {
         let pools = self.pools.all();
-        let pool = upstream_of(selection);
+        let pool = selection.upstream();
         let Some(pool) = pools.iter().find(|known| Some(known.index) == pool) else {
             return Vec::new();
         };

@@ -13,9 +13,9 @@ use std::process::ExitCode;
 pub(super) struct Rebalance {
     /// Name of the upstream.
     upstream: String,
-    /// What a server may have beyond its share, for example `10%`.
-    #[arg(long, value_name = "PERCENT", default_value = "10%")]
-    slack: String,
+    /// What a server may have beyond its share, for example `10%`; that of the configuration where it is left out.
+    #[arg(long, value_name = "PERCENT")]
+    slack: Option<String>,
     /// Spread evenly over this time, for example `30s`.
     #[arg(long, value_name = "TIME", conflicts_with = "rate")]
     over: Option<String>,
@@ -42,7 +42,7 @@ impl Rebalance {
         let client = self.target.client()?;
         let upstream = encode_name(&self.upstream);
         let change = Change {
-            slack: Some(self.slack.clone()),
+            slack: self.slack.clone(),
             over: self.over.clone(),
             rate: self.rate,
             deadline: self.deadline.clone(),
@@ -58,6 +58,12 @@ impl Rebalance {
                 moved => format!(", {moved} to move"),
             };
             say!("{}: {} connections{moved}", share.server, share.connections);
+        }
+        if rebalanced.away > 0 {
+            let away = rebalanced.away;
+            eprintln!(
+                "warning: {away} clients are still to come back and count for no server; repeat this when they are"
+            );
         }
         match rebalanced.begun {
             Some(drain) => {

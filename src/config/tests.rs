@@ -70,7 +70,7 @@ fn the_reference_names_every_key() {
                     key,
                     "include" | "threads" | "user" | "group" | "upgrade_socket" | "state_file"
                 ),
-                _ => matches!(key, "health" | "tls"),
+                _ => matches!(key, "health" | "rebalance" | "tls"),
             };
             let documented = if is_table && !table.is_empty() {
                 let inner = table.trim_end_matches(']');

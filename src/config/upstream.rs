@@ -12,6 +12,7 @@ use crate::handshake::is_token_byte;
 use crate::transport::address::Address;
 use crate::transport::source_addresses::Sources;
 use crate::transport::written_address;
+use crate::upstream::rebalance::Rebalance;
 use crate::upstream::servers_file;
 use crate::upstream::servers_file::ServersFile;
 use crate::upstream::settings::{Balance, HashKey, ServerSettings, Upstream};
@@ -67,6 +68,15 @@ impl Reader<'_> {
         let balance = self.checked(balance).unwrap_or(Balance::LeastConnections);
         let health = written.health.map(|health| self.health(health));
         let health = self.or_default(health.transpose()).flatten();
+        let rebalance = written.rebalance.map(|written| {
+            let written = written.into_inner().0;
+            let default = Rebalance::default();
+            Rebalance {
+                after: written.after.map_or(default.after, |wait| wait.0),
+                slack: written.slack.map_or(default.slack, |share| share.0.into()),
+            }
+        });
+        let rebalance = rebalance.unwrap_or_default();
         let help = "add servers = [\"10.0.0.5:9000\"]";
         let file = written
             .servers_file
@@ -156,6 +166,7 @@ impl Reader<'_> {
                 .map_or(default.resolve_interval, |time| time.0),
             generation: written.generation.filter(|text| !text.is_empty()),
             health,
+            rebalance,
             ..default
         })
     }

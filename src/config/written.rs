@@ -193,6 +193,7 @@ pub(super) struct Upstream {
     pub source: Vec<Spanned<String>>,
     pub generation: Option<String>,
     pub health: Option<Spanned<Table<Health>>>,
+    pub rebalance: Option<Spanned<Table<Rebalance>>>,
     pub tls: Option<Spanned<Table<UpstreamTls>>>,
 }
 
@@ -235,6 +236,13 @@ impl<'de> Visitor<'de> for AddressOrTable {
     fn visit_map<A: MapAccess<'de>>(self, keys: A) -> Result<Server, A::Error> {
         ServerTable::deserialize(MapAccessDeserializer::new(keys)).map(Server::Table)
     }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Rebalance {
+    pub after: Option<Wait>,
+    pub slack: Option<Percent>,
 }
 
 #[derive(Debug, Deserialize)]

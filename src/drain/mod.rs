@@ -147,6 +147,19 @@ pub enum Selection {
     Member(MemberId),
 }
 
+impl Selection {
+    /// The number of its upstream, where it is about one.
+    pub const fn upstream(self) -> Option<u32> {
+        match self {
+            Selection::Server { upstream, .. }
+            | Selection::Upstream { upstream }
+            | Selection::OlderThan { upstream, .. }
+            | Selection::Excess { upstream } => Some(upstream),
+            Selection::Everything | Selection::Member(_) => None,
+        }
+    }
+}
+
 /// How fast members are closed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Pace {

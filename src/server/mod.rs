@@ -24,6 +24,7 @@ use crate::transport::address::Address;
 use crate::upstream::Pools;
 use crate::upstream::discovery::Discovery;
 use crate::upstream::health_checks::Checks;
+use crate::upstream::rebalance::Rebalancing;
 use async_trait::async_trait;
 use certificates::ReportedErrors;
 use ending::{Ending, Signals};
@@ -47,6 +48,7 @@ pub struct Server {
     live: Live,
     checks: Checks,
     discovery: Discovery,
+    rebalancing: Rebalancing,
     load_shedder: LoadShedder,
     reloads: mpsc::Receiver<crate::admin::Reload>,
     inherited: Option<Inherited>,
@@ -85,6 +87,7 @@ impl Server {
         control.set_rates(pools.clone());
         let checks = Checks::new(pools.clone(), control.clone(), metrics.clone());
         let discovery = Discovery::new(pools.clone(), control.clone());
+        let rebalancing = Rebalancing::new(pools.clone(), control.clone());
 
         let mut sockets = inherited
             .as_mut()
@@ -152,6 +155,7 @@ impl Server {
             live,
             checks,
             discovery,
+            rebalancing,
             load_shedder,
             reloads,
             inherited,
@@ -199,11 +203,13 @@ impl Server {
         let has_control = self.live.config.admin.listen.is_some();
         let (live, reloads) = (self.live, self.reloads);
         let (checks, discovery, load_shedder) = (self.checks, self.discovery, self.load_shedder);
+        let rebalancing = self.rebalancing;
         let work = async move {
             tokio::join!(
                 control.conduct(),
                 checks.run(),
                 discovery.run(),
+                rebalancing.run(),
                 load_shedder.run(),
                 live.run(hangup, reloads),
                 state::remind(&reminding, &settings),

@@ -14,6 +14,7 @@ pub mod intents;
 pub(crate) mod plain_connector;
 mod plain_requests;
 mod pools;
+pub mod rebalance;
 mod removed;
 mod server;
 pub mod servers_file;

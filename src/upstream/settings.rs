@@ -6,6 +6,7 @@ use crate::deploy::Thresholds;
 use crate::tls;
 use crate::transport::address::{Address, Tcp};
 use crate::transport::source_addresses::Sources;
+use crate::upstream::rebalance::Rebalance;
 use crate::upstream::servers_file::ServersFile;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,6 +42,8 @@ pub struct Upstream {
     pub resolve_interval: Duration,
     /// How servers are checked; `None`: not at all.
     pub health: Option<HealthCheck>,
+    /// When clients move to a server that came.
+    pub rebalance: Rebalance,
     /// `None`: nothing is encrypted.
     pub tls: Option<tls::Connect>,
     /// When the system gives up connections to them.
@@ -182,6 +185,7 @@ impl Upstream {
             generation: None,
             resolve_interval: Duration::from_secs(10),
             health: None,
+            rebalance: Rebalance::default(),
             tls: None,
             tcp: Tcp::default(),
             sources: Arc::default(),

@@ -29,7 +29,8 @@ def metrics(tmp_path_factory):
     pair = {"cert": str(ROOT / "tests/tls/a.pem"), "key": str(ROOT / "tests/tls/a.key")}
     config = gate.config(["127.0.0.1:9"], listener={"certificates": [pair]}, route={"mode": "observe"})
     with gate.Gate(tmp_path_factory.mktemp("questions"), config) as wsgate:
-        yield wsgate.metrics()
+        expiry = "wsgate_certificate_expiry_timestamp_seconds"
+        yield wsgate.wait_for_metrics(lambda now: now.total(expiry) > 0, "the certificate")
 
 
 def sources():

@@ -136,3 +136,20 @@ def test_a_rebalance_that_cannot_be(start, upstream, body, status, sentence):
     assert found == status and sentence in answer["error"], answer
     found, answer = request(wsgate, "POST", "/v1/upstreams/main/drain", {"slack": "10%"})
     assert found == 400 and "`slack` belongs to a rebalance" in answer["error"], answer
+
+
+def test_a_server_that_comes_gets_its_share_by_itself(start):
+    first, second = raw.Server(), raw.Server()
+    upstream = {"rebalance": {"after": "100ms", "slack": "0%"}}
+    wsgate = start([first], **upstream)
+    sessions = [open_session(wsgate, first) for _ in range(6)]
+    servers = [first.address, second.address]
+    wsgate.reload(gate.config(servers, upstream=upstream, route={"reconnect_after": "0s-0s"}))
+    move(sessions[:3])
+    wsgate.wait_for_log(lambda line: "a server came: its share of the clients moves" in line, "of the rebalance")
+    back = [open_session(wsgate, second) for _ in range(3)]
+    # Once, and none of those that stay.
+    for session in sessions[3:] + back:
+        session.server.read_exactly(session.client.send_frame(1, b"still here"))
+        session.finish()
+    assert wsgate.metrics().total("wsgate_drains_total", cause="rebalance") == 1

@@ -356,7 +356,7 @@ def test_a_server_that_leaves_by_dns_while_it_is_connected_to(start_gate_by_name
     # The server takes its time with TLS, and meanwhile the name has another address.
     sock, _ = listeners["127.0.0.2"].accept()
     dns.addresses = ["127.0.0.3"]
-    wsgate.wait_for_log(lambda line: "address has left the name" in line, "of the address")
+    wsgate.wait_for_log(lambda line: "server has left its source" in line, "of the address")
     server = raw.Peer(context.wrap_socket(sock, server_side=True), client=False)
     server.send(http.switching_protocols(server.read_head()))
     assert client.read_head().status == 101
