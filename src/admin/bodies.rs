@@ -263,7 +263,7 @@ pub struct Connection {
     pub upstream: String,
     /// The address of its server.
     pub server: String,
-    /// The subprotocol. This and the following as far as `fields` of [log] names them.
+    /// The subprotocol. This and the following as far as `log.fields` names them.
     pub protocol: Option<String>,
     /// As the client asked for it.
     pub host: Option<String>,

@@ -24,7 +24,7 @@ pub(super) struct Connections {
     /// Only those of the client at this address, or of the clients in this network.
     #[arg(long, value_name = "ADDR")]
     client: Option<String>,
-    /// More lines of each: route, peer, and the fields of the request that `fields` of [log] keeps.
+    /// More lines of each: route, peer, and the fields of the request that `log.fields` keeps.
     #[arg(long, conflicts_with = "json")]
     long: bool,
     /// One JSON object per line.

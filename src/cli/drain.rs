@@ -1,7 +1,7 @@
 //! `wsgate drain` and `wsgate deploy`: begin, show the progress, and end with a status that says whether all went well.
 
 use super::show;
-use super::target::{Message, Refused, Target, ask, finish, operator};
+use super::target::{Message, Pace, Refused, Target, ask, finish};
 use crate::admin::bodies::{self, Change, Drained, Resumed};
 use crate::admin::{Client, encode_name};
 use crate::drain::State;
@@ -20,15 +20,8 @@ pub(super) struct Drain {
     /// One of its servers, by its address or as the configuration writes it; all of them where none is named.
     #[arg(long, value_name = "ADDR")]
     server: Option<String>,
-    /// Spread evenly over this time, for example `30s`.
-    #[arg(long, value_name = "TIME", conflicts_with = "rate")]
-    over: Option<String>,
-    /// Connections per second.
-    #[arg(long, value_name = "NUMBER")]
-    rate: Option<f64>,
-    /// All remaining connections are closed at once after this time.
-    #[arg(long, value_name = "TIME")]
-    deadline: Option<String>,
+    #[command(flatten)]
+    pace: Pace,
     /// Only say how many connections it would close, and how long that would take.
     #[arg(long)]
     dry_run: bool,
@@ -65,13 +58,9 @@ impl Drain {
         }
         let mut change = Change {
             server: self.server.clone(),
-            over: self.over.clone(),
-            rate: self.rate,
-            deadline: self.deadline.clone(),
             dry_run: self.dry_run,
             force: self.force,
-            by: operator(),
-            ..Change::default()
+            ..self.pace.change()
         };
         let path = format!("/v1/upstreams/{upstream}/{verb}");
         let answer = match ask(&client, "POST", &path, &change) {

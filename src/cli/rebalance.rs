@@ -1,7 +1,7 @@
 //! `wsgate rebalance`: moves clients from servers that have more than their share, for example after a deploy.
 
 use super::drain::follow;
-use super::target::{Message, Target, ask, finish, operator};
+use super::target::{Message, Pace, Target, ask, finish};
 use crate::admin::bodies::{Change, Rebalanced};
 use crate::admin::encode_name;
 use crate::stdout::say;
@@ -16,15 +16,8 @@ pub(super) struct Rebalance {
     /// What a server may have beyond its share, for example `10%`; that of the configuration where it is left out.
     #[arg(long, value_name = "PERCENT")]
     slack: Option<String>,
-    /// Spread evenly over this time, for example `30s`.
-    #[arg(long, value_name = "TIME", conflicts_with = "rate")]
-    over: Option<String>,
-    /// Connections per second.
-    #[arg(long, value_name = "NUMBER")]
-    rate: Option<f64>,
-    /// All that are to move are told at once after this time.
-    #[arg(long, value_name = "TIME")]
-    deadline: Option<String>,
+    #[command(flatten)]
+    pace: Pace,
     /// Only say how many connections would move.
     #[arg(long)]
     dry_run: bool,
@@ -43,12 +36,8 @@ impl Rebalance {
         let upstream = encode_name(&self.upstream);
         let change = Change {
             slack: self.slack.clone(),
-            over: self.over.clone(),
-            rate: self.rate,
-            deadline: self.deadline.clone(),
             dry_run: self.dry_run,
-            by: operator(),
-            ..Change::default()
+            ..self.pace.change()
         };
         let path = format!("/v1/upstreams/{upstream}/rebalance");
         let rebalanced: Rebalanced = ask(&client, "POST", &path, &change)?;

@@ -1,7 +1,7 @@
 //! The running wsgate that a command talks to.
 
 use crate::admin::Client;
-use crate::admin::bodies::Failure;
+use crate::admin::bodies::{Change, Failure};
 use crate::config::admin_address;
 use clap::Args;
 use serde::Serialize;
@@ -24,6 +24,33 @@ pub(super) struct Target {
     /// A file with the token that it wants.
     #[arg(long, value_name = "FILE", env = "WSGATE_TOKEN_FILE")]
     token_file: Option<PathBuf>,
+}
+
+/// How fast clients are told to reconnect.
+#[derive(Debug, Args)]
+pub(super) struct Pace {
+    /// Spread evenly over this time, for example `30s`.
+    #[arg(long, value_name = "TIME", conflicts_with = "rate")]
+    over: Option<String>,
+    /// Connections per second.
+    #[arg(long, value_name = "NUMBER")]
+    rate: Option<f64>,
+    /// All remaining clients are told at once after this time.
+    #[arg(long, value_name = "TIME")]
+    deadline: Option<String>,
+}
+
+impl Pace {
+    /// A change at this pace, by the user who runs the command.
+    pub(super) fn change(&self) -> Change {
+        Change {
+            over: self.over.clone(),
+            rate: self.rate,
+            deadline: self.deadline.clone(),
+            by: operator(),
+            ..Change::default()
+        }
+    }
 }
 
 /// A sentence for the user about what went wrong.

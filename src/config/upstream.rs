@@ -12,10 +12,10 @@ use crate::handshake::is_token_byte;
 use crate::transport::address::Address;
 use crate::transport::source_addresses::Sources;
 use crate::transport::written_address;
-use crate::upstream::rebalance::Rebalance;
 use crate::upstream::servers_file;
-use crate::upstream::servers_file::ServersFile;
-use crate::upstream::settings::{Balance, HashKey, ServerSettings, Upstream};
+use crate::upstream::settings::{
+    Balance, HashKey, Rebalance, ServerSettings, ServersFile, Upstream,
+};
 use http::HeaderName;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};

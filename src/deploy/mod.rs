@@ -290,7 +290,9 @@ impl Control {
     ) -> DrainId {
         let name = format!("{} beyond the shares of its servers", upstream.name);
         self.start_by(&name, Cause::Rebalance, &terms, |conductor| {
-            conductor.rebalance(upstream.number, connections, terms, Instant::now())
+            let upstream = upstream.number;
+            let (selection, cause) = (Selection::Excess { upstream }, Cause::Rebalance);
+            conductor.start_chosen(connections, selection, terms, cause, Instant::now())
         })
     }
 

@@ -150,23 +150,12 @@ impl<H: Clone> Conductor<H> {
         now: Instant,
     ) -> DrainId {
         let ids = self.roster.select(selection);
-        self.start_with(ids, selection, terms, cause, now)
+        self.start_chosen(ids, selection, terms, cause, now)
     }
 
-    /// Starts a drain of these members of an upstream, whose servers have more than their share. While one of the upstream goes on,
-    /// nothing is added to it: the shares were others when it began.
-    pub fn rebalance(
-        &mut self,
-        upstream: u32,
-        ids: Vec<MemberId>,
-        terms: Terms,
-        now: Instant,
-    ) -> DrainId {
-        let selection = Selection::Excess { upstream };
-        self.start_with(ids, selection, terms, Cause::Rebalance, now)
-    }
-
-    fn start_with(
+    /// Starts a drain of these members, which were chosen one by one, under this selection. While one of the same selection goes
+    /// on, no member is added to it.
+    pub fn start_chosen(
         &mut self,
         ids: Vec<MemberId>,
         selection: Selection,

@@ -57,11 +57,22 @@ impl Fields {
     }
 }
 
-/// Most bytes of a value that are kept.
+/// Most bytes of a value that are kept, escaped.
 const MOST: usize = 200;
 
 /// Ends a value. Escaped values hold no control character.
 const END: char = '\n';
+
+/// A value, escaped: what is longer than [`MOST`] then is cut.
+fn shown(value: &[u8]) -> String {
+    let mut shown = Excerpt(value, MOST).to_string();
+    if shown.len() > MOST {
+        // Escaped text is ASCII.
+        shown.truncate(MOST);
+        shown += "...";
+    }
+    shown
+}
 
 /// The values of some fields, escaped, in one allocation; none where there is no value.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -75,7 +86,7 @@ impl Details {
         for field in wanted {
             if let Some(value) = value(*field).filter(|value| !value.is_empty()) {
                 text.push(char::from(b'a' + *field as u8));
-                text += &Excerpt(value, MOST).to_string();
+                text += &shown(value);
                 text.push(END);
             }
         }
@@ -118,6 +129,8 @@ mod tests {
         }
         let long = Details::of(fields, |_| Some(&[b'a'; 300]));
         assert_eq!(long.get(Field::Path).map(str::len), Some(MOST + 3));
+        let escaped = Details::of(fields, |_| Some(&[0xff; 199]));
+        assert_eq!(escaped.get(Field::Path).map(str::len), Some(MOST + 3));
         assert_eq!(
             Details::of(Fields::default(), |_| Some(b"a")),
             Details::default()

@@ -17,7 +17,7 @@ mod pools;
 pub mod rebalance;
 mod removed;
 mod server;
-pub mod servers_file;
+pub(crate) mod servers_file;
 pub mod settings;
 pub mod state_file;
 mod sticky;

@@ -5,29 +5,11 @@
 use crate::deploy::Control;
 use crate::drain::{Cause, DrainId, MemberId, Place, State as DrainState, Terms};
 use crate::relay::Handle;
-use crate::upstream::settings::Balance;
+use crate::upstream::settings::{Balance, Rebalance};
 use crate::upstream::{Pool, Pools, Server, State};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// When an upstream is rebalanced by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rebalance {
-    /// So long after a server came, or came back; zero: never.
-    pub after: Duration,
-    /// The share that a server may have beyond its own before clients move, in percent.
-    pub slack: u32,
-}
-
-impl Default for Rebalance {
-    fn default() -> Self {
-        Rebalance {
-            after: Duration::ZERO,
-            slack: 10,
-        }
-    }
-}
 
 /// The connections of a server that takes connections.
 #[derive(Debug)]

@@ -7,7 +7,7 @@
 use crate::transport::written_address;
 use crate::upstream::settings::ServerSettings;
 use serde::Deserialize;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 /// The time between two looks at a file.
@@ -15,15 +15,6 @@ pub(crate) const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Most bytes of a file.
 const LARGEST: u64 = 1 << 20;
-
-/// The file of an upstream.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServersFile {
-    /// Where it is.
-    pub path: PathBuf,
-    /// How many of the upstream's servers are of the configuration itself. They come first.
-    pub fixed: usize,
-}
 
 /// One server in JSON.
 #[derive(Deserialize)]

@@ -6,8 +6,7 @@ use crate::deploy::Thresholds;
 use crate::tls;
 use crate::transport::address::{Address, Tcp};
 use crate::transport::source_addresses::Sources;
-use crate::upstream::rebalance::Rebalance;
-use crate::upstream::servers_file::ServersFile;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,6 +49,33 @@ pub struct Upstream {
     pub tcp: Tcp,
     /// Which local addresses connections to them are made from.
     pub sources: Arc<Sources>,
+}
+
+/// A file with servers of an upstream, which another program writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServersFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// How many of the upstream's servers are of the configuration itself. They come first.
+    pub fixed: usize,
+}
+
+/// When an upstream is rebalanced by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rebalance {
+    /// So long after a server came, or came back; zero: never.
+    pub after: Duration,
+    /// The share that a server may have beyond its own before clients move, in percent.
+    pub slack: u32,
+}
+
+impl Default for Rebalance {
+    fn default() -> Self {
+        Rebalance {
+            after: Duration::ZERO,
+            slack: 10,
+        }
+    }
 }
 
 /// One server of an upstream.

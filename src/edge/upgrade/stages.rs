@@ -367,7 +367,7 @@ impl<'a> Attempt<'a> {
         let pool = &self.route.pool;
         let key = hash_key(&self.request, self.identity.client.known(), pool);
         Box::new(Tunnel {
-            key: key.filter(|_| !pool.is_sticky()),
+            key: key.filter(|key| key.len() <= LONGEST_KEY && !pool.is_sticky()),
             enrolled: answered.enrolled,
             permits,
             client: self.identity.behind_peer(),
@@ -413,6 +413,10 @@ impl<'a> Attempt<'a> {
 /// Memory of an upgrade that waits for a server, without its head, in bytes: its task and connection, and the
 /// [early bytes](super::MOST_EARLY) of its client.
 const QUEUED_UPGRADE: usize = 4096 + super::MOST_EARLY;
+
+/// Longest key that is kept with a connection, in bytes: a connection whose key is longer is not moved when its upstream is
+/// rebalanced.
+const LONGEST_KEY: usize = 256;
 
 /// A status by which a server, or a proxy before it, says that it cannot take the request now.
 fn is_gateway_error(status: StatusCode) -> bool {
