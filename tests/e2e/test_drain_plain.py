@@ -1,12 +1,10 @@
 """Plain requests in a drain: they are shown, waited for, and ended at the deadline."""
 
-import json
 import time
-import urllib.request
 
 import pytest
 
-from rig import gate, http, raw
+from rig import gate, http, operator, raw
 from rig.raw import TIMEOUT
 
 
@@ -27,11 +25,9 @@ def under_way(rig, **options):
 
 def ask(rig, verb, change=None, method="POST"):
     """The body of the answer of the admin listener about the upstream `main`."""
-    url = "http://{}:{}/v1/upstreams/main/{}".format(*rig.gate.admin, verb)
-    body = json.dumps(change or {}).encode() if method == "POST" else None
-    request = urllib.request.Request(url, body, {"Content-Type": "application/json"}, method=method)
-    with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
-        return json.loads(answer.read())
+    status, body = operator.request(rig.gate, method, f"/v1/upstreams/main/{verb}", change)
+    assert status in (200, 202), body
+    return body
 
 
 def drain(rig, deadline="60s"):
@@ -106,11 +102,9 @@ def test_a_resumed_server_keeps_its_requests(tmp_path):
         # One request at each of the servers.
         peers = [server.accept() for server in servers]
         waiting = [(clients[peer.read_head().path], peer) for peer in peers]
-        url = "http://{}:{}/v1/upstreams/main/".format(*wsgate.admin)
         for verb, number in [("drain", 0), ("resume", 0), ("drain", 1)]:
             change = {"server": servers[number].address, "deadline": "300ms"} if verb == "drain" else {}
-            request = urllib.request.Request(url + verb, json.dumps(change).encode(), {"Content-Type": "application/json"})
-            urllib.request.urlopen(request, timeout=TIMEOUT).read()
+            assert operator.request(wsgate, "POST", f"/v1/upstreams/main/{verb}", change)[0] in (200, 202)
         # When the second drain's deadline is over, that of the first is too.
         assert waiting[1][0].read_head().status == 503
         client, server = waiting[0]

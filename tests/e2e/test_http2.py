@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from rig import certificates, http, http2, raw
+from rig import certificates, http, http2, operator, raw
 from rig.raw import TIMEOUT
 
 REFUSED = "wsgate_plain_requests_refused_total"
@@ -712,3 +712,15 @@ def test_idle_connections_to_a_tls_server_leave_no_descriptors(start_rig, tls_se
     client.close()
     upstream.sock.shutdown(socket.SHUT_WR)
     wait_for_files(rig.gate, before, "after the server has ended what it sends")
+
+
+def test_a_stream_without_a_response_is_reset_at_the_deadline_of_a_drain(start, connect):
+    rig = start()
+    client, path = connect(rig), rig.new_path()
+    client.send(http2.headers(1, path))
+    upstream, _ = rig.server.accept_request(path)
+    change = {"force": True, "deadline": "300ms"}
+    assert operator.request(rig.gate, "POST", "/v1/upstreams/main/drain", change)[0] == 202
+    client.wait_for(http2.RST_STREAM, 1)
+    upstream.read_to_end()
+    rig.gate.wait_for_metrics(lambda now: now.total("wsgate_server_plain_requests") == 0, "the end of the request")
