@@ -105,7 +105,12 @@ impl Drains {
         let rest = path.strip_prefix("/v1/connections")?;
         if rest.is_empty() {
             return Some(match (method, Filter::parse(query)) {
-                (&Method::GET, Ok(filter)) => self.list(&filter).await,
+                (&Method::GET, Ok(filter)) => {
+                    match filter.upstream.as_deref().map(|name| self.pool(name)) {
+                        Some(Err(unknown)) => unknown,
+                        _ => self.list(&filter).await,
+                    }
+                }
                 (&Method::GET, Err(wrong)) => bad_request(&wrong),
                 _ => not_allowed("GET"),
             });

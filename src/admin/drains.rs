@@ -130,7 +130,7 @@ impl Drains {
             let connections = target.selections().into_iter();
             let connections: usize = connections.map(|of| self.control.count(of)).sum();
             if was_out && connections == 0 && requests == 0 {
-                let message = "it is drained already; POST .../resume lets it in again";
+                let message = "it is drained already; a resume lets it in again";
                 return Ok(ok(&Drained::Already {
                     message: message.to_owned(),
                     drains: self.drains_of(&pool),
@@ -151,12 +151,7 @@ impl Drains {
                 ));
             }
         } else {
-            tracing::info!(
-                upstream = name,
-                server,
-                by,
-                "an operator says that there was a deploy"
-            );
+            tracing::info!(upstream = name, server, by, "an operator deploys");
         }
         let longest_delay = self.longest_delay(&target);
         let begin = |trigger| {
@@ -282,7 +277,13 @@ impl Drains {
             progress.state == State::Running && concerned(progress.selection)
         });
         let running: Vec<DrainId> = running.map(|(id, _)| id).collect();
-        Ok(self.let_in(&pool, &[target.name], &running, &by))
+        tracing::info!(
+            upstream = pool.name,
+            server = target.name.as_deref().unwrap_or("all"),
+            by,
+            "an operator resumes"
+        );
+        Ok(self.let_in(&pool, &[target.name], &running))
     }
 
     /// Ends what is under way; a server whose drain has ended stays out until it is resumed.
@@ -308,17 +309,17 @@ impl Drains {
             .map(|(_, progress)| name_of(progress.selection))
             .collect();
         let ids: Vec<DrainId> = running.iter().map(|(id, _)| *id).collect();
-        Ok(self.let_in(&pool, &names, &ids, peer))
+        tracing::info!(
+            upstream = pool.name,
+            drains = ids.len(),
+            by = peer,
+            "an operator cancels drains"
+        );
+        Ok(self.let_in(&pool, &names, &ids))
     }
 
     /// Resumes the servers of these names (`None`: all of them), and cancels these drains.
-    fn let_in(
-        &self,
-        pool: &Arc<Pool>,
-        names: &[Option<String>],
-        drains: &[DrainId],
-        by: &str,
-    ) -> Answer {
+    fn let_in(&self, pool: &Arc<Pool>, names: &[Option<String>], drains: &[DrainId]) -> Answer {
         let up = || -> Vec<String> {
             let members = pool.members();
             let up = members
@@ -337,8 +338,6 @@ impl Drains {
                 |server: &&Arc<Server>| name.as_deref().is_none_or(|name| server.is_named(name));
             let meant = members.servers.iter().filter(is_meant);
             meant.for_each(|server| pool.lift_ejection(server));
-            let server = name.as_deref().unwrap_or("all");
-            tracing::info!(upstream = pool.name, server, by, "an operator resumes");
         }
         let cancelled = drains.iter().filter(|id| self.control.cancel(**id)).count();
         let mut resumed = up();

@@ -107,7 +107,7 @@ pub(super) fn needs_force(target: &Target) -> Answer {
     let wait = duration::Shown(target.pool.members().settings.queue_timeout);
     let error = format!(
         "no other server of upstream `{upstream}` takes connections: new clients would wait for {wait} and get 503 until one is \
-         resumed; to drain it all the same, use \"force\": true"
+         resumed; `force` drains it all the same"
     );
     let failure = Failure {
         error,

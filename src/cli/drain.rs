@@ -162,7 +162,7 @@ pub(super) fn follow(client: &Client, path: &str, ids: &[u64]) -> Result<bool, M
             write(format_args!(
                 "{}{}\n",
                 if live { "\r\x1b[K" } else { "" },
-                sum.end()
+                sum.end(false)
             ));
             return Ok(known
                 .drains

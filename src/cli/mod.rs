@@ -140,7 +140,7 @@ impl Run {
                     .to_owned(),
             );
         };
-        tracing::info!(socket = %socket.display(), "waiting for the listeners of the old process: send it SIGQUIT within 60 s");
+        tracing::info!(socket = %socket.display(), "waiting for the listeners of the old process, for 60 s at most: SIGQUIT or SIGUSR2 has it hand them over");
         Inherited::receive(socket, config.owner.as_ref().map(|owner| owner.uid))
             .map(Some)
             .map_err(|error| format!("error: {error}"))

@@ -81,7 +81,8 @@ impl Sum {
     }
 
     /// The result of a drain that has ended.
-    pub(super) fn end(&self) -> String {
+    /// `are_back`: nobody is waited for any more.
+    pub(super) fn end(&self, are_back: bool) -> String {
         let told = self.closed.saturating_sub(self.left);
         let coming = told.saturating_sub(self.reconnected);
         let mut line = format!(
@@ -91,7 +92,9 @@ impl Sum {
             self.total,
             self.reconnected
         );
-        if coming > 0 {
+        if coming > 0 && are_back {
+            let _ = write!(line, ", {coming} not seen to come back");
+        } else if coming > 0 {
             let _ = write!(line, ", {coming} still to come");
             if self.longest_delay > 0.0 {
                 let _ = write!(line, ", told to wait up to {:.0} s", self.longest_delay);
@@ -118,7 +121,7 @@ pub(super) fn resumed(resumed: &Resumed) {
         count => say!("{count} drains cancelled"),
     }
     if resumed.resumed.is_empty() && resumed.notes.is_empty() {
-        say!("every server that takes connections now took them before");
+        say!("nothing has changed: no server was drained, and no drain was running");
     }
     let out = resumed.servers.iter().filter_map(|server| {
         let out = server.out.as_ref()?;
@@ -215,7 +218,7 @@ fn connection_line(columns: [&str; 7]) -> String {
 
 fn of_upstream(upstream: &Upstream, text: &mut String) {
     let mut line = format!(
-        "{}: {} connections, {} plain requests, {} clients away, {} upgrades queued",
+        "{}: {} connections, {} plain requests, {} away, {} queued",
         upstream.name,
         upstream.connections,
         upstream.plain_requests,
@@ -264,7 +267,10 @@ fn of_upstream(upstream: &Upstream, text: &mut String) {
         let about = format!("{about}, began {age} ago");
         let sum = Sum::of(std::slice::from_ref(drain));
         let is_running = drain.state == "running";
-        let line = if is_running { sum.line() } else { sum.end() };
+        let line = match is_running {
+            true => sum.line(),
+            false => sum.end(upstream.away == 0),
+        };
         push(text, &about);
         push(text, &format!("    {line}"));
     }
@@ -308,9 +314,21 @@ fn reason(out: &Out) -> String {
     text
 }
 
-/// Adds a line, cut to the width of the terminal.
+/// Adds a line, continued below it where it is wider than the terminal.
 fn push(text: &mut String, line: &str) {
-    text.push_str(fit(line, WIDTH).trim_end());
+    const INDENT: &str = "    ";
+    let (mut rest, mut width) = (line.trim_end(), WIDTH);
+    while rest.chars().count() > width {
+        let breaks = rest.match_indices(", ").map(|(at, _)| at + 1);
+        let Some(at) = breaks.take_while(|at| *at <= width).last() else {
+            break;
+        };
+        text.push_str(&rest[..at]);
+        text.push('\n');
+        text.push_str(INDENT);
+        (rest, width) = (rest[at..].trim_start(), WIDTH - INDENT.len());
+    }
+    text.push_str(fit(rest, width).trim_end());
     text.push('\n');
 }
 

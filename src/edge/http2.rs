@@ -67,8 +67,7 @@ pub(crate) async fn serve(
                 if answered {
                     resets.handle_answer();
                 } else {
-                    metrics.http2_reset();
-                    within_limit = resets.handle_reset(Instant::now());
+                    within_limit = count_reset(&mut resets, metrics);
                 }
             }
             accepted = HttpSession::from_h2_conn(&mut connection, digest.clone()) => match accepted {
@@ -80,13 +79,12 @@ pub(crate) async fn serve(
                         streams.begin(proxy, session, transfer, shutdown);
                     } else {
                         refuse(session);
-                        metrics.http2_reset();
-                        within_limit = resets.handle_reset(Instant::now());
+                        within_limit = count_reset(&mut resets, metrics);
                     }
                 }
                 Ok(Some(H2Accept::Rejected)) => {
                     report_rejected(metrics, digest.socket_digest.as_deref());
-                    within_limit = resets.handle_reset(Instant::now());
+                    within_limit = within(&mut resets, metrics);
                 }
                 Ok(None) => break,
                 Err(error) => {
@@ -114,7 +112,6 @@ pub(crate) async fn serve(
         return;
     }
     report_resets(&peer);
-    metrics.plain_ended(PlainLimit::Resets);
     connection.abrupt_shutdown(ENHANCE_YOUR_CALM.into());
     let farewell = async {
         // Until the GOAWAY is out. What still comes is not served.
@@ -165,6 +162,22 @@ pub(crate) fn header_list_size(head: &RequestHeader) -> usize {
     head.raw_path().len() + authority + fields.sum::<usize>()
 }
 
+/// A client reset a stream before its response. Whether it may go on; what a metric has of the end is there with the count.
+fn count_reset(resets: &mut Resets, metrics: &Metrics) -> bool {
+    let within_limit = within(resets, metrics);
+    metrics.http2_reset();
+    within_limit
+}
+
+/// Whether a client may go on that had one more stream without a response.
+fn within(resets: &mut Resets, metrics: &Metrics) -> bool {
+    let within_limit = resets.handle_reset(Instant::now());
+    if !within_limit {
+        metrics.plain_ended(PlainLimit::Resets);
+    }
+    within_limit
+}
+
 /// Counts and logs a request that Pingora has rejected: with a reset of its stream, or with a 400 without a body.
 fn report_rejected(metrics: &Metrics, socket: Option<&SocketDigest>) {
     let peer = socket.and_then(|socket| socket.peer_addr()?.as_inet());
@@ -172,7 +185,7 @@ fn report_rejected(metrics: &Metrics, socket: Option<&SocketDigest>) {
     let sentence = "malformed in HTTP/2 (RFC 9113 §8.1.1): `host` differs from `:authority` or is repeated, the lengths of the \
          body contradict each other, or the target holds characters that no target may hold";
     let (reason, status) = (Reason::Malformed, StatusCode::BAD_REQUEST);
-    report_request(metrics, reason, status, sentence, None, client);
+    report_request(metrics, reason, status, sentence, None, client, (b"", b""));
 }
 
 /// Tells the log which client resets too many streams: of many such clients, one each second.

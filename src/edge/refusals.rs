@@ -8,6 +8,7 @@ use crate::edge::http::first_bytes::Foreign;
 use crate::edge::route::permit::Denied;
 use crate::edge::route::table::Table;
 use crate::log;
+use crate::log::Excerpt;
 use crate::metrics::{Metrics, Reason};
 use crate::transport::address::ClientAddress;
 use http::StatusCode;
@@ -53,7 +54,11 @@ fn report_foreign(metrics: &Metrics, foreign: Foreign, listener: &str, peer: &st
     }
 }
 
-/// A plain request, or a head that cannot be read, gets an error of wsgate's own.
+/// Most bytes of a host, and of a path, that the log shows.
+const MOST: usize = 200;
+
+/// A plain request, or a head that cannot be read, gets an error of wsgate's own. Host and path are as they came, the path without
+/// its query; empty where they were not read.
 pub(crate) fn report_request(
     metrics: &Metrics,
     reason: Reason,
@@ -61,6 +66,7 @@ pub(crate) fn report_request(
     sentence: &str,
     route: Option<&str>,
     client: ClientAddress,
+    (host, path): (&[u8], &[u8]),
 ) {
     metrics.plain_refused(route.unwrap_or_default(), reason);
     // Mistakes of clients are no trouble of wsgate's.
@@ -71,11 +77,14 @@ pub(crate) fn report_request(
     let (status, reason) = (status.as_u16(), reason.label());
     let about = format_args!("{reason}, route {}", route.unwrap_or_default());
     let admitted = log::admit(level, event, about);
+    let shown = |text: &[u8]| (!text.is_empty()).then(|| Excerpt(text, MOST).to_string());
     macro_rules! write {
         ($level:ident, $more:expr) => {
             tracing::$level!(
                 route,
                 client = client.to_string(),
+                host = shown(host),
+                path = shown(path),
                 status,
                 reason,
                 "{event}: {sentence}{}",
@@ -151,7 +160,16 @@ impl ConnectionHandler {
     ) {
         let client = ClientAddress::of_peer(Downstream::of(&stream).peer);
         let (status, sentence) = (answer.status(), answer.sentence());
-        report_request(&table.metrics, reason, status, sentence, None, client);
+        let unread = (&b""[..], &b""[..]);
+        report_request(
+            &table.metrics,
+            reason,
+            status,
+            sentence,
+            None,
+            client,
+            unread,
+        );
         let lingering = &table.global_limits.lingering;
         Box::pin(lingering.end(stream, &answer, without_body)).await;
     }

@@ -238,7 +238,7 @@ impl State {
                         .handle_command(Command::Close { code, reason }, now);
                 }
                 Request::Figures(answer) => {
-                    // Who has asked may be gone.
+                    // The requester may be gone.
                     let _ = answer.send(self.figures(now));
                 }
             }

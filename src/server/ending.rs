@@ -116,6 +116,7 @@ impl Ending {
                 return false;
             }
         };
+        tracing::info!(pid = child.id(), "the new process is started");
         if self.hand_over(Some(child.id())).await {
             return true;
         }

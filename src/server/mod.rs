@@ -33,7 +33,7 @@ use parking_lot::Mutex;
 use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server as PingoraServer, ShutdownWatch};
 use pingora::services::background::{BackgroundService, background_service};
-use reload::Live;
+use reload::{AtStart, Live};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -141,6 +141,7 @@ impl Server {
         };
         let live = Live {
             file,
+            at_start: AtStart::of(&config),
             config,
             control,
             pools,

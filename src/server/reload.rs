@@ -16,7 +16,9 @@ use crate::edge::route::table::Table;
 use crate::log;
 use crate::metrics::Metrics;
 use crate::service;
+use crate::service::Owner;
 use crate::transport::address::Address;
+use crate::upstream::state_file::StateFile;
 use crate::upstream::{Departure, Pool, Pools, RemovedServers};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -34,6 +36,29 @@ pub(super) struct Live {
     pub listeners: Listeners<ConnectionHandler>,
     pub admin: Option<Listeners<Admin>>,
     pub reported_errors: ReportedErrors,
+    pub at_start: AtStart,
+}
+
+/// The settings that a reload does not change, as they were when the process was started.
+#[derive(Clone, Debug)]
+pub(super) struct AtStart {
+    threads: usize,
+    format: log::Format,
+    owner: Option<Owner>,
+    upgrade_socket: Option<PathBuf>,
+    state_file: StateFile,
+}
+
+impl AtStart {
+    pub(super) fn of(config: &Config) -> Self {
+        AtStart {
+            threads: config.threads,
+            format: config.log.format,
+            owner: config.owner.clone(),
+            upgrade_socket: config.upgrade_socket.clone(),
+            state_file: config.state_file.clone(),
+        }
+    }
 }
 
 impl Live {
@@ -61,9 +86,9 @@ impl Live {
                     tracing::info!(by, "configuration reloaded");
                 }
                 Err(error) => {
+                    // Before the lines of the error, where it is seen.
                     tracing::error!(
-                        by,
-                        "configuration not reloaded, nothing has changed: {error}"
+                        "configuration not reloaded, by={by}, nothing has changed: {error}"
                     )
                 }
             }
@@ -161,19 +186,20 @@ impl Live {
     fn later(&self, config: &Config) -> Vec<String> {
         let mut notes = Vec::new();
         let later = "takes effect when wsgate is started anew";
-        if config.threads != self.config.threads {
+        let at_start = &self.at_start;
+        if config.threads != at_start.threads {
             notes.push(format!("`threads` {later}"));
         }
-        if config.log.format != self.config.log.format {
+        if config.log.format != at_start.format {
             notes.push(format!("`log.format` {later}"));
         }
-        if config.owner != self.config.owner {
+        if config.owner != at_start.owner {
             notes.push(format!("`user` and `group` {later}"));
         }
-        if config.upgrade_socket != self.config.upgrade_socket {
+        if config.upgrade_socket != at_start.upgrade_socket {
             notes.push(format!("`upgrade_socket` {later}"));
         }
-        if config.state_file != self.config.state_file {
+        if config.state_file != at_start.state_file {
             notes.push(format!("`state_file` {later}"));
         }
         if self.admin.is_none() && !config.admin.addresses().is_empty() {

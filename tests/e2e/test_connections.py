@@ -169,6 +169,8 @@ def test_connections_are_listed(start_rig):
     status, table = command(rig, "connections", "--long")
     assert status == 0 and "203.0.113.9" in table and one["request_id"] in table, table
     assert max(map(len, table.splitlines())) <= 80, table
+    status, output = command(rig, "connections", "--upstream", "mian")
+    assert status == 1 and "there is no upstream `mian`" in output and "main" in output, output
     status, output = command(rig, "connections", "--client", "nobody")
     assert status == 1 and "`client` is an IP address or a network" in output, output
     first.finish()

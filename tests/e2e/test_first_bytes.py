@@ -234,6 +234,15 @@ def test_refusals_that_were_there_before_are_counted_too(start_rig):
         assert len([line for line in rig.gate.log if f"status={status}" in line]) == 1, "one line and no other"
 
 
+def test_a_refused_plain_request_is_logged_with_host_and_path(start_rig):
+    rig = start_rig(route={"path": "/only"})
+    client = rig.connect()
+    client.send(plain("GET /elsewhere?token=secret HTTP/1.1", "Host: a.example:81"))
+    assert client.read_head().status == 404
+    line = rig.gate.wait_for_log(lambda line: "no_route" in line, "of the refusal")
+    assert 'host="a.example:81"' in line and 'path="/elsewhere"' in line and "secret" not in line, line
+
+
 def test_refusals_over_http2_are_counted_too(start_rig, tmp_path):
     authority = certificates.Authority(tmp_path / "ca")
     rig = start_rig(listener={"certificates": [authority.sign("app", ["app.test"])]}, route={"path": "/only"})

@@ -389,7 +389,9 @@ def test_a_client_that_resets_without_end_is_told_to_calm_down(start, connect):
         made += 1
         upstream.read_to_end()
         upstream.close()
-        if rig.gate.metrics().total("wsgate_plain_requests_ended_total", limit="resets"):
+        # A request that is sent to a connection which has ended would cost the client the GOAWAY.
+        now = rig.gate.wait_for_metrics(lambda now, made=made: now.total("wsgate_http2_resets_total") == made, "the reset")
+        if now.total("wsgate_plain_requests_ended_total", limit="resets"):
             break
     ended, _ = client.read_to_end()
     assert ended == http2.ENHANCE_YOUR_CALM

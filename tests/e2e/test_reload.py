@@ -166,3 +166,14 @@ def test_without_a_file_there_is_nothing_to_reload(servers):
         assert code == 1 and "without a file" in shown, shown
         wsgate.process.send_signal(signal.SIGHUP)
         wsgate.wait_for_log(lambda line: "without a file" in line, "of the reload")
+
+
+def test_a_reload_back_to_what_was_at_the_start_warns_of_nothing(start, servers):
+    """A setting that a reload cannot change is compared with the one in force, not with that of the last file."""
+    text = start.config(servers)
+    wsgate = start(text=text)
+    later = "takes effect when wsgate is started anew"
+    wsgate.reload("threads = 1\n" + text)
+    assert len([line for line in wsgate.log if later in line]) == 1
+    wsgate.reload(text)
+    assert len([line for line in wsgate.log if later in line]) == 1, wsgate.log

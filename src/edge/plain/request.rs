@@ -182,7 +182,23 @@ impl Plain {
             None => ClientAddress::of_peer(Downstream::of_session(session).peer),
         };
         let route = self.route.as_ref().map(|route| route.name());
-        refusals::report_request(&table.metrics, reason, status, sentence, route, client);
+        let head = session.req_header();
+        let host = head.headers.get(header::HOST).map(|host| host.as_bytes());
+        let authority = head.uri.authority().map(|host| host.as_str().as_bytes());
+        let path = head.raw_path().split(|byte| *byte == b'?').next();
+        let asked = (
+            host.or(authority).unwrap_or_default(),
+            path.unwrap_or_default(),
+        );
+        refusals::report_request(
+            &table.metrics,
+            reason,
+            status,
+            sentence,
+            route,
+            client,
+            asked,
+        );
     }
 
     /// Writes the line of a request that ended: of each, of a share of all, or of none, as `plain_requests` says.

@@ -151,7 +151,7 @@ impl Connection {
             server = %self.server.address,
             id,
             peer = about.peer(),
-            client = about.client.map(tracing::field::display),
+            client = %about.client(),
             host = about.details.get(Field::Host),
             path = about.details.get(Field::Path),
             origin = about.details.get(Field::Origin),
