@@ -88,7 +88,7 @@ impl Live {
                 Err(error) => {
                     // Before the lines of the error, where it is seen.
                     tracing::error!(
-                        "configuration not reloaded, by={by}, nothing has changed: {error}"
+                        "configuration not reloaded, nothing has changed, by={by}: {error}"
                     )
                 }
             }

@@ -170,7 +170,7 @@ def test_headers_of_the_proxy_itself(start, header):
     client.close()
     upstream.close()
     line = rig.gate.wait_for_log(lambda line: "connection ended" in line, "of the end")
-    assert " client=" not in line, line
+    assert " client=127.0.0.1 " in line, "the proxy itself"
 
 
 def test_unknown_clients_of_a_proxy_share_what_an_address_may_have(start):
