@@ -20,7 +20,7 @@ fn the_tour_of_the_demo_is_as_announced() {
     let output = wsgate(&["demo", "--once"]);
     let shown = text(&output.stdout);
     assert!(output.status.success(), "{shown}\n{}", text(&output.stderr));
-    assert_eq!(shown.matches("   as announced").count(), 5, "{shown}");
+    assert_eq!(shown.matches("   as announced").count(), 6, "{shown}");
     assert!(
         shown.contains(
             "Close 1007 \"invalid UTF-8 at byte 4 of the message; send raw bytes as binary\""
