@@ -26,7 +26,7 @@ pub enum Format {
     Json,
 }
 
-/// What the log has of requests.
+/// The fields of requests in the log, and the share of plain requests that have a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestLog {
     /// The fields of a request in the line at the end of a connection, and in the line of a plain request.
@@ -173,6 +173,11 @@ impl Display for Excerpt<'_> {
             _ => write!(f, "{}", bytes.escape_ascii()),
         }
     }
+}
+
+/// A value of a request as the log has it: at most 200 bytes of it, escaped; `None` where it is empty.
+pub fn excerpt(value: &[u8]) -> Option<String> {
+    (!value.is_empty()).then(|| Excerpt(value, 200).to_string())
 }
 
 #[cfg(test)]

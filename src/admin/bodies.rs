@@ -27,7 +27,7 @@ pub struct Change {
     /// The drain may take the last server of the upstream that takes connections.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub force: bool,
-    /// What a server may have beyond its share before clients are moved, `10%`: for a rebalance.
+    /// For a rebalance: the excess over its share that a server may have before clients are moved, `10%`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slack: Option<String>,
     /// The name of the operator, for the log and the status: at most 100 bytes, no control characters.

@@ -22,7 +22,7 @@ pub(super) struct Check {
     #[arg(long)]
     offline: bool,
     /// Say which route, upstream and servers a request for this URL would get: `https://chat.example.com/ws/room`. Exit
-    /// status 1 if there is none.
+    /// status 1 if there is none. The request is a GET without headers but Host.
     #[arg(long, value_name = "URL", value_parser = absolute_url)]
     route: Option<Uri>,
 }

@@ -13,7 +13,7 @@ use std::process::ExitCode;
 pub(super) struct Rebalance {
     /// Name of the upstream.
     upstream: String,
-    /// What a server may have beyond its share, for example `10%`; that of the configuration where it is left out.
+    /// The excess over its share that a server may have, for example `10%`; without this option the configuration's `slack`.
     #[arg(long, value_name = "PERCENT")]
     slack: Option<String>,
     #[command(flatten)]

@@ -8,7 +8,7 @@ use super::meaning::Reader;
 use super::written;
 use crate::edge::route::conditions::Conditions;
 use crate::edge::route::path;
-use crate::handshake::origin;
+use crate::handshake::{is_token_byte, origin};
 use crate::transport::written_address;
 use http::Method;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -62,7 +62,7 @@ impl Reader<'_> {
         Ok(path.into_inner())
     }
 
-    /// What a request has to be, beside its host and path.
+    /// The conditions of a route beside its hosts and path.
     pub(super) fn conditions(&self, written: &written::Route) -> Conditions {
         let headers: Vec<_> = written.match_headers.iter().collect();
         let headers = self.each(&headers, |(name, value)| {
@@ -82,11 +82,7 @@ impl Reader<'_> {
             let help = "name and value are compared as they stand in a request, percent-encoded: { \"v\" = \"2\" }";
             Err(self.source.error(value.span(), message, help))
         });
-        let is_token = |text: &str| {
-            let is_char =
-                |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-            !text.is_empty() && text.bytes().all(is_char)
-        };
+        let is_token = |text: &str| !text.is_empty() && text.bytes().all(is_token_byte);
         let methods = self.each(&written.methods, |method| {
             let text = method.get_ref();
             let parsed = text.parse::<Method>().ok().filter(|_| is_token(text));

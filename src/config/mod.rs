@@ -65,7 +65,7 @@ pub struct Config {
 pub struct Reading<'a> {
     /// The configuration in force, which this one is to replace: of that, what has not changed stays as it is.
     pub before: Option<&'a Config>,
-    /// Files and users that this machine does not have are no mistakes. What is read so must not be run.
+    /// Files and users that this machine does not have are no mistakes. A configuration that was read so must not be run.
     pub is_offline: bool,
 }
 

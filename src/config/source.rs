@@ -69,7 +69,6 @@ impl Source {
     ) -> Error {
         Error {
             is_absence: true,
-            is_local: false,
             ..self.error(span, message, help)
         }
     }

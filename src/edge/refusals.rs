@@ -8,7 +8,6 @@ use crate::edge::http::first_bytes::Foreign;
 use crate::edge::route::permit::Denied;
 use crate::edge::route::table::Table;
 use crate::log;
-use crate::log::Excerpt;
 use crate::metrics::{Metrics, Reason};
 use crate::transport::address::ClientAddress;
 use http::StatusCode;
@@ -54,9 +53,6 @@ fn report_foreign(metrics: &Metrics, foreign: Foreign, listener: &str, peer: &st
     }
 }
 
-/// Most bytes of a host, and of a path, that the log shows.
-const MOST: usize = 200;
-
 /// A plain request, or a head that cannot be read, gets an error of wsgate's own. Host and path are as they came, the path without
 /// its query; empty where they were not read.
 pub(crate) fn report_request(
@@ -77,14 +73,13 @@ pub(crate) fn report_request(
     let (status, reason) = (status.as_u16(), reason.label());
     let about = format_args!("{reason}, route {}", route.unwrap_or_default());
     let admitted = log::admit(level, event, about);
-    let shown = |text: &[u8]| (!text.is_empty()).then(|| Excerpt(text, MOST).to_string());
     macro_rules! write {
         ($level:ident, $more:expr) => {
             tracing::$level!(
                 route,
                 client = client.to_string(),
-                host = shown(host),
-                path = shown(path),
+                host = log::excerpt(host),
+                path = log::excerpt(path),
                 status,
                 reason,
                 "{event}: {sentence}{}",

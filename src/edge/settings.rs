@@ -58,7 +58,7 @@ pub struct Client {
     pub tcp: Tcp,
     /// The header with the id of a request; `None`: requests have none.
     pub request_id: Option<HeaderName>,
-    /// What the log has of requests.
+    /// The fields of requests in the log, and the share of plain requests that have a line.
     pub log: RequestLog,
 }
 
@@ -107,9 +107,9 @@ pub struct Route {
     pub hosts: Vec<String>,
     /// Path prefix, matched at segment borders; `/` matches every path.
     pub path: String,
-    /// What else a request has to be.
+    /// The other conditions that a request has to meet.
     pub conditions: Conditions,
-    /// What servers get in the place of `path` at the beginning of a request's path; `None`: the path as it came.
+    /// The path that replaces `path` at the beginning of a request's path on the way to a server; `None`: the path as it came.
     pub replace_path: Option<String>,
     /// Index of its upstream in [`Settings::upstreams`].
     pub upstream: usize,

@@ -1,4 +1,4 @@
-//! What is known of a connection from its handshake on: for the log, and for operators who list connections.
+//! The facts about a connection that its handshake brought, and its figures: for the log, and for operators who list connections.
 
 use super::RouteContext;
 use crate::log::Details;
@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// What is known of a connection from its handshake on.
+/// The facts about a connection that its handshake brought.
 #[derive(Debug)]
 pub struct About {
     /// The settings and the name of its route.
@@ -38,7 +38,7 @@ impl About {
     }
 }
 
-/// What has passed over a connection until now, and what it keeps.
+/// The traffic of a connection until now, and the memory that it keeps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Figures {
     /// Whole data messages, from the client and from the server.

@@ -69,7 +69,7 @@ impl Handle {
         let _ = self.about.set(about);
     }
 
-    /// What is known of the connection; `None` before its 101.
+    /// The facts about the connection; `None` before its 101.
     pub fn about(&self) -> Option<&About> {
         self.about.get()
     }

@@ -49,7 +49,7 @@ pub struct RouteContext {
     pub servers: Arc<dyn Servers>,
 }
 
-/// What relays ask the upstream of their route about its servers.
+/// The questions of relays to the upstream of their route about its servers.
 pub trait Servers: Send + Sync {
     /// For how long a client of the server of this number, which is gone, is told to stay away: as [`ReconnectDelays::delay`].
     fn delay(&self, gone: u32, range: (Duration, Duration), drawn: Duration) -> Duration;

@@ -113,6 +113,24 @@ impl Target {
     }
 }
 
+/// The last error of a source: the log has an error once, not at each look.
+#[derive(Default)]
+struct Complaint(Option<String>);
+
+impl Complaint {
+    /// Whether this is another error than the last one.
+    fn is_new(&mut self, error: &str) -> bool {
+        let is_new = self.0.as_deref() != Some(error);
+        self.0 = Some(error.to_owned());
+        is_new
+    }
+
+    /// The source is good. Returns true if there was an error before.
+    fn end(&mut self) -> bool {
+        self.0.take().is_some()
+    }
+}
+
 /// A file of servers of a pool.
 struct Watch {
     target: Target,
@@ -123,7 +141,7 @@ impl Watch {
     async fn run(self) {
         let (pool, path) = (&self.target.pool, self.path.display().to_string());
         let (upstream, file) = (pool.name.as_str(), path.as_str());
-        let mut complaint = String::new();
+        let mut complaint = Complaint::default();
         loop {
             sleep(servers_file::INTERVAL).await;
             let path = self.path.clone();
@@ -131,8 +149,7 @@ impl Watch {
             let read = read.unwrap_or_else(|error| Err(error.to_string()));
             match read {
                 Ok(servers) => {
-                    if !complaint.is_empty() {
-                        complaint.clear();
+                    if complaint.end() {
                         tracing::info!(upstream, file, "the file of servers is good again");
                     }
                     let members = pool.members();
@@ -146,15 +163,13 @@ impl Watch {
                     let left = pool.set_file_servers(servers);
                     self.target.handle_change(left, file);
                 }
-                // Once for each error, not each time.
-                Err(error) if complaint != error => {
+                Err(error) if complaint.is_new(&error) => {
                     tracing::warn!(
                         upstream,
                         file,
                         error,
                         "the file of servers is not used; nothing changes"
                     );
-                    complaint = error;
                 }
                 Err(_) => {}
             }
@@ -173,14 +188,13 @@ impl Lookup {
     async fn run(self) {
         let pool = &self.target.pool;
         let (upstream, name) = (pool.name.as_str(), self.name.as_str());
-        let mut complaint = String::new();
+        let mut complaint = Complaint::default();
         let mut soon = SOON;
         loop {
             let interval = pool.members().settings.resolve_interval;
             match self.ask().await {
                 Ok(addresses) => {
-                    if !complaint.is_empty() {
-                        complaint.clear();
+                    if complaint.end() {
                         tracing::info!(upstream, name, "name resolves again");
                     }
                     soon = SOON;
@@ -191,15 +205,13 @@ impl Lookup {
                     sleep(interval).await;
                 }
                 Err(error) => {
-                    // Once for each error, not each time.
-                    if complaint != error {
+                    if complaint.is_new(&error) {
                         tracing::warn!(
                             upstream,
                             name,
                             error,
                             "name does not resolve; nothing changes"
                         );
-                        complaint = error;
                     }
                     sleep(soon.min(interval)).await;
                     soon *= 2;

@@ -1,6 +1,5 @@
 """Plain requests in a drain: they are shown, waited for, and ended at the deadline."""
 
-import time
 
 import pytest
 
@@ -35,14 +34,11 @@ def drain(rig, deadline="60s"):
     return drain["id"]
 
 
-def wait_for(rig, id, condition):
-    """The drain, once the condition holds."""
-    for _ in range(int(TIMEOUT / 0.05)):
-        [found] = [drain for drain in ask(rig, "drain", method="GET")["drains"] if drain["id"] == id]
-        if condition(found):
-            return found
-        time.sleep(0.05)
-    raise AssertionError(f"the drain stays: {found}")
+def wait_for(rig, id):
+    """The drain, which is the last one, once it is over."""
+    drain = operator.wait_until_drained(rig.gate)
+    assert drain["id"] == id, drain
+    return drain
 
 
 def test_a_drain_waits_for_plain_requests(start_rig):
@@ -59,7 +55,8 @@ def test_a_drain_waits_for_plain_requests(start_rig):
     server.close()
     head = client.read_head()
     assert (head.status, client.read_body(head)) == (200, b"done")
-    assert wait_for(rig, id, lambda drain: drain["state"] == "done")["plain_requests"] == 0
+    over = wait_for(rig, id)
+    assert (over["state"], over["plain_requests"]) == ("done", 0)
     assert not [line for line in rig.gate.log if "plain requests are ended" in line]
 
 
@@ -73,7 +70,8 @@ def test_a_request_without_a_response_gets_503_at_the_deadline(start_rig, kind):
     assert b"taken out of service" in client.read_body(head)
     client.expect_eof()
     server.read_to_end()
-    wait_for(rig, id, lambda drain: drain["state"] == "done" and not drain["plain_requests"])
+    over = wait_for(rig, id)
+    assert (over["state"], over["plain_requests"]) == ("done", 0)
     rig.gate.wait_for_log(lambda line: "plain requests are ended" in line and "count=1" in line, "of the end")
     now = rig.gate.metrics()
     assert now.total("wsgate_plain_requests_refused_total", reason="server_drained") == 1
@@ -89,7 +87,19 @@ def test_a_stream_of_events_ends_at_the_deadline(start_rig):
     id = drain(rig, "300ms")
     assert client.read_to_end()[0] == b"", "no last chunk: the client knows that the stream is cut"
     server.read_to_end()
-    wait_for(rig, id, lambda drain: drain["state"] == "done" and not drain["plain_requests"])
+    over = wait_for(rig, id)
+    assert (over["state"], over["plain_requests"]) == ("done", 0)
+
+
+def test_a_deploy_does_not_wait_for_plain_requests(start_rig):
+    rig = start_rig()
+    client, server = under_way(rig)
+    [begun] = ask(rig, "deploy")["begun"]
+    over = wait_for(rig, begun["id"])
+    assert (over["state"], over["plain_requests"]) == ("done", 0)
+    server.send(http.response("200 OK", b"done", headers={"Connection": "close"}))
+    server.close()
+    assert client.read_head().status == 200
 
 
 def test_a_resumed_server_keeps_its_requests(tmp_path):

@@ -2,10 +2,10 @@
 
 import os
 import pathlib
+import select
 import signal
 import socket
 import threading
-import time
 
 from websockets.sync.client import connect
 
@@ -79,12 +79,14 @@ def test_without_a_socket_there_is_no_hand_over(start, servers, tmp_path):
         assert crowd.closes == {}
 
 
-def wait_until_gone(pid):
-    """Until a process that is no child of this one has ended."""
-    deadline = time.monotonic() + 3 * TIMEOUT
-    while pathlib.Path(f"/proc/{pid}").exists() and "State:\tZ" not in pathlib.Path(f"/proc/{pid}/status").read_text():
-        assert time.monotonic() < deadline, f"process {pid} goes on"
-        time.sleep(0.05)
+def end(pid):
+    """Ends a process that is no child of this one, and waits until it is gone."""
+    process = os.pidfd_open(pid)
+    try:
+        signal.pidfd_send_signal(process, signal.SIGTERM)
+        assert select.select([process], [], [], 3 * TIMEOUT)[0], f"process {pid} goes on"
+    finally:
+        os.close(process)
 
 
 def test_sigusr2_starts_the_binary_anew_below_a_service_manager(start, servers, tmp_path, monkeypatch):
@@ -106,8 +108,7 @@ def test_sigusr2_starts_the_binary_anew_below_a_service_manager(start, servers, 
             assert (crowd.closes, crowd.refused) == ({1012: crowd.size}, {})
             command = pathlib.Path(f"/proc/{new}/cmdline").read_bytes().split(b"\0")
             assert b"--upgrade" in command and str(old.file).encode() in command
-        os.kill(new, signal.SIGTERM)
-        wait_until_gone(new)
+        end(new)
 
 
 def test_a_binary_that_does_not_start_leaves_the_old_one(start, servers, tmp_path):

@@ -101,8 +101,8 @@ impl<'a> Target<'a> {
     }
 }
 
-/// A path and query whose `prefix` is replaced. What is left of the path stays as it was written, but for slashes at its beginning:
-/// servers would read `//host/path` in different ways. Unchanged where the path does not begin with the prefix.
+/// A path and query whose `prefix` is replaced. The rest of the path stays as it was written, without the slashes at its beginning:
+/// servers would read `//host/path` in different ways. The target is unchanged where the path does not begin with the prefix.
 pub fn replace_prefix(origin_form: &[u8], prefix: &str, replacement: &str) -> Vec<u8> {
     let Some(rest) = origin_form.strip_prefix(prefix.as_bytes()) else {
         return origin_form.to_vec();

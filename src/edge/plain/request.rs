@@ -17,7 +17,7 @@ use crate::edge::route::table::{RoutePermit, RouteState};
 use crate::edge::settings::HeaderRules;
 use crate::edge::upgrade::access;
 use crate::edge::upgrade::refusal;
-use crate::edge::upgrade::refusal::About;
+use crate::edge::upgrade::refusal::RefusedRequest;
 use crate::handshake;
 use crate::handshake::Refusal;
 use crate::limit::clients::{AddressPermit, Throttled};
@@ -102,7 +102,7 @@ impl Plain {
                 refusal::report(
                     &table.metrics,
                     refused,
-                    &About::new(&client_request, None, client),
+                    &RefusedRequest::new(&client_request, None, client),
                 );
             }
         })?;
@@ -117,7 +117,8 @@ impl Plain {
         };
         allowed.inspect_err(|refused| {
             if self.is_attempt {
-                let about = About::new(&client_request, Some(route.name()), identity.client);
+                let about =
+                    RefusedRequest::new(&client_request, Some(route.name()), identity.client);
                 refusal::report(&table.metrics, refused, &about);
             }
         })?;
@@ -187,7 +188,7 @@ impl Plain {
         let authority = head.uri.authority().map(|host| host.as_str().as_bytes());
         let path = head.raw_path().split(|byte| *byte == b'?').next();
         let asked = (
-            host.or(authority).unwrap_or_default(),
+            authority.or(host).unwrap_or_default(),
             path.unwrap_or_default(),
         );
         refusals::report_request(

@@ -1,5 +1,5 @@
-//! What a request has to be, beside its host and path, to take a route. A condition chooses; it protects nothing, because a client
-//! sends what it likes.
+//! The conditions of a route: properties that a request has to have beside the host and the path of the route. A condition selects a
+//! route and protects nothing, because a client can send any header and any query.
 
 use crate::edge::http::client_request::ClientRequest;
 use crate::edge::route::hash_key::{is, named};

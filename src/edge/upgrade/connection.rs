@@ -68,8 +68,6 @@ impl Connection {
     ) -> impl Future<Output = ()> + Send {
         async move {
             let outcome = (&mut relay).await;
-            // The socket goes before the permits do: a client that is back at once finds its place free.
-            drop(relay);
             self.handle_end(&outcome, enrolled);
         }
     }

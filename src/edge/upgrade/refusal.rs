@@ -10,7 +10,6 @@ use crate::edge::http::head::NoHead;
 use crate::handshake;
 use crate::handshake::Refusal;
 use crate::log;
-use crate::log::Excerpt;
 use crate::metrics::{Fault, Metrics, Reason};
 use crate::transport::address::ClientAddress;
 use crate::upstream::Unreachable;
@@ -19,11 +18,8 @@ use pingora::protocols::Stream;
 use std::net::IpAddr;
 use tracing::Level;
 
-/// Most bytes of a host, and of a path, that the log shows.
-const MOST: usize = 200;
-
 /// The request that is refused, for the log. Nothing of it is copied before a line is written.
-pub(crate) struct About<'a> {
+pub(crate) struct RefusedRequest<'a> {
     /// `None`: there is none, or it was not looked for.
     pub route: Option<&'a str>,
     /// The one that a trusted proxy names, or who is connected.
@@ -36,13 +32,13 @@ pub(crate) struct About<'a> {
     pub request_id: Option<&'a str>,
 }
 
-impl<'a> About<'a> {
+impl<'a> RefusedRequest<'a> {
     pub(crate) fn new(
         client_request: &'a ClientRequest<'_>,
         route: Option<&'a str>,
         client: ClientAddress,
     ) -> Self {
-        About {
+        RefusedRequest {
             route,
             client,
             host: client_request.host_as_it_came(),
@@ -53,7 +49,7 @@ impl<'a> About<'a> {
 
     /// One whose head was not read.
     fn unread(peer: Option<IpAddr>) -> Self {
-        About {
+        RefusedRequest {
             route: None,
             client: ClientAddress::of_peer(peer),
             host: b"",
@@ -64,7 +60,7 @@ impl<'a> About<'a> {
 }
 
 /// Counts an upgrade request that is refused, and says so in the log.
-pub(crate) fn report(metrics: &Metrics, refused: &Refused, about: &About<'_>) {
+pub(crate) fn report(metrics: &Metrics, refused: &Refused, about: &RefusedRequest<'_>) {
     let status = refused.status().as_u16();
     report_as(
         metrics,
@@ -85,13 +81,13 @@ pub(crate) fn report_unread(metrics: &Metrics, why: &NoHead, stream: &Stream) {
         Reason::HeadTimedOut => (408, "its head was not complete within `header_timeout`"),
         _ => (431, "its head is larger than `max_header_size`"),
     };
-    let about = About::unread(Downstream::of(stream).peer);
+    let about = RefusedRequest::unread(Downstream::of(stream).peer);
     report_as(metrics, REQUEST, reason, status, sentence, &about);
 }
 
 /// Counts and logs a request whose head is not valid HTTP.
 pub(crate) fn report_malformed(metrics: &Metrics, sentence: &str, downstream: &Downstream) {
-    let about = About::unread(downstream.peer);
+    let about = RefusedRequest::unread(downstream.peer);
     report_as(metrics, REQUEST, Reason::Malformed, 400, sentence, &about);
 }
 
@@ -106,20 +102,19 @@ fn report_as(
     reason: Reason,
     status: u16,
     why: &str,
-    about: &About<'_>,
+    about: &RefusedRequest<'_>,
 ) {
     let route = about.route.unwrap_or_default();
     metrics.refused(route, reason);
     let label = reason.label();
-    let shown = |text: &[u8]| (!text.is_empty()).then(|| Excerpt(text, MOST).to_string());
     // The level of a line is a constant; its values are made only where it is written.
     macro_rules! write {
         ($level:ident, $more:expr) => {
             tracing::$level!(
                 route = about.route,
                 client = about.client.to_string(),
-                host = shown(about.host),
-                path = shown(about.path),
+                host = log::excerpt(about.host),
+                path = log::excerpt(about.path),
                 request_id = about.request_id,
                 status,
                 reason = label,

@@ -22,7 +22,7 @@ use crate::edge::upgrade::access;
 use crate::edge::upgrade::connection::{client_network, place};
 use crate::edge::upgrade::hand_over::Tunnel;
 use crate::edge::upgrade::refusal;
-use crate::edge::upgrade::refusal::About;
+use crate::edge::upgrade::refusal::RefusedRequest;
 use crate::edge::upgrade::server_handshake;
 use crate::edge::upgrade::server_handshake::{Switched, UpstreamResponse};
 use crate::handshake;
@@ -99,7 +99,11 @@ impl<'a> Attempt<'a> {
         let found = table.route(&mut request, downstream);
         let (route, identity) = found.inspect_err(|refused| {
             let client = table.client(&request, downstream);
-            refusal::report(&table.metrics, refused, &About::new(&request, None, client));
+            refusal::report(
+                &table.metrics,
+                refused,
+                &RefusedRequest::new(&request, None, client),
+            );
         })?;
         Ok(Attempt {
             request_id: request_id::of(&request, downstream.peer, &table.client),
@@ -386,7 +390,8 @@ impl<'a> Attempt<'a> {
     /// Counts and logs a refusal. The answer takes the header rules of the route.
     pub(super) fn refuse(&self, refused: Refused) -> Refused {
         let route = &self.route;
-        let mut about = About::new(&self.request, Some(route.name()), self.identity.client);
+        let mut about =
+            RefusedRequest::new(&self.request, Some(route.name()), self.identity.client);
         about.request_id = self.request_id.as_deref();
         refusal::report(&route.context.metrics, &refused, &about);
         note_handshake(route, refused.reason.result(), self.began);
