@@ -87,6 +87,10 @@ heading "End-to-end tests"
 export WSGATE_CROWD="${WSGATE_CROWD:-2000}"
 WSGATE_BIN=target/debug/wsgate target/e2e-venv/bin/python -m pytest --quiet -p no:cacheprovider tests/e2e
 
+heading "End-to-end tests of what happens on a WebSocket once more, with the clients on HTTP/2"
+WSGATE_E2E_CLIENTS=http2 WSGATE_BIN=target/debug/wsgate target/e2e-venv/bin/python -m pytest --quiet -p no:cacheprovider \
+    tests/e2e/test_{passing,violations,closing,compression,connections,backpressure,limits,liveness,reconnect}.py
+
 heading "The load of the comparison, without the other proxies"
 python3 benches/compare/run.py --quick > /dev/null
 

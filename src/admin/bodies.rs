@@ -1,5 +1,6 @@
 //! The bodies of the admin API, as the server writes them and the command line reads them.
 
+use crate::admission::ejection;
 use crate::drain::{DrainId, Progress, State};
 use crate::upstream;
 use serde::{Deserialize, Serialize};
@@ -347,16 +348,36 @@ pub struct Absent {
 pub struct Server {
     /// Its address, as configured or discovered.
     pub address: String,
-    /// `up`, `draining` or `down`.
+    /// `up`, `unreachable`, `draining`, `drained` or `down`.
     pub state: String,
     /// Why it takes no connections; `None` where it takes them.
     pub out: Option<Out>,
+    /// The connects that failed since one was accepted; `None` where the last one was accepted.
+    pub unreachable: Option<Unreachable>,
     /// WebSocket connections to it.
     pub connections: usize,
     /// Plain requests to it under way.
     pub plain_requests: usize,
     /// Its handshakes.
     pub handshakes: Handshakes,
+}
+
+/// A server to which every connect fails.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct Unreachable {
+    /// The time since the first connect failed, in seconds.
+    pub for_seconds: u64,
+    /// The time since a connect failed last, in seconds.
+    pub last_seconds: u64,
+}
+
+impl From<ejection::Unreachable> for Unreachable {
+    fn from(unreachable: ejection::Unreachable) -> Self {
+        Unreachable {
+            for_seconds: unreachable.since.elapsed().as_secs(),
+            last_seconds: unreachable.last.elapsed().as_secs(),
+        }
+    }
 }
 
 /// Why a server takes no connections.

@@ -23,7 +23,7 @@ use crate::deploy::Control;
 use crate::drain::{Cause, DrainId, Pace, Place, Selection, State, Terms};
 use crate::duration;
 use crate::transport::address::Address;
-use crate::upstream::{Pool, Pools, Server, State as ServerState};
+use crate::upstream::{Pool, Pools, Server};
 use http::{Method, StatusCode};
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
@@ -325,7 +325,7 @@ impl Drains {
             let up = members
                 .servers
                 .iter()
-                .filter(|server| server.state() == ServerState::Up);
+                .filter(|server| server.is_in_rotation());
             up.map(|server| server.address.to_string()).collect()
         };
         let before = up();

@@ -11,10 +11,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 /// The states of servers, as metrics name them.
-const STATES: [&str; 3] = [
+const STATES: [&str; 5] = [
     ServerState::ALL[0].label(),
     ServerState::ALL[1].label(),
     ServerState::ALL[2].label(),
+    ServerState::ALL[3].label(),
+    ServerState::ALL[4].label(),
 ];
 
 impl Drains {
@@ -29,9 +31,10 @@ impl Drains {
         });
     }
 
-    /// The upstreams of the configuration that have no server which takes connections.
+    /// The upstreams of the configuration that have no server in rotation. A server that cannot be reached is in rotation: were it not,
+    /// a gate that is not ready would get no client whose connect could find the server back.
     pub(super) fn upstreams_without_servers(&self) -> Vec<String> {
-        let takes = |server: &Arc<Server>| server.state() == ServerState::Up;
+        let takes = |server: &Arc<Server>| server.is_in_rotation();
         let mut pools = self.pools.current();
         pools.retain(|pool| !pool.members().servers.iter().any(takes));
         pools.iter().map(|pool| pool.name.clone()).collect()
@@ -42,7 +45,7 @@ impl Drains {
             let admission = pool.admission(server);
             ServerFigures {
                 server: server.address.to_string(),
-                state: server.state().label(),
+                state: self.state(pool, server).label(),
                 states: &STATES,
                 drained_seconds: server
                     .intent()
@@ -66,6 +69,14 @@ impl Drains {
                 .collect(),
         };
         self.pools.all().iter().map(of_pool).collect()
+    }
+
+    /// The state of a server, as its connections in the roster have it: they end a moment after the server's own count.
+    fn state(&self, pool: &Pool, server: &Server) -> ServerState {
+        match server.state() {
+            ServerState::Drained if self.connections(pool, server) > 0 => ServerState::Draining,
+            state => state,
+        }
     }
 
     pub(super) fn connections(&self, pool: &Pool, server: &Server) -> usize {
@@ -109,8 +120,9 @@ impl Drains {
             let admission = pool.admission(server);
             bodies::Server {
                 address: server.address.to_string(),
-                state: server.state().label().to_owned(),
+                state: self.state(pool, server).label().to_owned(),
                 out: server.out().map(bodies::Out::from),
+                unreachable: server.unreachable().map(bodies::Unreachable::from),
                 connections: self.connections(pool, server),
                 plain_requests: server.plain_requests(),
                 handshakes: Handshakes {

@@ -99,6 +99,15 @@ impl Ejected {
     }
 }
 
+/// A server to which every connect fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unreachable {
+    /// When the first connect failed after the last one that was accepted.
+    pub since: Instant,
+    /// When a connect failed last.
+    pub last: Instant,
+}
+
 /// How a session ended, as far as that says something of its server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SessionEnd {
@@ -158,6 +167,7 @@ pub(crate) struct Ejector {
     /// The server has answered since the last ejection.
     redeemed: bool,
     suspect_until: Option<Instant>,
+    unreachable: Option<Unreachable>,
     /// A health check passed, and the next one is not due before.
     vouched_until: Option<Instant>,
 }
@@ -174,6 +184,7 @@ impl Ejector {
 
     /// A connection was made: failures to connect are not in a row any more.
     pub(crate) fn handle_connect(&mut self) {
+        self.unreachable = None;
         self.row.count -= self.row.beyond_clients;
         self.row.beyond_clients = 0;
     }
@@ -245,6 +256,10 @@ impl Ejector {
         settings: Ejection,
     ) -> bool {
         self.handle_doubt(now);
+        if reason == EjectionReason::Unreachable {
+            let since = self.unreachable.map_or(now, |known| known.since);
+            self.unreachable = Some(Unreachable { since, last: now });
+        }
         if self.is_of_before(began) {
             return false;
         }
@@ -279,8 +294,9 @@ impl Ejector {
         self.lift(now)
     }
 
-    /// Ends the ejection that is in force, and returns it.
+    /// The server is believed to be good again. Ends the ejection that is in force, and returns it.
     pub(crate) fn lift(&mut self, now: Instant) -> Option<Ejected> {
+        self.unreachable = None;
         let ejected = self.last.as_mut().filter(|last| now < last.until)?;
         let lifted = *ejected;
         ejected.until = now;
@@ -321,6 +337,12 @@ impl Ejector {
     /// The last ejection, whether it is in force or over.
     pub(crate) fn last(&self) -> Option<Ejected> {
         self.last
+    }
+
+    /// Whether, and since when, every connect to the server fails. It takes connections nevertheless, unless it is ejected:
+    /// the next attempt may find it back.
+    pub(crate) fn unreachable(&self) -> Option<Unreachable> {
+        self.unreachable
     }
 
     /// Whether others are to be tried first.

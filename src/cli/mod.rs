@@ -42,7 +42,7 @@ enum Command {
     Rebalance(rebalance::Rebalance),
     /// Have the configuration read again; exit status 1 where it is not good, and then nothing has changed.
     Reload(reload::Reload),
-    /// Show upstreams, servers, connections and drains; exit status 1 where an upstream has no server.
+    /// Show upstreams, servers, connections and drains; exit status 1 where an upstream has no server that can be reached.
     Status(status::Status),
     /// List live WebSocket connections.
     Connections(connections::Connections),

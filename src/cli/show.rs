@@ -230,11 +230,16 @@ fn of_upstream(upstream: &Upstream, text: &mut String) {
     }
     push(text, &line);
     if !upstream.servers.iter().any(|server| server.state == "up") {
-        push(text, "  NO SERVER TAKES CONNECTIONS");
+        let is_tried = |server: &Server| server.state == "unreachable";
+        let line = match upstream.servers.iter().any(is_tried) {
+            true => "  NO SERVER CAN BE REACHED",
+            false => "  NO SERVER TAKES CONNECTIONS",
+        };
+        push(text, line);
     }
     if !upstream.servers.is_empty() {
         let header = format!(
-            "  {:<ADDRESS$} {:<8} {:>7}  {:>9}  {:>5}  {:>6}",
+            "  {:<ADDRESS$} {:<11} {:>7}  {:>9}  {:>5}  {:>6}",
             "server", "state", "conns", "upgrading", "per s", "takes"
         );
         push(text, &header);
@@ -282,7 +287,7 @@ fn of_server(server: &Server, text: &mut String) {
         .known_rate
         .map_or("-".to_owned(), |rate| format!("{rate:.0}/s"));
     let figures = format!(
-        "{:<8} {:>7}  {:>9}  {:>5.0}  {takes:>6}",
+        "{:<11} {:>7}  {:>9}  {:>5.0}  {takes:>6}",
         server.state,
         server.connections,
         format!("{}/{}", handshakes.under_way, handshakes.limit),
@@ -296,6 +301,15 @@ fn of_server(server: &Server, text: &mut String) {
     }
     if let Some(out) = &server.out {
         push(text, &format!("    {}", reason(out)));
+    }
+    if let Some(unreachable) = &server.unreachable {
+        let ago = |seconds| Shown(Duration::from_secs(seconds));
+        let line = format!(
+            "    every connect fails for {}, the last one {} ago",
+            ago(unreachable.for_seconds),
+            ago(unreachable.last_seconds)
+        );
+        push(text, &line);
     }
 }
 

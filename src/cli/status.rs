@@ -23,7 +23,7 @@ pub(super) struct Status {
 }
 
 impl Status {
-    /// Shows upstreams, servers and drains: success only if every upstream has a server that takes connections.
+    /// Shows upstreams, servers and drains: success only if every upstream has a server that takes connections and can be reached.
     pub(super) fn execute(&self) -> ExitCode {
         finish(self.run())
     }

@@ -5,6 +5,7 @@ use super::meaning::Reader;
 use super::written;
 use crate::edge::settings::{Client, ForwardedHeader};
 use crate::limit::clients::AddressLimits;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 use toml::Spanned;
 
@@ -13,6 +14,10 @@ const LARGEST_HEAD: u64 = 1_000_000;
 
 /// More than any machine has, so that sums stay far from their end.
 const LARGEST_MEMORY: u64 = 1 << 50;
+
+/// The range of the windows of HTTP/2, in bytes. A smaller one makes large messages slow; a larger one is memory that a client may
+/// fill at any time.
+const HTTP2_WINDOW: RangeInclusive<u64> = 16 << 10..=16 << 20;
 
 impl Reader<'_> {
     pub(super) fn client(&self, written: written::Client) -> Result<Client, Error> {
@@ -91,6 +96,18 @@ impl Reader<'_> {
                 i64::from(default.http2_max_streams),
                 1..=1000,
                 "http2_max_streams",
+            ) as u32,
+            http2_stream_window: self.size(
+                written.http2_stream_window,
+                u64::from(default.http2_stream_window),
+                HTTP2_WINDOW,
+                "http2_stream_window",
+            ) as u32,
+            http2_connection_window: self.size(
+                written.http2_connection_window,
+                u64::from(default.http2_connection_window),
+                HTTP2_WINDOW,
+                "http2_connection_window",
             ) as u32,
             max_header_size: self.size(
                 max_header_size,

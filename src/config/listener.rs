@@ -4,7 +4,7 @@ use super::error::Error;
 use super::meaning::Reader;
 use super::written;
 use super::written::Table;
-use crate::edge::settings::{Client, Listener};
+use crate::edge::settings::{Client, Http2, Listener};
 use crate::transport::address::Address;
 use crate::transport::written_address;
 use toml::Spanned;
@@ -80,8 +80,10 @@ impl Reader<'_> {
         let line = self.source.line(listen.span().start);
         let proxy_protocol = self.proxy_protocol(entry.proxy_protocol.take(), &address, client);
         let proxy_protocol = self.or_default(proxy_protocol);
+        let http2 = self.checked(self.http2(&entry)).unwrap_or(Http2::DEFAULT);
         let listener = Listener {
             address,
+            http2,
             tls: match self.accept(entry) {
                 Err(error) if self.is_offline && error.is_local => None,
                 tls => tls?,
@@ -89,5 +91,27 @@ impl Reader<'_> {
             proxy_protocol,
         };
         Ok((listener, line))
+    }
+
+    /// HTTP/2 without TLS, and WebSockets over HTTP/2.
+    fn http2(&self, entry: &written::Listener) -> Result<Http2, Error> {
+        let has_tls = !entry.certificates.is_empty();
+        let is_set = |key: &Option<Spanned<bool>>, default| {
+            key.as_ref().map_or(default, |value| *value.get_ref())
+        };
+        let in_clear_text = is_set(&entry.http2_clear_text, false);
+        if let Some(useless) = entry
+            .http2_clear_text
+            .as_ref()
+            .filter(|_| in_clear_text && has_tls)
+        {
+            let message = "`http2_clear_text` has no effect on a listener with TLS";
+            let help = "remove it; `http2` offers HTTP/2 by ALPN";
+            return Err(self.source.error(useless.span(), message, help));
+        }
+        Ok(Http2 {
+            in_clear_text,
+            websockets: is_set(&entry.websocket_http2, true),
+        })
     }
 }

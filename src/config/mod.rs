@@ -25,7 +25,7 @@ mod written;
 pub use error::{Error, Errors};
 
 use crate::admin::Settings as Admin;
-use crate::edge::settings::{Client, Listener, Route, Settings};
+use crate::edge::settings::{Client, Http2, Listener, Route, Settings};
 use crate::service::Owner;
 use crate::transport::address::Address;
 use crate::transport::written_address;
@@ -197,6 +197,7 @@ impl Config {
                 address,
                 tls: None,
                 proxy_protocol: false,
+                http2: Http2::DEFAULT,
             });
         }
         let mut servers: Vec<Address> = Vec::new();

@@ -110,6 +110,8 @@ pub(super) struct Client {
     pub body_timeout: Option<Wait>,
     pub min_rate: Option<Size>,
     pub http2_max_streams: Option<Spanned<i64>>,
+    pub http2_stream_window: Option<Spanned<Size>>,
+    pub http2_connection_window: Option<Spanned<Size>>,
     pub max_header_size: Option<Spanned<Size>>,
     #[serde(default)]
     pub trusted_proxies: Vec<Spanned<String>>,
@@ -135,6 +137,8 @@ pub(super) struct Listener {
     pub client_subject_header: Option<Spanned<String>>,
     pub min_tls: Option<Spanned<MinTls>>,
     pub http2: Option<Spanned<bool>>,
+    pub http2_clear_text: Option<Spanned<bool>>,
+    pub websocket_http2: Option<Spanned<bool>>,
     pub proxy_protocol: Option<Spanned<bool>>,
 }
 

@@ -12,6 +12,7 @@ use crate::edge::http::{first_bytes, head, plain_head};
 use crate::edge::plain::ProxyApp;
 use crate::edge::route::permit::Permit;
 use crate::edge::route::table::{Table, Tables};
+use crate::edge::settings::Http2;
 use crate::edge::upgrade::Served;
 use crate::edge::upgrade::refusal;
 use crate::edge::{http2, upgrade};
@@ -35,6 +36,7 @@ use pingora::server::configuration::ServerConf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+use tokio::io::AsyncReadExt;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 use tracing::Level;
@@ -137,7 +139,10 @@ impl ConnectionHandler {
     async fn accept_tls(&self, socket: Box<Socket>, table: &Table) -> Option<Secure> {
         let listener = self.listener.as_ref();
         let Some((listener, tls)) = listener.and_then(|at| Some((at, table.tls(at)?))) else {
-            return Some(Secure::Http1(socket));
+            return match self.http2(table).in_clear_text {
+                true => read_preface(socket, table.client.header_timeout).await,
+                false => Some(Secure::Http1(socket)),
+            };
         };
         let deadline = Instant::now() + table.client.header_timeout;
         let mut first = [0];
@@ -216,11 +221,23 @@ impl ConnectionHandler {
         match self.accept_tls(socket, table).await? {
             Secure::Http1(stream) => Some((stream, permit)),
             Secure::Http2(stream) => {
-                let (client, metrics) = (&table.client, &table.metrics);
-                http2::serve(&self.proxy, stream, client, metrics, shutdown).await;
+                self.serve_http2(stream, table, shutdown).await;
                 None
             }
         }
+    }
+
+    async fn serve_http2(&self, stream: Stream, table: &Table, shutdown: &ShutdownWatch) {
+        let about = (&table.client, &table.metrics);
+        let with_websockets = self.http2(table).websockets;
+        let (proxy, tables) = (&self.proxy, &self.tables);
+        http2::serve(proxy, tables, stream, about, with_websockets, shutdown).await;
+    }
+
+    /// HTTP/2 on the listener.
+    fn http2(&self, table: &Table) -> Http2 {
+        let listener = self.listener.as_ref();
+        listener.map_or(Http2::DEFAULT, |at| table.http2(at))
     }
 
     /// The next request head of the connection. `None`: there was none, and the client has been told why.
@@ -252,6 +269,26 @@ impl ConnectionHandler {
             }
         }
     }
+}
+
+/// Finds out whether the client speaks HTTP/2 with prior knowledge, which begins with this preface (RFC 9113 §3.4). `None`: the
+/// client left, or was silent for too long.
+async fn read_preface(mut socket: Box<Socket>, limit: Duration) -> Option<Secure> {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let deadline = Instant::now() + limit;
+    let mut came = BytesMut::with_capacity(1024);
+    while came.len() < PREFACE.len() && PREFACE.starts_with(&came) {
+        match timeout_at(deadline, socket.read_buf(&mut came)).await {
+            Ok(Ok(1..)) => {}
+            Ok(Ok(0) | Err(_)) | Err(_) => return None,
+        }
+    }
+    let is_http2 = came.starts_with(PREFACE);
+    let stream = Box::new(Socket::Rewound(came, socket));
+    Some(match is_http2 {
+        true => Secure::Http2(stream),
+        false => Secure::Http1(stream),
+    })
 }
 
 /// A connection of a client by what is spoken on it.

@@ -1,17 +1,26 @@
-//! A client's connection of HTTP/2: plain requests, each on a stream and in a task of its own.
+//! A client's connection of HTTP/2: plain requests and WebSockets (RFC 8441), each on a stream and in a task of its own.
 //!
-//! RFC 8441 is not announced, so browsers open WebSockets on connections of HTTP/1.1. The frames are h2's, the requests
-//! Pingora's; what a connection may cost is decided here: how many streams it has, how long it may be without one, how many
-//! streams its client may throw away. What one stream may cost is [`Transfer`]'s. When the connection ends, its tasks end
-//! with it, and what they have begun with servers.
+//! The frames are h2's, the plain requests Pingora's; what a connection may cost is decided here: how many streams it has, how long it
+//! may be without one, how many streams its client may throw away. What a plain request may cost is [`Transfer`]'s, what a
+//! WebSocket may cost its session's. When the connection ends, its tasks end with it, and what they have begun with servers.
+//!
+//! A GOAWAY ends the WebSockets of some browsers, so none is sent while the connection has one. When wsgate ends, the
+//! first WebSocket of the connection that is told to reconnect takes the others with it, so that the GOAWAY follows before any of them
+//! comes back on this connection.
 
+mod websocket;
+
+use crate::drain::Cause;
 use crate::edge::http::transfer::Transfer;
 use crate::edge::plain::ProxyApp;
 use crate::edge::refusals::report_request;
+use crate::edge::route::table::Tables;
 use crate::edge::settings::Client;
+use crate::edge::upgrade::{Http2Leg, Outcome};
 use crate::metrics::{Metrics, PlainLimit, Reason};
-use crate::relay::Reservation;
+use crate::relay::{Handle, Reservation};
 use crate::transport::address::ClientAddress;
+use crate::transport::http2_stream::Bounds;
 use http::StatusCode;
 use parking_lot::Mutex;
 use pingora::apps::HttpServerApp;
@@ -21,32 +30,34 @@ use pingora::protocols::http::v2::server::{H2Accept, H2Options, HttpSession, han
 use pingora::protocols::{Digest, SocketDigest, Stream};
 use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
 /// Serves the connection to its end.
 pub(crate) async fn serve(
     proxy: &Arc<HttpProxy<ProxyApp>>,
+    tables: &Tables,
     stream: Stream,
-    client: &Client,
-    metrics: &Arc<Metrics>,
+    (client, metrics): (&Client, &Arc<Metrics>),
+    with_websockets: bool,
     shutdown: &ShutdownWatch,
 ) {
     let digest = digest_of(&stream);
     let peer = digest.socket_digest.as_ref();
     let peer = peer.and_then(|socket| socket.peer_addr().cloned());
     let peer = peer.map_or_else(|| "unix".to_owned(), |peer| peer.to_string());
-    let opening = handshake(stream, Some(options(client)));
+    let opening = handshake(stream, Some(options(client, with_websockets)));
     let Ok(Ok(mut connection)) = timeout(client.header_timeout, opening).await else {
         tracing::debug!(peer, "connection ended without the preface of HTTP/2");
         return;
     };
 
     let max_streams = client.http2_max_streams as usize;
-    let mut streams = Streams::new(max_streams);
+    let mut streams = Streams::new(client);
     let mut resets = Resets::new(Instant::now());
     let mut stopping = shutdown.clone();
     let mut leaving = false;
@@ -56,13 +67,15 @@ pub(crate) async fn serve(
     while within_limit {
         let limit = if leaving { FAREWELL } else { idle };
         let wait = streams.wait(connection.has_streams(), limit);
+        let websockets = streams.websockets.clone();
         tokio::select! {
             biased;
             // Not to be told is to be told that it ends.
-            _ = stopping.wait_for(|stopping| *stopping), if !leaving => {
+            _ = stopping.wait_for(|stopping| *stopping), if !leaving && websockets.is_empty() => {
                 connection.graceful_shutdown();
                 leaving = true;
             }
+            () = websockets.ended.notified() => streams.handle_websocket_end(*shutdown.borrow()),
             Some(answered) = streams.ended() => {
                 if answered {
                     resets.handle_answer();
@@ -75,8 +88,17 @@ pub(crate) async fn serve(
                     idle = client.keepalive_timeout;
                     // h2 counts the streams that are open. Requests of those that were reset take a moment to end.
                     if streams.len() < 2 * max_streams {
-                        let transfer = Transfer::new(client, metrics);
-                        streams.begin(proxy, session, transfer, shutdown);
+                        if websocket::protocol(session.req_header()).is_some() {
+                            if streams.is_told {
+                                // RFC 9113 §8.7: safe to be tried again, on another connection.
+                                refuse(session);
+                            } else {
+                                streams.begin_websocket(tables, session);
+                            }
+                        } else {
+                            let transfer = Transfer::new(client, metrics);
+                            streams.begin(proxy, session, transfer, shutdown);
+                        }
                     } else {
                         refuse(session);
                         within_limit = count_reset(&mut resets, metrics);
@@ -131,13 +153,17 @@ fn digest_of(stream: &Stream) -> Arc<Digest> {
 }
 
 /// The settings that the client gets for the connection.
-fn options(client: &Client) -> H2Options {
+fn options(client: &Client, with_websockets: bool) -> H2Options {
     let mut options = H2Options::default();
+    if with_websockets {
+        options.enable_connect_protocol();
+    }
     options
         .max_concurrent_streams(client.http2_max_streams)
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_window_size(client.http2_stream_window)
+        .initial_connection_window_size(client.http2_connection_window)
         .max_send_buffer_size(SEND_BUFFER)
+        .data_frame_budget(SMALL_FRAMES)
         .max_header_list_size(u32::try_from(max_header_list(client)).unwrap_or(u32::MAX));
     options
 }
@@ -210,9 +236,45 @@ fn refuse(mut session: HttpSession) {
     session.shutdown_with_reason(REFUSED_STREAM.into());
 }
 
-/// The requests of a connection that are under way.
+/// The WebSockets of a connection.
+#[derive(Default)]
+struct WebSockets {
+    open: AtomicUsize,
+    ended: Notify,
+}
+
+impl WebSockets {
+    fn is_empty(&self) -> bool {
+        self.open.load(Ordering::Relaxed) == 0
+    }
+}
+
+/// Counts a WebSocket, or the request for one, as long as it lives.
+struct WebSocketGuard(Arc<WebSockets>);
+
+impl WebSocketGuard {
+    fn new(of: &Arc<WebSockets>) -> Self {
+        of.open.fetch_add(1, Ordering::Relaxed);
+        WebSocketGuard(of.clone())
+    }
+}
+
+impl Drop for WebSocketGuard {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+        self.0.ended.notify_one();
+    }
+}
+
+/// The requests of a connection that are under way, and its WebSockets.
 struct Streams {
     tasks: JoinSet<Ended>,
+    websockets: Arc<WebSockets>,
+    /// Of the WebSockets, to tell them to reconnect.
+    handles: Vec<Weak<Handle>>,
+    /// wsgate ends, and has told them so.
+    is_told: bool,
+    bounds: Bounds,
     max: usize,
     /// Since when there are none.
     since: Instant,
@@ -224,16 +286,24 @@ struct Streams {
 
 struct Ended {
     answered: bool,
+    opened: Option<Weak<Handle>>,
     memory: Option<Reservation>,
     /// Zero for ever.
     write_timeout: Duration,
 }
 
 impl Streams {
-    fn new(max: usize) -> Self {
+    fn new(client: &Client) -> Self {
         Streams {
             tasks: JoinSet::new(),
-            max,
+            websockets: Arc::default(),
+            handles: Vec::new(),
+            is_told: false,
+            bounds: Bounds {
+                window: client.http2_stream_window as usize,
+                send_buffer: SEND_BUFFER,
+            },
+            max: client.http2_max_streams as usize,
             since: Instant::now(),
             unsent: Vec::new(),
             write_timeout: REFUSAL_TIMEOUT,
@@ -262,10 +332,45 @@ impl Streams {
             drop(done);
             Ended {
                 answered: is_stopped || transfer.is_answered(),
+                opened: None,
                 memory: transfer.take_memory(SEND_BUFFER),
                 write_timeout: transfer.write_timeout(),
             }
         });
+    }
+
+    /// The task ends with the answer to the request; the WebSocket has a task of its own.
+    fn begin_websocket(&mut self, tables: &Tables, session: HttpSession) {
+        let tables = tables.clone();
+        let leg = Http2Leg {
+            bounds: self.bounds,
+            guard: Box::new(WebSocketGuard::new(&self.websockets)),
+        };
+        self.tasks.spawn(async move {
+            let outcome = websocket::serve(&tables, session, leg).await;
+            Ended {
+                answered: !matches!(outcome, Outcome::Unheard),
+                opened: match outcome {
+                    Outcome::Opened(handle) => Some(handle),
+                    Outcome::Refused | Outcome::Unheard => None,
+                },
+                memory: None,
+                write_timeout: REFUSAL_TIMEOUT,
+            }
+        });
+    }
+
+    /// A WebSocket has ended; `is_stopping`: wsgate ends, and has told its client to reconnect.
+    fn handle_websocket_end(&mut self, is_stopping: bool) {
+        self.handles.retain(|handle| handle.strong_count() > 0);
+        if is_stopping {
+            self.is_told = true;
+            let rest = self.handles.iter().filter_map(Weak::upgrade);
+            rest.for_each(|handle| handle.drain(Cause::Shutdown));
+        }
+        if self.websockets.is_empty() && self.tasks.is_empty() {
+            self.rest();
+        }
     }
 
     /// Waits for the next one that ends; tells whether it was answered.
@@ -282,6 +387,7 @@ impl Streams {
             Duration::ZERO => Duration::MAX,
             limit => limit.max(self.write_timeout),
         };
+        self.handles.extend(ended.opened);
         // h2 has the last bytes of no more streams than are open.
         let memory = ended.memory.filter(|_| self.unsent.len() < self.max);
         self.unsent.extend(memory);
@@ -307,13 +413,13 @@ impl Streams {
     /// There has been nothing to do for so long, or only clients to be waited for that do not take the last bytes.
     fn is_idle(&self, unsent: bool, limit: Duration) -> bool {
         let limit = if unsent { self.write_timeout } else { limit };
-        self.tasks.is_empty() && self.since.elapsed() >= limit
+        self.tasks.is_empty() && self.websockets.is_empty() && self.since.elapsed() >= limit
     }
 
     /// When to look at the connection again, whatever happens on it.
     fn wait(&self, unsent: bool, limit: Duration) -> Option<Instant> {
         let soon = Instant::now() + LOOK;
-        if !self.tasks.is_empty() {
+        if !self.tasks.is_empty() || !self.websockets.is_empty() {
             return (!self.unsent.is_empty()).then_some(soon);
         }
         let end = self.since + limit;
@@ -358,11 +464,9 @@ impl Resets {
     }
 }
 
-/// Bytes of a request's body that may be on their way to wsgate on one stream.
-const STREAM_WINDOW: u32 = 65_535;
-
-/// On all streams of a connection: one whose server does not take its body leaves room to others.
-const CONNECTION_WINDOW: u32 = 256 << 10;
+/// What small DATA frames that are not read may cost a connection, as h2 counts it: 256 bytes each, without their payload. Beyond it
+/// the connection ends with ENHANCE_YOUR_CALM. 18,000 messages of 30 bytes may wait for servers that do not read.
+const SMALL_FRAMES: usize = 4 << 20;
 
 /// Bytes of a response that h2 takes before they can be written.
 const SEND_BUFFER: usize = 32 << 10;

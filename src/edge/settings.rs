@@ -24,6 +24,25 @@ pub struct Listener {
     pub tls: Option<tls::Accept>,
     /// Connections begin with a header of the PROXY protocol, which trusted proxies alone may send.
     pub proxy_protocol: bool,
+    /// HTTP/2 beside HTTP/1.1, where `tls` does not decide it.
+    pub http2: Http2,
+}
+
+/// HTTP/2 on a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Http2 {
+    /// Spoken without TLS to clients that begin with its preface ("prior knowledge", RFC 9113 §3.3).
+    pub in_clear_text: bool,
+    /// `SETTINGS_ENABLE_CONNECT_PROTOCOL` is announced: clients may open WebSockets on streams (RFC 8441 §3).
+    pub websockets: bool,
+}
+
+impl Http2 {
+    /// Of a listener that does not say more.
+    pub const DEFAULT: Http2 = Http2 {
+        in_clear_text: false,
+        websockets: true,
+    };
 }
 
 /// How requests of clients are read, on every listener.
@@ -37,8 +56,12 @@ pub struct Client {
     pub body_timeout: Duration,
     /// Bytes per second that a client has to send of a body, or take of a response, while it is waited for; 0 for none.
     pub min_rate: u64,
-    /// Most streams of HTTP/2 at a time on one connection.
+    /// Most streams of HTTP/2 at a time on one connection, WebSockets among them.
     pub http2_max_streams: u32,
+    /// Bytes that a client of HTTP/2 may send on one stream before they are read (`SETTINGS_INITIAL_WINDOW_SIZE`).
+    pub http2_stream_window: u32,
+    /// Bytes that a client of HTTP/2 may send on all streams of a connection before they are read.
+    pub http2_connection_window: u32,
     /// Largest head of a request, in bytes; 431 beyond it.
     pub max_header_size: usize,
     /// Peers whose word on where a request comes from is taken.
@@ -79,7 +102,9 @@ impl Default for Client {
             keepalive_timeout: Duration::from_secs(75),
             body_timeout: Duration::from_secs(60),
             min_rate: 256,
-            http2_max_streams: 32,
+            http2_max_streams: 128,
+            http2_stream_window: 64 << 10,
+            http2_connection_window: 1 << 20,
             max_header_size: 32 << 10,
             trusted_proxies: Vec::new(),
             trust_unix: false,

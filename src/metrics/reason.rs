@@ -105,6 +105,8 @@ reasons! {
     AccessTimedOut = "access_timed_out", Unchecked, Gate;
     /// The route has its `max_connections`: 503.
     RouteFull = "route_full", Full, Gate;
+    /// A WebSocket on a stream of HTTP/2 would be one more than `[client] max_connections`: 503.
+    MaxConnections = "max_connections", Full, Gate;
     /// `buffer_memory` is exceeded: 503.
     Memory = "memory", Full, Gate;
     /// The system has no descriptor or no memory for another connection: 503.

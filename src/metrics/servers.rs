@@ -26,7 +26,7 @@ pub struct UpstreamFigures {
 pub struct ServerFigures {
     /// Its address, which comes from the configuration or from discovery.
     pub server: String,
-    /// `up`, `draining` or `down`.
+    /// `up`, `unreachable`, `draining`, `drained` or `down`.
     pub state: &'static str,
     /// All states that there are.
     pub states: &'static [&'static str],

@@ -128,7 +128,7 @@ fn figures() -> UpstreamFigures {
     let server = ServerFigures {
         server: "b:1".to_owned(),
         state: "up",
-        states: &["up", "draining", "down"],
+        states: &["up", "unreachable", "draining", "drained", "down"],
         connections: 5,
         plain_requests: 4,
         drained_seconds: 0.0,

@@ -1,5 +1,6 @@
 //! The delivery of a connection's data, as the kernel knows it: how much has arrived, and how the last bytes leave.
 
+use crate::transport::http2_stream::Http2Stream;
 use crate::transport::socket::Socket;
 use crate::transport::tls_stream::Secured;
 use pingora::protocols::{SocketDigest, Stream};
@@ -20,12 +21,21 @@ pub trait Delivery {
 
 impl Delivery for Stream {
     fn delivered(&self) -> Option<u64> {
+        if (**self).as_any().is::<Http2Stream>() {
+            // The acknowledgements are those of all streams of the connection.
+            return None;
+        }
         acknowledged(&*self.get_socket_digest()?)
     }
 
     fn memory(&self) -> usize {
-        let secured = (**self).as_any().downcast_ref::<Secured>();
-        secured.map_or(0, Secured::memory)
+        let stream = (**self).as_any();
+        if let Some(secured) = stream.downcast_ref::<Secured>() {
+            secured.memory()
+        } else {
+            let stream = stream.downcast_ref::<Http2Stream>();
+            stream.map_or(0, Http2Stream::memory)
+        }
     }
 
     fn finish_with_next(&self) {

@@ -6,6 +6,7 @@ pub(crate) mod delegate;
 pub mod delivery;
 pub(crate) mod error_text;
 pub mod exhaustion;
+pub(crate) mod http2_stream;
 pub(crate) mod proxy_protocol;
 pub mod socket;
 pub(crate) mod source_addresses;

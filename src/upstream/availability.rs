@@ -36,8 +36,12 @@ crate::with_all! {
     pub enum State {
         /// The server takes connections.
         Up,
-        /// An operator took the server out, or a new configuration does not have it.
+        /// The server is to take connections, but every connect to it fails.
+        Unreachable,
+        /// An operator took the server out, or a new configuration does not have it; it has connections or plain requests.
         Draining,
+        /// As before, and none of its connections and plain requests is left: it can be stopped.
+        Drained,
         /// The server fails its checks, or is ejected.
         Down,
     }
@@ -48,7 +52,9 @@ impl State {
     pub const fn label(self) -> &'static str {
         match self {
             State::Up => "up",
+            State::Unreachable => "unreachable",
             State::Draining => "draining",
+            State::Drained => "drained",
             State::Down => "down",
         }
     }
@@ -76,9 +82,10 @@ pub enum Out {
 }
 
 impl Out {
-    /// The state as operators see it.
-    pub const fn state(&self) -> State {
+    /// The state as operators see it, of a server that has connections or plain requests, or has none.
+    pub const fn state(&self, is_empty: bool) -> State {
         match self {
+            Out::Drained(_) | Out::Removed(_) if is_empty => State::Drained,
             Out::Drained(_) | Out::Removed(_) => State::Draining,
             Out::Unhealthy { .. } | Out::Untried { .. } | Out::Ejected(_) => State::Down,
         }

@@ -243,7 +243,7 @@ impl Pool {
             if members
                 .servers
                 .iter()
-                .any(|server| server.state() == State::Up && is_other(server))
+                .any(|server| server.is_in_rotation() && is_other(server))
             {
                 return;
             }

@@ -1,6 +1,6 @@
 //! One server of an upstream, and why it does or does not take new connections.
 
-use crate::admission::ejection::{Ejected, Ejector};
+use crate::admission::ejection::{Ejected, Ejector, Unreachable};
 use crate::admission::limit::ClientNetwork;
 use crate::drain::Cause;
 use crate::metrics::ServerHandshakes;
@@ -202,7 +202,21 @@ impl Server {
 
     /// The state as operators see it.
     pub fn state(&self) -> State {
-        self.out().map_or(State::Up, |out| out.state())
+        match (self.out(), self.unreachable()) {
+            (Some(out), _) => out.state(self.connections() == 0 && self.plain_requests() == 0),
+            (None, Some(_)) => State::Unreachable,
+            (None, None) => State::Up,
+        }
+    }
+
+    /// Whether, and since when, every connect to it fails.
+    pub fn unreachable(&self) -> Option<Unreachable> {
+        self.ejector().unreachable()
+    }
+
+    /// Whether new connections are tried there, be it reachable or not.
+    pub fn is_in_rotation(&self) -> bool {
+        self.out().is_none()
     }
 
     /// Why it takes no new connections; `None`: it takes them, unless it has as many as it may have.

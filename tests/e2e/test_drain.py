@@ -27,7 +27,7 @@ def test_a_drained_server_is_left_for_the_other(start, servers):
         assert crowd.closes == {1012: before[first.address]["connections"]}, "nobody of the other server is touched"
         assert crowd.peak() < len(crowd.told) / 2, f"{crowd.peak()} of {len(crowd.told)} within a quarter of a second"
         after = status(wsgate)
-        assert (after[first.address]["connections"], after[first.address]["state"]) == (0, "draining")
+        assert (after[first.address]["connections"], after[first.address]["state"]) == (0, "drained")
         assert after[second.address]["connections"] == crowd.size
         assert request(wsgate, "POST", path, {"server": first.address})[0] == 200, "it is drained already"
         assert request(wsgate, "POST", "/v1/upstreams/main/resume")[0] == 200
@@ -85,7 +85,7 @@ def test_the_shell_does_the_same(start, servers):
         assert code == 0 and f"done: {mine} of {mine} closed" in shown, shown
         crowd.wait_until_all_are_back()
         code, shown = gate.run(["status", *at])
-        assert code == 0 and "draining" in shown and "20 connections" in shown, shown
+        assert code == 0 and "drained" in shown and "20 connections" in shown, shown
         assert gate.run(["resume", "main", *at])[0] == 0
         code, shown = gate.run(["drain", "mian", *at])
         assert code == 1 and "there is no upstream `mian`" in shown and "main" in shown, shown

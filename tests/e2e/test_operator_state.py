@@ -62,7 +62,7 @@ def test_a_drained_server_stays_drained_after_a_restart(start, servers, tmp_path
     wsgate = start(text=text)
     line = wsgate.wait_for_log(lambda line: "stays drained" in line, "that it is restored")
     assert servers[0].address in line and "127.0.0.1" in line, line
-    assert states(wsgate, servers) == ["draining", "up"]
+    assert states(wsgate, servers) == ["drained", "up"]
     assert_all_go_to(servers[1], wsgate)
     out = status(wsgate)[servers[0].address]["out"]
     assert out["reason"] == "drained" and "127.0.0.1" in out["by"], out
@@ -86,7 +86,7 @@ def test_a_reload_that_removes_and_adds_it_again_keeps_it(start, servers):
     code, shown = gate.run(["status", *at(wsgate)])
     assert f"{servers[0].address} drained for" in shown and "not in the configuration" in shown, shown
     wsgate.reload(text)
-    assert states(wsgate, servers) == ["draining", "up"]
+    assert states(wsgate, servers) == ["drained", "up"]
 
 
 @pytest.mark.parametrize("keeps_file", [False, True])
@@ -102,7 +102,7 @@ def test_a_hand_over_passes_it_on(start, servers, tmp_path, keeps_file):
     old.process.send_signal(signal.SIGQUIT)
     new.wait_until_serving()
     assert old.process.wait(3 * TIMEOUT) == 0
-    assert states(new, servers) == ["draining", "up"]
+    assert states(new, servers) == ["drained", "up"]
     assert request(new, "POST", RESUME)[1]["resumed"] == [servers[0].address]
 
 
@@ -132,7 +132,7 @@ def test_a_drain_that_cannot_be_kept_is_in_force_and_says_so(start, servers, tmp
     directory.rmdir()
     code, shown = gate.run(["drain", "main", "--server", servers[0].address, *at(wsgate)])
     assert code == 0 and "a restart of wsgate forgets it" in shown, shown
-    assert states(wsgate, servers) == ["draining", "up"]
+    assert states(wsgate, servers) == ["drained", "up"]
 
 
 def test_the_last_server_needs_force(start, servers):
@@ -143,7 +143,7 @@ def test_the_last_server_needs_force(start, servers):
     assert code == 0 and "needs --force" in shown, shown
     code, shown = gate.run(["drain", "main", "--server", servers[1].address, *at(wsgate)])
     assert code == 1 and "no other server of upstream `main`" in shown and "--force" in shown, shown
-    assert states(wsgate, servers) == ["draining", "up"]
+    assert states(wsgate, servers) == ["drained", "up"]
 
     code, shown = gate.run(["drain", "main", "--server", servers[1].address, "--force", *at(wsgate)])
     assert code == 0 and "no server of `main` takes connections" in shown, shown
@@ -170,7 +170,7 @@ def test_at_a_terminal_it_asks(start, servers, answer, drained):
     os.write(ours, answer)
     assert process.wait(TIMEOUT) == (0 if drained else 1)
     os.close(ours)
-    assert states(wsgate, servers) == ["draining", "draining" if drained else "up"]
+    assert states(wsgate, servers) == ["drained", "drained" if drained else "up"]
 
 
 def test_a_forgotten_resume_shows(start, servers):
@@ -235,7 +235,7 @@ def test_resume_and_reload_end_an_ejection(start, servers):
     for how in ("resume", "reload"):
         servers[0].stop()
         deadline = time.monotonic() + TIMEOUT
-        while status(wsgate)[servers[0].address]["state"] == "up":
+        while status(wsgate)[servers[0].address]["state"] != "down":
             assert time.monotonic() < deadline, "it is not ejected"
             with connect(f"ws://{wsgate.url}"):
                 pass

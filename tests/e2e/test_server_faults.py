@@ -150,10 +150,10 @@ def test_a_graceful_restart_of_a_server_under_a_crowd(start, servers):
 class Server:
     """Answers each request in a thread of its own: as its path says, or as `does` says for all."""
 
-    def __init__(self, does=None):
+    def __init__(self, does=None, port=0):
         self.does, self.answered = does, 0
-        self.listener = raw.Server()
-        self.address = self.listener.address
+        self.listener = raw.Server(port=port)
+        self.address, self.port = self.listener.address, self.listener.sock.getsockname()[1]
         threading.Thread(target=self._run, daemon=True).start()
 
     def close(self):
@@ -284,6 +284,26 @@ def test_the_only_server_stays(faulty):
     assert is_served(wsgate)
 
 
+def test_servers_that_no_connect_reaches_are_shown_at_once(faulty):
+    """Half of the servers are never ejected, and few clients make few connects: the first failure of each is shown."""
+    wsgate, servers = faulty("200", "200", upstream={"eject_after": 0})
+    shown_by = ["status", "--admin", "{}:{}".format(*wsgate.admin)]
+    assert gate.run(shown_by)[0] == 0
+    for server in servers:
+        server.close()
+    assert ask(wsgate)[0] == 502
+    assert states(wsgate) == ["unreachable", "unreachable"]
+    assert wsgate.metrics().total("wsgate_server_state", state="unreachable") == 2
+    code, shown = gate.run(shown_by)
+    assert code == 1 and "NO SERVER CAN BE REACHED" in shown and "every connect fails for" in shown, shown
+
+    servers[0] = Server("200", port=servers[0].port)
+    with contextlib.closing(servers[0]):
+        assert ask(wsgate)[0] == 200
+        assert states(wsgate) == ["unreachable", "up"]
+        assert gate.run(shown_by)[0] == 0
+
+
 def test_a_server_whose_check_passes_stays(faulty):
     health = {"check": "tcp", "interval": "100ms"}
     wsgate, _ = faulty(
@@ -407,7 +427,7 @@ def test_an_upstream_of_any_name_can_be_drained(start, servers):
     at = ["--admin", "{}:{}".format(*wsgate.admin)]
     code, shown = gate.run(["drain", NAME, "--server", servers[0].address, *at])
     assert code == 0, shown
-    assert states(wsgate) == ["draining", "up"]
+    assert states(wsgate) == ["drained", "up"]
     path = f"/v1/upstreams/{urllib.parse.quote(NAME, safe='')}"
     assert request(wsgate, "GET", f"{path}/drain")[1]["upstream"] == NAME
     code, shown = gate.run(["resume", NAME, *at])

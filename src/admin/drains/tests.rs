@@ -59,7 +59,7 @@ async fn a_server_is_drained_and_resumed() {
         (1, "unix:/b", "up", Value::Null),
     ] {
         let expected = json!({
-            "address": address, "state": state, "out": out, "connections": 1, "plain_requests": 0, "handshakes": handshakes,
+            "address": address, "state": state, "out": out, "unreachable": null, "connections": 1, "plain_requests": 0, "handshakes": handshakes,
         });
         assert_eq!(servers[server], expected);
     }

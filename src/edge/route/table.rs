@@ -7,7 +7,7 @@ use crate::edge::http::client_request::{ClientRequest, Downstream};
 use crate::edge::http::lingering::Lingering;
 use crate::edge::route::conditions::Conditions;
 use crate::edge::route::router::Router;
-use crate::edge::settings::{Client, Route, Settings};
+use crate::edge::settings::{Client, Http2, Route, Settings};
 use crate::limit::clients::{AddressPermit, Clients, Throttled};
 use crate::metrics::{Metrics, Reason};
 use crate::relay::{Buffers, RouteContext};
@@ -30,6 +30,7 @@ pub struct Table {
     pub(crate) client: Client,
     /// TLS of the listeners: the certificates that they present, and whether they ask for one.
     tls: HashMap<Address, Accept>,
+    http2: HashMap<Address, Http2>,
     /// Listeners to which proxies say who the client is.
     proxied: HashSet<Address>,
     subject_headers: Vec<HeaderName>,
@@ -222,12 +223,15 @@ impl Table {
             let (has_tls, is_proxied) = (listener.tls.is_some(), listener.proxy_protocol);
             metrics.add_listener(&listener.address.to_string(), has_tls, is_proxied);
         }
+        let http2 = settings.listeners.iter();
+        let http2 = http2.map(|listener| (listener.address.clone(), listener.http2));
         let proxied = settings.listeners.iter();
         let proxied = proxied.filter(|listener| listener.proxy_protocol);
         let headers = tls.values().filter_map(|tls| tls.subject_header.clone());
         Table {
             subject_headers: headers.collect(),
             tls,
+            http2: http2.collect(),
             proxied: proxied.map(|listener| listener.address.clone()).collect(),
             metrics: metrics.clone(),
             client: settings.client.clone(),
@@ -289,6 +293,11 @@ impl Table {
     /// TLS on this listener.
     pub(crate) fn tls(&self, listener: &Address) -> Option<&Accept> {
         self.tls.get(listener)
+    }
+
+    /// HTTP/2 on this listener, as far as its TLS settings do not decide it.
+    pub(crate) fn http2(&self, listener: &Address) -> Http2 {
+        self.http2.get(listener).copied().unwrap_or(Http2::DEFAULT)
     }
 
     /// Connections to this listener begin with a header of the PROXY protocol.

@@ -1,4 +1,4 @@
-//! The last stage of an upgrade: the client gets its 101, and both connections go to a relay.
+//! The last stage of an upgrade: the client gets its 101, or its 200 over HTTP/2, and both connections go to a relay.
 
 use crate::deploy::Enrolled;
 use crate::edge::route::permit::Permit;
@@ -6,13 +6,19 @@ use crate::edge::route::table::RouteState;
 use crate::edge::upgrade::connection::Connection;
 use crate::edge::upgrade::server_handshake::Switched;
 use crate::edge::upgrade::stages::{Permits, note_handshake};
+use crate::edge::upgrade::{Http2Leg, Outcome};
 use crate::log::Details;
 use crate::metrics::Handshake;
 use crate::relay::{About, Relay};
 use crate::transport::address::ClientAddress;
+use crate::transport::http2_stream::Http2Stream;
 use crate::upstream::{ClientNetwork, ServerPermit};
 use bytes::BytesMut;
+use pingora::http::RequestHeader;
 use pingora::protocols::Stream;
+use pingora::protocols::http::v2::server::HttpSession;
+use std::fmt;
+use std::sync::Arc;
 use std::time::Instant;
 use tokio::io::AsyncWriteExt;
 
@@ -34,30 +40,65 @@ pub(crate) struct Tunnel {
 }
 
 impl Tunnel {
-    /// Tells the client, and begins to relay; `behind` came behind its request.
+    /// Tells the client with a 101, and begins to relay; `behind` came behind its request.
     pub(super) async fn open(
         self: Box<Self>,
         mut client: Stream,
         behind: BytesMut,
         permit: &mut Option<Permit>,
     ) {
-        let switched = *self.switched;
         let writing = async {
-            client.write_all(&switched.head).await?;
+            client.write_all(&self.switched.head).await?;
             client.flush().await
         };
-        let written = writing.await;
-        let route = self.permits.route.route.clone();
-        if let Err(error) = written {
-            tracing::debug!(route = route.name(), %error, "client left during the handshake");
-            self.server.handle_answer(self.network);
-            count(&route, Handshake::Abandoned, self.began);
+        if let Err(error) = writing.await {
+            self.abandon(&error);
             return;
         }
-        let Some(permit) = permit.take() else {
-            // Each connection has one until it is a tunnel.
-            return;
+        // Each connection has one until it is a tunnel.
+        if let Some(permit) = permit.take() {
+            self.begin(client, behind, permit);
+        }
+    }
+
+    /// Tells the client with a 200, and begins to relay the stream; `behind` came in its first DATA frames.
+    pub(super) fn open_http2(
+        self: Box<Self>,
+        mut session: HttpSession,
+        behind: BytesMut,
+        permit: Permit,
+        leg: Http2Leg,
+    ) -> Outcome {
+        let head = self.switched.http2_head();
+        let written = head.and_then(|head| session.write_response_header(head, false));
+        if let Err(error) = written {
+            self.abandon(&error);
+            return Outcome::Unheard;
+        }
+        // It serves what is over: the stream lives as long as the WebSocket.
+        if let Ok(nothing) = RequestHeader::build_no_case("GET", b"/", None) {
+            *session.req_header_mut() = nothing;
+        }
+        let Some(stream) = Http2Stream::new(session, leg.bounds, leg.guard) else {
+            return Outcome::Unheard;
         };
+        let handle = Arc::downgrade(self.enrolled.handle());
+        self.begin(Box::new(stream), behind, permit);
+        Outcome::Opened(handle)
+    }
+
+    /// The client left before it was told.
+    fn abandon(self, error: &dyn fmt::Display) {
+        let route = &self.permits.route.route;
+        tracing::debug!(route = route.name(), %error, "client left during the handshake");
+        self.server.handle_answer(self.network);
+        count(route, Handshake::Abandoned, self.began);
+    }
+
+    /// Begins to relay: the client was told.
+    fn begin(self, client: Stream, behind: BytesMut, permit: Permit) {
+        let switched = *self.switched;
+        let route = self.permits.route.route.clone();
         let connection = Connection {
             permit: permit.into_tunnel(self.permits.route, self.permits.address),
             server: self.server,

@@ -14,20 +14,26 @@ mod stages;
 
 use crate::edge::http::answer::Refused;
 use crate::edge::http::client_request::{ClientRequest, Downstream};
+use crate::edge::http::head;
 use crate::edge::http::head::Head;
 use crate::edge::http::request_head::HeadError;
 use crate::edge::http::transfer::WRITE_TIMEOUT;
 use crate::edge::route::permit::Permit;
-use crate::edge::route::table::Tables;
+use crate::edge::route::table::{Table, Tables};
 use crate::edge::upgrade::hand_over::Tunnel;
+use crate::edge::upgrade::refusal::RefusedRequest;
 use crate::edge::upgrade::stages::Attempt;
 use crate::handshake;
+use crate::metrics::Reason;
+use crate::relay::Handle;
+use crate::transport::http2_stream::Bounds;
 use bytes::BytesMut;
 use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v1::server::HttpSession;
 use std::future::Future;
 use std::pin::pin;
+use std::sync::Weak;
 use tokio::io::AsyncReadExt;
 
 /// The result of a request that may be an attempt to open a WebSocket.
@@ -69,6 +75,86 @@ pub(crate) async fn serve(
     Served::UpstreamResponse
 }
 
+/// The stream of HTTP/2 that a WebSocket is to have.
+pub(crate) struct Http2Leg {
+    pub bounds: Bounds,
+    /// Lives as long as the stream is a WebSocket.
+    pub guard: Box<dyn Send + Sync>,
+}
+
+/// What became of a request for a WebSocket on a stream of HTTP/2.
+pub(crate) enum Outcome {
+    /// The stream is a WebSocket.
+    Opened(Weak<Handle>),
+    /// The client got another answer.
+    Refused,
+    /// The client left before it had an answer.
+    Unheard,
+}
+
+/// Answers an extended CONNECT, which `head` says in HTTP/1.1. The WebSocket takes the permit with it.
+pub(crate) async fn serve_http2(
+    tables: &Tables,
+    mut session: ServerSession,
+    downstream: Downstream,
+    head: &[u8],
+    permit: Permit,
+    leg: Http2Leg,
+) -> Outcome {
+    let client_request = match ClientRequest::parse(head) {
+        Ok(client_request) => client_request,
+        Err(error) => {
+            let refused = head::malformed(&error).refusing(Reason::Malformed);
+            return refuse_unrouted(&tables.current(), session, &downstream, refused).await;
+        }
+    };
+    let mut behind = BytesMut::new();
+    let client_left = stream_ended(&mut session, &mut behind);
+    match handle_upgrade(tables, client_request, &downstream, client_left).await {
+        Ok(tunnel) => match session {
+            ServerSession::H2(session) => tunnel.open_http2(session, behind, permit, leg),
+            // There are no others here.
+            _ => Outcome::Unheard,
+        },
+        Err(refused) => answer(refused, session).await,
+    }
+}
+
+/// Refuses an extended CONNECT before its route is looked for.
+pub(crate) async fn refuse_unrouted(
+    table: &Table,
+    session: ServerSession,
+    downstream: &Downstream,
+    refused: Refused,
+) -> Outcome {
+    if let Ok(client_request) = ClientRequest::of(session.req_header()) {
+        let client = table.client(&client_request, downstream);
+        let about = RefusedRequest::new(&client_request, None, client);
+        refusal::report(&table.metrics, &refused, &about);
+    } else {
+        refusal::report_malformed(&table.metrics, &refused.why(), downstream);
+    }
+    answer(refused, session).await
+}
+
+async fn answer(refused: Refused, session: ServerSession) -> Outcome {
+    match write_response(refused, session).await {
+        true => Outcome::Refused,
+        false => Outcome::Unheard,
+    }
+}
+
+/// Waits for the end of a client's stream. What the client sends meanwhile is kept in `behind`.
+async fn stream_ended(session: &mut ServerSession, behind: &mut BytesMut) {
+    while behind.len() < MOST_EARLY {
+        match session.read_request_body().await {
+            Ok(Some(bytes)) => behind.extend_from_slice(&bytes),
+            Ok(None) | Err(_) => return,
+        }
+    }
+    std::future::pending().await
+}
+
 /// The bytes that are read behind a request while it waits for a server. Once a client has sent more, its connection is not read
 /// until the server has answered.
 const MOST_EARLY: usize = 4 << 10;
@@ -94,7 +180,7 @@ async fn refuse_on(stream: Stream, head: BytesMut, refused: Refused) {
         }
     };
     if let Some(session) = session {
-        write_response(refused, session).await;
+        let _ = write_response(refused, session).await;
     }
 }
 
@@ -114,17 +200,19 @@ async fn session(stream: Stream, head: BytesMut) -> Result<ServerSession, Stream
     }
 }
 
-/// Tells a client why it is refused.
-async fn write_response(refused: Refused, mut session: ServerSession) {
+/// Tells a client why it is refused. Returns false if the client left before that.
+async fn write_response(refused: Refused, mut session: ServerSession) -> bool {
     // A server's own answer may be long. Each piece of it has so much time.
     session.set_write_timeout(Some(WRITE_TIMEOUT));
     let telling = async {
         refused.write(&mut session).await?;
         session.finish().await.map(drop)
     };
-    if let Err(error) = telling.await {
+    let told: pingora::Result<()> = telling.await;
+    if let Err(error) = &told {
         tracing::debug!(%error, "client left before it was answered");
     }
+    told.is_ok()
 }
 
 /// Takes an upgrade request through its stages, in this order; each stage takes what the one before returned. A request that is

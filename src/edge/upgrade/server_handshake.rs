@@ -51,6 +51,27 @@ impl Switched {
             self.head.put_slice(part.as_bytes());
         }
     }
+
+    /// The head of the 200 that says in HTTP/2 what the 101 says in HTTP/1.1 (RFC 8441 §5).
+    ///
+    /// # Errors
+    /// The head holds what HTTP/2 cannot carry.
+    pub(crate) fn http2_head(&self) -> Result<Box<ResponseHeader>> {
+        let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+        let mut answer = Response::new(&mut headers);
+        let parsed = answer.parse(&self.head);
+        parsed.or_err(ErrorType::InvalidHTTPHeader, "the 101")?;
+        let mut head = ResponseHeader::build_no_case(StatusCode::OK, Some(answer.headers.len()))?;
+        for line in answer.headers {
+            let is_of_http1 = ["connection", "upgrade", "sec-websocket-accept"]
+                .iter()
+                .any(|name| line.name.eq_ignore_ascii_case(name));
+            if !is_of_http1 {
+                head.append_header(line.name.to_owned(), line.value)?;
+            }
+        }
+        Ok(Box::new(head))
+    }
 }
 
 /// The request that the server gets: the client's end-to-end headers as they came, and hop-by-hop headers of wsgate.

@@ -10,6 +10,7 @@ import threading
 import time
 import urllib.request
 
+from . import over_http2
 from .metrics import Metrics
 from .raw import TIMEOUT
 
@@ -35,7 +36,8 @@ def config(
     upstreams = {"main": {"servers": list(servers)} | (upstream or {})}
     routes = routes or [{"name": "main", "upstream": "main"} | (route or {})]
     tables = [("[admin]", {"listen": "127.0.0.1:0"}), ("[client]", client or {})]
-    tables += [("[[listener]]", {"listen": address} | (listener or {})) for address in listen]
+    clear_http2 = {"http2_clear_text": True} if over_http2.ENABLED and "certificates" not in (listener or {}) else {}
+    tables += [("[[listener]]", {"listen": address} | clear_http2 | (listener or {})) for address in listen]
     tables += [(f"[upstream.{name}]", keys) for name, keys in upstreams.items()]
     tables += [("[[route]]", keys) for keys in routes]
     tables += [(f"[{name}]", keys) for name, keys in (extra or {}).items()]

@@ -12,7 +12,7 @@ import threading
 import time
 import weakref
 
-from . import frames, http
+from . import frames, http, over_http2
 
 TIMEOUT = 10.0
 """Seconds until something awaited counts as never coming; longer than any time-out the tests configure."""
@@ -202,6 +202,8 @@ def connect(address):
         sock = socket.socket(socket.AF_UNIX)
         sock.settimeout(TIMEOUT)
         sock.connect(address.removeprefix("unix:"))
+    elif over_http2.ENABLED:
+        sock = over_http2.connect(address, TIMEOUT)
     else:
         sock = socket.create_connection(address, TIMEOUT)
     return Peer(sock, client=True)
@@ -210,9 +212,9 @@ def connect(address):
 class Server:
     """A listening socket whose connections the test accepts and answers by hand."""
 
-    def __init__(self, path=None):
+    def __init__(self, path=None, port=0):
         if path is None:
-            self.sock = socket.create_server(("127.0.0.1", 0), backlog=512)
+            self.sock = socket.create_server(("127.0.0.1", port), backlog=512)
             self.address = "{}:{}".format(*self.sock.getsockname())
         else:
             self.sock = socket.socket(socket.AF_UNIX)

@@ -1,0 +1,224 @@
+//! One stream of an HTTP/2 connection as a stream of bytes: a client's WebSocket, RFC 8441 §5.
+//!
+//! Its bytes are those of the DATA frames. END_STREAM stands for the FIN of TCP, RST_STREAM with CANCEL for the reset. A stream that
+//! is not read stops its client by flow control, and the other streams of its connection go on.
+
+use async_trait::async_trait;
+use bytes::{Buf, Bytes};
+use h2::SendStream;
+use pingora::protocols::http::v2::server::HttpSession;
+use pingora::protocols::raw_connect::ProxyDigest;
+use pingora::protocols::tls::SslDigest;
+use pingora::protocols::{
+    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
+    TimingDigest, UniqueID, UniqueIDType,
+};
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+
+/// A stream of HTTP/2 on which a WebSocket was opened: the client has its 200. Dropped before it is shut down, the stream is reset.
+pub(crate) struct Http2Stream {
+    session: HttpSession,
+    sender: SendStream<Bytes>,
+    /// The rest of the last DATA frame.
+    unread: Bytes,
+    /// Everything that came was read. If it was not, as much as the window allows may wait in the connection.
+    is_read_out: bool,
+    /// The last write did not find room: as much as the connection keeps of one stream waits in it.
+    is_write_blocked: bool,
+    is_shut_down: bool,
+    /// The bytes that may wait in the connection: received ones, and written ones.
+    bounds: Bounds,
+    /// Something that lives as long as the stream.
+    _guard: Box<dyn Send + Sync>,
+}
+
+/// The most that the connection keeps of one stream, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    /// What the client may send before it is read.
+    pub window: usize,
+    /// What is taken before the client can receive it.
+    pub send_buffer: usize,
+}
+
+impl Http2Stream {
+    /// The stream of a session whose head of a response was written. `None`: it was not.
+    pub(crate) fn new(
+        mut session: HttpSession,
+        bounds: Bounds,
+        guard: Box<dyn Send + Sync>,
+    ) -> Option<Self> {
+        let sender = session.take_response_body_writer()?;
+        Some(Http2Stream {
+            session,
+            sender,
+            unread: Bytes::new(),
+            is_read_out: true,
+            is_write_blocked: false,
+            is_shut_down: false,
+            bounds,
+            _guard: guard,
+        })
+    }
+
+    /// The most that the stream may keep of what was not passed on, in bytes: what waits within HTTP/2 is not known exactly.
+    pub(crate) fn memory(&self) -> usize {
+        let received = if self.is_read_out {
+            0
+        } else {
+            self.bounds.window
+        };
+        let written = if self.is_write_blocked {
+            self.bounds.send_buffer
+        } else {
+            0
+        };
+        self.unread.len() + received + written
+    }
+}
+
+impl fmt::Debug for Http2Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Http2Stream")
+            .field("id", &self.sender.stream_id())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A reset of the stream or the end of its connection, as an error of a socket.
+fn broken(error: h2::Error) -> io::Error {
+    if error.is_io() {
+        error
+            .into_io()
+            .unwrap_or_else(|| io::ErrorKind::ConnectionReset.into())
+    } else {
+        io::Error::new(io::ErrorKind::ConnectionReset, error)
+    }
+}
+
+impl AsyncRead for Http2Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        // A DATA frame may be empty, or hold nothing but padding, which is no end.
+        while this.unread.is_empty() {
+            this.is_read_out = false;
+            let Poll::Ready(read) = this.session.poll_read_body_bytes(cx) else {
+                this.is_read_out = true;
+                return Poll::Pending;
+            };
+            match read {
+                Some(Ok(bytes)) => this.unread = bytes,
+                Some(Err(error)) => return Poll::Ready(Err(broken(error))),
+                None => {
+                    this.is_read_out = true;
+                    return Poll::Ready(Ok(()));
+                }
+            }
+        }
+        let len = this.unread.len().min(buf.remaining());
+        buf.put_slice(&this.unread[..len]);
+        this.unread.advance(len);
+        if this.unread.is_empty() {
+            // The DATA frame is a part of what was read from the socket, which would be kept with it.
+            this.unread = Bytes::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Http2Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if buf.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        this.sender.reserve_capacity(buf.len());
+        let mut room = this.sender.capacity();
+        while room == 0 {
+            this.is_write_blocked = true;
+            room = match ready!(this.sender.poll_capacity(cx)) {
+                Some(room) => room.map_err(broken)?,
+                None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+            };
+        }
+        this.is_write_blocked = false;
+        let len = room.min(buf.len());
+        let data = Bytes::copy_from_slice(&buf[..len]);
+        this.sender.send_data(data, false).map_err(broken)?;
+        Poll::Ready(Ok(len))
+    }
+
+    /// Nothing waits for it: the connection writes what it has as soon as it can.
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if !this.is_shut_down {
+            this.is_shut_down = true;
+            this.sender.reserve_capacity(0);
+            this.sender.send_data(Bytes::new(), true).map_err(broken)?;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[async_trait]
+impl Shutdown for Http2Stream {
+    async fn shutdown(&mut self) {
+        // The stream is given up: whether the far end heard it changes nothing.
+        let _ = AsyncWriteExt::shutdown(self).await;
+    }
+}
+
+impl UniqueID for Http2Stream {
+    fn id(&self) -> UniqueIDType {
+        self.sender.stream_id().as_u32() as UniqueIDType
+    }
+}
+
+impl Peek for Http2Stream {}
+
+impl GetTimingDigest for Http2Stream {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        self.session
+            .digest()
+            .map_or_else(Vec::new, |digest| digest.timing_digest.clone())
+    }
+}
+
+impl GetProxyDigest for Http2Stream {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        self.session.digest()?.proxy_digest.clone()
+    }
+}
+
+impl GetSocketDigest for Http2Stream {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        self.session.digest()?.socket_digest.clone()
+    }
+}
+
+impl Ssl for Http2Stream {
+    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
+        self.session.digest()?.ssl_digest.clone()
+    }
+
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        Some(ALPN::H2)
+    }
+}
