@@ -44,6 +44,9 @@
 //! (`edge::http::head`). `edge::route` reads target, host and path, and finds the route. `edge::upgrade` checks the
 //! handshake (`handshake`), the lists, the access service and the limits. It connects to a server of the upstream, sends the
 //! request, and verifies the 101. Then `edge::upgrade::connection` enrolls the session with `deploy`, and `relay` runs it.
+//! Over HTTP/2 (RFC 8441) a client's extended CONNECT becomes the head of HTTP/1.1 that asks for the same
+//! (`edge::http2`), and its stream is a leg of the relay (`transport::http2_stream`). Toward servers `upstream::http2` has WebSockets
+//! share connections.
 //!
 //! **A deploy.** An operator (`admin`), a failed check (`upstream::health_checks`, `deploy::Health`), a server's Close
 //! (`deploy::restart`), discovery or a reload starts a drain in `deploy::Control`. `drain` decides in which order and at which

@@ -87,9 +87,17 @@ heading "End-to-end tests"
 export WSGATE_CROWD="${WSGATE_CROWD:-2000}"
 WSGATE_BIN=target/debug/wsgate target/e2e-venv/bin/python -m pytest --quiet -p no:cacheprovider tests/e2e
 
-heading "End-to-end tests of what happens on a WebSocket once more, with the clients on HTTP/2"
-WSGATE_E2E_CLIENTS=http2 WSGATE_BIN=target/debug/wsgate target/e2e-venv/bin/python -m pytest --quiet -p no:cacheprovider \
-    tests/e2e/test_{passing,violations,closing,compression,connections,backpressure,limits,liveness,reconnect}.py
+# What happens on a WebSocket once more over HTTP/2: of the clients, of the servers, of both. See tests/e2e/rig/over_http2.py.
+over_http2() {
+    local clients=$1 servers=$2
+    shift 2
+    heading "End-to-end tests, with the clients on $clients and the servers on $servers"
+    WSGATE_E2E_CLIENTS=$clients WSGATE_E2E_SERVERS=$servers WSGATE_BIN=target/debug/wsgate \
+        target/e2e-venv/bin/python -m pytest --quiet -p no:cacheprovider "${@/#/tests/e2e/}"
+}
+over_http2 http2 http1 test_{passing,violations,closing,compression,connections,backpressure,limits,liveness}.py
+over_http2 http1 http2 test_{passing,violations,closing,connections,liveness}.py
+over_http2 http2 http2 test_{passing,violations,closing,connections,liveness}.py
 
 heading "The load of the comparison, without the other proxies"
 python3 benches/compare/run.py --quick > /dev/null

@@ -14,10 +14,12 @@
 //! ```
 //!
 //! A client asks by its path for what it wants: `/KIND/UP/DOWN`, messages of UP bytes answered by messages of DOWN bytes.
-//! `tls:` before an address has clients speak TLS; sessions are resumed where the proxy lets them.
+//! `tls:` before an address has clients speak TLS; sessions are resumed where the proxy lets them. `h2:` has them speak HTTP/2 without
+//! TLS, 100 WebSockets on a connection. The server speaks both HTTP/1.1 and HTTP/2.
 
 mod bare;
 mod frames;
+mod http2;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -28,7 +30,7 @@ use std::io::{self, BufRead};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::either::Either;
@@ -90,18 +92,25 @@ fn number(text: &str) -> usize {
 struct Target {
     address: SocketAddr,
     tls: Option<tls::Connect>,
+    http2: Option<Arc<http2::Connections>>,
 }
 
 fn parse(address: &str) -> Target {
     let encrypted = address.strip_prefix("tls:");
+    let http2 = address.strip_prefix("h2:");
     let name = tls::Connect::name("bench.test").ok();
     Target {
-        address: encrypted.unwrap_or(address).parse().expect("an address"),
+        address: encrypted
+            .or(http2)
+            .unwrap_or(address)
+            .parse()
+            .expect("an address"),
+        http2: http2.map(|_| Arc::default()),
         tls: encrypted.map(|_| tls::Connect::new(name, None, None).expect("settings of TLS")),
     }
 }
 
-type Stream = Either<TcpStream, tls::ClientStream<TcpStream>>;
+type Stream = Either<Either<TcpStream, tls::ClientStream<TcpStream>>, http2::Http2Stream>;
 
 // The server.
 
@@ -123,16 +132,30 @@ fn listen() -> TcpListener {
     socket.listen(65_535).expect("a listener")
 }
 
+/// What a path asks for.
+fn exchange_of(path: &str) -> Option<Exchange> {
+    let mut parts = path.split('/').skip(1);
+    let (kind, up, down) = (parts.next()?, parts.next()?, parts.next()?);
+    Some(Exchange::new(kind.parse().ok()?, number(up), number(down)))
+}
+
 async fn answer(mut stream: TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    let (head, mut rest) = read_head(&mut stream).await?;
+    if http2::is_http2(&stream).await {
+        return http2::serve(stream, |stream, path| async move {
+            match exchange_of(&path) {
+                Some(exchange) => converse(stream, exchange, Vec::new(), 16 << 10).await,
+                None => Ok(()),
+            }
+        })
+        .await;
+    }
+    let (head, rest) = read_head(&mut stream).await?;
     let path = head.split(' ').nth(1).unwrap_or_default();
-    let mut parts = path.split('/').skip(1);
-    let (Some(kind), Some(up), Some(down)) = (parts.next(), parts.next(), parts.next()) else {
+    let Some(exchange) = exchange_of(path) else {
         let answer = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
         return stream.write_all(answer).await;
     };
-    let exchange = Exchange::new(kind.parse().expect("a kind"), number(up), number(down));
     let key = header(&head, "sec-websocket-key").unwrap_or_default();
     let digest = Sha1::digest(format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11"));
     let accept = STANDARD.encode(digest);
@@ -146,7 +169,17 @@ async fn answer(mut stream: TcpStream) -> io::Result<()> {
          Sec-WebSocket-Accept: {accept}\r\n{extensions}\r\n"
     );
     stream.write_all(switch.as_bytes()).await?;
-    let mut room = vec![0; READ];
+    converse(stream, exchange, rest, READ).await
+}
+
+/// Answers what is asked on a WebSocket, up to its end; `rest` came behind its request. At most `most` bytes are read at once.
+async fn converse(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    exchange: Exchange,
+    mut rest: Vec<u8>,
+    most: usize,
+) -> io::Result<()> {
+    let mut room = vec![0; most];
     let mut come = 0;
     let mut answers = Vec::new();
     loop {
@@ -164,7 +197,8 @@ async fn answer(mut stream: TcpStream) -> io::Result<()> {
         while !left.is_empty() {
             if come == 0 && left[0] == 0x88 {
                 stream.write_all(&answers).await?;
-                return stream.write_all(&[0x88, 0]).await;
+                stream.write_all(&[0x88, 0]).await?;
+                return stream.shutdown().await;
             }
             let n = left.len().min(exchange.question.len() - come);
             if left[..n] != exchange.question[come..come + n] {
@@ -186,13 +220,17 @@ async fn answer(mut stream: TcpStream) -> io::Result<()> {
 
 /// Opens a WebSocket; what came behind the answer's head is dropped, because nothing was asked for yet.
 async fn open(target: &Target, exchange: &Exchange) -> io::Result<Stream> {
+    let Exchange { kind, up, down, .. } = exchange;
+    if let Some(http2) = &target.http2 {
+        let path = format!("/{kind}/{up}/{down}");
+        return Ok(Either::Right(http2.open(target.address, &path).await?));
+    }
     let stream = TcpStream::connect(target.address).await?;
     stream.set_nodelay(true)?;
     let mut stream = match &target.tls {
         None => Either::Left(stream),
-        Some(tls) => Either::Right(tls.open(stream, None).await?),
+        Some(tls) => Either::Right(tls.open(stream, None, tls::Offer::Http1).await?),
     };
-    let Exchange { kind, up, down, .. } = exchange;
     let extensions = if *kind == Kind::Deflate {
         "Sec-WebSocket-Extensions: permessage-deflate\r\n"
     } else {
@@ -208,7 +246,7 @@ async fn open(target: &Target, exchange: &Exchange) -> io::Result<Stream> {
     if !head.starts_with("HTTP/1.1 101") || !rest.is_empty() {
         return Err(io::Error::other(format!("no WebSocket: {head}")));
     }
-    Ok(stream)
+    Ok(Either::Left(stream))
 }
 
 /// What the clients of one run have seen.

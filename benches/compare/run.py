@@ -45,6 +45,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=3, help="of each measurement")
     parser.add_argument("--scale", type=float, default=1, help="of the numbers of connections")
     parser.add_argument("--syscalls", action="store_true", help="one more round, which counts them with strace")
+    parser.add_argument("--http2", action="store_true", help="HTTP/2 (RFC 8441) on both sides, 100 WebSockets on a connection")
     parser.add_argument("--quick", action="store_true", help="see above")
     parser.add_argument("--before", type=pathlib.Path, metavar="BINARY",
                         help="another build of wsgate, which runs beside this one as wsgate-before")
@@ -56,6 +57,9 @@ def main():
         options.only = list(dict.fromkeys([*options.only, "wsgate-before"]))
     elif "wsgate-before" in options.only:
         parser.error("wsgate-before needs --before BINARY")
+    if options.http2:
+        options.only = [name for name in options.only if tunnels.ALL[name].http2 is not None]
+        options.scenarios = [name for name in options.scenarios if name not in scenarios.TLS]
     if options.quick:
         options.only, options.rounds, options.seconds, options.scale = ["wsgate", "bare"], 1, 0.2, 0.02
         options.syscalls = bool(shutil.which("strace"))
@@ -95,7 +99,7 @@ def measure(scenario, name, load, options):
         proxy = None
         try:
             kind = scenarios.OWN.get(scenario, tunnels.ALL[name])
-            proxy = kind(directory, server.line(), VENV / "bin", scenario in scenarios.TLS)
+            proxy = kind(directory, server.line(), VENV / "bin", scenario in scenarios.TLS, options.http2)
             return scenarios.ALL[scenario](proxy, load, options)
         except scenarios.NotCarried as error:
             return {"failures": [str(error)]}

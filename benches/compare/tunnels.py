@@ -65,18 +65,21 @@ class Tunnel:
     says_version = ("--version",)
     secure = ()
     """What to replace in its files by what, so that clients speak TLS."""
+    http2 = None
+    """What to replace so that HTTP/2 is spoken on both sides, without TLS; `None` where it cannot be for WebSockets."""
 
-    def __init__(self, directory, server, binaries, tls=False):
+    def __init__(self, directory, server, binaries, tls=False, http2=False):
         host, server_port = server.rsplit(":", 1)
         port = free_port()
-        self.url = f"tls:127.0.0.1:{port}" if tls else f"127.0.0.1:{port}"
+        self.url = f"{'tls:' if tls else 'h2:' if http2 else ''}127.0.0.1:{port}"
         file = pathlib.Path(directory, self.file)
         values = {"directory": directory, "file": file, "port": port, "admin": free_port()}
         values |= {"server": server, "host": host, "server_port": server_port}
         self.values = values
         for name, text in ({self.file: self.text} | self.more).items():
-            for plain, encrypted in self.secure if tls else ():
-                text = text.replace(plain, encrypted)
+            for before, after in self.secure if tls else self.http2 if http2 else ():
+                assert before in text, before
+                text = text.replace(before, after)
             pathlib.Path(directory, name).write_text(text.format(**values))
         if tls:
             make_certificate(directory)
@@ -122,6 +125,11 @@ upstream = "main"
     secure = (
         ('listen = "127.0.0.1:{port}"\n',
          'listen = "127.0.0.1:{port}"\ncertificates = [{{ cert = "{directory}/cert.pem", key = "{directory}/key.pem" }}]\n'),
+    )
+
+    http2 = (
+        ('listen = "127.0.0.1:{port}"\n', 'listen = "127.0.0.1:{port}"\nhttp2_clear_text = true\n'),
+        ('servers = ["{server}"]\n', 'servers = ["{server}"]\nhttp2 = "only"\n'),
     )
 
     @classmethod
@@ -228,6 +236,11 @@ class Haproxy(Tunnel):
     arguments = ("-db", "-f", "{file}")
     says_version = ("-v",)
     secure = (("backlog 4096", "backlog 4096 ssl crt {directory}/both.pem"),)
+    http2 = (
+        # A bind line that names the protocol takes no other, and `passes` asks in HTTP/1.1: this one finds out.
+        ("    nbthread 1\n", "    nbthread 1\n    tune.h2.max-concurrent-streams 1000\n"),
+        ("server one {server}", "server one {server} proto h2 ws h2"),
+    )
     text = """\
 global
     nbthread 1
@@ -267,6 +280,17 @@ class Envoy(Tunnel):
             - certificate_chain: {{ filename: {directory}/cert.pem }}
               private_key: {{ filename: {directory}/key.pem }}
       filters:
+"""),
+    )
+    http2 = (
+        ("          upgrade_configs:", "          http2_protocol_options: {{ allow_connect: true, max_concurrent_streams: 1000 }}\n          upgrade_configs:"),
+        ("    connect_timeout: 5s\n", """\
+    connect_timeout: 5s
+    typed_extension_protocol_options:
+      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+        "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+        explicit_http_config:
+          http2_protocol_options: {{ allow_connect: true, max_concurrent_streams: 100 }}
 """),
     )
     text = """\
@@ -395,9 +419,10 @@ class Direct:
 
     title = "(none)"
     pid = None
+    http2 = ()
 
-    def __init__(self, directory, server, binaries, tls=False):
-        self.url = server
+    def __init__(self, directory, server, binaries, tls=False, http2=False):
+        self.url = f"h2:{server}" if http2 else server
 
     @classmethod
     def version(cls, binaries):

@@ -136,6 +136,7 @@ fn each_key_is_obeyed() {
         "\"debug\"",
         "\"observe\"",
         "\"pass\"",
+        "\"prefer\"",
         "\"delay\"",
         "\"127.0.0.1:7\"",
         "\"/a\"",

@@ -14,7 +14,7 @@ use crate::transport::source_addresses::Sources;
 use crate::transport::written_address;
 use crate::upstream::servers_file;
 use crate::upstream::settings::{
-    Balance, HashKey, Rebalance, ServerSettings, ServersFile, Upstream,
+    Balance, HashKey, Http2, Rebalance, ServerSettings, ServersFile, Upstream,
 };
 use http::HeaderName;
 use std::net::IpAddr;
@@ -124,7 +124,23 @@ impl Reader<'_> {
             None => None,
             Some(tls) => self.connect(tls, &servers)?,
         };
+        let http2_streams = self.whole(
+            written.http2_streams,
+            default.http2_streams as i64,
+            1..=10_000,
+            "http2_streams",
+        ) as usize;
         Ok(Upstream {
+            http2: match written.http2 {
+                None => default.http2,
+                Some(written::UpstreamHttp2::Never) => Http2::Never,
+                Some(written::UpstreamHttp2::Prefer) => Http2::Prefer,
+                Some(written::UpstreamHttp2::Only) => Http2::Only,
+            },
+            http2_streams,
+            http2_ping_interval: written
+                .http2_ping_interval
+                .map_or(default.http2_ping_interval, |wait| wait.0),
             tls,
             tcp,
             sources: Arc::new(self.sources(&written.source, &servers)?),

@@ -97,6 +97,14 @@ pub(super) struct Drain {
 
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
+pub(super) enum UpstreamHttp2 {
+    Never,
+    Prefer,
+    Only,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(super) enum Order {
     Oldest,
     Random,
@@ -196,6 +204,9 @@ pub(super) struct Upstream {
     #[serde(default)]
     pub source: Vec<Spanned<String>>,
     pub generation: Option<String>,
+    pub http2: Option<UpstreamHttp2>,
+    pub http2_streams: Option<Spanned<i64>>,
+    pub http2_ping_interval: Option<Wait>,
     pub health: Option<Spanned<Table<Health>>>,
     pub rebalance: Option<Spanned<Table<Rebalance>>>,
     pub tls: Option<Spanned<Table<UpstreamTls>>>,

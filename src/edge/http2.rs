@@ -20,9 +20,13 @@ use crate::edge::upgrade::{Http2Leg, Outcome};
 use crate::metrics::{Metrics, PlainLimit, Reason};
 use crate::relay::{Handle, Reservation};
 use crate::transport::address::ClientAddress;
+use crate::transport::batched::Batched;
 use crate::transport::http2_stream::Bounds;
+use bytes::Bytes;
+use h2::server::Connection;
 use http::StatusCode;
 use parking_lot::Mutex;
+use pingora::Result;
 use pingora::apps::HttpServerApp;
 use pingora::http::RequestHeader;
 use pingora::protocols::http::ServerSession;
@@ -30,6 +34,7 @@ use pingora::protocols::http::v2::server::{H2Accept, H2Options, HttpSession, han
 use pingora::protocols::{Digest, SocketDigest, Stream};
 use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
+use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -83,7 +88,7 @@ pub(crate) async fn serve(
                     within_limit = count_reset(&mut resets, metrics);
                 }
             }
-            accepted = HttpSession::from_h2_conn(&mut connection, digest.clone()) => match accepted {
+            accepted = accept(&mut connection, &digest) => match accepted {
                 Ok(Some(H2Accept::Session(session))) => {
                     idle = client.keepalive_timeout;
                     // h2 counts the streams that are open. Requests of those that were reset take a moment to end.
@@ -137,9 +142,18 @@ pub(crate) async fn serve(
     connection.abrupt_shutdown(ENHANCE_YOUR_CALM.into());
     let farewell = async {
         // Until the GOAWAY is out. What still comes is not served.
-        while let Ok(Some(_)) = HttpSession::from_h2_conn(&mut connection, digest.clone()).await {}
+        while let Ok(Some(_)) = accept(&mut connection, &digest).await {}
     };
     let _ = timeout(FAREWELL, farewell).await;
+}
+
+/// The next request. Meanwhile the connection reads and writes for all of its streams.
+async fn accept(
+    connection: &mut Connection<Stream, Bytes>,
+    digest: &Arc<Digest>,
+) -> Result<Option<H2Accept>> {
+    let accepting = pin!(HttpSession::from_h2_conn(connection, digest.clone()));
+    Batched::new(accepting).await
 }
 
 /// What Pingora's sessions know of the connection.

@@ -26,7 +26,18 @@ pub struct Connect {
     /// The certificate for a server that asks for one.
     pub certificate: Option<Certificate>,
     config: Arc<ClientConfig>,
+    /// The same, which offers HTTP/2 as well.
+    with_http2: Arc<ClientConfig>,
     number: u64,
+}
+
+/// What a server is asked to speak on an encrypted connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offer {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2 or, where the server does not speak it, HTTP/1.1.
+    Http2,
 }
 
 /// By what was asked for, not by what was made of it.
@@ -37,6 +48,7 @@ impl PartialEq for Connect {
             authorities,
             certificate,
             config: _,
+            with_http2: _,
             number: _,
         } = self;
         *server_name == other.server_name
@@ -94,11 +106,14 @@ impl Connect {
         };
         // WebSockets, and plain requests beside them.
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let mut with_http2 = config.clone();
+        with_http2.alpn_protocols.insert(0, b"h2".to_vec());
         Ok(Connect {
             server_name,
             authorities,
             certificate,
             config: Arc::new(config),
+            with_http2: Arc::new(with_http2),
             number: NEXT.fetch_add(1, Ordering::Relaxed),
         })
     }
@@ -131,13 +146,18 @@ impl Connect {
         &self,
         io: S,
         host: Option<ServerName<'static>>,
+        offer: Offer,
     ) -> io::Result<ClientStream<S>> {
         let Some(name) = self.server_name.clone().or(host) else {
             let sentence =
                 "its address has no name that could be verified; give it a `server_name`";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, sentence));
         };
-        let end = UnbufferedClientConnection::new(self.config.clone(), name);
+        let config = match offer {
+            Offer::Http1 => &self.config,
+            Offer::Http2 => &self.with_http2,
+        };
+        let end = UnbufferedClientConnection::new(config.clone(), name);
         let end = end.map_err(|source| {
             let peer = Peer::Server;
             io::Error::new(io::ErrorKind::InvalidInput, Error { peer, source })

@@ -16,7 +16,7 @@ mod stream;
 
 pub use accept::{Accept, Version};
 pub use certificate::{Authorities, Certificate, Fault, Part, subject};
-pub use connect::{Connect, InvalidName};
+pub use connect::{Connect, InvalidName, Offer};
 pub use error::{Error, Failure, Peer};
 pub use stream::{ClientStream, Closing, End, ServerStream, Stream};
 

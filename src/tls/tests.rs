@@ -42,7 +42,7 @@ type Pair = (
 async fn shake(accept: &Accept, connect: &Connect, name: &str, room: usize) -> Pair {
     let (near, far) = duplex(room);
     let mut server = Stream::new(near, accept.open().unwrap());
-    let client = connect.open(far, Some(Connect::name(name).unwrap()));
+    let client = connect.open(far, Some(Connect::name(name).unwrap()), Offer::Http1);
     tokio::join!(
         async {
             server.handshake().await?;
@@ -168,7 +168,8 @@ async fn a_certificate_that_is_its_own_authority_is_believed_where_it_is_named()
         let authorities = Authorities::load(&file(ca)).unwrap();
         let connect = Connect::new(None, Some(authorities), None).unwrap();
         let name = Some(Connect::name(name).unwrap());
-        let (server, client) = tokio::join!(server.handshake(), connect.open(far, name));
+        let (server, client) =
+            tokio::join!(server.handshake(), connect.open(far, name, Offer::Http1));
         assert_eq!(server.is_ok(), client.is_ok(), "each is told");
         client.map(drop).map_err(|error| error.to_string())
     };
@@ -222,7 +223,7 @@ async fn what_is_no_handshake_is_refused() {
         let mut hello = vec![0; 1 << 16];
         tokio::select! {
             biased;
-            _ = connect.open(near, name) => unreachable!("nobody answers"),
+            _ = connect.open(near, name, Offer::Http1) => unreachable!("nobody answers"),
             n = far.read(&mut hello) => hello.truncate(n.unwrap()),
         }
         hello

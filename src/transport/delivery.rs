@@ -54,6 +54,8 @@ impl Delivery for Socket {
             Socket::Tcp(stream, _) => acknowledged(&SocketDigest::from_raw_fd(stream.as_raw_fd())),
             // Bytes that a Unix socket has taken are in the reader's own queue.
             Socket::Unix(..) => None,
+            // Acknowledged is what the connection sent, which is that of many streams.
+            Socket::Http2(_) => None,
             Socket::Tls(stream) => stream.io().delivered(),
             Socket::Rewound(_, socket) | Socket::Unnamed(_, socket) => socket.delivered(),
         }
@@ -63,6 +65,7 @@ impl Delivery for Socket {
         match self {
             Socket::Tcp(..) | Socket::Unix(..) => 0,
             Socket::Tls(stream) => stream.memory(),
+            Socket::Http2(stream) => stream.memory(),
             Socket::Rewound(again, socket) => again.len() + socket.memory(),
             Socket::Unnamed(_, socket) => socket.memory(),
         }
@@ -72,7 +75,7 @@ impl Delivery for Socket {
         match self {
             // Without it they are two packets, which is no error.
             Socket::Tcp(stream, _) => drop(sockopt::set_tcp_cork(stream, true)),
-            Socket::Unix(..) => {}
+            Socket::Unix(..) | Socket::Http2(_) => {}
             Socket::Tls(stream) => stream.io().finish_with_next(),
             Socket::Rewound(_, socket) | Socket::Unnamed(_, socket) => socket.finish_with_next(),
         }

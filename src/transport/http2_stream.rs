@@ -1,29 +1,34 @@
-//! One stream of an HTTP/2 connection as a stream of bytes: a client's WebSocket, RFC 8441 §5.
+//! One stream of an HTTP/2 connection as a stream of bytes: a WebSocket, RFC 8441 §5, of a client or to a server.
 //!
 //! Its bytes are those of the DATA frames. END_STREAM stands for the FIN of TCP, RST_STREAM with CANCEL for the reset. A stream that
-//! is not read stops its client by flow control, and the other streams of its connection go on.
+//! is not read stops its far end by flow control, and the other streams of its connection go on.
 
 use async_trait::async_trait;
 use bytes::{Buf, Bytes};
-use h2::SendStream;
+use h2::{RecvStream, SendStream};
 use pingora::protocols::http::v2::server::HttpSession;
 use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::tls::SslDigest;
 use pingora::protocols::{
-    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
-    TimingDigest, UniqueID, UniqueIDType,
+    ALPN, Digest, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest,
+    Ssl, TimingDigest, UniqueID, UniqueIDType,
 };
 use std::fmt;
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::runtime::Handle;
+use tokio::time::timeout;
 
-/// A stream of HTTP/2 on which a WebSocket was opened: the client has its 200. Dropped before it is shut down, the stream is reset.
-pub(crate) struct Http2Stream {
-    session: HttpSession,
-    sender: SendStream<Bytes>,
+/// A stream of HTTP/2 on which a WebSocket was opened: the 200 was sent or received. Dropped before it is shut down, the stream is
+/// reset. Dropped after that, it waits for a while for the end of the far side: a reset would overtake what the far end has to read.
+pub struct Http2Stream {
+    /// `None` in `Drop` alone.
+    halves: Option<Halves>,
     /// The rest of the last DATA frame.
     unread: Bytes,
     /// Everything that came was read. If it was not, as much as the window allows may wait in the connection.
@@ -31,39 +36,128 @@ pub(crate) struct Http2Stream {
     /// The last write did not find room: as much as the connection keeps of one stream waits in it.
     is_write_blocked: bool,
     is_shut_down: bool,
+    /// The far end has ended the stream, or reset it.
+    is_ended: bool,
     /// The bytes that may wait in the connection: received ones, and written ones.
     bounds: Bounds,
+}
+
+struct Halves {
+    reader: Reader,
+    sender: SendStream<Bytes>,
     /// Something that lives as long as the stream.
     _guard: Box<dyn Send + Sync>,
+}
+
+/// How long a stream whose sending side has ended waits for the other.
+const LINGER: Duration = Duration::from_secs(5);
+
+impl Drop for Http2Stream {
+    fn drop(&mut self) {
+        let (true, false, Some(mut halves)) =
+            (self.is_shut_down, self.is_ended, self.halves.take())
+        else {
+            return;
+        };
+        let Ok(runtime) = Handle::try_current() else {
+            return;
+        };
+        runtime.spawn(async move {
+            let end = poll_fn(|cx| {
+                while let Some(Ok(_)) = ready!(halves.reader.poll_data(cx)) {}
+                Poll::Ready(())
+            });
+            // A far end that does not end its side gets the reset.
+            let _ = timeout(LINGER, end).await;
+        });
+    }
+}
+
+/// The half of a stream that receives.
+enum Reader {
+    /// Of a client: Pingora has accepted the stream.
+    Session(Box<HttpSession>),
+    /// To a server.
+    Stream(RecvStream),
+}
+
+impl Reader {
+    /// The next DATA frame, `None` at the end. Its part of the windows is given back.
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
+        match self {
+            Reader::Session(session) => session.poll_read_body_bytes(cx),
+            Reader::Stream(stream) => {
+                let data = ready!(stream.poll_data(cx));
+                if let Some(Ok(data)) = &data {
+                    stream.flow_control().release_capacity(data.len())?;
+                }
+                Poll::Ready(data)
+            }
+        }
+    }
+
+    fn digest(&self) -> Option<&Digest> {
+        match self {
+            Reader::Session(session) => session.digest(),
+            Reader::Stream(_) => None,
+        }
+    }
 }
 
 /// The most that the connection keeps of one stream, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
-    /// What the client may send before it is read.
+    /// What the far end may send before it is read.
     pub window: usize,
-    /// What is taken before the client can receive it.
+    /// What is taken before the far end can receive it.
     pub send_buffer: usize,
 }
 
 impl Http2Stream {
-    /// The stream of a session whose head of a response was written. `None`: it was not.
-    pub(crate) fn new(
+    /// The stream of a client whose response head was written. `None`: it was not.
+    pub(crate) fn of_client(
         mut session: HttpSession,
         bounds: Bounds,
         guard: Box<dyn Send + Sync>,
     ) -> Option<Self> {
         let sender = session.take_response_body_writer()?;
-        Some(Http2Stream {
-            session,
-            sender,
+        let reader = Reader::Session(Box::new(session));
+        Some(Http2Stream::new(reader, sender, bounds, guard))
+    }
+
+    /// The stream to a server that has answered.
+    pub(crate) fn to_server(
+        receiver: RecvStream,
+        sender: SendStream<Bytes>,
+        bounds: Bounds,
+        guard: Box<dyn Send + Sync>,
+    ) -> Self {
+        Http2Stream::new(Reader::Stream(receiver), sender, bounds, guard)
+    }
+
+    fn new(
+        reader: Reader,
+        sender: SendStream<Bytes>,
+        bounds: Bounds,
+        guard: Box<dyn Send + Sync>,
+    ) -> Self {
+        Http2Stream {
+            halves: Some(Halves {
+                reader,
+                sender,
+                _guard: guard,
+            }),
             unread: Bytes::new(),
             is_read_out: true,
             is_write_blocked: false,
             is_shut_down: false,
+            is_ended: false,
             bounds,
-            _guard: guard,
-        })
+        }
+    }
+
+    fn digest(&self) -> Option<&Digest> {
+        self.halves.as_ref()?.reader.digest()
     }
 
     /// The most that the stream may keep of what was not passed on, in bytes: what waits within HTTP/2 is not known exactly.
@@ -85,7 +179,7 @@ impl Http2Stream {
 impl fmt::Debug for Http2Stream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Http2Stream")
-            .field("id", &self.sender.stream_id())
+            .field("id", &self.id())
             .finish_non_exhaustive()
     }
 }
@@ -108,18 +202,25 @@ impl AsyncRead for Http2Stream {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        let Some(halves) = &mut this.halves else {
+            return Poll::Ready(Ok(()));
+        };
         // A DATA frame may be empty, or hold nothing but padding, which is no end.
         while this.unread.is_empty() {
             this.is_read_out = false;
-            let Poll::Ready(read) = this.session.poll_read_body_bytes(cx) else {
+            let Poll::Ready(read) = halves.reader.poll_data(cx) else {
                 this.is_read_out = true;
                 return Poll::Pending;
             };
             match read {
                 Some(Ok(bytes)) => this.unread = bytes,
-                Some(Err(error)) => return Poll::Ready(Err(broken(error))),
+                Some(Err(error)) => {
+                    this.is_ended = true;
+                    return Poll::Ready(Err(broken(error)));
+                }
                 None => {
                     this.is_read_out = true;
+                    this.is_ended = true;
                     return Poll::Ready(Ok(()));
                 }
             }
@@ -142,14 +243,14 @@ impl AsyncWrite for Http2Stream {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        if buf.is_empty() {
+        let Some(Halves { sender, .. }) = this.halves.as_mut().filter(|_| !buf.is_empty()) else {
             return Poll::Ready(Ok(0));
-        }
-        this.sender.reserve_capacity(buf.len());
-        let mut room = this.sender.capacity();
+        };
+        sender.reserve_capacity(buf.len());
+        let mut room = sender.capacity();
         while room == 0 {
             this.is_write_blocked = true;
-            room = match ready!(this.sender.poll_capacity(cx)) {
+            room = match ready!(sender.poll_capacity(cx)) {
                 Some(room) => room.map_err(broken)?,
                 None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
             };
@@ -157,7 +258,7 @@ impl AsyncWrite for Http2Stream {
         this.is_write_blocked = false;
         let len = room.min(buf.len());
         let data = Bytes::copy_from_slice(&buf[..len]);
-        this.sender.send_data(data, false).map_err(broken)?;
+        sender.send_data(data, false).map_err(broken)?;
         Poll::Ready(Ok(len))
     }
 
@@ -168,10 +269,11 @@ impl AsyncWrite for Http2Stream {
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if !this.is_shut_down {
+        if let Some(halves) = this.halves.as_mut().filter(|_| !this.is_shut_down) {
             this.is_shut_down = true;
-            this.sender.reserve_capacity(0);
-            this.sender.send_data(Bytes::new(), true).map_err(broken)?;
+            halves.sender.reserve_capacity(0);
+            let ended = halves.sender.send_data(Bytes::new(), true);
+            ended.map_err(broken)?;
         }
         Poll::Ready(Ok(()))
     }
@@ -187,7 +289,8 @@ impl Shutdown for Http2Stream {
 
 impl UniqueID for Http2Stream {
     fn id(&self) -> UniqueIDType {
-        self.sender.stream_id().as_u32() as UniqueIDType
+        let halves = self.halves.as_ref();
+        halves.map_or(0, |halves| halves.sender.stream_id().as_u32()) as UniqueIDType
     }
 }
 
@@ -195,27 +298,26 @@ impl Peek for Http2Stream {}
 
 impl GetTimingDigest for Http2Stream {
     fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
-        self.session
-            .digest()
+        self.digest()
             .map_or_else(Vec::new, |digest| digest.timing_digest.clone())
     }
 }
 
 impl GetProxyDigest for Http2Stream {
     fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        self.session.digest()?.proxy_digest.clone()
+        self.digest()?.proxy_digest.clone()
     }
 }
 
 impl GetSocketDigest for Http2Stream {
     fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        self.session.digest()?.socket_digest.clone()
+        self.digest()?.socket_digest.clone()
     }
 }
 
 impl Ssl for Http2Stream {
     fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
-        self.session.digest()?.ssl_digest.clone()
+        self.digest()?.ssl_digest.clone()
     }
 
     fn selected_alpn_proto(&self) -> Option<ALPN> {

@@ -2,6 +2,7 @@
 //! what the kernel knows of data under way. Nothing here knows HTTP or WebSocket.
 
 pub mod address;
+pub(crate) mod batched;
 pub(crate) mod delegate;
 pub mod delivery;
 pub(crate) mod error_text;

@@ -7,6 +7,7 @@
 use crate::tls;
 use crate::transport::address::{Address, Tcp};
 use crate::transport::exhaustion::Exhaustion;
+use crate::transport::http2_stream::Http2Stream;
 use crate::transport::proxy_protocol::Source;
 use crate::transport::source_addresses::Sources;
 use async_trait::async_trait;
@@ -40,6 +41,8 @@ pub enum Socket {
     Tls(Box<tls::ClientStream<Socket>>),
     /// One of the others inside, of which this much was read; it is read again first.
     Rewound(BytesMut, Box<Socket>),
+    /// A stream of a connection of HTTP/2, on which a WebSocket was opened.
+    Http2(Box<Http2Stream>),
     /// One of a client without an address: a PROXY protocol header said [`Unnamed`] of it. Boxed, as these are few.
     Unnamed(Unnamed, Box<Socket>),
 }
@@ -66,6 +69,7 @@ impl Socket {
         settings: Option<&tls::Connect>,
         tcp: Tcp,
         sources: &Sources,
+        offer: tls::Offer,
     ) -> io::Result<Socket> {
         let socket = Socket::connect(address, tcp, sources).await?;
         let Some(settings) = settings else {
@@ -77,7 +81,7 @@ impl Socket {
             (None, Address::Tcp(address)) => Some(address.ip().into()),
             (None, Address::Unix(_)) => None,
         };
-        let stream = Box::pin(settings.open(socket, host)).await?;
+        let stream = Box::pin(settings.open(socket, host, offer)).await?;
         Ok(Socket::Tls(Box::new(stream)))
     }
 
@@ -141,7 +145,7 @@ impl Socket {
     pub(crate) fn apply(&self, tcp: Tcp, had: Tcp) -> io::Result<()> {
         match self {
             Socket::Tcp(stream, _) => tcp.apply(stream, had),
-            Socket::Unix(..) => Ok(()),
+            Socket::Unix(..) | Socket::Http2(_) => Ok(()),
             Socket::Tls(stream) => stream.io().apply(tcp, had),
             Socket::Rewound(_, socket) | Socket::Unnamed(_, socket) => socket.apply(tcp, had),
         }
@@ -152,8 +156,17 @@ impl Socket {
         match self {
             Socket::Tcp(_, peer) => Some(*peer),
             Socket::Unix(_, peer) => *peer,
+            Socket::Http2(_) => None,
             Socket::Tls(stream) => stream.io().peer(),
             Socket::Rewound(_, socket) | Socket::Unnamed(_, socket) => socket.peer(),
+        }
+    }
+
+    /// HTTP/2 was agreed by ALPN; `None`: nothing is encrypted, so nothing was agreed.
+    pub(crate) fn agreed_http2(&self) -> Option<bool> {
+        match self {
+            Socket::Tls(stream) => Some(stream.end().alpn_protocol() == Some(b"h2")),
+            _ => None,
         }
     }
 
@@ -182,7 +195,7 @@ impl Socket {
                 let peek = || Ok(recv(stream, &mut *into, RecvFlags::PEEK)?.1);
                 stream.async_io(Interest::READABLE, peek).await
             }
-            Socket::Tls(_) | Socket::Rewound(..) | Socket::Unnamed(..) => {
+            Socket::Tls(_) | Socket::Rewound(..) | Socket::Unnamed(..) | Socket::Http2(_) => {
                 Err(io::ErrorKind::Unsupported.into())
             }
         }
@@ -242,6 +255,7 @@ macro_rules! with {
             Socket::Tcp($stream, _) => $do,
             Socket::Unix($stream, _) => $do,
             Socket::Tls($stream) => $do,
+            Socket::Http2($stream) => $do,
             Socket::Rewound(_, $stream) | Socket::Unnamed(_, $stream) => $do,
         }
     };
@@ -310,6 +324,7 @@ impl UniqueID for Socket {
             Socket::Tcp(stream, _) => stream.as_raw_fd(),
             Socket::Unix(stream, _) => stream.as_raw_fd(),
             Socket::Tls(stream) => stream.io().id(),
+            Socket::Http2(stream) => stream.id(),
             Socket::Rewound(_, socket) | Socket::Unnamed(_, socket) => socket.id(),
         }
     }
@@ -339,6 +354,9 @@ impl GetProxyDigest for Socket {
 
 impl GetSocketDigest for Socket {
     fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        if let Socket::Http2(_) = self {
+            return None;
+        }
         let digest = SocketDigest::from_raw_fd(self.id());
         // Nobody else has it yet.
         let _ = digest.peer_addr.set(self.peer().map(Into::into));

@@ -6,10 +6,13 @@ use crate::duration::Shown;
 use crate::log;
 use crate::metrics::{Metrics, QueueEnd, Queued};
 use crate::relay::Reservation;
+use crate::tls::Offer;
 use crate::transport::address::Address;
 use crate::transport::exhaustion::Exhaustion;
 use crate::transport::socket::Socket;
 use crate::upstream::admitting::{AdmittedHandshake, WaitEnd};
+use crate::upstream::http2::{Http2Lease, Opened};
+use crate::upstream::settings::Http2;
 use crate::upstream::{EjectionReason, Pool, Server, ServerPermit};
 use rand::Rng;
 use std::fmt;
@@ -24,12 +27,21 @@ use tracing::Level;
 /// A connection to a server, on which the handshake has not begun.
 #[derive(Debug)]
 pub(crate) struct Connected {
-    pub socket: Socket,
+    pub leg: ServerLeg,
     pub server: ServerPermit,
     /// To be told how the handshake ends.
     pub handshake: AdmittedHandshake,
     /// When the connect began.
     pub began: Instant,
+}
+
+/// Where the handshake with a server takes place.
+#[derive(Debug)]
+pub(crate) enum ServerLeg {
+    /// On a connection of its own, in HTTP/1.1.
+    Socket(Socket),
+    /// On a stream of a connection of HTTP/2.
+    Http2(Http2Lease),
 }
 
 /// The request of an upgrade to a pool.
@@ -276,19 +288,30 @@ impl Pool {
         let address = &server.address;
         unreachable.is_tried = true;
         let began = Instant::now();
-        let opening = Socket::open(
-            address,
-            server.name.as_deref(),
-            settings.tls.as_ref(),
-            settings.tcp,
-            &settings.sources,
-        );
+        let opening = async {
+            if settings.http2 != Http2::Never {
+                match Box::pin(server.open_http2(&members)).await? {
+                    Opened::Http2(lease) => return Ok(ServerLeg::Http2(lease)),
+                    Opened::Http1(Some(socket)) => return Ok(ServerLeg::Socket(socket)),
+                    Opened::Http1(None) => {}
+                }
+            }
+            let opening = Socket::open(
+                address,
+                server.name.as_deref(),
+                settings.tls.as_ref(),
+                settings.tcp,
+                &settings.sources,
+                Offer::Http1,
+            );
+            opening.await.map(ServerLeg::Socket)
+        };
         let limit = settings.connect_timeout;
         match timeout(limit, opening).await {
-            Ok(Ok(socket)) => {
+            Ok(Ok(leg)) => {
                 server.handle_connect();
                 return Attempt::Connected(Box::new(Connected {
-                    socket,
+                    leg,
                     server: permit,
                     handshake,
                     began,

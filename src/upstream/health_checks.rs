@@ -12,6 +12,7 @@ use crate::frame::close;
 use crate::handshake;
 use crate::handshake::Strictness;
 use crate::metrics::Metrics;
+use crate::tls::Offer;
 use crate::transport::error_text::words;
 use crate::transport::exhaustion::ProbeError;
 use crate::transport::socket::Socket;
@@ -206,7 +207,7 @@ pub(crate) async fn ask(
     let (address, name) = (&server.address, server.name.as_deref());
     let settings = &members.settings;
     let (tls, sources) = (settings.tls.as_ref(), &settings.sources);
-    let socket = Socket::open(address, name, tls, settings.tcp, sources).await?;
+    let socket = Socket::open(address, name, tls, settings.tcp, sources, Offer::Http1).await?;
     let (path, host) = match &health.check {
         Check::Tcp => return Ok(None),
         Check::Http { path, host, .. } | Check::WebSocket { path, host } => (path, host),

@@ -10,6 +10,7 @@ pub(crate) mod balance;
 mod connect;
 pub(crate) mod discovery;
 pub(crate) mod health_checks;
+pub(crate) mod http2;
 pub mod intents;
 pub(crate) mod plain_connector;
 mod plain_requests;
@@ -26,7 +27,7 @@ pub use crate::admission::ejection::{Ejected, EjectionReason, SessionEnd};
 pub use crate::admission::limit::ClientNetwork;
 pub use crate::upstream::availability::{HealthStatus, Out, State};
 pub(crate) use crate::upstream::connect::{
-    Connected, Unreachable, Wish, may_be_restarting, retry_pause, warn_unreachable,
+    Connected, ServerLeg, Unreachable, Wish, may_be_restarting, retry_pause, warn_unreachable,
 };
 pub(crate) use crate::upstream::plain_requests::PlainPermit;
 pub use crate::upstream::pools::{Departure, Pools};

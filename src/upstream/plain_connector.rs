@@ -86,7 +86,15 @@ struct Tunnel {
 impl L4Connect for Tunnel {
     async fn connect(&self, _: &SocketAddr) -> Result<Stream> {
         let (name, tls) = (self.name.as_deref(), self.tls.as_ref());
-        let opened = Socket::open(&self.address, name, tls, self.tcp, &self.sources).await;
+        let opened = Socket::open(
+            &self.address,
+            name,
+            tls,
+            self.tcp,
+            &self.sources,
+            tls::Offer::Http1,
+        )
+        .await;
         let mut socket = match opened {
             Ok(Socket::Tcp(stream, _)) => return Ok(stream.into()),
             Ok(socket) => socket,

@@ -6,6 +6,7 @@ use crate::drain::Cause;
 use crate::metrics::ServerHandshakes;
 use crate::transport::address::Address;
 use crate::upstream::availability::{Availability, HealthStatus, Out, State};
+use crate::upstream::http2::Http2Connections;
 use crate::upstream::intents::Intent;
 use crate::upstream::plain_requests::PlainRequests;
 use crate::upstream::settings::ServerSettings;
@@ -37,6 +38,7 @@ pub struct Server {
     /// How long its answers to upgrade requests took.
     answers: ServerHandshakes,
     pub(super) plain_requests: PlainRequests,
+    pub(super) http2: Arc<Http2Connections>,
     /// Notified when a server of the pool may take connections that took none before.
     changed: Arc<Notify>,
 }
@@ -89,6 +91,7 @@ impl Server {
             ejector: Mutex::default(),
             answers: ServerHandshakes::new(),
             plain_requests: PlainRequests::default(),
+            http2: Arc::default(),
             changed,
         };
         server.apply(settings);
@@ -226,10 +229,16 @@ impl Server {
     }
 
     pub(crate) fn set_intent(&self, intent: Option<Intent>) {
+        if intent.is_some() {
+            self.http2.retire();
+        }
         self.availability.set_intent(intent);
     }
 
     pub(crate) fn set_left(&self, by: Option<Cause>) {
+        if by.is_some() {
+            self.http2.retire();
+        }
         self.availability.set_removed(by);
     }
 

@@ -45,10 +45,28 @@ pub struct Upstream {
     pub rebalance: Rebalance,
     /// `None`: nothing is encrypted.
     pub tls: Option<tls::Connect>,
+    /// Whether WebSockets use streams of HTTP/2 (RFC 8441).
+    pub http2: Http2,
+    /// Most WebSockets on one connection of HTTP/2.
+    pub http2_streams: usize,
+    /// How often a connection of HTTP/2 is asked for a sign of life by a PING, which has as much time for its answer; zero: never.
+    pub http2_ping_interval: Duration,
     /// When the system gives up connections to them.
     pub tcp: Tcp,
     /// Which local addresses connections to them are made from.
     pub sources: Arc<Sources>,
+}
+
+/// Whether WebSockets use streams of HTTP/2 toward servers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Http2 {
+    /// A connection of HTTP/1.1 each.
+    #[default]
+    Never,
+    /// HTTP/2 where the server announces extended CONNECT, HTTP/1.1 otherwise.
+    Prefer,
+    /// A server that does not announce it cannot be reached.
+    Only,
 }
 
 /// A file with servers of an upstream, which another program writes.
@@ -213,6 +231,9 @@ impl Upstream {
             health: None,
             rebalance: Rebalance::default(),
             tls: None,
+            http2: Http2::Never,
+            http2_streams: 100,
+            http2_ping_interval: Duration::from_secs(20),
             tcp: Tcp::default(),
             sources: Arc::default(),
         }

@@ -5,11 +5,14 @@ same both ways: wsgate cannot be told from no proxy at all. A failure of the dir
 Messages are compressed both ways; `test_compression.py` has the other ways to agree on that.
 """
 
+import contextlib
+
 import pytest
 
 from rig import peers
 from rig.frames import BINARY, CONTINUATION, PING, TEXT, encode
 from rig.gate import Gate, config
+from rig.haproxy import HAProxy
 
 CLIENTS = ["websockets", "ws", "chromium", "tungstenite"]
 SCRIPTED = ["websockets", "ws", "tungstenite"]
@@ -47,9 +50,9 @@ def server(request):
     server.stop()
 
 
-@pytest.fixture(scope="module", params=["direct", "wsgate"])
+@pytest.fixture(scope="module", params=["direct", "wsgate", "http2"])
 def way(request):
-    """With wsgate between, or without."""
+    """With wsgate between, or without; "http2": over HTTP/2 on either side, as HAProxy speaks it."""
     return request.param
 
 
@@ -59,6 +62,20 @@ def address(way, server, tmp_path_factory):
     if way == "direct":
         yield server.address
         return
+    if way == "http2":
+        directory = tmp_path_factory.mktemp("http2")
+        with contextlib.ExitStack() as stack:
+            behind = stack.enter_context(HAProxy(directory, server.address))
+            text = config(
+                [behind.address],
+                listener={"http2_clear_text": True},
+                route={"close_timeout": "1s"},
+                upstream={"http2": "only"},
+            )
+            gate = stack.enter_context(Gate(directory, text))
+            front = stack.enter_context(HAProxy(directory, "{}:{}".format(*gate.address), to="proto h2 ws h2"))
+            yield front.address
+        return
     with Gate(tmp_path_factory.mktemp("gate"), config([server.address], route={"close_timeout": "1s"})) as gate:
         yield gate.url
 
@@ -67,7 +84,7 @@ def address(way, server, tmp_path_factory):
 def runs(way, address, tmp_path_factory):
     """Runs of clients against one address, each done once; nobody sends bad frames where nobody stands between."""
     done = {}
-    bad = BAD if way == "wsgate" else {"client": {}, "server": {}}
+    bad = BAD if way != "direct" else {"client": {}, "server": {}}
 
     def run(client):
         if client not in done:
@@ -154,7 +171,7 @@ def test_extensions(runs, client):
 # Only through wsgate
 
 
-through_wsgate = pytest.mark.parametrize("way", ["wsgate"], indirect=True, scope="module")
+through_wsgate = pytest.mark.parametrize("way", ["wsgate", "http2"], indirect=True, scope="module")
 
 
 @through_wsgate

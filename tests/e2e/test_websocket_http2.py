@@ -6,8 +6,9 @@ import time
 
 import pytest
 
-from rig import certificates, frames, http, http2, raw
+from rig import certificates, frames, http, http2, peers, raw
 from rig.frames import BINARY, PING, PONG, TEXT
+from rig.gate import Gate, config
 from rig.operator import request
 
 ENABLE_CONNECT_PROTOCOL = 8
@@ -202,6 +203,23 @@ def test_both_protocols_share_a_clear_listener(start, connect):
     assert head.start.startswith("PUT ")
     server.send(http.response("200 OK", b"put"))
     assert peer.read_body(peer.read_head()) == b"put"
+
+
+def test_chromium_opens_websockets_on_the_connection_of_its_page(tmp_path, pair):
+    """The page comes over HTTP/2, and its WebSockets as streams of that connection: all have the port of one connection."""
+    server = peers.Server("ws")
+    try:
+        with Gate(tmp_path, config([server.address], listener={"certificates": [pair]})) as wsgate:
+            run = peers.Run("chromium", wsgate.url, {"client": {}, "server": {}}, tmp_path / "profile", scheme="wss")
+            for scenario in ("text", "large_binary", "many"):
+                assert run.result(scenario)["equal"]
+            assert run.result("server_closes_4001")["code"] == 4001
+            wsgate.wait_for_metrics(lambda now: now.total("wsgate_connections_open") == 0, "the end of all")
+            ended = [line for line in wsgate.log if "connection ended" in line and run.path in line]
+            assert len(ended) >= 8
+            assert len({line.partition(" peer=")[2].split()[0] for line in ended}) == 1
+    finally:
+        server.stop()
 
 
 # The end

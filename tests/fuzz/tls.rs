@@ -13,7 +13,7 @@ use std::rc::Rc;
 use std::sync::LazyLock;
 use std::task::{Context, Poll, Waker};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use wsgate::tls::{Accept, Authorities, Certificate, Connect, Stream, Version};
+use wsgate::tls::{Accept, Authorities, Certificate, Connect, Offer, Stream, Version};
 
 /// Most memory that a stream may own, in bytes: a handshake message of 64 KiB, four records to be sent, one that was read.
 const MOST_MEMORY: usize = 256 << 10;
@@ -177,7 +177,9 @@ fuzz_target!(|input: &[u8]| {
     let mut client = Box::pin(async {
         let (from, to) = (to_client.clone(), to_server.clone());
         let name = Connect::name("a.example").unwrap();
-        let stream = connect.open(Socket { from, to }, Some(name)).await?;
+        let stream = connect
+            .open(Socket { from, to }, Some(name), Offer::Http1)
+            .await?;
         exchange(stream, &from_client, &at_client).await
     });
     let mut ends: [Option<io::Result<()>>; 2] = [None, None];

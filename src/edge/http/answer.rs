@@ -4,12 +4,13 @@ use crate::edge::http::headers;
 use crate::edge::settings::HeaderRules;
 use crate::metrics::Reason;
 use bytes::{Bytes, BytesMut};
+use h2::RecvStream;
 use http::StatusCode;
 use http::header::{self, HeaderName};
 use pingora::http::{IntoCaseHeaderName, ResponseHeader};
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v1::client::HttpSession;
-use pingora::{Error, ErrorType, Result};
+use pingora::{Error, ErrorType, OrErr, Result};
 use rand::Rng;
 use std::borrow::Cow;
 use std::time::Duration;
@@ -140,7 +141,34 @@ enum Told {
     /// The access service's own words.
     Access(Box<ResponseHeader>, BytesMut),
     /// The server's own answer, whose body is still to be read, each piece within a time.
-    Server(Box<ResponseHeader>, Box<HttpSession>, Duration),
+    Server(Box<ResponseHeader>, ServerBody, Duration),
+}
+
+/// The body of a server's own answer, which is still to be read.
+pub(crate) enum ServerBody {
+    Http1(Box<HttpSession>),
+    Http2 {
+        stream: RecvStream,
+        /// Counts the stream.
+        _guard: Box<dyn Send + Sync>,
+    },
+}
+
+impl ServerBody {
+    /// The next piece; `None` at the end.
+    async fn read(&mut self) -> Result<Option<Bytes>> {
+        match self {
+            ServerBody::Http1(session) => session.read_body_bytes().await,
+            ServerBody::Http2 { stream, .. } => {
+                let Some(data) = stream.data().await else {
+                    return Ok(None);
+                };
+                let data = data.or_err(ErrorType::ReadError, "the server's answer")?;
+                let _ = stream.flow_control().release_capacity(data.len());
+                Ok(Some(data))
+            }
+        }
+    }
 }
 
 impl Refused {
@@ -161,16 +189,12 @@ impl Refused {
     }
 
     /// The server has answered something else than was asked for.
-    pub(crate) fn by_server(
-        head: Box<ResponseHeader>,
-        session: Box<HttpSession>,
-        limit: Duration,
-    ) -> Self {
+    pub(crate) fn by_server(head: Box<ResponseHeader>, body: ServerBody, limit: Duration) -> Self {
         let reason = match head.status.is_server_error() {
             true => Reason::ServerError,
             false => Reason::Declined,
         };
-        Refused::new(reason, Told::Server(head, session, limit))
+        Refused::new(reason, Told::Server(head, body, limit))
     }
 
     /// Adds details for the log that the client does not get: names of servers, errors of sockets.
@@ -237,7 +261,7 @@ impl Refused {
                 apply_rules(&mut head)?;
                 session.write_response_header(head).await?;
                 loop {
-                    let chunk = timeout(limit, server.read_body_bytes()).await;
+                    let chunk = timeout(limit, server.read()).await;
                     let late = |_| {
                         let what = "the body of the server's answer";
                         Error::explain(ErrorType::ReadTimedout, what)

@@ -63,7 +63,7 @@ impl Tunnel {
 
     /// Tells the client with a 200, and begins to relay the stream; `behind` came in its first DATA frames.
     pub(super) fn open_http2(
-        self: Box<Self>,
+        self,
         mut session: HttpSession,
         behind: BytesMut,
         permit: Permit,
@@ -79,7 +79,7 @@ impl Tunnel {
         if let Ok(nothing) = RequestHeader::build_no_case("GET", b"/", None) {
             *session.req_header_mut() = nothing;
         }
-        let Some(stream) = Http2Stream::new(session, leg.bounds, leg.guard) else {
+        let Some(stream) = Http2Stream::of_client(session, leg.bounds, leg.guard) else {
             return Outcome::Unheard;
         };
         let handle = Arc::downgrade(self.enrolled.handle());

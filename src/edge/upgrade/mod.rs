@@ -112,7 +112,7 @@ pub(crate) async fn serve_http2(
     let client_left = stream_ended(&mut session, &mut behind);
     match handle_upgrade(tables, client_request, &downstream, client_left).await {
         Ok(tunnel) => match session {
-            ServerSession::H2(session) => tunnel.open_http2(session, behind, permit, leg),
+            ServerSession::H2(session) => (*tunnel).open_http2(session, behind, permit, leg),
             // There are no others here.
             _ => Outcome::Unheard,
         },
@@ -235,12 +235,15 @@ async fn handle_upgrade(
         attempt.observe(checked.violations());
         let mut client_left = pin!(client_left);
         let mut silent = None;
+        let mut is_repeated = false;
         loop {
             let request_head = attempt.write_request(&checked, &auth_headers)?;
             let connected = attempt.connect(silent, client_left.as_mut()).await?;
             let server = connected.server.number;
             match attempt.exchange(&checked, request_head, connected).await {
                 Ok(answered) => return Ok(attempt.verify_answer(answered, permits)),
+                // A connection of HTTP/2 that the server had ended.
+                Err(failure) if failure.is_stale && !is_repeated => is_repeated = true,
                 // A server that died meanwhile. An upgrade request is a GET, which may be repeated (RFC 9110 §9.2.2).
                 Err(failure)
                     if failure.is_silent && silent.is_none() && attempt.has_another(server) =>

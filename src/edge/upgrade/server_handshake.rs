@@ -1,9 +1,11 @@
 //! The handshake with a server: writes the upgrade request, and reads the answer.
 //!
 //! Every new connection passes here, so neither head is copied to be changed, and a 101 becomes the head for the client directly.
+//! Over HTTP/2 (RFC 8441) the request is an extended CONNECT, and the head for the client is made of the 200.
 //! Pingora reads every other answer, also one that this parser does not accept, because it may have a body.
 
 use crate::edge::client::identity::{Identity, forwarded, set_host};
+use crate::edge::http::answer::ServerBody;
 use crate::edge::http::client_request::{ClientRequest, Downstream};
 use crate::edge::http::head;
 use crate::edge::http::headers::{AuthHeaders, Changes};
@@ -11,10 +13,13 @@ use crate::edge::settings::Route;
 use crate::handshake;
 use crate::handshake::{Agreed, Fields, InvalidUpgradeResponse, Request, Strictness};
 use crate::inspect::Mode;
+use crate::transport::http2_stream::{Bounds, Http2Stream};
 use crate::transport::socket::Socket;
+use crate::upstream::http2;
+use crate::upstream::http2::Http2Lease;
 use bytes::{BufMut, BytesMut};
-use http::StatusCode;
 use http::header::HeaderName;
+use http::{HeaderMap, StatusCode};
 use httparse::{Header, ParserConfig, Response, Status};
 use pingora::http::ResponseHeader;
 use pingora::protocols::http::v1::client::HttpSession;
@@ -29,7 +34,7 @@ pub(crate) enum UpstreamResponse {
     /// One that is none.
     Bad(InvalidUpgradeResponse),
     /// Something else, of which a body is still to be read.
-    Otherwise(Box<ResponseHeader>, Box<HttpSession>),
+    Otherwise(Box<ResponseHeader>, ServerBody),
 }
 
 /// A verified 101.
@@ -121,6 +126,8 @@ pub(crate) struct Unanswered {
     pub error: Box<Error>,
     /// Not one byte of an answer came.
     pub is_silent: bool,
+    /// The connection of HTTP/2 was there before, and the server had ended it or takes no more streams on it: another one may do.
+    pub is_stale: bool,
 }
 
 /// Sends the server a [`request`], and reads what it answers.
@@ -138,7 +145,111 @@ pub(crate) async fn exchange(
     exchanged.map_err(|error| Unanswered {
         error,
         is_silent: !answered,
+        is_stale: false,
     })
+}
+
+/// Sends the server a [`request`] as an extended CONNECT on a stream of HTTP/2 (RFC 8441 §4), and reads what it answers.
+///
+/// # Errors
+/// The stream or its connection broke, or the request cannot be said in HTTP/2.
+pub(crate) async fn exchange_http2(
+    mut lease: Http2Lease,
+    request: &[u8],
+    checked: &Request,
+    route: &Route,
+) -> Result<UpstreamResponse, Unanswered> {
+    let is_reused = lease.is_reused;
+    let connect = match extended_connect(request, lease.is_encrypted) {
+        Some(connect) => connect,
+        None => {
+            let sentence = "the request cannot be said in HTTP/2";
+            return Err(Unanswered {
+                error: Error::explain(ErrorType::InvalidHTTPHeader, sentence),
+                is_silent: false,
+                is_stale: false,
+            });
+        }
+    };
+    let exchanging = async {
+        let mut sender = lease.sender.ready().await?;
+        let (response, sender) = sender.send_request(connect, false)?;
+        Ok((response.await?, sender))
+    };
+    let (response, sender) = match exchanging.await {
+        Ok(answered) => answered,
+        Err(error) => {
+            let error: h2::Error = error;
+            let is_refused = error.reason() == Some(h2::Reason::REFUSED_STREAM);
+            let is_silent = is_refused || error.is_io() || error.is_go_away();
+            return Err(Unanswered {
+                is_silent,
+                is_stale: is_silent && is_reused,
+                error: Error::because(ErrorType::ReadError, "the stream", error),
+            });
+        }
+    };
+    lease.guard.handle_answer();
+    let (head, body) = response.into_parts();
+    if !head.status.is_success() {
+        let mut head = Box::new(ResponseHeader::from(head));
+        // A client of HTTP/1.1 gets it in its version.
+        head.set_version(http::Version::HTTP_11);
+        let body = ServerBody::Http2 {
+            stream: body,
+            _guard: Box::new(lease.guard),
+        };
+        return Ok(UpstreamResponse::Otherwise(head, body));
+    }
+    Ok(
+        match handshake::check_http2_response(checked, &head.headers, strictness(route)) {
+            Ok(agreed) => {
+                let head = switch(&head.headers, checked, &agreed, route);
+                let stream = Http2Stream::to_server(body, sender, BOUNDS, Box::new(lease.guard));
+                UpstreamResponse::Switched(Box::new(Switched {
+                    agreed,
+                    head,
+                    socket: Socket::Http2(Box::new(stream)),
+                    behind: BytesMut::new(),
+                }))
+            }
+            Err(bad) => UpstreamResponse::Bad(bad),
+        },
+    )
+}
+
+/// What the connection keeps of one stream at most.
+const BOUNDS: Bounds = Bounds {
+    window: http2::STREAM_WINDOW as usize,
+    send_buffer: http2::SEND_BUFFER,
+};
+
+/// The extended CONNECT that asks for the same as this head of HTTP/1.1; `None` where HTTP/2 cannot carry it.
+fn extended_connect(request: &[u8], is_encrypted: bool) -> Option<http::Request<()>> {
+    let request = ClientRequest::parse(request).ok()?;
+    let scheme = if is_encrypted { "https" } else { "http" };
+    let uri = http::Uri::builder()
+        .scheme(scheme)
+        .authority(request.host().ok()?)
+        .path_and_query(request.target())
+        .build()
+        .ok()?;
+    let mut connect = http::Request::new(());
+    *connect.method_mut() = http::Method::CONNECT;
+    *connect.version_mut() = http::Version::HTTP_2;
+    *connect.uri_mut() = uri;
+    let protocol = h2::ext::Protocol::from_static("websocket");
+    connect.extensions_mut().insert(protocol);
+    for (name, value) in request.fields() {
+        const NOT_SAID: [&str; 4] = ["host", "connection", "upgrade", "sec-websocket-key"];
+        if NOT_SAID.iter().any(|not| name.eq_ignore_ascii_case(not)) {
+            continue;
+        }
+        let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
+        let value = http::HeaderValue::from_bytes(value).ok()?;
+        connect.headers_mut().append(name, value);
+    }
+    Some(connect)
 }
 
 async fn send_and_read(
@@ -255,13 +366,19 @@ async fn read_otherwise(socket: Socket, came: BytesMut) -> Result<UpstreamRespon
         }
         if !head.status.is_informational() {
             let head = Box::new(head.clone());
-            return Ok(UpstreamResponse::Otherwise(head, Box::new(session)));
+            let body = ServerBody::Http1(Box::new(session));
+            return Ok(UpstreamResponse::Otherwise(head, body));
         }
     }
 }
 
 /// The server's 101 as the client gets it.
-fn switch(headers: &Lines<'_>, checked: &Request, agreed: &Agreed, route: &Route) -> BytesMut {
+fn switch(
+    headers: &impl ResponseFields,
+    checked: &Request,
+    agreed: &Agreed,
+    route: &Route,
+) -> BytesMut {
     let mut changes = Changes::of_response(handshake::hop_by_hop(headers));
     // RFC 9110 §8.6, RFC 9112 §6.1: not in a 101, where a client might take them for the framing of what follows.
     changes.remove("Content-Length");
@@ -276,9 +393,26 @@ fn switch(headers: &Lines<'_>, checked: &Request, agreed: &Agreed, route: &Route
     changes.set("Sec-WebSocket-Accept", checked.accept().as_bytes());
     let mut head = BytesMut::with_capacity(512);
     head.put_slice(b"HTTP/1.1 101 Switching Protocols\r\n");
-    let came = headers.0.iter().map(|line| (line.name, line.value));
-    changes.write(came, &mut head);
+    changes.write(headers.all(), &mut head);
     head
+}
+
+/// The headers of an answer, to be looked at and to be written.
+trait ResponseFields: Fields {
+    fn all(&self) -> impl Iterator<Item = (&str, &[u8])>;
+}
+
+impl ResponseFields for Lines<'_> {
+    fn all(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.0.iter().map(|line| (line.name, line.value))
+    }
+}
+
+impl ResponseFields for HeaderMap {
+    fn all(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.iter()
+            .map(|(name, value)| (name.as_str(), value.as_bytes()))
+    }
 }
 
 /// The headers of an answer where they were read.

@@ -32,7 +32,7 @@ use crate::log::Excerpt;
 use crate::metrics::{Handshake, Reason};
 use crate::relay::Buffers;
 use crate::transport::error_text::words;
-use crate::upstream::{ClientNetwork, Connected, EjectionReason, ServerPermit, Wish};
+use crate::upstream::{ClientNetwork, Connected, EjectionReason, ServerLeg, ServerPermit, Wish};
 use bytes::BytesMut;
 use http::{StatusCode, header};
 use std::future::Future;
@@ -73,6 +73,8 @@ pub(crate) struct ExchangeFailure {
     pub refused: Refused,
     /// The connection ended before one byte of an answer came.
     pub is_silent: bool,
+    /// The connection was one of HTTP/2 that was there before: the same server may take the request on another one.
+    pub is_stale: bool,
 }
 
 impl From<Refused> for ExchangeFailure {
@@ -80,6 +82,7 @@ impl From<Refused> for ExchangeFailure {
         ExchangeFailure {
             refused,
             is_silent: false,
+            is_stale: false,
         }
     }
 }
@@ -254,7 +257,7 @@ impl<'a> Attempt<'a> {
         connected: Box<Connected>,
     ) -> Result<Answered, ExchangeFailure> {
         let Connected {
-            socket,
+            leg,
             server,
             handshake,
             began,
@@ -262,7 +265,18 @@ impl<'a> Attempt<'a> {
         let (pool, metrics) = (&self.route.pool, &self.route.context.metrics);
         let enrolled = self.enroll(&server);
         let settings = &self.route.settings;
-        let exchange = server_handshake::exchange(socket, request_head, checked, settings);
+        let exchange = async {
+            match leg {
+                ServerLeg::Socket(socket) => {
+                    server_handshake::exchange(socket, request_head, checked, settings).await
+                }
+                ServerLeg::Http2(lease) => {
+                    let exchange =
+                        server_handshake::exchange_http2(lease, &request_head, checked, settings);
+                    Box::pin(exchange).await
+                }
+            }
+        };
         let at = || format!("server {} of upstream {}", server.address, pool.name);
         let failed = |reason| {
             pool.handle_failure(server.server(), reason, self.network(), began, metrics);
@@ -271,14 +285,17 @@ impl<'a> Attempt<'a> {
         let answered = match timeout(limit, exchange).await {
             Ok(Ok(answered)) => answered,
             Ok(Err(error)) => {
-                failed(EjectionReason::NoAnswer);
-                handshake.end(HandshakeEnd::Failed);
+                if !error.is_stale {
+                    failed(EjectionReason::NoAnswer);
+                    handshake.end(HandshakeEnd::Failed);
+                }
                 let sentence = "the server ended the connection instead of answering";
                 let answer = Answer::new(StatusCode::BAD_GATEWAY, sentence);
                 let detail = format!("{}: {}", at(), words(&error.error));
                 return Err(ExchangeFailure {
                     refused: answer.refusing(Reason::NoAnswer).because(detail),
                     is_silent: error.is_silent,
+                    is_stale: error.is_stale,
                 });
             }
             Err(_) => {

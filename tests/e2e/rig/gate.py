@@ -33,7 +33,8 @@ def config(
 
     JSON's strings, numbers, booleans and arrays are TOML's too, which saves a TOML writer; a `dict` is an inline table.
     """
-    upstreams = {"main": {"servers": list(servers)} | (upstream or {})}
+    http2 = {"http2": "only"} if over_http2.SERVERS else {}
+    upstreams = {"main": {"servers": list(servers)} | http2 | (upstream or {})}
     routes = routes or [{"name": "main", "upstream": "main"} | (route or {})]
     tables = [("[admin]", {"listen": "127.0.0.1:0"}), ("[client]", client or {})]
     clear_http2 = {"http2_clear_text": True} if over_http2.ENABLED and "certificates" not in (listener or {}) else {}

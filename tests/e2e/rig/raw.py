@@ -212,10 +212,16 @@ def connect(address):
 class Server:
     """A listening socket whose connections the test accepts and answers by hand."""
 
+    front = None
+    """Speaks HTTP/2 in its place, where the tests want that."""
+
     def __init__(self, path=None, port=0):
         if path is None:
             self.sock = socket.create_server(("127.0.0.1", port), backlog=512)
             self.address = "{}:{}".format(*self.sock.getsockname())
+            if over_http2.SERVERS:
+                self.front = over_http2.Front(self.sock.getsockname())
+                self.address = self.front.address
         else:
             self.sock = socket.socket(socket.AF_UNIX)
             self.sock.bind(str(path))
@@ -270,6 +276,8 @@ class Server:
     def close(self):
         """Stops listening."""
         self.sock.close()
+        if self.front is not None:
+            self.front.close()
 
 
 class Pump:
