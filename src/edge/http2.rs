@@ -35,8 +35,8 @@ use pingora::protocols::{Digest, SocketDigest, Stream};
 use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -75,12 +75,14 @@ pub(crate) async fn serve(
         let websockets = streams.websockets.clone();
         tokio::select! {
             biased;
-            // Not to be told is to be told that it ends.
+            // A closed watch means shutdown too.
             _ = stopping.wait_for(|stopping| *stopping), if !leaving && websockets.is_empty() => {
                 connection.graceful_shutdown();
                 leaving = true;
+                // The GOAWAY has its own time.
+                streams.rest();
             }
-            () = websockets.ended.notified() => streams.handle_websocket_end(*shutdown.borrow()),
+            () = websockets.ended.notified() => streams.handle_websocket_end(),
             Some(answered) = streams.ended() => {
                 if answered {
                     resets.handle_answer();
@@ -285,8 +287,8 @@ struct Streams {
     tasks: JoinSet<Ended>,
     websockets: Arc<WebSockets>,
     /// Of the WebSockets, to tell them to reconnect.
-    handles: Vec<Weak<Handle>>,
-    /// wsgate ends, and has told them so.
+    handles: Vec<Arc<Handle>>,
+    /// wsgate is ending and has told the WebSockets of this connection to reconnect.
     is_told: bool,
     bounds: Bounds,
     max: usize,
@@ -300,7 +302,7 @@ struct Streams {
 
 struct Ended {
     answered: bool,
-    opened: Option<Weak<Handle>>,
+    opened: Option<Arc<Handle>>,
     memory: Option<Reservation>,
     /// Zero for ever.
     write_timeout: Duration,
@@ -374,12 +376,16 @@ impl Streams {
         });
     }
 
-    /// A WebSocket has ended; `is_stopping`: wsgate ends, and has told its client to reconnect.
-    fn handle_websocket_end(&mut self, is_stopping: bool) {
-        self.handles.retain(|handle| handle.strong_count() > 0);
-        if is_stopping {
-            self.is_told = true;
-            let rest = self.handles.iter().filter_map(Weak::upgrade);
+    /// A WebSocket, or the request for one, has ended. Where wsgate ends and has told its client to reconnect, the others of the
+    /// connection are told at once.
+    fn handle_websocket_end(&mut self) {
+        // Nothing else holds the handle of a WebSocket that has ended.
+        let is_over = |handle: &Arc<Handle>| Arc::strong_count(handle) == 1;
+        let mut over = self.handles.iter().filter(|handle| is_over(handle));
+        self.is_told |= over.any(|handle| handle.drain_cause() == Some(Cause::Shutdown));
+        self.handles.retain(|handle| !is_over(handle));
+        if self.is_told {
+            let rest = self.handles.iter();
             rest.for_each(|handle| handle.drain(Cause::Shutdown));
         }
         if self.websockets.is_empty() && self.tasks.is_empty() {
@@ -401,7 +407,12 @@ impl Streams {
             Duration::ZERO => Duration::MAX,
             limit => limit.max(self.write_timeout),
         };
-        self.handles.extend(ended.opened);
+        if let Some(handle) = ended.opened {
+            if self.is_told {
+                handle.drain(Cause::Shutdown);
+            }
+            self.handles.push(handle);
+        }
         // h2 has the last bytes of no more streams than are open.
         let memory = ended.memory.filter(|_| self.unsent.len() < self.max);
         self.unsent.extend(memory);

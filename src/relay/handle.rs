@@ -145,7 +145,7 @@ impl Handle {
     }
 
     /// Why the connection is drained, once it is.
-    pub(super) fn drain_cause(&self) -> Option<drain::Cause> {
+    pub fn drain_cause(&self) -> Option<drain::Cause> {
         self.drain.get().copied()
     }
 

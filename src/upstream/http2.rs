@@ -24,8 +24,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio::time::{sleep_until, timeout};
 
-/// How long a server that does not speak HTTP/2, or not RFC 8441, is not asked for it again (`http2 = "prefer"`).
+/// How long HTTP/1.1 is used for a server that does not speak HTTP/2 or extended CONNECT, before HTTP/2 is tried again (`http2 = "prefer"`).
 const NOT_SPOKEN: Duration = Duration::from_secs(600);
+
+/// The same after an end of the connection, or a silence, that may have another cause.
+const UNCERTAIN: Duration = Duration::from_secs(10);
 
 /// Bytes that a server may send on one stream before they are read: a WebSocket whose client is slow waits alone.
 pub(crate) const STREAM_WINDOW: u32 = 64 << 10;
@@ -33,7 +36,7 @@ pub(crate) const STREAM_WINDOW: u32 = 64 << 10;
 /// Bytes of a stream that are taken before the server can receive them.
 pub(crate) const SEND_BUFFER: usize = 32 << 10;
 
-/// A connection is opened ahead of need once no more than one of so many of its places is free.
+/// Another connection is opened once at most one of so many places is free.
 const AHEAD: usize = 8;
 
 /// The time for the answer to a PING on a connection on which a handshake got no answer: the next upgrades would go there too.
@@ -95,9 +98,10 @@ impl Streams {
 
     /// Ends the connection if it has no stream.
     fn end_if_idle(&self) -> bool {
-        let result =
-            self.open
-                .compare_exchange(0, Streams::OVER, Ordering::Relaxed, Ordering::Relaxed);
+        let over = |open: usize| (open & !Streams::OVER == 0).then_some(Streams::OVER);
+        let result = self
+            .open
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, over);
         result.is_ok()
     }
 
@@ -247,12 +251,12 @@ impl Server {
     pub(crate) async fn open_http2(self: &Arc<Self>, members: &Arc<Members>) -> io::Result<Opened> {
         let settings = &members.settings;
         let connections = &self.http2;
-        if !connections.is_tried(settings) {
-            return Ok(Opened::Http1(None));
-        }
         if let Some(lease) = connections.reserve(settings) {
             self.open_ahead(members);
             return Ok(Opened::Http2(lease));
+        }
+        if !connections.is_tried(settings) {
+            return Ok(Opened::Http1(None));
         }
         let _opening = connections.opening.lock().await;
         // Another upgrade may have opened one meanwhile, or found that there is none to be had.
@@ -295,7 +299,7 @@ impl Server {
         );
         let socket = opening.await?;
         if socket.agreed_http2() == Some(false) {
-            return self.fall_back(settings, NotSpoken::Http2, Some(socket));
+            return self.fall_back(settings, NotSpoken::Http2, NOT_SPOKEN, Some(socket));
         }
         // A server of HTTP/1.1 may wait for more than the preface: half of the time is left for it.
         let limit = settings.connect_timeout / 2;
@@ -309,6 +313,10 @@ impl Server {
                     streams,
                     tls: number,
                 });
+                if !self.is_in_rotation() {
+                    // Drained meanwhile: this stream is the last.
+                    self.http2.retire();
+                }
                 let guard = guard.ok_or(io::ErrorKind::ConnectionReset)?;
                 Ok(Opened::Http2(Http2Lease {
                     sender,
@@ -317,11 +325,17 @@ impl Server {
                     is_encrypted: number.is_some(),
                 }))
             }
-            Ok(Ok(_)) => self.fall_back(settings, NotSpoken::ExtendedConnect, None),
+            Ok(Ok(_)) => self.fall_back(settings, NotSpoken::ExtendedConnect, NOT_SPOKEN, None),
+            // HTTP/2 was agreed by ALPN: the server is at fault.
             Ok(Err(error)) if error.is_io() && tls.is_some() => {
                 Err(io::Error::new(io::ErrorKind::ConnectionReset, error))
             }
-            Ok(Err(_)) | Err(_) => self.fall_back(settings, NotSpoken::Http2, None),
+            Err(_) if tls.is_some() => Err(io::ErrorKind::TimedOut.into()),
+            Ok(Err(error)) if !error.is_io() => {
+                self.fall_back(settings, NotSpoken::Http2, NOT_SPOKEN, None)
+            }
+            // It may speak HTTP/1.1 alone, or restart just now.
+            Ok(Err(_)) | Err(_) => self.fall_back(settings, NotSpoken::Http2, UNCERTAIN, None),
         }
     }
 
@@ -329,13 +343,14 @@ impl Server {
         &self,
         settings: &Upstream,
         why: NotSpoken,
+        pause: Duration,
         socket: Option<Socket>,
     ) -> io::Result<Opened> {
         if settings.http2 == Http2::Only {
             let sentence = format!("{why}, and its upstream has http2 = \"only\"");
             return Err(io::Error::new(io::ErrorKind::InvalidData, sentence));
         }
-        let until = Instant::now() + NOT_SPOKEN;
+        let until = Instant::now() + pause;
         if self.http2.not_spoken_until.lock().replace(until).is_none() {
             let (upstream, server) = (&settings.name, &self.address);
             tracing::info!(upstream, %server, "WebSockets use HTTP/1.1: {why}");
@@ -358,6 +373,9 @@ async fn begin(
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(connection_window)
         .max_send_buffer_size(SEND_BUFFER)
+        // Frames that were under way to a stream when it was reset say nothing against the server.
+        .max_concurrent_reset_streams(settings.http2_streams)
+        .max_local_error_reset_streams(None)
         // Small frames that wait for slow clients: the server is trusted with as many as its windows take.
         .data_frame_budget(connection_window as usize * 8)
         .handshake::<_, Bytes>(socket)
@@ -442,7 +460,7 @@ impl Watch {
                     next = next.min(tokio::time::Instant::now() + SETTLED);
                     continue;
                 }
-                () = self.streams.doubted.notified() => {
+                () = self.streams.doubted.notified(), if is_pinged => {
                     if !self.is_answered(pings, DOUBT).await {
                         return;
                     }

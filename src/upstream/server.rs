@@ -229,17 +229,18 @@ impl Server {
     }
 
     pub(crate) fn set_intent(&self, intent: Option<Intent>) {
-        if intent.is_some() {
+        let is_drained = intent.is_some();
+        self.availability.set_intent(intent);
+        if is_drained {
             self.http2.retire();
         }
-        self.availability.set_intent(intent);
     }
 
     pub(crate) fn set_left(&self, by: Option<Cause>) {
+        self.availability.set_removed(by);
         if by.is_some() {
             self.http2.retire();
         }
-        self.availability.set_removed(by);
     }
 
     pub(crate) fn set_health(&self, health: HealthStatus) {

@@ -18,7 +18,6 @@ use pingora::http::RequestHeader;
 use pingora::protocols::Stream;
 use pingora::protocols::http::v2::server::HttpSession;
 use std::fmt;
-use std::sync::Arc;
 use std::time::Instant;
 use tokio::io::AsyncWriteExt;
 
@@ -75,14 +74,14 @@ impl Tunnel {
             self.abandon(&error);
             return Outcome::Unheard;
         }
-        // It serves what is over: the stream lives as long as the WebSocket.
+        // The request head is no longer needed, and the stream would keep it as long as the WebSocket lives.
         if let Ok(nothing) = RequestHeader::build_no_case("GET", b"/", None) {
             *session.req_header_mut() = nothing;
         }
         let Some(stream) = Http2Stream::of_client(session, leg.bounds, leg.guard) else {
             return Outcome::Unheard;
         };
-        let handle = Arc::downgrade(self.enrolled.handle());
+        let handle = self.enrolled.handle().clone();
         self.begin(Box::new(stream), behind, permit);
         Outcome::Opened(handle)
     }

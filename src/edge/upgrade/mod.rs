@@ -33,7 +33,7 @@ use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v1::server::HttpSession;
 use std::future::Future;
 use std::pin::pin;
-use std::sync::Weak;
+use std::sync::Arc;
 use tokio::io::AsyncReadExt;
 
 /// The result of a request that may be an attempt to open a WebSocket.
@@ -85,7 +85,7 @@ pub(crate) struct Http2Leg {
 /// What became of a request for a WebSocket on a stream of HTTP/2.
 pub(crate) enum Outcome {
     /// The stream is a WebSocket.
-    Opened(Weak<Handle>),
+    Opened(Arc<Handle>),
     /// The client got another answer.
     Refused,
     /// The client left before it had an answer.
@@ -154,6 +154,10 @@ async fn stream_ended(session: &mut ServerSession, behind: &mut BytesMut) {
     }
     std::future::pending().await
 }
+
+/// How often a request is sent again because its connection of HTTP/2 was one that the server had ended: after a restart of the server
+/// several may be known that have ended.
+const MOST_REPEATS: usize = 3;
 
 /// The bytes that are read behind a request while it waits for a server. Once a client has sent more, its connection is not read
 /// until the server has answered.
@@ -235,7 +239,7 @@ async fn handle_upgrade(
         attempt.observe(checked.violations());
         let mut client_left = pin!(client_left);
         let mut silent = None;
-        let mut is_repeated = false;
+        let mut repeated = 0;
         loop {
             let request_head = attempt.write_request(&checked, &auth_headers)?;
             let connected = attempt.connect(silent, client_left.as_mut()).await?;
@@ -243,7 +247,7 @@ async fn handle_upgrade(
             match attempt.exchange(&checked, request_head, connected).await {
                 Ok(answered) => return Ok(attempt.verify_answer(answered, permits)),
                 // A connection of HTTP/2 that the server had ended.
-                Err(failure) if failure.is_stale && !is_repeated => is_repeated = true,
+                Err(failure) if failure.is_stale && repeated < MOST_REPEATS => repeated += 1,
                 // A server that died meanwhile. An upgrade request is a GET, which may be repeated (RFC 9110 §9.2.2).
                 Err(failure)
                     if failure.is_silent && silent.is_none() && attempt.has_another(server) =>

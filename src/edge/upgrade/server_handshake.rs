@@ -128,6 +128,8 @@ pub(crate) struct Unanswered {
     pub is_silent: bool,
     /// The connection of HTTP/2 was there before, and the server had ended it or takes no more streams on it: another one may do.
     pub is_stale: bool,
+    /// The request holds characters that HTTP/2 cannot carry: the server has not seen it.
+    pub is_unsendable: bool,
 }
 
 /// Sends the server a [`request`], and reads what it answers.
@@ -146,6 +148,7 @@ pub(crate) async fn exchange(
         error,
         is_silent: !answered,
         is_stale: false,
+        is_unsendable: false,
     })
 }
 
@@ -163,11 +166,13 @@ pub(crate) async fn exchange_http2(
     let connect = match extended_connect(request, lease.is_encrypted) {
         Some(connect) => connect,
         None => {
-            let sentence = "the request cannot be said in HTTP/2";
+            let sentence =
+                "the target or a header of the request has characters that HTTP/2 cannot carry";
             return Err(Unanswered {
                 error: Error::explain(ErrorType::InvalidHTTPHeader, sentence),
                 is_silent: false,
                 is_stale: false,
+                is_unsendable: true,
             });
         }
     };
@@ -181,10 +186,12 @@ pub(crate) async fn exchange_http2(
         Err(error) => {
             let error: h2::Error = error;
             let is_refused = error.reason() == Some(h2::Reason::REFUSED_STREAM);
-            let is_silent = is_refused || error.is_io() || error.is_go_away();
+            let is_gone = error.is_io() || error.is_go_away() && error.is_remote();
+            let is_silent = is_refused || is_gone;
             return Err(Unanswered {
                 is_silent,
                 is_stale: is_silent && is_reused,
+                is_unsendable: false,
                 error: Error::because(ErrorType::ReadError, "the stream", error),
             });
         }

@@ -208,8 +208,7 @@ impl<'a> Attempt<'a> {
         );
         let head = head.map_err(|error| {
             tracing::debug!(%error, "a request cannot be passed on");
-            let sentence = "the request target, or the client certificate's subject, holds characters that cannot be sent to a server";
-            Answer::new(StatusCode::BAD_REQUEST, sentence).refusing(Reason::Unsendable)
+            unsendable("")
         })?;
         Ok(head)
     }
@@ -284,6 +283,9 @@ impl<'a> Attempt<'a> {
         let limit = pool.members().settings.handshake_timeout;
         let answered = match timeout(limit, exchange).await {
             Ok(Ok(answered)) => answered,
+            Ok(Err(error)) if error.is_unsendable => {
+                return Err(unsendable(&words(&error.error)).into());
+            }
             Ok(Err(error)) => {
                 if !error.is_stale {
                     failed(EjectionReason::NoAnswer);
@@ -439,6 +441,13 @@ const QUEUED_UPGRADE: usize = 4096 + super::MOST_EARLY;
 /// Longest key that is kept with a connection, in bytes: a connection whose key is longer is not moved when its upstream is
 /// rebalanced.
 const LONGEST_KEY: usize = 256;
+
+/// The answer to a request that cannot be passed on.
+fn unsendable(detail: &str) -> Refused {
+    let sentence = "the request target, or the client certificate's subject, holds characters that cannot be sent to a server";
+    let answer = Answer::new(StatusCode::BAD_REQUEST, sentence);
+    answer.refusing(Reason::Unsendable).because(detail)
+}
 
 /// A status by which a server, or a proxy before it, says that it cannot take the request now.
 fn is_gateway_error(status: StatusCode) -> bool {
