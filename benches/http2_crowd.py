@@ -23,6 +23,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "benches"), str(ROOT / "benches/compare")]
 
 import run  # noqa: E402
+import scenarios  # noqa: E402
 from programs import free_port  # noqa: E402
 
 CONFIG = """\
@@ -75,12 +76,6 @@ class Lines:
         """Ends it."""
         self.process.kill()
         self.process.wait()
-
-
-def resident(pid):
-    """Bytes of memory of a process."""
-    text = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text()
-    return int(re.search(r"Pss:\s+(\d+)", text)[1]) * 1024
 
 
 def kernel():
@@ -140,14 +135,14 @@ def wait_until_ready(admin):
 
 def measure(options, load, pid, address, admin, started):
     """All of it."""
-    before, kernel_before = resident(pid), kernel()
+    before, kernel_before = scenarios.resident(pid), kernel()
     begun = time.monotonic()
     crowd = Lines(load, "stay", address, options.websockets)
     started.append(crowd)
     crowd.line()
     took = time.monotonic() - begun
     count = options.websockets
-    user, system = (resident(pid) - before) / count, (kernel() - kernel_before) / count
+    user, system = (scenarios.resident(pid) - before) / count, (kernel() - kernel_before) / count
     print(f"opened {count} in {took:.1f} s, {count / took:,.0f} per second", flush=True)
     print(f"idle: {user:,.0f} bytes of wsgate's, {system:,.0f} bytes of the kernel's per WebSocket, load and server included")
     _, metrics = ask(admin, "GET", "/metrics")

@@ -386,24 +386,15 @@ pub fn check_switch(
         accept == request.accept.as_bytes(),
         InvalidUpgradeResponse::Accept,
     )?;
-    check_choice(request, headers, strictness)
+    check_http2_response(request, headers, strictness)
 }
 
-/// Holds the headers of a server's 200 to an extended CONNECT against the request that it answers (RFC 8441 §5): it has neither
-/// `Upgrade` and `Connection` nor `Sec-WebSocket-Accept`.
+/// Holds the headers of a server's 200 to an extended CONNECT against the request that it answers (RFC 8441 §5): only the subprotocol
+/// and the extensions, as the response has neither `Upgrade` and `Connection` nor `Sec-WebSocket-Accept`.
 ///
 /// # Errors
-/// The first rule that it breaks and that is not tolerated.
+/// The first rule that the response breaks and that is not tolerated.
 pub fn check_http2_response(
-    request: &Request,
-    headers: &impl Fields,
-    strictness: Strictness,
-) -> Result<Agreed, InvalidUpgradeResponse> {
-    check_choice(request, headers, strictness)
-}
-
-/// The subprotocol and the extensions that a server chose.
-fn check_choice(
     request: &Request,
     headers: &impl Fields,
     strictness: Strictness,

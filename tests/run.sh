@@ -88,12 +88,15 @@ export WSGATE_CROWD="${WSGATE_CROWD:-2000}"
 WSGATE_BIN=target/debug/wsgate target/e2e-venv/bin/python -m pytest --quiet -p no:cacheprovider tests/e2e
 
 # What happens on a WebSocket once more over HTTP/2: of the clients, of the servers, of both. See tests/e2e/rig/over_http2.py.
+# One test says something else there: how much of a stream has arrived is not known, so a window that stays closed for `write_timeout`
+# is the end.
 over_http2() {
     local clients=$1 servers=$2
     shift 2
     heading "End-to-end tests, with the clients on $clients and the servers on $servers"
     WSGATE_E2E_CLIENTS=$clients WSGATE_E2E_SERVERS=$servers WSGATE_BIN=target/debug/wsgate \
-        target/e2e-venv/bin/python -m pytest --quiet -p no:cacheprovider "${@/#/tests/e2e/}"
+        target/e2e-venv/bin/python -m pytest --quiet -p no:cacheprovider "${@/#/tests/e2e/}" \
+        --deselect test_limits.py::test_a_reader_that_is_only_slow_stays
 }
 over_http2 http2 http1 test_{passing,violations,closing,compression,connections,backpressure,limits,liveness}.py
 over_http2 http1 http2 test_{passing,violations,closing,connections,liveness}.py

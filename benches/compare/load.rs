@@ -132,7 +132,7 @@ fn listen() -> TcpListener {
     socket.listen(65_535).expect("a listener")
 }
 
-/// What a path asks for.
+/// The exchange that the path of a request asks for.
 fn exchange_of(path: &str) -> Option<Exchange> {
     let mut parts = path.split('/').skip(1);
     let (kind, up, down) = (parts.next()?, parts.next()?, parts.next()?);

@@ -1,8 +1,8 @@
 //! A client's connection of HTTP/2: plain requests and WebSockets (RFC 8441), each on a stream and in a task of its own.
 //!
-//! The frames are h2's, the plain requests Pingora's; what a connection may cost is decided here: how many streams it has, how long it
-//! may be without one, how many streams its client may throw away. What a plain request may cost is [`Transfer`]'s, what a
-//! WebSocket may cost its session's. When the connection ends, its tasks end with it, and what they have begun with servers.
+//! The crate h2 reads and writes the frames, Pingora serves the plain requests. This module bounds the cost of a connection: the number
+//! of its streams, its time without a stream, the number of streams that its client may reset. [`Transfer`] bounds the cost of a plain
+//! request, its session that of a WebSocket. When the connection ends, its tasks end with it, and so do their requests to servers.
 //!
 //! A GOAWAY ends the WebSockets of some browsers, so none is sent while the connection has one. When wsgate ends, the
 //! first WebSocket of the connection that is told to reconnect takes the others with it, so that the GOAWAY follows before any of them
@@ -204,7 +204,8 @@ pub(crate) fn header_list_size(head: &RequestHeader) -> usize {
     head.raw_path().len() + authority + fields.sum::<usize>()
 }
 
-/// A client reset a stream before its response. Whether it may go on; what a metric has of the end is there with the count.
+/// A client reset a stream before its response. Returns false if the connection has to end. The metric of that end is counted
+/// before the reset, so that a scrape that shows the reset shows the end too.
 fn count_reset(resets: &mut Resets, metrics: &Metrics) -> bool {
     let within_limit = within(resets, metrics);
     metrics.http2_reset();
@@ -286,25 +287,26 @@ impl Drop for WebSocketGuard {
 struct Streams {
     tasks: JoinSet<Ended>,
     websockets: Arc<WebSockets>,
-    /// Of the WebSockets, to tell them to reconnect.
+    /// The handles of the WebSockets, by which they are told to reconnect.
     handles: Vec<Arc<Handle>>,
     /// wsgate is ending and has told the WebSockets of this connection to reconnect.
     is_told: bool,
     bounds: Bounds,
     max: usize,
-    /// Since when there are none.
+    /// Since when the connection has had neither a request nor a WebSocket.
     since: Instant,
-    /// The memory of those that are done, as long as h2 may have their last bytes: [`SEND_BUFFER`] at most.
+    /// Memory of finished requests whose last bytes h2 may still hold, at most [`SEND_BUFFER`] each.
     unsent: Vec<Reservation>,
-    /// How long the client may leave those.
+    /// How long a client may take for the last bytes of its responses.
     write_timeout: Duration,
 }
 
+/// The end of the task of a request.
 struct Ended {
     answered: bool,
     opened: Option<Arc<Handle>>,
     memory: Option<Reservation>,
-    /// Zero for ever.
+    /// Zero: no limit.
     write_timeout: Duration,
 }
 
@@ -376,14 +378,13 @@ impl Streams {
         });
     }
 
-    /// A WebSocket, or the request for one, has ended. Where wsgate ends and has told its client to reconnect, the others of the
-    /// connection are told at once.
+    /// A WebSocket, or the request for one, has ended. Where wsgate is ending and has told a client of the connection to reconnect, the
+    /// other clients of the connection are told at once.
     fn handle_websocket_end(&mut self) {
+        let mut handles = self.handles.iter();
+        self.is_told |= handles.any(|handle| handle.drain_cause() == Some(Cause::Shutdown));
         // Nothing else holds the handle of a WebSocket that has ended.
-        let is_over = |handle: &Arc<Handle>| Arc::strong_count(handle) == 1;
-        let mut over = self.handles.iter().filter(|handle| is_over(handle));
-        self.is_told |= over.any(|handle| handle.drain_cause() == Some(Cause::Shutdown));
-        self.handles.retain(|handle| !is_over(handle));
+        self.handles.retain(|handle| Arc::strong_count(handle) > 1);
         if self.is_told {
             let rest = self.handles.iter();
             rest.for_each(|handle| handle.drain(Cause::Shutdown));
@@ -393,7 +394,7 @@ impl Streams {
         }
     }
 
-    /// Waits for the next one that ends; tells whether it was answered.
+    /// Waits for the next request that ends. Returns whether the request was answered.
     async fn ended(&mut self) -> Option<bool> {
         let ended = self.tasks.join_next().await?;
         if self.tasks.is_empty() {
@@ -489,8 +490,8 @@ impl Resets {
     }
 }
 
-/// What small DATA frames that are not read may cost a connection, as h2 counts it: 256 bytes each, without their payload. Beyond it
-/// the connection ends with ENHANCE_YOUR_CALM. 18,000 messages of 30 bytes may wait for servers that do not read.
+/// The bound on small DATA frames of a connection that are not read, as h2 counts them: 256 bytes each, less their payload. Beyond
+/// the bound the connection ends with ENHANCE_YOUR_CALM. 18,000 messages of 30 bytes may wait for servers that do not read.
 const SMALL_FRAMES: usize = 4 << 20;
 
 /// Bytes of a response that h2 takes before they can be written.

@@ -31,7 +31,7 @@ pub struct Connect {
     number: u64,
 }
 
-/// What a server is asked to speak on an encrypted connection.
+/// The protocols that a server is offered on an encrypted connection (ALPN).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Offer {
     /// HTTP/1.1.

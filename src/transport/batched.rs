@@ -1,4 +1,4 @@
-//! The poll of a connection that many tasks write to, put off until those that are ready have written.
+//! Delays the poll of a connection until the other ready tasks have written to it.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -6,8 +6,8 @@ use std::task::{Context, Poll};
 
 /// Polls the future inside only after the other tasks that are ready.
 ///
-/// Each task that writes to a stream of HTTP/2 wakes the task of the connection, which the runtime would run next: each frame would be
-/// one call of the system. Put behind the others in the queue of the worker, the connection writes the frames of all of them at once.
+/// A task that writes to a stream of HTTP/2 wakes the task of the connection. Tokio would run that task next, with one call of the system
+/// per frame. Put behind the others in the queue of the worker, the connection writes the frames of all of them at once.
 /// Measured with 64 streams that echo 125 bytes: 2.5 instead of 7.9 µs of CPU per message.
 #[derive(Debug)]
 pub(crate) struct Batched<F> {

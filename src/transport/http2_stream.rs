@@ -24,16 +24,18 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
-/// A stream of HTTP/2 on which a WebSocket was opened: the 200 was sent or received. Dropped before it is shut down, the stream is
-/// reset. Dropped after that, it waits for a while for the end of the far side: a reset would overtake what the far end has to read.
+/// A stream of HTTP/2 on which a WebSocket was opened: the 200 was sent or received.
+///
+/// A drop before `shutdown` resets the stream. A drop after `shutdown` keeps the stream for up to [`LINGER`], until the far end ends its
+/// side: a reset could overtake data that the far end has not read yet.
 pub struct Http2Stream {
     /// `None` in `Drop` alone.
     halves: Option<Halves>,
     /// The rest of the last DATA frame.
     unread: Bytes,
-    /// Everything that came was read. If it was not, as much as the window allows may wait in the connection.
+    /// `true`: all received bytes were read. `false`: received bytes may wait in the connection, up to the window of the stream.
     is_read_out: bool,
-    /// The last write did not find room: as much as the connection keeps of one stream waits in it.
+    /// The last write found no room: the connection holds as many written bytes as it keeps of one stream.
     is_write_blocked: bool,
     is_shut_down: bool,
     /// The far end has ended the stream, or reset it.
@@ -82,7 +84,7 @@ enum Reader {
 }
 
 impl Reader {
-    /// The next DATA frame, `None` at the end. Its part of the windows is given back.
+    /// The payload of the next DATA frame, `None` at the end. The far end may send as many bytes again.
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
         match self {
             Reader::Session(session) => session.poll_read_body_bytes(cx),
@@ -107,9 +109,9 @@ impl Reader {
 /// The most that the connection keeps of one stream, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
-    /// What the far end may send before it is read.
+    /// Bytes that the far end may send before wsgate reads them.
     pub window: usize,
-    /// What is taken before the far end can receive it.
+    /// Bytes that wsgate writes to the stream before the far end has window for them.
     pub send_buffer: usize,
 }
 

@@ -1,5 +1,5 @@
-//! Streams of bytes between wsgate and its peers: addresses, sockets and their options, PROXY headers, TLS toward clients, and
-//! what the kernel knows of data under way. Nothing here knows HTTP or WebSocket.
+//! Streams of bytes between wsgate and its peers: addresses, sockets and their options, PROXY headers, TLS toward clients, streams of HTTP/2, and
+//! what the kernel knows of data under way. Nothing here knows requests or WebSockets.
 
 pub mod address;
 pub(crate) mod batched;

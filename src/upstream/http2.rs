@@ -1,8 +1,9 @@
 //! The HTTP/2 connections to a server, whose streams carry WebSockets (RFC 8441).
 //!
 //! Streams are spread over as few connections as the server's limit and the setting allow. A connection is used only after the
-//! server's SETTINGS have announced extended CONNECT. One that has got a GOAWAY takes no new streams, and lives until its last stream
-//! has ended. One that does not answer a PING ends, and its streams with it. The next connection is opened before the last one is full.
+//! server's SETTINGS have announced extended CONNECT. After a GOAWAY of the server a connection takes no new streams and ends with its last
+//! stream. A connection on which the server does not answer a PING ends, and its streams with it. The next connection is opened before
+//! the last one is full.
 
 use crate::tls::Offer;
 use crate::transport::address::Address;
@@ -15,7 +16,6 @@ use h2::client::{self, SendRequest};
 use h2::{Ping, PingPong};
 use parking_lot::Mutex;
 use std::fmt;
-use std::future::poll_fn;
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
@@ -27,16 +27,16 @@ use tokio::time::{sleep_until, timeout};
 /// How long HTTP/1.1 is used for a server that does not speak HTTP/2 or extended CONNECT, before HTTP/2 is tried again (`http2 = "prefer"`).
 const NOT_SPOKEN: Duration = Duration::from_secs(600);
 
-/// The same after an end of the connection, or a silence, that may have another cause.
+/// The same where the connection ended, or the server was silent: the server may be restarting.
 const UNCERTAIN: Duration = Duration::from_secs(10);
 
 /// Bytes that a server may send on one stream before they are read: a WebSocket whose client is slow waits alone.
 pub(crate) const STREAM_WINDOW: u32 = 64 << 10;
 
-/// Bytes of a stream that are taken before the server can receive them.
+/// Bytes that wsgate writes to a stream before the server has window for them.
 pub(crate) const SEND_BUFFER: usize = 32 << 10;
 
-/// Another connection is opened once at most one of so many places is free.
+/// Another connection is opened once at most 1/`AHEAD` of `http2_streams` places are free.
 const AHEAD: usize = 8;
 
 /// The time for the answer to a PING on a connection on which a handshake got no answer: the next upgrades would go there too.
@@ -61,7 +61,7 @@ pub(crate) struct Http2Connections {
 struct Known {
     sender: SendRequest<Bytes>,
     streams: Arc<Streams>,
-    /// Tells the TLS settings by which it was made from all others; `None` without TLS.
+    /// Identifies the TLS settings with which the connection was made; `None` without TLS.
     tls: Option<u64>,
 }
 
@@ -70,17 +70,17 @@ struct Known {
 struct Streams {
     /// Open or being opened, with the flag [`OVER`](Streams::OVER).
     open: AtomicUsize,
-    /// Notified when the last one has ended.
+    /// Notified when the last stream has ended.
     emptied: Notify,
     /// Notified when a handshake got no answer: the connection may be dead.
     doubted: Notify,
 }
 
 impl Streams {
-    /// A flag beside the number: there may be no more.
+    /// A flag beside the number: the connection takes no new streams.
     const OVER: usize = 1 << (usize::BITS - 1);
 
-    /// A place for one more, of this many.
+    /// Reserves a place for one more stream, if fewer than `most` are open.
     fn occupy(self: &Arc<Self>, most: usize) -> Option<StreamGuard> {
         let grown = |open| (open < most).then_some(open + 1);
         let result = self
@@ -92,6 +92,7 @@ impl Streams {
         })
     }
 
+    /// The connection takes no new streams from now on.
     fn end(&self) {
         self.open.fetch_or(Streams::OVER, Ordering::Relaxed);
     }
@@ -156,10 +157,10 @@ impl fmt::Debug for Http2Lease {
     }
 }
 
-/// What the server speaks.
+/// The protocol that the server speaks.
 pub(crate) enum Opened {
     Http2(Http2Lease),
-    /// With a connection on which HTTP/1.1 was agreed, where there is one.
+    /// With the connection on which ALPN agreed on HTTP/1.1, where there is such a connection.
     Http1(Option<Socket>),
 }
 
@@ -230,7 +231,7 @@ impl Http2Connections {
         places.sum::<usize>() <= settings.http2_streams / AHEAD
     }
 
-    /// Whether HTTP/2 is tried: it is not where the server was found not to speak it, a short while ago.
+    /// Whether HTTP/2 is tried. After a fallback to HTTP/1.1 it is not, for a while.
     fn is_tried(&self, settings: &Upstream) -> bool {
         match settings.http2 {
             Http2::Never => false,
@@ -334,7 +335,7 @@ impl Server {
             Ok(Err(error)) if !error.is_io() => {
                 self.fall_back(settings, NotSpoken::Http2, NOT_SPOKEN, None)
             }
-            // It may speak HTTP/1.1 alone, or restart just now.
+            // The server may speak HTTP/1.1 alone, or be restarting.
             Ok(Err(_)) | Err(_) => self.fall_back(settings, NotSpoken::Http2, UNCERTAIN, None),
         }
     }
@@ -419,19 +420,15 @@ async fn begin(
     match told.await {
         Ok(Ok(())) => Ok((sender, streams)),
         Ok(Err(error)) => Err(error),
-        // The connection ended before.
-        Err(_) => Err(poll_fn(|cx| sender_error(&mut sender.clone(), cx)).await),
+        // The connection ended before, and its senders know why.
+        Err(_) => Err(match sender.ready().await {
+            Err(error) => error,
+            Ok(_) => h2::Reason::PROTOCOL_ERROR.into(),
+        }),
     }
 }
 
-fn sender_error(sender: &mut SendRequest<Bytes>, cx: &mut Context<'_>) -> Poll<h2::Error> {
-    match sender.poll_ready(cx) {
-        Poll::Ready(Err(error)) => Poll::Ready(error),
-        Poll::Ready(Ok(())) | Poll::Pending => Poll::Ready(h2::Reason::PROTOCOL_ERROR.into()),
-    }
-}
-
-/// What looks after a connection while it is open.
+/// Watches a connection while it is open.
 struct Watch {
     connections: Weak<Http2Connections>,
     streams: Arc<Streams>,

@@ -129,11 +129,12 @@ def test_a_servers_own_answer(start, node, path, code):
 
 def test_hypercorn(start, tmp_path, clients):
     with socket.create_server(("127.0.0.1", 0)) as free:
-        address = "{}:{}".format(*free.getsockname())
+        at = free.getsockname()
+    address = "{}:{}".format(*at)
     command = [sys.executable, "-m", "hypercorn", "--bind", address, "hypercorn_app:app"]
     server = subprocess.Popen(command, cwd=peers.HERE / "peers", stderr=subprocess.DEVNULL)
     try:
-        wait_until_listening(address)
+        raw.wait_until_listening(at, server)
         wsgate = start(address)
         client = clients(wsgate)
         assert client.response.headers["x-http-version"] == "2"
@@ -142,16 +143,6 @@ def test_hypercorn(start, tmp_path, clients):
     finally:
         server.kill()
         server.wait()
-
-
-def wait_until_listening(address):
-    host, _, port = address.rpartition(":")
-    deadline = time.monotonic() + TIMEOUT
-    while True:
-        with contextlib.suppress(OSError), socket.create_connection((host, int(port)), TIMEOUT):
-            return
-        assert time.monotonic() < deadline, "the server does not listen"
-        time.sleep(0.02)
 
 
 def test_nodes_client_over_http2_on_both_sides(start, node):

@@ -9,7 +9,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from rig import http, over_http2
+from rig import http
 from rig.frames import BINARY, CLOSE, PING, PONG, TEXT
 from rig.gate import limit_key
 from rig.raw import TIMEOUT, Pump
@@ -177,7 +177,6 @@ def test_a_reader_that_takes_nothing_is_given_up(start_rig, reader, code):
     silent.close()
 
 
-@over_http2.not_carried("how much of a stream has arrived is not known: a window that stays closed for `write_timeout` is the end")
 def test_a_reader_that_is_only_slow_stays(start_rig):
     """The proxy's own socket takes nothing for seconds, as megabytes are on their way; but they arrive, bit by bit."""
     rig = start_rig(route={"write_timeout": "1s"})

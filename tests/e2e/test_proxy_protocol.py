@@ -326,14 +326,8 @@ def haproxy(tmp_path):
                 server gate {gate[0]}:{gate[1]} {server}
         \n""")
         running.append(subprocess.Popen(["haproxy", "-db", "-f", file]))
-        deadline = time.monotonic() + TIMEOUT
-        while True:
-            try:
-                socket.create_connection(address, TIMEOUT).close()
-                return address
-            except OSError:
-                assert running[-1].poll() is None and time.monotonic() < deadline, "HAProxy does not listen"
-                time.sleep(0.02)
+        raw.wait_until_listening(address, running[-1])
+        return address
 
     yield start
     for process in running:

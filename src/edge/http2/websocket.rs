@@ -1,8 +1,8 @@
 //! A request for a WebSocket on a stream of HTTP/2: the extended CONNECT of RFC 8441 §4.
 //!
-//! It becomes the head of HTTP/1.1 that asks for the same, so that every stage of an upgrade treats both alike: routes, limits, access,
-//! the handshake with the server, and what the log says. The key of that handshake is wsgate's own, and so is the check of the answer
-//! (RFC 8441 §5 has neither toward the client).
+//! wsgate rewrites the request as an upgrade request of HTTP/1.1, so that every stage of an upgrade treats both versions alike: routes,
+//! limits, access, the handshake with the server, the log. wsgate makes the key of that handshake and verifies the answer to the
+//! key: toward the client RFC 8441 §5 has neither.
 
 use crate::edge::http::answer::{Answer, Refused};
 use crate::edge::http::client_request::Downstream;
@@ -20,7 +20,7 @@ use pingora::http::RequestHeader;
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v2::server::HttpSession;
 
-/// The protocol that an extended CONNECT asks for; `None`: the request is none.
+/// The protocol that an extended CONNECT asks for; `None`: the request is no extended CONNECT.
 pub(super) fn protocol(request: &RequestHeader) -> Option<&str> {
     let protocol = request.extensions.get::<h2::ext::Protocol>()?;
     (request.method == Method::CONNECT).then(|| protocol.as_str())
@@ -61,7 +61,7 @@ pub(super) async fn serve(tables: &Tables, session: HttpSession, leg: Http2Leg) 
     .await
 }
 
-/// A WebSocket counts as a connection.
+/// The answer where a limit on connections is reached: a WebSocket on a stream counts as a connection.
 fn refusal(denied: Denied) -> Refused {
     let reason = match denied {
         Denied::All => Reason::MaxConnections,
@@ -90,10 +90,10 @@ fn http1_head(request: &RequestHeader) -> BytesMut {
     let key = STANDARD.encode(rand::random::<[u8; 16]>());
     field("sec-websocket-key", key.as_bytes());
     for (name, value) in &request.headers {
-        let is_told = name == header::SEC_WEBSOCKET_KEY
+        let is_replaced = name == header::SEC_WEBSOCKET_KEY
             || name == header::COOKIE
             || name == header::HOST && authority.is_some();
-        if !is_told {
+        if !is_replaced {
             field(name.as_str(), value.as_bytes());
         }
     }
@@ -158,7 +158,7 @@ mod tests {
         );
     }
 
-    /// What a request of HTTP/1.1 is refused for, this one is refused for.
+    /// An extended CONNECT is refused for the same faults as an upgrade request of HTTP/1.1.
     #[test]
     fn rules_of_the_handshake_hold() {
         use crate::handshake::Refusal;

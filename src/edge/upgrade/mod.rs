@@ -82,7 +82,7 @@ pub(crate) struct Http2Leg {
     pub guard: Box<dyn Send + Sync>,
 }
 
-/// What became of a request for a WebSocket on a stream of HTTP/2.
+/// The result of a request for a WebSocket on a stream of HTTP/2.
 pub(crate) enum Outcome {
     /// The stream is a WebSocket.
     Opened(Arc<Handle>),
@@ -92,7 +92,7 @@ pub(crate) enum Outcome {
     Unheard,
 }
 
-/// Answers an extended CONNECT, which `head` says in HTTP/1.1. The WebSocket takes the permit with it.
+/// Answers an extended CONNECT; `head` is the same request as a head of HTTP/1.1. The WebSocket takes the permit with it.
 pub(crate) async fn serve_http2(
     tables: &Tables,
     mut session: ServerSession,
@@ -144,7 +144,7 @@ async fn answer(refused: Refused, session: ServerSession) -> Outcome {
     }
 }
 
-/// Waits for the end of a client's stream. What the client sends meanwhile is kept in `behind`.
+/// Waits for the end of a client's stream, and keeps in `behind` the bytes that the client sends meanwhile.
 async fn stream_ended(session: &mut ServerSession, behind: &mut BytesMut) {
     while behind.len() < MOST_EARLY {
         match session.read_request_body().await {
@@ -155,8 +155,8 @@ async fn stream_ended(session: &mut ServerSession, behind: &mut BytesMut) {
     std::future::pending().await
 }
 
-/// How often a request is sent again because its connection of HTTP/2 was one that the server had ended: after a restart of the server
-/// several may be known that have ended.
+/// How often a request is sent again because the server had ended the connection of HTTP/2 that was chosen: after a restart of the
+/// server all known connections may have ended.
 const MOST_REPEATS: usize = 3;
 
 /// The bytes that are read behind a request while it waits for a server. Once a client has sent more, its connection is not read

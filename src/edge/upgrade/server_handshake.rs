@@ -126,7 +126,7 @@ pub(crate) struct Unanswered {
     pub error: Box<Error>,
     /// Not one byte of an answer came.
     pub is_silent: bool,
-    /// The connection of HTTP/2 was there before, and the server had ended it or takes no more streams on it: another one may do.
+    /// The server had ended the reused connection of HTTP/2, or takes no more streams on that connection: another connection may do.
     pub is_stale: bool,
     /// The request holds characters that HTTP/2 cannot carry: the server has not seen it.
     pub is_unsendable: bool,
@@ -155,7 +155,7 @@ pub(crate) async fn exchange(
 /// Sends the server a [`request`] as an extended CONNECT on a stream of HTTP/2 (RFC 8441 §4), and reads what it answers.
 ///
 /// # Errors
-/// The stream or its connection broke, or the request cannot be said in HTTP/2.
+/// The stream or its connection broke, or the target or a header has characters that HTTP/2 cannot carry.
 pub(crate) async fn exchange_http2(
     mut lease: Http2Lease,
     request: &[u8],
@@ -225,7 +225,7 @@ pub(crate) async fn exchange_http2(
     )
 }
 
-/// What the connection keeps of one stream at most.
+/// The most that the connection keeps of one stream.
 const BOUNDS: Bounds = Bounds {
     window: http2::STREAM_WINDOW as usize,
     send_buffer: http2::SEND_BUFFER,

@@ -1,11 +1,9 @@
 """HAProxy as a neighbour that nobody here wrote: it turns HTTP/1.1 into HTTP/2 before wsgate, and HTTP/2 into HTTP/1.1 behind it."""
 
-import contextlib
 import socket
 import subprocess
-import time
 
-from .raw import TIMEOUT
+from .raw import wait_until_listening
 
 
 class HAProxy:
@@ -33,12 +31,7 @@ backend b
 """
         )
         self.process = subprocess.Popen(["haproxy", "-db", "-f", file], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + TIMEOUT
-        while True:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), TIMEOUT):
-                return
-            assert self.process.poll() is None and time.monotonic() < deadline, "HAProxy does not listen"
-            time.sleep(0.02)
+        wait_until_listening(("127.0.0.1", self.port), self.process)
 
     def __enter__(self):
         return self

@@ -20,7 +20,6 @@ import h2.errors
 import h2.events
 import h2.exceptions
 import h2.settings
-import pytest
 
 from . import http
 
@@ -31,11 +30,6 @@ MOST_UNWRITTEN = 1 << 16
 """Bytes that are kept of either direction before its reader is waited for."""
 
 NOT_CARRIED = {"connection", "upgrade", "host", "sec-websocket-key", "keep-alive", "proxy-connection", "transfer-encoding", "te"}
-
-
-def not_carried(reason):
-    """Of a test that says something else over HTTP/2, and why."""
-    return pytest.mark.skipif(ENABLED or SERVERS, reason=reason)
 
 
 def connect(address, timeout):
@@ -59,8 +53,7 @@ class _Leg:
 
     def __init__(self, sock):
         self.sock, self.unwritten, self.ends, self.is_ended = sock, bytearray(), False, False
-        for level, option in [(socket.IPPROTO_TCP, socket.TCP_NODELAY)]:
-            sock.setsockopt(level, option, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setblocking(False)
 
     def write(self):

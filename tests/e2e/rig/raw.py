@@ -196,6 +196,17 @@ class Peer:
         self.sock.shutdown(socket.SHUT_WR)
 
 
+def wait_until_listening(address, process=None):
+    """Until something accepts connections at `(host, port)`; fails where its process ends before."""
+    deadline = time.monotonic() + TIMEOUT
+    while True:
+        with contextlib.suppress(OSError), socket.create_connection(address, TIMEOUT):
+            return
+        assert process is None or process.poll() is None, "the process that was to listen has ended"
+        assert time.monotonic() < deadline, f"nothing listens at {address}"
+        time.sleep(0.02)
+
+
 def connect(address):
     """A client's connection to `(host, port)` or `unix:/path`."""
     if isinstance(address, str):
